@@ -1,0 +1,30 @@
+"""Train YOLOv5 with PyTorch Lightning, as fast as the machine allows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .data.module import DetectionDataModule
+    from .errors import InputError
+    from .module import YOLOv5
+
+__version__ = "0.1.0"
+__all__ = ["DetectionDataModule", "InputError", "YOLOv5", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public classes when first asked for: the mathematics can be used without Lightning."""
+    if name == "YOLOv5":
+        from .module import YOLOv5
+
+        return YOLOv5
+    if name == "DetectionDataModule":
+        from .data.module import DetectionDataModule
+
+        return DetectionDataModule
+    if name == "InputError":
+        from .errors import InputError
+
+        return InputError
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,32 @@
+"""``python -m yolo_lightning`` and the console command ``yolo-lightning``."""
+
+from __future__ import annotations
+
+import sys
+
+from .errors import InputError
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; wrong input ends with one sentence and status 2.
+
+    Args:
+        argv: arguments after the program's name; those of the process if left out.
+    """
+    from .cli import run
+
+    try:
+        run(sys.argv[1:] if argv is None else argv)
+    except InputError as error:
+        # One that crossed over from a loader worker carries that process's traceback in front.
+        sentence = str(error).strip().splitlines()[-1].removeprefix("yolo_lightning.errors.InputError: ")
+        sys.exit(_fail(sentence))
+
+
+def _fail(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

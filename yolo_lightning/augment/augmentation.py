@@ -1,0 +1,139 @@
+"""From a ``Batch`` of uint8 images to the network's input and its targets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from yolo_lightning.augment.config import AugmentationConfig
+from yolo_lightning.augment.pipeline import Finish, View, carry_targets, plan, render
+from yolo_lightning.augment.randomness import SampleStream, uniforms
+from yolo_lightning.augment.ring import Ring, RingState
+from yolo_lightning.batch import Batch
+from yolo_lightning.errors import InputError
+
+CPU_CHUNK_PX = 128 * 1024
+"""Pixels rendered at once on a CPU without a compiler: their intermediate planes stay in the cache."""
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 images (B, 3, H, W) to float32 0..1, memory format kept; what validation uses."""
+    return images.float() / 255
+
+
+class Augmentation(nn.Module):
+    """Batched augmentation on the device that the batch is on.
+
+    What becomes of an image depends on (seed, epoch, index) and, for a mosaic, on the batches that
+    came before in the epoch; on nothing else, no generator included.
+
+    Args:
+        config: ranges and probabilities.
+        seed: 0 to 2^63 - 1.
+        ring_batches: how many recent batches, the current one included, give partners for mosaics.
+            Each costs 4 bytes a pixel: 64 images of 640 px take 105 MB.
+
+    Raises:
+        InputError: if ``seed`` or ``ring_batches`` is out of range.
+    """
+
+    seed: Tensor
+
+    def __init__(self, config: AugmentationConfig, seed: int = 0, ring_batches: int = 8) -> None:
+        super().__init__()
+        if not 0 <= seed < 2**63:
+            raise InputError(f"seed is {seed}: set it to a value between 0 and 2^63 - 1.")
+        self.config = config
+        self.ring = Ring(ring_batches)
+        self.core = AugmentationCore(config)
+        self.register_buffer("seed", torch.tensor(seed), persistent=False)
+
+    def reset(self) -> None:
+        """Empty the ring of mosaic partners; a change of epoch does so by itself."""
+        self.ring.reset()
+
+    def compile_core(self) -> None:
+        """Compile all but the ring's bookkeeping into one graph, in place.
+
+        Worth it wherever a compiler is at hand, and not optional on a GPU, where hundreds of small
+        kernels would be launched a batch.
+        """
+        self.core.compile(fullgraph=True, dynamic=False)
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, epoch: int | Tensor, mosaic: bool | Tensor = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Augment a batch; nothing waits for the device.
+
+        Args:
+            batch: B letterboxed images of S x S px with N label rows.
+            epoch: 0 or more, a number or a 0-d tensor.
+            mosaic: False leaves single images only (``close_mosaic``), with the same shapes.
+
+        Returns:
+            Images float32 (B, 3, S, S), 0..1, channels last; targets float32 (B, N', 5): class, x1,
+            y1, x2, y2 in px; and which of their rows are real, bool (B, N'). N' is 4 N, or 8 N where
+            mixup can happen: room for every label of every tile. Real rows come first, the others
+            are zero.
+        """
+        device = batch.images.device
+        epoch_now = _scalar(epoch, torch.int64, device)
+        rows, filled = self.ring.write(batch, epoch_now)
+        images, targets, mask = self.core(
+            self.ring.state(),
+            rows,
+            filled,
+            batch.index,
+            self.seed.to(device),
+            epoch_now,
+            _scalar(mosaic, torch.float32, device),
+            batch.images.shape[-1],
+        )
+        return images, targets, mask
+
+
+class AugmentationCore(nn.Module):
+    """The part of ``Augmentation`` that is a pure function of tensors, so that it can be compiled."""
+
+    def __init__(self, config: AugmentationConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        ring: RingState,
+        rows: Tensor,
+        filled: Tensor,
+        index: Tensor,
+        seed: Tensor,
+        epoch: Tensor,
+        mosaic: Tensor,
+        size: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Augment the images in ``rows`` (B,) of the ring; see ``Augmentation.forward``."""
+        uniform = uniforms(seed, epoch, index, SampleStream.END)  # (B, SampleStream.END)
+        views, is_mixed, finish = plan(self.config, uniform, ring, rows, filled, mosaic, size)
+        targets, mask = carry_targets(ring, views, is_mixed, finish, size)
+        if torch.compiler.is_compiling() or rows.device.type != "cpu":
+            y = torch.arange(size, device=rows.device)
+            images = torch.stack(render(self.config, ring.pixels, views, finish, y, size), dim=-1)
+        else:
+            images = self._render_in_chunks(ring.pixels, views, finish, size)
+        return images.permute(0, 3, 1, 2), targets, mask  # (B, S, S, 3) -> (B, 3, S, S), channels last
+
+    def _render_in_chunks(self, pixels: Tensor, views: list[View], finish: Finish, size: int) -> Tensor:
+        images = torch.empty(finish.blend.shape[0], size, size, 3)
+        for number, image in enumerate(images):
+            one_views = [View(*(type(part)(*(t[number, None] for t in part)) for part in view)) for view in views]
+            one_finish = Finish(*(t[number, None] for t in finish))
+            for y in torch.arange(size).split(max(1, CPU_CHUNK_PX // size)):
+                planes = render(self.config, pixels, one_views, one_finish, y, size)
+                for channel, plane in enumerate(planes):
+                    image[y[0] : y[-1] + 1, :, channel] = plane[0]
+        return images
+
+
+def _scalar(value: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A 0-d tensor on the device, filled there: a copy from pageable memory would wait for the device."""
+    if isinstance(value, Tensor):
+        return value.to(device=device, dtype=dtype, non_blocking=True)
+    return torch.full((), value, dtype=dtype, device=device)

@@ -1,0 +1,61 @@
+"""Colour: hue, saturation and value gains, as classic YOLOv5 applies them to 8-bit images.
+
+Classic YOLOv5 goes through OpenCV's 8-bit HSV (H in 0..179, S and V in 0..255, all whole numbers)
+and three look-up tables, and cuts to whole numbers on the way. That darkens a little, so it is kept. Written without ``torch.where``, which is not vectorised on a CPU.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _round(values: Tensor) -> Tensor:
+    return (values + 0.5).floor()
+
+
+def _to_hsv(red: Tensor, green: Tensor, blue: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Whole RGB 0..255 to whole H 0..179, S 0..255, V 0..255 (OpenCV's ``COLOR_RGB2HSV`` for 8 bits)."""
+    value = torch.maximum(torch.maximum(red, green), blue)
+    spread = value - torch.minimum(torch.minimum(red, green), blue)
+    saturation = _round(spread * 255 / value.clamp_min(1))
+    from_red = (value == red).float()
+    from_green = (value == green).float()
+    hue = torch.lerp(red - green + 4 * spread, blue - red + 2 * spread, from_green)
+    hue = torch.lerp(hue, green - blue, from_red)
+    hue = _round(hue * 30 / spread.clamp_min(1))
+    return hue + 180 * (hue < 0).float(), saturation, value
+
+
+def _to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> list[Tensor]:
+    """Whole HSV to whole RGB 0..255: V minus V*S times a trapezium of the hue for each channel.
+
+    Cut, not rounded, as OpenCV's vectorised ``COLOR_HSV2RGB`` for 8 bits does.
+    """
+    sector = hue * (1 / 30)  # 0..6
+    depth = value * saturation * (1 / 255)
+    lacks = (
+        2 - (sector - 3).abs(),
+        (sector - 2).abs() - 1,
+        (sector - 4).abs() - 1,
+    )
+    return [(value - depth * lack.clamp(0, 1)).floor() for lack in lacks]
+
+
+def change_hsv(planes: list[Tensor], gains: Tensor) -> list[Tensor]:
+    """Multiply hue, saturation and value.
+
+    Args:
+        planes: red, green, blue, float32 (B, H, W) each, whole numbers 0..255.
+        gains: (B, 3) for hue, saturation and value; hue's from 0 to 2.
+
+    Returns:
+        Red, green and blue, float32 (B, H, W) each, whole numbers 0..255.
+    """
+    hue, saturation, value = _to_hsv(*planes)
+    hue_gain, saturation_gain, value_gain = gains[:, :, None, None].unbind(1)  # (B, 1, 1)
+    hue = hue * hue_gain
+    hue = (hue - 180 * (hue >= 180).float()).floor()
+    saturation = (saturation * saturation_gain).clamp_max(255).floor()
+    value = (value * value_gain).clamp_max(255).floor()
+    return _to_rgb(hue, saturation, value)

@@ -1,0 +1,212 @@
+"""Where things go: mosaic layout, the warp, and what becomes of the boxes.
+
+Follows ``load_mosaic``, ``random_perspective`` and ``box_candidates`` of ultralytics/yolov5 v7.0. The
+"canvas" is the picture before the warp: 2S x 2S for a mosaic, S x S for a single image. It is never
+built.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from yolo_lightning.augment.config import AugmentationConfig
+from yolo_lightning.augment.randomness import ViewStream, between, integers
+
+MIN_SIDE_PX = 2.0
+"""A box with a side of this or less after the warp is dropped."""
+MIN_AREA_RATIO = 0.1
+"""A box that keeps this fraction of its (zoomed) area or less is dropped."""
+MAX_ASPECT = 100.0
+"""A box of this aspect ratio or more is dropped."""
+
+
+class Layout(NamedTuple):
+    """Four tiles around a centre; tile t is left or right by bit 0 of t, above or below by bit 1.
+
+    Attributes:
+        rows: int64 (B, 4), ring rows.
+        centre: int32 (B, 2), x and y where the tiles meet, in canvas px.
+        shift: int32 (B, 4, 2), canvas minus letterboxed coordinates, x and y.
+        extent: int32 (B, 4, 2), px that the tile covers, counted from the centre; 0 for no tile.
+        canvas: int32 (B,), side of the canvas in px.
+    """
+
+    rows: Tensor
+    centre: Tensor
+    shift: Tensor
+    extent: Tensor
+    canvas: Tensor
+
+
+class Warp(NamedTuple):
+    """Canvas to image.
+
+    Attributes:
+        forward: float32 (B, 3, 3), canvas px to image px.
+        inverse: float32 (B, 3, 3), image px to canvas px.
+        scale: float32 (B,), the zoom in it.
+    """
+
+    forward: Tensor
+    inverse: Tensor
+    scale: Tensor
+
+
+def choose_tiles(uniform: Tensor, own: Tensor, filled: Tensor) -> Tensor:
+    """Four ring rows a view: its own and three drawn with replacement, in random order.
+
+    Args:
+        uniform: (B, VIEW_STREAMS).
+        own: int64 (B,), ring row of each view's own image.
+        filled: int64 (), rows of the ring that hold an image.
+
+    Returns:
+        int64 (B, 4).
+    """
+    partners = integers(uniform[:, ViewStream.PARTNER : ViewStream.PARTNER + 3], filled)
+    rows = torch.cat((own[:, None], partners), dim=1)  # (B, 4)
+    order = uniform[:, ViewStream.ORDER : ViewStream.ORDER + 4].argsort(dim=1)  # (B, 4)
+    return rows.gather(1, order)
+
+
+def lay_out(uniform: Tensor, rows: Tensor, own: Tensor, content: Tensor, is_mosaic: Tensor, size: int) -> Layout:
+    """Place four tiles on a canvas of 2S, or the whole letterboxed square on one of S.
+
+    Args:
+        uniform: (B, VIEW_STREAMS).
+        rows: int64 (B, 4), ring rows of the tiles of a mosaic.
+        own: int64 (B,), ring row of the single image.
+        content: int32 (R, 4), left, top, width, height of the images in the ring.
+        is_mosaic: bool (B,).
+        size: S in px.
+    """
+    rectangle = content[rows]  # (B, 4, 4)
+    corner, sides = rectangle[..., :2], rectangle[..., 2:]  # (B, 4, 2)
+    centre = between(size / 2, 3 * size / 2, uniform[:, ViewStream.CENTRE : ViewStream.CENTRE + 2]).int()  # (B, 2)
+    tile = torch.arange(4, device=rows.device)
+    far = torch.stack((tile & 1, tile >> 1), dim=-1).int()  # (4, 2): 1 where right, where below
+    # Tiles touch the centre with their nearest corner; what sticks out of the canvas is cut.
+    start = centre[:, None] - (1 - far) * sides  # (B, 4, 2), canvas px of the content's first pixel
+    room = torch.where(far == 1, 2 * size - centre[:, None], centre[:, None])
+    extent = torch.minimum(sides, room)
+    # A single image is the lower right tile of a mosaic centred on the canvas' origin.
+    mosaic = is_mosaic[:, None, None]
+    alone = (size * far.prod(dim=-1, keepdim=True, dtype=torch.int32)).expand(4, 2)
+    return Layout(
+        rows=torch.where(is_mosaic[:, None], rows, own[:, None]),
+        centre=centre * is_mosaic[:, None],
+        shift=(start - corner) * mosaic,
+        extent=torch.where(mosaic, extent, alone),
+        canvas=size * (1 + is_mosaic.int()),
+    )
+
+
+def _matrix(*entries: Tensor | float, like: Tensor) -> Tensor:
+    """Nine entries, each a number or (B,), to (B, 3, 3)."""
+    columns = [entry if isinstance(entry, Tensor) else torch.full_like(like, entry) for entry in entries]
+    return torch.stack(columns, dim=-1).view(-1, 3, 3)
+
+
+def _product(first: Tensor, second: Tensor) -> Tensor:
+    """Matrix product of (B, 3, 3), without the reduced precision that autocast or TF32 would give ``@``."""
+    return (first[:, :, :, None] * second[:, None, :, :]).sum(dim=2)
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Inverse of (B, 3, 3) by cofactors; it needs no check of the result, so no wait for the device."""
+    a, b, c = matrix.unbind(dim=1)  # rows, (B, 3)
+    cofactors = torch.stack((_cross(b, c), _cross(c, a), _cross(a, b)), dim=-1)  # (B, 3, 3)
+    return cofactors / (a * cofactors[:, :, 0]).sum(dim=-1)[:, None, None]
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    """Cross product of (B, 3)."""
+    return a.roll(-1, 1) * b.roll(-2, 1) - a.roll(-2, 1) * b.roll(-1, 1)
+
+
+def draw_warp(config: AugmentationConfig, uniform: Tensor, canvas: Tensor, size: int) -> Warp:
+    """Draw translation @ shear @ rotation and zoom @ perspective @ centring.
+
+    Args:
+        config: ranges.
+        uniform: (B, VIEW_STREAMS).
+        canvas: int32 (B,), side of each canvas in px.
+        size: S, side of the output in px.
+    """
+
+    def draw(stream: int, low: float, high: float) -> Tensor:
+        return between(low, high, uniform[:, stream])
+
+    def radians(stream: int, degrees: float) -> Tensor:
+        return draw(stream, -math.radians(degrees), math.radians(degrees))
+
+    half = canvas.to(uniform.dtype) / 2
+    centring = _matrix(1, 0, -half, 0, 1, -half, 0, 0, 1, like=half)
+    tilt = [draw(ViewStream.PERSPECTIVE + axis, -config.perspective, config.perspective) for axis in (0, 1)]
+    perspective = _matrix(1, 0, 0, 0, 1, 0, *tilt, 1, like=half)
+    angle = radians(ViewStream.ANGLE, config.degrees)
+    scale = draw(ViewStream.SCALE, 1 - config.scale, 1 + config.scale)
+    cosine, sine = scale * angle.cos(), scale * angle.sin()
+    # y points down: a positive angle turns anticlockwise, as in cv2.getRotationMatrix2D.
+    rotation = _matrix(cosine, sine, 0, -sine, cosine, 0, 0, 0, 1, like=half)
+    shear = [radians(ViewStream.SHEAR + axis, config.shear).tan() for axis in (0, 1)]
+    shearing = _matrix(1, shear[0], 0, shear[1], 1, 0, 0, 0, 1, like=half)
+    middle = (0.5 - config.translate, 0.5 + config.translate)
+    moved = [draw(ViewStream.TRANSLATE + axis, *middle) * size for axis in (0, 1)]
+    translation = _matrix(1, 0, moved[0], 0, 1, moved[1], 0, 0, 1, like=half)
+    forward = translation
+    for step in (shearing, rotation, perspective, centring):
+        forward = _product(forward, step)
+    return Warp(forward, _inverse(forward), scale)
+
+
+def canvas_boxes(targets: Tensor, layout: Layout) -> Tensor:
+    """Boxes (B, 4, N, 4) of four tiles from letterboxed px to canvas px, clipped to the canvas."""
+    shift = layout.shift[:, :, None].to(targets.dtype)  # (B, 4, 1, 2)
+    moved = targets + torch.cat((shift, shift), dim=-1)
+    return torch.minimum(moved.clamp_min(0), layout.canvas[:, None, None, None].to(targets.dtype))
+
+
+def warp_boxes(boxes: Tensor, matrix: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The upright hulls of warped boxes, clipped to the image.
+
+    Args:
+        boxes: (B, K, 4) xyxy in canvas px.
+        matrix: (B, 3, 3), canvas px to image px.
+        size: S in px.
+
+    Returns:
+        (B, K, 4) xyxy in image px, and bool (B, K): False where the perspective puts a corner on or
+        behind the horizon, where a hull means nothing.
+    """
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    x, y = torch.stack((x1, x2, x1, x2), dim=-1), torch.stack((y1, y2, y2, y1), dim=-1)  # (B, K, 4) corners
+    row = matrix[:, :, None, None, :]  # (B, 3, 1, 1, 3)
+    px, py, depth = (row[:, i, ..., 0] * x + row[:, i, ..., 1] * y + row[:, i, ..., 2] for i in range(3))
+    in_front = (depth > 1e-6).all(dim=-1)
+    depth = depth.clamp_min(1e-6)
+    px, py = px / depth, py / depth
+    hull = torch.stack((px.amin(-1), py.amin(-1), px.amax(-1), py.amax(-1)), dim=-1)
+    return hull.clamp(0, size), in_front
+
+
+def is_candidate(before: Tensor, after: Tensor) -> Tensor:
+    """Which warped boxes are still worth learning from.
+
+    Args:
+        before: (..., 4) xyxy on the canvas, times the zoom.
+        after: (..., 4) xyxy after warp and clip.
+
+    Returns:
+        bool (...).
+    """
+    width, height = (after[..., 2:] - after[..., :2]).unbind(-1)
+    old_width, old_height = (before[..., 2:] - before[..., :2]).unbind(-1)
+    eps = 1e-16
+    aspect = torch.maximum(width / (height + eps), height / (width + eps))
+    kept = width * height / (old_width * old_height + eps)
+    return (width > MIN_SIDE_PX) & (height > MIN_SIDE_PX) & (kept > MIN_AREA_RATIO) & (aspect < MAX_ASPECT)

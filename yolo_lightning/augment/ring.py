@@ -1,0 +1,135 @@
+"""The most recent images, kept on the training device as partners for mosaics."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from yolo_lightning.batch import Batch
+from yolo_lightning.errors import InputError
+
+PAD_VALUE = 114
+"""Grey of everything that no image covers, 0..255 in each channel."""
+MAX_PIXELS = 2**30
+"""Pixel addresses are int32, of which the sampler uses half as a marker."""
+
+
+class RingState(NamedTuple):
+    """R images of S x S pixels with N label rows each.
+
+    Attributes:
+        pixels: int32 (1 + R*S*S,), one packed pixel each (red in the low byte, then green, blue).
+            The first is ``PAD_VALUE``; image r starts at 1 + r*S*S.
+        targets: float32 (R, N, 5): class, x1, y1, x2, y2 in letterboxed pixels.
+        count: int64 (R,), real rows of ``targets``.
+        content: int32 (R, 4): left, top, width, height in px of the image inside its letterbox.
+    """
+
+    pixels: Tensor
+    targets: Tensor
+    count: Tensor
+    content: Tensor
+
+
+def content_rectangles(letterbox: Tensor, original_sizes: Tensor) -> Tensor:
+    """Where each image lies inside its letterbox: int32 (B, 4) left, top, width, height in px."""
+    sizes = (original_sizes.flip(-1) * letterbox[:, :2]).round().clamp_min(1)  # (B, 2) width, height
+    return torch.cat((letterbox[:, 2:].round(), sizes), dim=1).int()
+
+
+class Ring(torch.nn.Module):
+    """A circular buffer of packed images and labels, empty at the start of each epoch.
+
+    It is allocated by the first batch, at ``ring_batches`` times its size. Its buffers are not
+    persistent: emptied at each epoch, it holds nothing that a resumed run would miss.
+    """
+
+    pixels: Tensor | None
+    targets: Tensor
+    count: Tensor
+    content: Tensor
+    written: Tensor
+    epoch: Tensor
+
+    def __init__(self, ring_batches: int) -> None:
+        super().__init__()
+        if ring_batches < 1:
+            raise InputError(f"ring_batches is {ring_batches}: keep at least 1 batch.")
+        self.ring_batches = ring_batches
+        self.register_buffer("pixels", None, persistent=False)
+
+    def reset(self) -> None:
+        """Forget every image."""
+        if self.pixels is not None:
+            self.epoch.fill_(-1)
+
+    def _allocate(self, batch: Batch) -> None:
+        images, size = batch.images.shape[0] * self.ring_batches, batch.images.shape[-1]
+        if images * size * size >= MAX_PIXELS:
+            most = MAX_PIXELS // (batch.images.shape[0] * size * size)
+            raise InputError(
+                f"a mosaic ring of {self.ring_batches} batches of {batch.images.shape[0]} images of {size} px "
+                f"is too large: lower the batch size or set ring_batches to at most {most}."
+            )
+        device = batch.images.device
+        buffers = {
+            "pixels": torch.full((1 + images * size * size,), PAD_VALUE * 0x010101, dtype=torch.int32, device=device),
+            "targets": torch.zeros(images, *batch.targets.shape[1:], device=device),
+            "count": torch.zeros(images, dtype=torch.int64, device=device),
+            "content": torch.zeros(images, 4, dtype=torch.int32, device=device),
+            "written": torch.zeros((), dtype=torch.int64, device=device),
+            "epoch": torch.full((), -1, dtype=torch.int64, device=device),
+        }
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer, persistent=False)
+
+    def _fits(self, batch: Batch) -> bool:
+        if self.pixels is None or self.pixels.device != batch.images.device:
+            return False
+        size, images = batch.images.shape[-1], self.targets.shape[0]
+        return (
+            self.pixels.numel() == 1 + images * size * size
+            and self.targets.shape[1:] == batch.targets.shape[1:]
+            and batch.images.shape[0] * self.ring_batches <= images
+        )
+
+    def write(self, batch: Batch, epoch: Tensor) -> tuple[Tensor, Tensor]:
+        """Take in a batch, over the oldest one; another epoch than the last one's empties the ring first.
+
+        A batch of another image size or label capacity starts a new, empty ring.
+
+        Args:
+            batch: B images.
+            epoch: int64 (), on the batch's device.
+
+        Returns:
+            The rows that the batch took, int64 (B,), and how many rows are filled, int64 ().
+        """
+        if not self._fits(batch):
+            self._allocate(batch)
+        assert self.pixels is not None
+        capacity, size = self.targets.shape[0], batch.images.shape[-1]
+        # Position and epoch stay on the device: reading them here would wait for the device.
+        start = self.written * (epoch == self.epoch)
+        rows = (start + torch.arange(batch.images.shape[0], device=epoch.device)) % capacity  # (B,)
+        self.written.copy_(start + batch.images.shape[0])
+        self.epoch.copy_(epoch)
+        pixels = self.pixels[1:].view(capacity, size, size)
+        pixels.index_copy_(0, rows, pack(batch.images))
+        self.targets.index_copy_(0, rows, batch.targets)
+        self.count.index_copy_(0, rows, batch.count)
+        self.content.index_copy_(0, rows, content_rectangles(batch.letterbox, batch.original_sizes))
+        return rows, self.written.clamp_max(capacity)
+
+    def state(self) -> RingState:
+        """The buffers, for the sampler."""
+        assert self.pixels is not None
+        return RingState(self.pixels, self.targets, self.count, self.content)
+
+
+def pack(images: Tensor) -> Tensor:
+    """uint8 images (B, 3, H, W) to one int32 a pixel (B, H, W): red in the low byte, then green, blue."""
+    red, green, blue = images.int().unbind(1)
+    return red | (green << 8) | (blue << 16)

@@ -1,0 +1,121 @@
+"""Weights averaged over training, with classic YOLOv5's ramp."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+
+def ema_decay(updates: int, decay: float = 0.9999, ramp_updates: float = 2000.0) -> float:
+    """Decay of the ``updates``-th update, from 1: near 0 at first, so that early weights are forgotten."""
+    return decay * (1 - math.exp(-updates / ramp_updates))
+
+
+class ExponentialMovingAverage(Callback):
+    """Keeps an average of ``module.network``, validates it, and saves it.
+
+    In a checkpoint ``state_dict`` holds the average (what one evaluates and deploys) and
+    ``live_state_dict`` the weights that training goes on from; that is so at whatever moment the
+    checkpoint is written, during validation too.
+
+    Args:
+        decay: decay after the ramp, 0..1; 0 turns averaging off.
+        ramp_updates: optimizer steps after which the decay has come to 63 % of its value.
+    """
+
+    def __init__(self, decay: float = 0.9999, ramp_updates: float = 2000.0) -> None:
+        self.decay = decay
+        self.ramp_updates = ramp_updates
+        self.updates = 0
+        self._live: dict[str, Tensor] = {}
+        self._average: dict[str, Tensor] = {}
+        self._set_aside: dict[str, Tensor] = {}
+        self._seen_step = 0
+
+    @property
+    def _holds_average(self) -> bool:
+        """Whether the network holds the averaged weights just now, in place of its own."""
+        return bool(self._set_aside)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.decay > 0:
+            self._live = _state(pl_module)  # the network stays where it is from here on
+            kept = self._average or self._live  # what a checkpoint gave, or else the start
+            self._average = {n: kept[n].to(value.device, copy=True) for n, value in self._live.items()}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seen_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._average and trainer.global_step != self._seen_step:
+            self._seen_step = trainer.global_step
+            self._update()
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        self.updates += 1
+        weight = 1 - ema_decay(self.updates, self.decay, self.ramp_updates)
+        floating = [name for name, value in self._live.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self._average[n] for n in floating], [self._live[n] for n in floating], weight)
+        for name in self._live.keys() - set(floating):  # counters
+            self._average[name].copy_(self._live[name])
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._average and not self._holds_average:
+            self._set_aside = {name: value.clone() for name, value in self._live.items()}
+            _copy(self._average, self._live)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._put_back()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._put_back()
+
+    def _put_back(self) -> None:
+        if self._holds_average:
+            _copy(self._set_aside, self._live)
+            self._set_aside = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.updates = state_dict["updates"]
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._average:
+            live = self._set_aside or self._live
+            checkpoint["live_state_dict"] = {f"network.{name}": value for name, value in live.items()}
+            for name, value in self._average.items():
+                checkpoint["state_dict"][f"network.{name}"] = value
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Runs before training goes on, when the network has just been given the average."""
+        if "live_state_dict" not in checkpoint:
+            return
+        if self.decay > 0:
+            self._average = {name: value.clone() for name, value in _state(pl_module).items()}
+        live = {name.removeprefix("network."): value for name, value in checkpoint["live_state_dict"].items()}
+        _copy(live, _state(pl_module))
+
+
+def _state(pl_module: LightningModule) -> dict[str, Tensor]:
+    """Parameters and buffers of the network by name, sharing memory with it."""
+    network: torch.nn.Module = pl_module.network  # type: ignore[assignment]
+    return network.state_dict()
+
+
+@torch.no_grad()
+def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    for name, value in target.items():
+        value.copy_(source[name])

@@ -1,0 +1,249 @@
+"""Predictions on disk: a COCO results list and annotated pictures."""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from ..batch import Batch
+from ..data.decode import Pixels, read_image
+from ..data.index import ids_from_paths
+
+COCO_NAMES = (
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,"
+    "parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,"
+    "tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,"
+    "tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,"
+    "hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,"
+    "keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,"
+    "hair drier,toothbrush"
+).split(",")
+"""The 80 classes of COCO, in the order of their category ids."""
+
+_NOT_IN_COCO = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+COCO_IDS = [i for i in range(1, 91) if i not in _NOT_IN_COCO]
+"""Their category ids: 1..90 with the ten ids left out that COCO lists without annotating."""
+
+_MOST_LINES = 20
+"""Up to so many images, what is in each is printed."""
+_WRITABLE = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+class PredictionWriter(Callback):
+    """Writes what ``predict`` finds into the run directory (``trainer.default_root_dir``).
+
+    ``predictions.json`` is a COCO results list, one object a detection, ordered by image:
+    ``image_id``, ``file_name``, ``category_id``, ``name`` of the class, ``bbox`` (x, y, width,
+    height in pixels of the original image) and ``score`` (0..1).
+
+    * ``image_id`` is the number that the file name spells, if all names spell different numbers as
+      COCO's do, else the position of the image among the sources, from 1.
+    * ``category_id`` is the data set's where one is given; else COCO's if the names of the classes
+      are COCO's 80, as official weights have them; else the class plus one.
+    * ``file_name`` is relative to the folder that all sources have in common.
+
+    ``images/`` holds the pictures under the same relative names, so that files of one name from
+    different folders do not overwrite each other.
+
+    Args:
+        draw: write annotated pictures, which takes longer than finding the objects.
+    """
+
+    def __init__(self, draw: bool = True) -> None:
+        self.draw = draw
+        self._found: dict[int, npt.NDArray[np.float32]] = {}
+        """By position among the sources: (n, 6) x1, y1, x2, y2 px, score, class."""
+        self._paths: list[Path] = []
+        self._names: list[str] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._found = {}
+        self._paths = [Path(path) for path in trainer.datamodule.predict_paths]  # type: ignore[attr-defined]
+        self._names = _relative_names(self._paths)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: tuple[Tensor, Tensor],
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        detections, counts = outputs
+        rows = detections.float().cpu().numpy()  # (B, D, 6)
+        for index, count, found in zip(batch.index.tolist(), counts.tolist(), rows, strict=True):
+            self._found[index] = found[:count].copy()
+            if self.draw:
+                labels = _class_names(pl_module, int(found[:count, 5].max(initial=-1)) + 1)
+                picture = draw_detections(read_image(self._paths[index]), found[:count], labels)
+                _write_picture(_picture_path(trainer, self._names[index]), picture)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        found = gather(self._found)
+        if not trainer.is_global_zero:
+            return
+        most = max((int(rows[:, 5].max(initial=-1)) for rows in found.values()), default=-1) + 1
+        names = _class_names(pl_module, most)
+        ids = _category_ids(trainer, names)
+        results = to_coco(found, ids_from_paths([str(path) for path in self._paths]).tolist(), self._names, ids, names)
+        path = Path(trainer.default_root_dir) / "predictions.json"
+        write_json(path, results)
+        lines = _summary(found, self._names, names)
+        lines.append(f"predictions  {path}")
+        if self.draw:
+            lines.append(f"pictures     {path.parent / 'images'}")
+        pl_module.print("\n".join(lines))
+
+
+def to_coco(
+    found: dict[int, npt.NDArray[np.float32]],
+    image_ids: Sequence[int],
+    file_names: Sequence[str],
+    category_ids: Sequence[int],
+    class_names: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Detections as a COCO results list.
+
+    Args:
+        found: by position of the image, (n, 6) x1, y1, x2, y2 in px, score, class.
+        image_ids: id of each image.
+        file_names: name of each image.
+        category_ids: id of each class.
+        class_names: name of each class.
+    """
+    return [
+        {
+            "image_id": image_ids[index],
+            "file_name": file_names[index],
+            "category_id": category_ids[int(label)],
+            "name": class_names[int(label)],
+            "bbox": [round(side, 2) for side in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(score, 5),
+        }
+        for index in sorted(found)
+        for x1, y1, x2, y2, score, label in found[index].tolist()
+    ]
+
+
+def write_json(path: Path, results: list[dict[str, Any]]) -> None:
+    """Write a list, an object a line, so that a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    lines = ",\n".join(json.dumps(result, ensure_ascii=False) for result in results)
+    part.write_text(f"[\n{lines}\n]\n" if results else "[]\n", encoding="utf-8")
+    part.replace(path)
+
+
+def gather(found: dict[int, npt.NDArray[np.float32]]) -> dict[int, npt.NDArray[np.float32]]:
+    """The detections of all processes; every process has to call it."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return found
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, found)
+    return {index: rows for part in parts for index, rows in part.items()}
+
+
+def class_colour(label: int) -> tuple[int, int, int]:
+    """BGR of a class, always the same; neighbours differ by the golden angle in hue."""
+    red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1.0, 0.85, (1.0, 0.8)[label // 12 % 2])
+    return round(255 * blue), round(255 * green), round(255 * red)
+
+
+def draw_detections(image: Pixels, rows: npt.NDArray[np.float32], names: Sequence[str]) -> Pixels:
+    """A copy of an image with a labelled box for each detection, the surest on top.
+
+    Args:
+        image: uint8 BGR (H, W, 3).
+        rows: (n, 6) x1, y1, x2, y2 in px, score, class.
+        names: name of each class.
+    """
+    image = np.ascontiguousarray(image).copy()
+    thickness = max(1, round(0.0015 * (image.shape[0] + image.shape[1])))  # px
+    for x1, y1, x2, y2, score, label in rows[np.argsort(rows[:, 4])].tolist():
+        colour = class_colour(int(label))
+        left, top = round(x1), round(y1)
+        cv2.rectangle(image, (left, top), (round(x2), round(y2)), colour, thickness, cv2.LINE_AA)
+        name = names[int(label)]
+        # OpenCV's own font has no other letters.
+        text = f"{name if name.isascii() else int(label)} {score:.2f}"
+        _draw_label(image, text, left, top, colour, thickness)
+    return image
+
+
+def _draw_label(
+    image: Pixels, text: str, left: int, top: int, colour: tuple[int, int, int], thickness: int
+) -> None:
+    """Text on a filled ground above the corner (left, top), moved to where it lies inside the image."""
+    font, scale, stroke = cv2.FONT_HERSHEY_SIMPLEX, max(0.35, thickness / 4), max(1, thickness // 2)
+    (width, height), below = cv2.getTextSize(text, font, scale, stroke)
+    margin = stroke + 1
+    full_width, full_height = width + 2 * margin, height + below + 2 * margin
+    left = max(0, min(left, image.shape[1] - full_width))
+    top = top - full_height if top >= full_height else max(0, min(top, image.shape[0] - full_height))
+    cv2.rectangle(image, (left, top), (left + full_width, top + full_height), colour, cv2.FILLED)
+    blue, green, red = colour
+    luminance = 0.114 * blue + 0.587 * green + 0.299 * red  # ITU-R BT.601
+    ink = (0, 0, 0) if luminance > 127 else (255, 255, 255)
+    cv2.putText(image, text, (left + margin, top + margin + height), font, scale, ink, stroke, cv2.LINE_AA)
+
+
+def _write_picture(path: Path, picture: Pixels) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), picture):
+        raise OSError(f"{path}: the picture cannot be written")
+
+
+def _picture_path(trainer: Trainer, name: str) -> Path:
+    path = Path(trainer.default_root_dir) / "images" / name
+    return path if path.suffix.lower() in _WRITABLE else path.with_name(path.name + ".jpg")
+
+
+def _relative_names(paths: Sequence[Path]) -> list[str]:
+    """Paths relative to the folder that they have in common."""
+    absolute = [os.path.abspath(path) for path in paths]
+    if not absolute:
+        return []
+    common = os.path.commonpath([os.path.dirname(path) for path in absolute])
+    return [os.path.relpath(path, common) for path in absolute]
+
+
+def _class_names(pl_module: LightningModule, at_least: int) -> list[str]:
+    """Names of the classes, or their numbers where there are no names."""
+    names = list(getattr(pl_module, "class_names", None) or ())
+    return names + [str(label) for label in range(len(names), at_least)]
+
+
+def _category_ids(trainer: Trainer, names: Sequence[str]) -> list[int]:
+    ids = getattr(trainer.datamodule, "category_ids", None)  # type: ignore[attr-defined]
+    if ids is not None and len(ids) >= len(names):
+        return [int(i) for i in ids]
+    return COCO_IDS if list(names) == COCO_NAMES else list(range(1, len(names) + 1))
+
+
+def _summary(
+    found: dict[int, npt.NDArray[np.float32]], file_names: Sequence[str], class_names: Sequence[str]
+) -> list[str]:
+    """What was found, in each image where there are few, and in all."""
+    counts = {index: Counter(rows[:, 5].astype(int).tolist()) for index, rows in sorted(found.items())}
+    lines = [f"{file_names[i]}: {_in_words(count, class_names)}" for i, count in counts.items()]
+    total: Counter[int] = sum(counts.values(), Counter())
+    empty = sum(not count for count in counts.values())
+    words = f"{len(counts)} images: {_in_words(total, class_names)}; nothing in {empty} of them"
+    return [*(lines if len(lines) <= _MOST_LINES else ()), words]
+
+
+def _in_words(count: Counter[int], class_names: Sequence[str]) -> str:
+    return ", ".join(f"{n} {class_names[label]}" for label, n in count.most_common()) or "nothing"

@@ -1,0 +1,183 @@
+"""What a run leaves behind: metrics.csv and summary.json, whole after every epoch, and environment.json."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_only
+
+PACKAGES = (
+    "yolo-lightning",
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "ultralytics",
+    "jsonargparse",
+    "opencv-python",
+    "numpy",
+)
+
+
+class RunRecorder(Checkpoint):
+    """Writes one row an epoch to ``metrics.csv`` and the state of the run to ``summary.json``.
+
+    A run that resumes keeps the rows of the epochs before it, drops those of epochs that it trains
+    again, and adds its own. Each file is written beside its place and moved into it, so that a
+    killed run leaves the last whole one. Being a ``Checkpoint``, it is called after everything that
+    an epoch logs, and after the checkpoints listed before it.
+
+    Args:
+        directory: the run directory.
+        monitor: the metric, the larger the better, that says which epoch is the best.
+    """
+
+    def __init__(self, directory: str | Path, monitor: str = "val/map") -> None:
+        self.directory = Path(directory)
+        self.monitor = monitor
+        self._rows: list[dict[str, float]] = []
+        self._earlier_seconds = 0.0
+        self._started = time.monotonic()
+        self._validated = False
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = time.monotonic()
+        environment = describe_environment(trainer)
+        write_atomically(self.directory / "environment.json", json.dumps(environment, indent=2))
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Runs once the epoch to go on from is known."""
+        rows = read_metrics(self.directory / "metrics.csv")
+        self._rows = [row for row in rows if row["epoch"] < trainer.current_epoch]
+        self._earlier_seconds = self._rows[-1].get("wall_seconds", 0.0) if self._rows else 0.0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = not trainer.sanity_checking
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        logged = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if self._validated or not name.startswith("val/")  # else they are an earlier epoch's
+        }
+        self._validated = False
+        seconds = self._earlier_seconds + time.monotonic() - self._started
+        position = {"epoch": float(trainer.current_epoch), "step": float(trainer.global_step)}
+        self._rows.append({**position, **logged, "wall_seconds": seconds})
+        write_atomically(self.directory / "metrics.csv", metrics_as_csv(self._rows))
+        summary = summarise(self._rows, self.monitor, self.directory / "checkpoints")
+        write_atomically(self.directory / "summary.json", json.dumps(summary, indent=2))
+
+
+def summarise(rows: list[dict[str, float]], monitor: str, checkpoints: Path) -> dict[str, Any]:
+    """The run in one dictionary: what it reached, how fast, and where its weights are.
+
+    Args:
+        rows: one dictionary of metrics an epoch, at least one.
+        monitor: the metric that says which epoch is the best; the first of equals is.
+        checkpoints: the folder of ``best.ckpt`` and ``last.ckpt``.
+
+    Returns:
+        ``best`` and ``last`` (metrics, and the epoch counted from 0), ``epochs`` trained,
+        ``images_per_second`` (median over the epochs), ``wall_seconds``, and ``checkpoints``.
+    """
+    judged = [row for row in rows if not math.isnan(row.get(monitor, math.nan))]
+    best = max(judged, key=lambda row: row[monitor], default=rows[-1])
+    speeds = [row["perf/images_per_second"] for row in rows if "perf/images_per_second" in row]
+    return {
+        "best": _whole_numbers(best),
+        "last": _whole_numbers(rows[-1]),
+        "epochs": len(rows),
+        "images_per_second": statistics.median(speeds) if speeds else None,
+        "wall_seconds": rows[-1]["wall_seconds"],
+        "checkpoints": {
+            name: str(path) if (path := checkpoints / f"{name}.ckpt").is_file() else None
+            for name in ("best", "last")
+        },
+    }
+
+
+def _whole_numbers(row: dict[str, float]) -> dict[str, float | int | None]:
+    """Counters as int, and what JSON has no word for as null."""
+    return {
+        name: int(value) if name in {"epoch", "step"} else value if math.isfinite(value) else None
+        for name, value in row.items()
+    }
+
+
+def metrics_as_csv(rows: list[dict[str, float]]) -> str:
+    """All rows under the union of their columns, in order of first appearance; empty where a row has none."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_whole_numbers(row) for row in rows)
+    return buffer.getvalue()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a ``metrics.csv``; none when there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+
+
+def describe_environment(trainer: Trainer) -> dict[str, Any]:
+    """Command, versions, commit and hardware of this run."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "cpu": platform.processor() or platform.machine(),
+        "gpus": gpus,
+        "cuda": torch.version.cuda if gpus else None,
+        "precision": str(trainer.precision),
+        "world_size": trainer.world_size,
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout that this code runs from; None when it is installed without one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that whoever reads it finds the old text or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -1,0 +1,274 @@
+"""The front door: ``fit``, ``validate``, ``test``, ``predict`` (LightningCLI) and the other commands."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse import auto_cli, set_parsing_settings
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from .callbacks.ema import ExponentialMovingAverage
+from .callbacks.predictions import PredictionWriter
+from .callbacks.progress import EpochProgress
+from .callbacks.record import RunRecorder
+from .callbacks.stalls import StallMonitor
+from .commands.synth import synth
+from .data.module import DetectionDataModule
+from .data.layout import read_class_names
+from .errors import InputError
+from .module import YOLOv5
+from .runs import CHECKPOINTS, CONFIG, claim_run_directory, find_checkpoint, run_directory_of
+
+COMMANDS: dict[str, Callable[..., Any]] = {"synth": synth}
+"""What the command line can do besides Lightning's own subcommands."""
+
+RUN_DIRECTORY = "YOLO_LIGHTNING_RUN_DIRECTORY"
+"""Environment variable by which the first process tells those that it starts where the run lives."""
+
+TRAINER_DEFAULTS = {
+    "max_epochs": 100,
+    "num_sanity_val_steps": 1,  # an error in validation shows before an epoch is spent
+    "use_distributed_sampler": False,  # our samplers shard, without padding in validation
+}
+
+
+def run(argv: list[str]) -> None:
+    """Parse ``argv`` (without the program's name) and do what it says.
+
+    Raises:
+        InputError: wrong input.
+        SystemExit: wrong options (status 2) or ``--help``.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it; nothing on a CPU
+    command = argv[0] if argv else "--help"
+    if command in COMMANDS:
+        auto_cli(COMMANDS[command], args=argv[1:], prog=f"yolo-lightning {command}", parser_class=Parser)
+        return
+    YoloCLI(
+        YOLOv5,
+        DetectionDataModule,
+        save_config_callback=SaveConfig,
+        trainer_defaults=TRAINER_DEFAULTS,
+        seed_everything_default=0,
+        parser_class=Parser,
+        parser_kwargs={"prog": "yolo-lightning", "description": _DESCRIPTION},
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=with_run_config(argv or ["--help"]),
+    )
+
+
+_DESCRIPTION = (
+    "Train YOLOv5 on your own images. Another command, 'synth', makes a small data set to try it on: "
+    "yolo-lightning synth --help"
+)
+
+
+class Parser(LightningArgumentParser):
+    """A parser that answers wrong options with one sentence."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong, with the nearest option where one was misspelt, and exit with status 2."""
+        sentence = " ".join(str(message).split())
+        for name in re.findall(r"--([\w.]+)", sentence) if "nrecognized" in sentence else []:
+            known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+            if near := difflib.get_close_matches(name, known, n=1):
+                sentence += f"; did you mean --{near[0]}?"
+        print(f"error: {sentence} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps the configuration that really ran, so that ``--config RUN/config.yaml`` runs it again."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:
+            config = self.config.clone()
+            for key in list(config.keys()):
+                if key not in {"seed_everything", "trainer", "model", "data", "ema", "runs_dir", "run_name"}:
+                    del config[key]
+            text = self.parser.dump(config, skip_none=False, skip_validation=True)
+            Path(trainer.default_root_dir, CONFIG).write_text(text)
+
+
+def with_run_config(argv: list[str]) -> list[str]:
+    """Put the configuration of the checkpoint's run in front of the options given.
+
+    So ``fit --ckpt_path last`` and ``validate --ckpt_path RUN/checkpoints/best.ckpt`` need no other
+    option, and each option that is given still counts.
+    """
+    given = dict(_option_values(argv[1:]))
+    if "ckpt_path" not in given:
+        return argv
+    checkpoint = find_checkpoint(
+        given["ckpt_path"], given.get("runs_dir", "runs"), given.get("run_name", _RUN_NAME)
+    )
+    run_directory = run_directory_of(checkpoint)
+    return [argv[0], "--config", str(run_directory / CONFIG), *argv[1:]] if run_directory else argv
+
+
+def _option_values(argv: list[str]) -> list[tuple[str, str]]:
+    """(name, value) of each ``--name value`` and ``--name=value``."""
+    pairs = []
+    for position, argument in enumerate(argv):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            if not equals and position + 1 < len(argv):
+                value = argv[position + 1]
+            pairs.append((name, value))
+    return pairs
+
+
+_RUN_NAME = "fit"
+
+
+class YoloCLI(LightningCLI):
+    """LightningCLI with run directories, classes learnt from the data, and our callbacks."""
+
+    run_directory: Path
+    checkpoint: Path | None = None
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--runs_dir", type=str, default="runs", help="Folder of all runs.")
+        parser.add_argument(
+            "--run_name",
+            type=str | None,
+            default=None,
+            help="Runs of one name are numbered: RUNS_DIR/RUN_NAME/version_K (default: the subcommand).",
+        )
+        parser.add_lightning_class_args(ExponentialMovingAverage, "ema")
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the options as given; :meth:`before_instantiate_classes` reads what it needs from the checkpoint."""
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        self._read_checkpoint(config)
+        self._check_source(config)
+        self._read_classes(config)
+        if config.data.root:
+            config.data.root = str(Path(config.data.root).absolute())
+        self.run_directory = self._claim_directory(config)
+        config.trainer.default_root_dir = str(self.run_directory)
+        if config.trainer.precision is None and torch.cuda.is_available():
+            config.trainer.precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+
+    def _read_checkpoint(self, config: Any) -> None:
+        """Find the checkpoint, and take from it what the network has to be."""
+        if not config.ckpt_path:
+            return
+        self.checkpoint = find_checkpoint(config.ckpt_path, config.runs_dir, config.run_name or _RUN_NAME)
+        config.ckpt_path = str(self.checkpoint)
+        try:
+            contents = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            known = contents["hyper_parameters"]
+            self._purge_step = int(contents["global_step"]) + 1
+        except Exception as error:
+            raise InputError(
+                f"{self.checkpoint}: is damaged or is not a checkpoint of yolo-lightning "
+                f"({type(error).__name__}); give another, or start from its weights with --model.weights"
+            ) from error
+        asked, default = config.model.architecture, self._parser(self.subcommand).get_default("model.architecture")
+        if asked not in (default, known["architecture"]):
+            raise InputError(
+                f"{self.checkpoint}: holds a {known['architecture']}, not a {asked}; leave --model.architecture out"
+            )
+        config.model.architecture = known["architecture"]
+        config.model.num_classes, config.model.class_names = known["num_classes"], known["class_names"]
+
+    def _check_source(self, config: Any) -> None:
+        if self.subcommand == "predict":
+            if not config.data.predict_source:
+                raise InputError("data.predict_source is not set; give --data.predict_source with images or folders")
+            if not (config.ckpt_path or config.model.weights):
+                raise InputError("there is nothing to predict with; give --ckpt_path or --model.weights")
+        elif not (config.data.root or config.data.train_annotations or config.data.val_annotations):
+            raise InputError("data.root is not set; give --data.root with the folder of your data set")
+
+    def _read_classes(self, config: Any) -> None:
+        """Resolve the classes now, so that the saved configuration holds them."""
+        if self.subcommand == "predict":
+            return
+        data = config.data
+        names = list(
+            read_class_names(data.root, data.train_annotations, data.val_annotations, data.test_annotations)
+        )
+        if config.model.num_classes not in (None, len(names)):
+            origin = self.checkpoint or "model.num_classes"
+            raise InputError(
+                f"{config.data.root}: has {len(names)} classes ({', '.join(names[:5])}{', …' if len(names) > 5 else ''}) "
+                f"but {origin} has {config.model.num_classes}; use the data set that belongs to it"
+            )
+        config.model.num_classes, config.model.class_names = len(names), names
+
+    def _claim_directory(self, config: Any) -> Path:
+        """The directory of the run that is resumed, or a new one; the same for every process of a run."""
+        resumed = run_directory_of(self.checkpoint) if self.checkpoint and self.subcommand == "fit" else None
+        if resumed:
+            return resumed
+        if rank_zero_only.rank != 0 and RUN_DIRECTORY in os.environ:
+            return Path(os.environ[RUN_DIRECTORY])
+        directory = claim_run_directory(config.runs_dir, config.run_name or str(self.subcommand))
+        os.environ[RUN_DIRECTORY] = str(directory)
+        return directory
+
+    def instantiate_classes(self) -> None:
+        """Build everything, and read the data before any process group starts."""
+        try:
+            super().instantiate_classes()
+            self.datamodule.build_indices(self.subcommand)
+        except InputError:
+            self._give_directory_back()
+            raise
+
+    def _give_directory_back(self) -> None:
+        """Leave no empty run behind where nothing was run."""
+        if self.run_directory.is_dir() and not any(self.run_directory.iterdir()):
+            self.run_directory.rmdir()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Lightning's Trainer with our callbacks, and TensorBoard unless another logger was asked for."""
+        logger = self._get(self.config_init, "trainer").get("logger")
+        if logger is None or logger is True:
+            kwargs["logger"] = self._tensorboard() if self.subcommand == "fit" else False
+        trainer_config = self._get(self.config_init, "trainer")
+        trainer_config["callbacks"] = [*(trainer_config.get("callbacks") or []), *self._callbacks()]
+        return super().instantiate_trainer(**kwargs)
+
+    def _tensorboard(self) -> TensorBoardLogger:
+        # A run that resumes replaces what a later epoch had already written.
+        purge = {"purge_step": self._purge_step} if self.checkpoint and self.subcommand == "fit" else {}
+        return TensorBoardLogger(self.run_directory, name="", version="", default_hp_metric=False, **purge)
+
+    def _callbacks(self) -> list[Callback]:
+        callbacks: list[Callback] = [EpochProgress()]
+        if self.subcommand == "predict":
+            callbacks.append(PredictionWriter())
+        if self.subcommand == "fit":
+            checkpoints = {
+                "dirpath": self.run_directory / CHECKPOINTS,
+                "auto_insert_metric_name": False,
+                "enable_version_counter": False,
+                "save_on_train_epoch_end": True,
+            }
+            callbacks += [
+                StallMonitor(),
+                ModelCheckpoint(filename="best", monitor="val/map", mode="max", **checkpoints),
+                ModelCheckpoint(filename="last", **checkpoints),
+                RunRecorder(self.run_directory),
+            ]
+        return callbacks

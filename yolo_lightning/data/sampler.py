@@ -1,0 +1,82 @@
+"""Which images come when: seeded, divided among processes, the same after a resume.
+
+Both are torch ``DistributedSampler``s, also for one process, so that Lightning leaves them in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, DistributedSampler
+
+
+def _place(world_size: int | None, rank: int | None) -> tuple[int, int]:
+    """World size and rank as given, or those of the process group, or of a process alone."""
+    if world_size is not None and rank is not None:
+        return world_size, rank
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size(), torch.distributed.get_rank()
+    return 1, 0
+
+
+class TrainSampler(DistributedSampler[int]):
+    """A new order each epoch, every batch full on every rank.
+
+    The order is a function of (seed, epoch) alone. At its end it starts over, until all ranks have
+    the same number of full batches: shapes stay fixed and no image is left out. Batch k of all
+    ranks together is the batch k that one process with the joined batch size would see.
+
+    Args:
+        dataset: The I images.
+        batch_size: Images of a batch on one rank.
+        seed: Of the order.
+        world_size: Number of processes; asked of torch.distributed when None.
+        rank: Of this process.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        batch_size: int,
+        seed: int = 0,
+        world_size: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        world_size, rank = _place(world_size, rank)
+        assert isinstance(dataset, Dataset) or hasattr(dataset, "__len__")
+        super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
+        self.images = len(dataset)
+        self.num_samples = -(-self.images // (world_size * batch_size)) * batch_size
+        self.total_size = self.num_samples * world_size
+
+    def __iter__(self) -> Iterator[int]:
+        # seed + epoch, as torch has it, would give seed 0 in epoch 1 what seed 1 has in epoch 0.
+        mixed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(mixed) >> 1)
+        order = torch.randperm(self.images, generator=generator)
+        positions = torch.arange(self.rank, self.total_size, self.num_replicas)
+        return iter(order[positions % self.images].tolist())
+
+
+class EvalSampler(DistributedSampler[int]):
+    """Every image once, in the order of the index: rank r of w takes r, r + w, r + 2w, ...
+
+    Ranks may differ by one image: nothing is repeated to make them equal, which would count twice.
+
+    Args:
+        dataset: The I images.
+        world_size: Number of processes; asked of torch.distributed when None.
+        rank: Of this process.
+    """
+
+    def __init__(self, dataset: Sized, world_size: int | None = None, rank: int | None = None) -> None:
+        world_size, rank = _place(world_size, rank)
+        super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=False)  # type: ignore[arg-type]
+        self.images = len(dataset)
+        self.num_samples = len(range(rank, self.images, world_size))
+        self.total_size = self.images
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, self.images, self.num_replicas))

@@ -1,0 +1,102 @@
+"""Which anchors and cells of the classic head learn which label; no shape depends on the labels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..boxes import xyxy_to_xywh
+
+
+class Candidates(NamedTuple):
+    """For one level, the (cell, anchor) pairs that every label row may match, K = N * A * 3."""
+
+    weight: Tensor
+    """float32 (B, K): how often the candidate counts; 0 where it does not match."""
+    anchor: Tensor
+    """int64 (B, K), index of the anchor."""
+    row: Tensor
+    """int64 (B, K), row of the cell."""
+    column: Tensor
+    """int64 (B, K), column of the cell."""
+    box: Tensor
+    """float32 (B, K, 4): xywh in cells, the centre relative to the cell's corner."""
+    label: Tensor
+    """float32 (B, K), class of the label row."""
+
+
+def match_candidates(
+    targets: Tensor,
+    mask: Tensor,
+    anchors: Tensor,
+    *,
+    height: int,
+    width: int,
+    stride: int,
+    anchor_threshold: float,
+) -> Candidates:
+    """Match labels with anchors by the ratio of their sides, and with the cell of their centre and two more.
+
+    A label matches an anchor when neither side is ``anchor_threshold`` times longer or shorter. It then
+    belongs to the cell that holds its centre, and along each axis to the neighbour that is nearer to it.
+
+    Args:
+        targets: float32 (B, N, 5) class, x1, y1, x2, y2 in px.
+        mask: bool (B, N), which rows are labels.
+        anchors: (A, 2) width and height in cells.
+        height: rows of the level's map.
+        width: columns of the level's map.
+        stride: px a cell.
+        anchor_threshold: the ratio of sides from which on a label does not match an anchor.
+    """
+    batch, capacity = mask.shape
+    boxes = xyxy_to_xywh(targets[..., 1:]) / stride  # (B, N, 4) in cells
+    x, y = boxes[..., 0], boxes[..., 1]  # (B, N)
+    # Padding has no sides; the ratios below and the CIoU need some.
+    sides = torch.where(mask[..., None], boxes[..., 2:], 1.0)  # (B, N, 2)
+    ratio = sides[:, :, None] / anchors  # (B, N, A, 2)
+    fits = torch.maximum(ratio, 1 / ratio).amax(dim=-1) < anchor_threshold  # (B, N, A)
+
+    column, near_column, has_near_column, on_edge_x = _cells_along_axis(x, width)
+    row, near_row, has_near_row, on_edge_y = _cells_along_axis(y, height)
+    columns = torch.stack((column, near_column, column), dim=-1)  # (B, N, 3)
+    rows = torch.stack((row, row, near_row), dim=-1)  # (B, N, 3)
+    own_weight = 1 + on_edge_x.float() + on_edge_y.float()
+    weight = torch.stack((own_weight, has_near_column.float(), has_near_row.float()), dim=-1)
+    weight = weight[:, :, None] * (fits & mask[..., None])[..., None].float()  # (B, N, A, 3)
+
+    centres = torch.stack((x[..., None] - columns, y[..., None] - rows), dim=-1)  # (B, N, 3, 2)
+    relative = torch.cat((centres, sides[:, :, None].expand(-1, -1, 3, -1)), dim=-1)  # (B, N, 3, 4)
+    shape = (batch, capacity, len(anchors), 3)
+    anchor = torch.arange(len(anchors), device=targets.device)[:, None]
+
+    def flat(tensor: Tensor) -> Tensor:
+        return tensor.expand(shape).reshape(batch, -1)  # (B, K)
+
+    return Candidates(
+        weight=weight.reshape(batch, -1),
+        anchor=flat(anchor),
+        row=flat(rows[:, :, None]),
+        column=flat(columns[:, :, None]),
+        box=relative[:, :, None].expand(*shape, 4).reshape(batch, -1, 4),
+        label=flat(targets[:, :, None, None, 0]),
+    )
+
+
+def _cells_along_axis(position: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Along one axis, the cell of a position (B, N) in 0 .. cells and the neighbour that is nearer to it.
+
+    Returns:
+        The cell and the neighbour, int64 (B, N), clamped to the map; whether there is a neighbour, bool
+        (B, N) (not in the outer half of an outermost cell, nor in the middle of a cell); and whether the
+        position is on the edge of two cells, bool (B, N). There the classic code finds both the cell
+        before and the one after near, and "after" is the position's own cell: it counts once more.
+    """
+    from_end = cells - position
+    before = (position % 1 < 0.5) & (position > 1)
+    after = (from_end % 1 < 0.5) & (from_end > 1)
+    neighbour = torch.where(before, position - 0.5, position + 0.5).long()
+    last = cells - 1
+    return position.long().clamp(0, last), neighbour.clamp(0, last), before | after, before & after

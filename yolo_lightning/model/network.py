@@ -1,0 +1,215 @@
+"""From the name of a model, or a YOLOv5-style YAML, to a network."""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .blocks import MODEL_FILES, parse_model
+from .heads import P5_ANCHORS_PX, P6_ANCHORS_PX, AnchorFreeHead, AnchorHead
+
+_NAME = re.compile(r"yolov5([nsmlx])(6?)(u?)")
+_ACTIVATION = re.compile(r"(?:torch\.)?nn\.(\w+)\(([\w=., ]*)\)")
+NAMES = (
+    "yolov5n|s|m|l|x (classic), yolov5n6|s6|m6|l6|x6 (classic P6), yolov5nu|su|mu|lu|xu (anchor-free), "
+    "or the path of a YOLOv5-style YAML"
+)
+
+
+class DetectionNetwork(nn.Module):
+    """A chain of blocks with skips, and a detection head at its end.
+
+    ``model`` numbers the blocks as the classic code does, so that official checkpoints fit by name:
+    ``model.0.conv.weight`` .. ``model.24.m.2.bias``.
+
+    Args:
+        layers: the blocks; each has ``i``, its number, and ``f``, the number of the block or blocks
+            that it reads (-1 is the one before).
+        saved: numbers of the blocks whose output a later block reads.
+        head: the head that reads the blocks in ``head_sources``.
+        head_sources: the blocks that the head reads.
+    """
+
+    def __init__(
+        self,
+        layers: nn.Sequential,
+        saved: list[int],
+        head: AnchorHead | AnchorFreeHead,
+        head_sources: list[int],
+    ) -> None:
+        super().__init__()
+        head.i, head.f = len(layers), head_sources  # type: ignore[assignment]
+        self.model = nn.Sequential(*layers, head)
+        self._saved = frozenset(saved) | frozenset(head_sources)
+
+    @property
+    def head(self) -> AnchorHead | AnchorFreeHead:
+        """The last block."""
+        return self.model[-1]  # type: ignore[return-value]
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels a cell, level by level: 8, 16, 32 (and 64)."""
+        return self.head.strides
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Raw maps of the head.
+
+        Args:
+            images: float (B, 3, H, W) in 0..1, sides multiples of the largest stride.
+
+        Returns:
+            One map a level: (B, A, H/s, W/s, 5+C) of an :class:`AnchorHead`, or
+            (B, 4*reg_max+C, H/s, W/s) of an :class:`AnchorFreeHead`.
+        """
+        return run_layers(self.model, self._saved, images)
+
+
+def run_layers(layers: nn.Sequential, saved: frozenset[int], images: Tensor) -> Any:
+    """Feed images through numbered blocks and return what the last one gives."""
+    outputs: dict[int, Tensor] = {}
+    x: Any = images
+    for layer in layers:
+        source: Any = layer.f
+        if isinstance(source, int):
+            x = layer(x if source == -1 else outputs[source])
+        else:
+            x = layer([x if number == -1 else outputs[number] for number in source])
+        if layer.i in saved:
+            outputs[layer.i] = x
+    return x
+
+
+def build_network(architecture: str, num_classes: int) -> DetectionNetwork:
+    """Build a YOLOv5 with fresh weights.
+
+    Args:
+        architecture: ``yolov5n|s|m|l|x``, with ``6`` for P6 or ``u`` for the anchor-free head, or the
+            path of a YAML with ``backbone`` and ``head`` in the classic format. A YAML with
+            ``anchors`` gets the classic head, one without gets the anchor-free head.
+        num_classes: C.
+
+    Raises:
+        InputError: an unknown name or a YAML that does not describe a YOLOv5 detector.
+    """
+    spec = _read_spec(architecture)
+    *rows, head_row = spec.description["head"]
+    body = {**spec.description, "head": rows, "nc": num_classes}
+    try:
+        layers, saved = parse_model(copy.deepcopy(body), ch=3, verbose=False)
+        sources = [number % len(layers) for number in head_row[0]]
+        channels, strides = _measure(layers, frozenset(saved) | frozenset(sources), sources)
+    except (KeyError, AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise InputError(
+            f"{architecture}: the layers cannot be built ({type(error).__name__}: {error}); compare the file "
+            f"with {MODEL_FILES / 'yolov5.yaml'}, whose blocks and format it has to use"
+        ) from error
+    head: AnchorHead | AnchorFreeHead
+    if spec.anchors_px is None:
+        head = AnchorFreeHead(num_classes, channels, strides)
+    else:
+        if len(spec.anchors_px) != len(strides):
+            raise InputError(
+                f"{architecture}: anchors has {len(spec.anchors_px)} levels but Detect reads {len(strides)}; "
+                "give one row of anchors a level"
+            )
+        head = AnchorHead(num_classes, spec.anchors_px, channels, strides)
+    network = DetectionNetwork(layers, saved, head, sources)
+    _set_classic_details(network)
+    return network
+
+
+@dataclass(frozen=True)
+class _Spec:
+    description: dict[str, Any]
+    """The YAML, read."""
+    anchors_px: Tensor | None
+    """(L, A, 2) in px; None for an anchor-free head."""
+
+
+def _read_spec(architecture: str) -> _Spec:
+    name = _NAME.fullmatch(architecture)
+    if name:
+        size, p6, anchor_free = name.groups()
+        file = MODEL_FILES / ("yolov5-p6.yaml" if p6 else "yolov5.yaml")
+        anchors = None if anchor_free else torch.tensor(P6_ANCHORS_PX if p6 else P5_ANCHORS_PX).float()
+        return _Spec({**yaml.safe_load(file.read_text()), "scale": size}, anchors)
+    path = Path(architecture)
+    if path.suffix not in {".yaml", ".yml"}:
+        raise InputError(f"model.architecture {architecture!r} is not known; use {NAMES}")
+    if not path.is_file():
+        raise InputError(f"model.architecture {architecture}: there is no such file; use {NAMES}")
+    try:
+        description = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file") from error
+    _check_description(path, description)
+    return _Spec(description, _read_anchors(path, description.get("anchors")))
+
+
+def _check_description(path: Path, description: Any) -> None:
+    """Refuse what is not a detector, and an activation that is more than the name of a torch module."""
+    for key in ("backbone", "head"):
+        if not isinstance(description, dict) or not isinstance(description.get(key), list):
+            raise InputError(
+                f"{path}: has no list {key!r}; a model YAML needs 'backbone' and 'head' like {MODEL_FILES / 'yolov5.yaml'}"
+            )
+    last = description["head"][-1]
+    if not (isinstance(last, list) and len(last) == 4 and last[2] == "Detect"):
+        raise InputError(f"{path}: the last row of 'head' must be a Detect, like [[17, 20, 23], 1, Detect, [nc]]")
+    activation = description.get("activation")
+    if activation is not None:
+        match = _ACTIVATION.fullmatch(str(activation))
+        if not match or not hasattr(nn, match[1]):
+            raise InputError(f"{path}: activation {activation!r} is not of the form nn.SiLU(); use a torch.nn module")
+        description["activation"] = f"torch.nn.{match[1]}({match[2]})"
+
+
+def _read_anchors(path: Path, anchors: Any) -> Tensor | None:
+    if anchors is None:
+        return None
+    try:
+        return torch.tensor(anchors, dtype=torch.float32).reshape(len(anchors), -1, 2)  # (L, A, 2)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: anchors must be one row of widths and heights in px a level, like [10,13, 16,30, 33,23]"
+        ) from error
+
+
+def _measure(
+    layers: nn.Sequential, saved: frozenset[int], sources: list[int]
+) -> tuple[list[int], list[int]]:
+    """Channels and strides of the blocks that the head reads, found by running an empty image through."""
+    side_px = 256
+    seen: dict[int, torch.Size] = {}
+    hooks = [
+        layers[number].register_forward_hook(
+            lambda _module, _inputs, output, number=number: seen.__setitem__(number, output.shape)
+        )
+        for number in sources
+    ]
+    device = next(layers.parameters()).device
+    layers.eval()  # the running statistics of the batch norms must not see this image
+    with torch.no_grad():
+        run_layers(layers, saved, torch.zeros(1, 3, side_px, side_px, device=device))
+    layers.train()
+    for hook in hooks:
+        hook.remove()
+    return [seen[n][1] for n in sources], [side_px // seen[n][2] for n in sources]
+
+
+def _set_classic_details(network: nn.Module) -> None:
+    """What the classic code sets after construction: batch norm constants, activations in place."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps, module.momentum = 1e-3, 0.03
+        elif isinstance(module, nn.SiLU | nn.ReLU | nn.ReLU6 | nn.LeakyReLU | nn.Hardswish):
+            module.inplace = True

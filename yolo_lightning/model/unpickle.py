@@ -1,0 +1,104 @@
+"""A ``torch.save`` file opened without executing anything in it.
+
+A classic checkpoint pickles whole modules (``models.yolo.Model``), and unpickling runs whatever a
+file asks for. Here no class of a file is ever imported: torch's restricted unpickler gets an inert
+stand-in for each name on an allow-list, and tensors are read off the stand-ins. A file that asks
+for any other name is refused before it is opened.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+_ALLOWED = re.compile(
+    r"(?:yolov5\.)?models\.[\w.]+"  # modules of the classic code, and of its PyPI package
+    r"|ultralytics\.(?:nn|utils|yolo\.utils)\.[\w.]+"  # modules and namespaces of the u models
+    r"|torch\.nn\.(?:modules|parallel)\.[\w.]+"
+    r"|pathlib\.(?:_local\.)?(?:Pure)?(?:Posix|Windows)?Path"  # save_dir of a training run
+    r"|numpy\.(?:_?core\.multiarray\.(?:scalar|_reconstruct)|dtype|ndarray|dtypes\.\w+)"  # best_fitness
+    r"|argparse\.Namespace|collections\.defaultdict|datetime\.(?:date|datetime|timedelta)"
+)
+"""Names that a checkpoint may use beside torch's own tensors and containers. None is ever imported."""
+
+
+class Inert:
+    """Stands in for every class and function that a checkpoint names: takes anything, does nothing."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Inert:
+        return object.__new__(cls)
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            vars(self).update(state)
+
+
+@contextmanager
+def _only_these_globals(allowed: list[Any]) -> Iterator[None]:
+    """Let the restricted unpickler resolve ``allowed`` and nothing that other libraries declared safe."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(allowed)
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def read_without_executing(path: Path) -> Any:
+    """Content of a ``torch.save`` file, every class in it replaced by an :class:`Inert`.
+
+    Raises:
+        InputError: the file asks for a name that is not on the allow-list, or for any class at all
+            in the format of before torch 1.6, whose names cannot be listed beforehand.
+    """
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
+    wanted: list[str] = []
+    if is_zip:
+        with _only_these_globals([]):
+            wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    refused = sorted(name for name in wanted if not _ALLOWED.fullmatch(name))
+    if refused:
+        raise InputError(
+            f"{path}: refused, because it asks for {', '.join(refused[:8])}, which no checkpoint of a "
+            "detector needs; get it from its official source, or ask for a state dict saved as .safetensors"
+        )
+    stand_ins = [(type(name.rpartition(".")[2], (Inert,), {}), name) for name in wanted]
+    with _only_these_globals(stand_ins):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            named = re.search(r"GLOBAL (\S+)", str(error))
+            if not named:
+                raise
+            raise InputError(
+                f"{path}: refused, because it is in the format of before torch 1.6 and asks for {named[1]}; "
+                "save its state dict with a recent torch.save or as .safetensors"
+            ) from error
+
+
+def module_tensors(module: Inert, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Parameters and persistent buffers of a pickled module, by name, as ``state_dict`` lists them."""
+    fields = vars(module)
+    transient = fields.get("_non_persistent_buffers_set", ())
+    for group in ("_parameters", "_buffers"):
+        for name, value in fields.get(group, {}).items():
+            if isinstance(value, Tensor) and name not in transient:
+                yield prefix + name, value
+    for name, child in fields.get("_modules", {}).items():
+        if isinstance(child, Inert):
+            yield from module_tensors(child, f"{prefix}{name}.")

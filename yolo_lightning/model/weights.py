@@ -1,0 +1,262 @@
+"""Weights from a file to a network: official, fine-tuned and own checkpoints, told apart and transferred."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .unpickle import Inert, module_tensors, read_without_executing
+
+_WRAPPER_PREFIX = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DataParallel, torch.compile
+_OWN_PREFIX = "network."  # where the LightningModule keeps the network
+_CACHES = (".anchor_grid", ".grid")  # of the classic Detect; they follow from anchors and image size
+
+_SIZES = {
+    16: ("n", 0.33, 0.25),
+    32: ("s", 0.33, 0.50),
+    48: ("m", 0.67, 0.75),
+    64: ("l", 1.00, 1.00),
+    80: ("x", 1.33, 1.25),
+}
+"""Channels of the first convolution -> size, depth multiple, width multiple."""
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """What a file holds."""
+
+    path: Path
+    """The file."""
+    state_dict: dict[str, Tensor]
+    """Tensors by classic name (``model.0.conv.weight``); floating ones are float32, on the CPU."""
+    class_names: tuple[str, ...] | None
+    """Name of each class, where the file has as many names as classes."""
+    num_classes: int | None
+    """Read off the shape of the head, where the head is known."""
+    architecture_yaml: dict[str, Any] | None
+    """The model description that classic and ultralytics files carry."""
+    kind: str
+    """``pickled model``, ``state dict``, ``safetensors`` or ``lightning checkpoint``."""
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """Which tensors of a network came from a file; each name of the network is in one of four groups."""
+
+    path: Path
+    loaded: tuple[str, ...]
+    """Copied whole."""
+    partial: tuple[str, ...]
+    """Copied without the class rows: the file has another number of classes."""
+    mismatched: tuple[str, ...]
+    """In the file with another shape; not loaded."""
+    missing: tuple[str, ...]
+    """Not in the file; not loaded."""
+    unused: tuple[str, ...]
+    """In the file and not in the network."""
+
+    @property
+    def total(self) -> int:
+        """Number of tensors of the network."""
+        return len(self.loaded) + len(self.partial) + len(self.mismatched) + len(self.missing)
+
+    def __str__(self) -> str:
+        parts = [f"{self.path}: {len(self.loaded)} of {self.total} tensors loaded"]
+        for names, meaning in (
+            (self.partial, "more without their class rows (another number of classes)"),
+            (self.mismatched, "not loaded, of another shape"),
+            (self.missing, "not loaded, not in the file"),
+            (self.unused, "only in the file"),
+        ):
+            if names:
+                parts.append(f"{len(names)} {meaning}: {_some(names)}")
+        return "; ".join(parts)
+
+
+def load_weights(path: str | Path) -> LoadedWeights:
+    """Read a checkpoint without executing anything in it.
+
+    Args:
+        path: a ``.pt`` of ultralytics/yolov5, of its package ``yolov5`` or of ultralytics (the EMA
+            weights where there are any), a plain state dict, a ``.safetensors`` file, or a
+            checkpoint written by yolo-lightning.
+
+    Raises:
+        InputError: there is no such file, it is damaged, it holds no weights, or it asks for a name
+            that is not on the allow-list.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: is not a file; set model.weights to a .pt, .ckpt or .safetensors file")
+    try:
+        if path.suffix == ".safetensors":
+            return _describe(path, load_file(path), None, None, "safetensors")
+        return _interpret(path, read_without_executing(path))
+    except InputError:
+        raise
+    except Exception as error:  # a damaged or hostile file can fail in any way
+        raise InputError(
+            f"{path}: cannot be read as a checkpoint ({type(error).__name__}): it is damaged or of another "
+            "format; fetch it again, or save its state dict with a recent torch.save or as .safetensors"
+        ) from error
+
+
+def transfer_weights(network: nn.Module, weights: LoadedWeights) -> TransferReport:
+    """Copy every tensor that fits by name and shape into a network.
+
+    Where a classic head has another number of classes, its box and objectness rows are copied and
+    its class rows keep their values. Nothing is copied when an error is raised.
+
+    Args:
+        network: has classic names in its ``state_dict`` (``model.0.conv.weight``).
+        weights: from :func:`load_weights`.
+
+    Raises:
+        InputError: fewer than half of the tensors fit, so the file is of another architecture.
+    """
+    target, source = network.state_dict(), weights.state_dict
+    copies: list[tuple[Tensor, Tensor]] = []
+    groups: dict[str, list[str]] = {"loaded": [], "partial": [], "mismatched": [], "missing": []}
+    for name, tensor in target.items():
+        found = source.get(name)
+        if found is None:
+            group = "missing"
+        elif found.shape == tensor.shape:
+            group = "loaded"
+            copies.append((tensor, found))
+        elif (rows := _box_rows(name, tensor, found, target, weights.num_classes)) is not None:
+            group = "partial"
+            copies.append(rows)
+        else:
+            group = "mismatched"
+        groups[group].append(name)
+    report = TransferReport(
+        weights.path,
+        **{group: tuple(names) for group, names in groups.items()},
+        unused=tuple(name for name in source if name not in target),
+    )
+    _refuse_other_architecture(report, target, weights)
+    with torch.no_grad():
+        for destination, values in copies:
+            destination.copy_(values)
+    return report
+
+
+def identify_architecture(state_dict: Mapping[str, Tensor]) -> str | None:
+    """Name of the YOLOv5 that has these tensors, such as ``yolov5s6`` or ``yolov5nu``; None if it is none.
+
+    The size is told by the first convolution (6x6 since v6.0), P6 by the number of layers, the u
+    models by their distribution layer.
+    """
+    stem = state_dict.get("model.0.conv.weight")
+    if stem is None or stem.shape[1:] != (3, 6, 6) or stem.shape[0] not in _SIZES:
+        return None
+    layers = [int(match[1]) for name in state_dict if (match := re.match(r"model\.(\d+)\.", name))]
+    if max(layers) not in {24, 33}:
+        return None
+    p6 = "6" if max(layers) == 33 else ""
+    anchor_free = "u" if any(".dfl." in name for name in state_dict) else ""
+    return f"yolov5{_SIZES[stem.shape[0]][0]}{p6}{anchor_free}"
+
+
+def _interpret(path: Path, content: Any) -> LoadedWeights:
+    """Tell the known kinds of checkpoints apart."""
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        settings = content.get("hyper_parameters")
+        settings = settings if isinstance(settings, dict) else {}
+        names = content.get("class_names", settings.get("class_names"))
+        return _describe(path, content["state_dict"], names, None, "lightning checkpoint")
+    holder = content
+    if isinstance(content, dict):
+        holder = next((content[key] for key in ("ema", "model") if content.get(key) is not None), content)
+    if isinstance(holder, Inert) and hasattr(holder, "_modules"):
+        fields = vars(holder)
+        tensors = dict(module_tensors(holder))
+        return _describe(path, tensors, fields.get("names"), fields.get("yaml"), "pickled model")
+    if isinstance(holder, dict) and holder and all(isinstance(value, Tensor) for value in holder.values()):
+        return _describe(path, holder, None, None, "state dict")
+    raise InputError(
+        f"{path}: holds no weights (neither a model nor a state dict under 'ema', 'model' or 'state_dict'); "
+        "set model.weights to a checkpoint of a trained model"
+    )
+
+
+def _describe(path: Path, raw: Mapping[str, Any], names: Any, description: Any, kind: str) -> LoadedWeights:
+    """Bring names and dtypes to one form, and count the classes."""
+    own = {name: value for name, value in raw.items() if name.startswith(_OWN_PREFIX)}
+    state: dict[str, Tensor] = {}
+    for name, value in (own or raw).items():
+        name = name.removeprefix(_OWN_PREFIX)
+        name = _WRAPPER_PREFIX.sub("", name, count=1)
+        if not name.endswith(_CACHES):
+            state[name] = value.detach().float() if value.is_floating_point() else value.detach()
+    num_classes = _count_classes(state)
+    if isinstance(names, dict):  # {0: "person", 1: "bicycle", ..}
+        names = [names[key] for key in sorted(names, key=int)]
+    class_names = tuple(str(name) for name in names) if isinstance(names, list | tuple) else None
+    if class_names is not None and num_classes is not None and len(class_names) != num_classes:
+        class_names = None
+    yaml = description if isinstance(description, dict) else None
+    return LoadedWeights(path, state, class_names, num_classes, yaml, kind)
+
+
+def _count_classes(state: Mapping[str, Tensor]) -> int | None:
+    for name, tensor in state.items():
+        if name.endswith(".anchors") and tensor.ndim == 3:  # (L, A, 2)
+            weight = state.get(name.removesuffix("anchors") + "m.0.weight")  # (A*(5+C), in, 1, 1)
+            return None if weight is None else weight.shape[0] // tensor.shape[1] - 5
+        if re.search(r"\.cv3\.0\.2\.weight$", name):  # (C, in, 1, 1), the last layer of a class branch
+            return tensor.shape[0]
+    return None
+
+
+def _box_rows(
+    name: str, target: Tensor, source: Tensor, network: Mapping[str, Tensor], source_classes: int | None
+) -> tuple[Tensor, Tensor] | None:
+    """Views on the box and objectness rows (A, 5, ..) of a classic head in network and file, if it is one."""
+    match = re.fullmatch(r"(.+\.)m\.\d+\.(?:weight|bias)", name)
+    anchors = network.get(f"{match[1]}anchors") if match else None
+    if anchors is None or source_classes is None or source.shape[1:] != target.shape[1:]:
+        return None
+    per_cell = anchors.shape[1]
+    if source.shape[0] != per_cell * (5 + source_classes):
+        return None
+    rows_of = (per_cell, -1)  # (A*(5+C), ..) -> (A, 5+C, ..)
+    return target.unflatten(0, rows_of)[:, :5], source.unflatten(0, rows_of)[:, :5]
+
+
+def _refuse_other_architecture(
+    report: TransferReport, target: Mapping[str, Tensor], weights: LoadedWeights
+) -> None:
+    counted = [name for name in target if not name.endswith("num_batches_tracked")]  # fits everywhere
+    fitting = len(set(counted) & {*report.loaded, *report.partial})
+    if 2 * fitting >= len(counted):
+        return
+    share = f"{fitting} of {len(counted)}"
+    found, wanted = identify_architecture(weights.state_dict), identify_architecture(target)
+    description = weights.architecture_yaml or {}
+    multiples = description.get("depth_multiple"), description.get("width_multiple")
+    if found and None not in multiples and multiples not in {size[1:] for size in _SIZES.values()}:
+        found = None
+    if found is None or found == wanted:
+        raise InputError(
+            f"{report.path}: is of another architecture than {wanted or 'this model'} ({share} tensors fit); "
+            "set --model.architecture to the name or the YAML of the model that it was trained with"
+        )
+    raise InputError(
+        f"{report.path}: holds a {found} and the model is {wanted or 'another'} ({share} tensors fit); "
+        f"use --model.architecture {found}, or weights of {wanted or 'that model'}"
+    )
+
+
+def _some(names: Iterable[str], most: int = 8) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

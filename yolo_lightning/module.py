@@ -1,0 +1,336 @@
+"""The LightningModule: how a YOLOv5 is built, trained, evaluated and asked for predictions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from .accumulation import GradientAccumulator
+from .augment import Augmentation, AugmentationConfig, normalise
+from .batch import Batch, row_mask
+from .boxes import from_letterbox
+from .compilation import Compilation, CompileOption, decide_compilation
+from .errors import InputError
+from .losses import AnchorFreeLoss, AnchorFreeLossConfig, AnchorLoss, AnchorLossConfig
+from .metrics import CocoMeanAveragePrecision, log_values
+from .model.heads import AnchorHead
+from .model.network import DetectionNetwork, build_network
+from .model.weights import load_weights, transfer_weights
+from .optim import OptimizerConfig, apply_settings, build_optimizer, step_settings
+from .postprocess import decode_anchor, decode_anchor_free, non_max_suppression
+
+
+class YOLOv5(LightningModule):
+    """YOLOv5, trained as classic YOLOv5 is.
+
+    After :meth:`configure_model`, ``network`` is a plain module from float images (B, 3, H, W) in
+    0..1 to the list of raw maps.
+
+    Args:
+        architecture: yolov5n|s|m|l|x (classic), yolov5n6|s6|m6|l6|x6 (classic P6), yolov5nu|su|mu|lu|xu
+            (anchor-free), or the path of a YOLOv5-style YAML.
+        num_classes: how many classes; if left out, the data set's, else the weights', else 80.
+        class_names: one name a class; the data set's if left out.
+        weights: weights to start from: an official or fine-tuned YOLOv5 .pt, a plain state dict, a
+            safetensors file or a checkpoint of ours. Nothing in the file is executed.
+        compile: auto (decides from the device and the precision, and says why), false, true, or a
+            mode of torch.compile.
+        channels_last: keep activations channels last, which is faster on CPUs and on GPUs in half precision.
+        optimizer: how the network is optimised.
+        loss: gains and thresholds of the classic loss.
+        anchor_free_loss: gains of the loss of the u models.
+        augmentation: what is done to training images, on the device.
+        score_threshold: lowest score of a detection that predict reports, 0..1.
+        iou_threshold: of boxes of one class that overlap more than this, predict keeps the best, 0..1.
+        seed: start of the random numbers of the augmentation.
+    """
+
+    network: DetectionNetwork
+    criterion: AnchorLoss | AnchorFreeLoss
+
+    def __init__(
+        self,
+        architecture: str = "yolov5n",
+        num_classes: int | None = None,
+        class_names: list[str] | None = None,
+        weights: str | None = None,
+        compile: CompileOption = "auto",
+        channels_last: bool = True,
+        optimizer: OptimizerConfig = OptimizerConfig(),
+        loss: AnchorLossConfig = AnchorLossConfig(),
+        anchor_free_loss: AnchorFreeLossConfig = AnchorFreeLossConfig(),
+        augmentation: AugmentationConfig = AugmentationConfig(),
+        score_threshold: float = 0.25,
+        iou_threshold: float = 0.45,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False  # the warm-up changes the accumulation from batch to batch
+        self.architecture = architecture
+        self.num_classes = num_classes
+        self.class_names = class_names
+        self.weights = weights
+        self.compile_option: CompileOption = compile
+        self.channels_last = channels_last
+        self.optimizer_config = _config(OptimizerConfig, optimizer)
+        self.loss_config = _config(AnchorLossConfig, loss)
+        self.anchor_free_loss_config = _config(AnchorFreeLossConfig, anchor_free_loss)
+        self.augmentation_config = _config(AugmentationConfig, augmentation)
+        self.score_threshold = score_threshold
+        self.iou_threshold = iou_threshold
+        self.augmentation = Augmentation(self.augmentation_config, seed=seed)
+        self.accumulator = GradientAccumulator()
+        self.running_losses: dict[str, Tensor] = {}
+        """Mean of each part of the training loss since the epoch began, on the device."""
+        # Plain types only: a checkpoint has to load without executing anything.
+        self.save_hyperparameters(
+            {
+                "architecture": architecture,
+                "channels_last": channels_last,
+                "optimizer": asdict(self.optimizer_config),
+                "loss": asdict(self.loss_config),
+                "anchor_free_loss": asdict(self.anchor_free_loss_config),
+                "augmentation": asdict(self.augmentation_config),
+                "seed": seed,
+            }
+        )
+
+    # -- building ----------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Learn from the data what was left out: the classes."""
+        names = getattr(self._datamodule, "class_names", None)
+        if names and stage != "predict":
+            if self.num_classes not in (None, len(names)):
+                raise InputError(
+                    f"model.num_classes is {self.num_classes} but the data set has {len(names)} classes; leave it out"
+                )
+            self.num_classes, self.class_names = len(names), list(names)
+
+    def configure_model(self) -> None:
+        """Build the network with its loss, load weights into it, and compile; once."""
+        if "network" in self._modules:
+            return
+        weights = load_weights(self.weights) if self.weights else None
+        if self.num_classes is None:
+            self.num_classes = (weights and weights.num_classes) or 80
+        if self.class_names is None and weights and weights.num_classes == self.num_classes:
+            self.class_names = list(weights.class_names or ()) or None
+        self.network = build_network(self.architecture, self.num_classes)
+        if weights:
+            rank_zero_info(str(transfer_weights(self.network, weights)))
+        if self.channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.criterion = self._build_criterion()
+        self.metric = CocoMeanAveragePrecision(self.num_classes)
+        self.hparams.update(num_classes=self.num_classes, class_names=self.class_names)
+        self._check_image_size()
+        self._compile()
+
+    def _build_criterion(self) -> AnchorLoss | AnchorFreeLoss:
+        head = self.network.head
+        if isinstance(head, AnchorHead):
+            return AnchorLoss(head.anchors, head.strides, head.num_classes, self.loss_config)
+        return AnchorFreeLoss(head.strides, head.num_classes, self.anchor_free_loss_config)
+
+    def _check_image_size(self) -> None:
+        image_size = getattr(self._datamodule, "image_size", None)
+        if image_size and image_size % max(self.network.strides):
+            raise InputError(
+                f"data.image_size is {image_size}; {self.architecture} needs a multiple of {max(self.network.strides)}"
+            )
+
+    def _compile(self) -> None:
+        trainer = self._trainer
+        device = trainer.strategy.root_device.type if trainer else self.device.type
+        compilation = decide_compilation(self.compile_option, device, str(trainer.precision) if trainer else "32-true")
+        if trainer:
+            rank_zero_info(f"compile: {compilation.reason}")
+        self._training_losses = _training_losses
+        if compilation.mode:
+            options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "mode": compilation.mode}
+            self.network.compile(**options)  # in place, so that the names in checkpoints stay as they are
+            self._training_losses = torch.compile(_training_losses, **options)
+        if compilation.augmentation:
+            self.augmentation.compile_core()
+
+    # -- training ----------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The classic optimizer; its settings are written before each batch, by :meth:`training_step`."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return build_optimizer(
+            self.network, self.optimizer_config, batch_size=self._total_batch_size, fused=scaler is None
+        )
+
+    def on_fit_start(self) -> None:
+        """Check what only the Trainer knows, and say which values are scaled and by what."""
+        if not self.trainer.max_epochs or self.trainer.max_epochs < 0:
+            raise InputError("trainer.max_epochs is not set; the learning rate falls over a planned number of epochs")
+        if self.trainer.world_size > 1:
+            self.criterion.rank_mean = self._rank_mean
+        self.accumulator.restore_gradients(self.network)
+
+    def on_train_epoch_start(self) -> None:
+        self.running_losses = {}
+
+    def training_step(self, batch: Batch, batch_index: int) -> None:
+        """Augment, run the network, add the gradients, and step when enough images were seen."""
+        settings = step_settings(
+            self.optimizer_config,
+            batch_index=batch_index,
+            epoch=self.current_epoch,
+            epochs=self._epochs,
+            batches_per_epoch=int(self.trainer.num_training_batches),
+            batch_size=self._total_batch_size,
+        )
+        optimizer = self.optimizers()
+        apply_settings(optimizer, settings)  # type: ignore[arg-type]
+        with torch.autocast(self.device.type, enabled=False):
+            images, targets, mask = self.augmentation(batch, self.current_epoch, mosaic=self._mosaic_is_on)
+        loss, parts = self._training_losses(self.network, self.criterion, images, targets, mask)
+        self.manual_backward(loss * gradient_scale(len(images), self.trainer.world_size))
+        if self.accumulator.window_is_full(settings.accumulate):
+            optimizer.step()  # type: ignore[union-attr]
+            optimizer.zero_grad()  # type: ignore[union-attr]
+            self.accumulator.stepped()
+        self._add_to_running_losses(parts, batch_index)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradient, after the precision plugin has unscaled it."""
+        if self.optimizer_config.gradient_clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(
+                self.network.parameters(), self.optimizer_config.gradient_clip_norm, foreach=True
+            )
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean losses of the epoch and the learning rates it ended with."""
+        self.log_dict({f"train/{name}_loss": value for name, value in self.running_losses.items()}, sync_dist=True)
+        groups = self.optimizers().param_groups  # type: ignore[union-attr]
+        self.log_dict({"lr/bias": groups[0]["lr"], "lr/weight": groups[1]["lr"]})
+
+    def _add_to_running_losses(self, parts: dict[str, Tensor], batch_index: int) -> None:
+        for name, value in parts.items():
+            mean = self.running_losses.get(name)
+            self.running_losses[name] = value if mean is None else mean + (value - mean) / (batch_index + 1)
+
+    @staticmethod
+    def _rank_mean(value: Tensor) -> Tensor:
+        """Mean over ranks of a tensor that needs no gradient."""
+        value = value.clone()
+        torch.distributed.all_reduce(value)
+        return value / torch.distributed.get_world_size()
+
+    @property
+    def _epochs(self) -> int:
+        return int(self.trainer.max_epochs or 1)
+
+    @property
+    def _mosaic_is_on(self) -> bool:
+        return self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
+
+    @property
+    def _total_batch_size(self) -> int:
+        batch_size = getattr(self._datamodule, "batch_size", self.optimizer_config.nominal_batch_size)
+        return int(batch_size) * self.trainer.world_size
+
+    @property
+    def _datamodule(self) -> Any:
+        return getattr(self._trainer, "datamodule", None)
+
+    # -- evaluation and prediction -----------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Loss and detections of a batch, into the running means and the metric."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        """As :meth:`validation_step`, on the test split."""
+        self._evaluate(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metric("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metric("test")
+
+    def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor]:
+        """Detections of a batch.
+
+        Returns:
+            float (B, D, 6) x1, y1, x2, y2 in pixels of the original images, score, class; and int64
+            (B,), how many rows of each image are detections.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            images = normalise(batch.images)
+        return self._detect(
+            self.network(images),
+            batch,
+            score_threshold=self.score_threshold,
+            iou_threshold=self.iou_threshold,
+            multi_label=False,
+        )
+
+    def _evaluate(self, batch: Batch, stage: str) -> None:
+        with torch.autocast(self.device.type, enabled=False):
+            images = normalise(batch.images)
+        maps = self.network(images)
+        with torch.autocast(self.device.type, enabled=False):
+            loss, parts = self.criterion(maps, batch.targets, row_mask(batch.count, batch.targets.shape[1]))
+        losses = {f"{stage}/loss": loss} | {f"{stage}/{name}_loss": value for name, value in parts.items()}
+        self.log_dict(losses, on_epoch=True, sync_dist=True, batch_size=len(images))
+        detections, counts = self._detect(maps, batch)
+        self.metric.update(batch.image_ids, detections, counts, batch.truth, batch.truth_count)
+
+    def _detect(self, maps: list[Tensor], batch: Batch, **thresholds: Any) -> tuple[Tensor, Tensor]:
+        head = self.network.head
+        with torch.autocast(self.device.type, enabled=False):
+            if isinstance(head, AnchorHead):
+                boxes, scores = decode_anchor(maps, head.anchors, head.strides)
+            else:
+                boxes, scores = decode_anchor_free(maps, head.strides, head.reg_max)
+            detections, counts = non_max_suppression(boxes, scores, **thresholds)
+            original = from_letterbox(detections[..., :4], batch.letterbox, batch.original_sizes)
+            return torch.cat((original, detections[..., 4:]), dim=-1), counts
+
+    def _log_metric(self, stage: str) -> None:
+        names = self.class_names or [str(c) for c in range(self.num_classes or 0)]
+        values = log_values(self.metric.compute(), names)
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+        self.metric.reset()
+
+    # -- checkpoints -------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["accumulation"] = self.accumulator.state_dict(self.network)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.accumulator.load_state_dict(checkpoint.get("accumulation", {}))
+
+
+def gradient_scale(batch_size: int, world_size: int) -> int:
+    """Factor from the mean loss of a rank's batch to the loss whose gradient is summed.
+
+    Classic YOLOv5 sums over images, so that the gradient of a step grows with the images in it up
+    to the nominal batch size; DDP averages over ranks, which the second factor undoes.
+    """
+    return batch_size * world_size
+
+
+def _training_losses(
+    network: DetectionNetwork, criterion: AnchorLoss | AnchorFreeLoss, images: Tensor, targets: Tensor, mask: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Network and loss as one function, so that they compile to one graph."""
+    maps = network(images)
+    with torch.autocast(images.device.type, enabled=False):
+        return criterion(maps, targets, mask)
+
+
+def _config(kind: type[Any], value: Any) -> Any:
+    """A configuration that came back from a checkpoint as a plain dict, made whole again."""
+    return kind(**value) if isinstance(value, dict) else value
