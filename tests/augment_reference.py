@@ -124,7 +124,7 @@ def view(
     """One warped mosaic or single image, uint8 (S, S, 3), and its labels."""
     size = batch.images.shape[-1]
     if mosaic:
-        chosen = [own, *(int(u[ViewStream.PARTNER + i] * filled) for i in range(3))]
+        chosen = [own, *(filled - 1 - int(u[ViewStream.PARTNER + i] * filled) for i in range(3))]
         rows = [chosen[i] for i in np.argsort(u[ViewStream.ORDER : ViewStream.ORDER + 4])]
         centre = [int(size / 2 + size * u[ViewStream.CENTRE + axis]) for axis in (0, 1)]
         canvas, labels = mosaic_canvas(batch, rows, *centre)
@@ -155,7 +155,7 @@ def augment(batch: Batch, config: AugmentationConfig, u: Array, own: int, filled
     picture, labels = view(batch, config, u[:VIEW_STREAMS], own, filled, mosaic)
     if mosaic and u[SampleStream.MIXUP] < config.mixup:
         second = u[VIEW_STREAMS : 2 * VIEW_STREAMS]
-        other, more = view(batch, config, second, int(second[ViewStream.MAIN] * filled), filled, True)
+        other, more = view(batch, config, second, filled - 1 - int(second[ViewStream.MAIN] * filled), filled, True)
         ratio = sorted(u[SampleStream.BETA : SampleStream.END])[31]
         picture = (picture * ratio + other * (1 - ratio)).astype(np.uint8)
         labels = np.concatenate((labels, more))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,7 +178,7 @@ ALLOWED = {
     "__init__": "from .module import YOLOv5",
     "__main__": "from .cli import main",
     "cli": "import lightning\nfrom yolo_lightning.module import YOLOv5\nfrom .commands.synth import synth",
-    "module": "from lightning.pytorch import LightningModule\nfrom .losses import anchor\nfrom . import batch",
+    "module": "from lightning.pytorch import Trainer\nfrom .losses import anchor\nfrom . import batch",
     "model/network": "from ..boxes import box_area\nfrom . import anything",
     "losses/anchor": "from ..errors import InputError\nfrom yolo_lightning import boxes",
     "losses/__init__": "from .anchor import AnchorLoss",
@@ -249,6 +250,38 @@ def test_a_file_is_one_idea_that_says_what_it_offers(room: str) -> None:
     source = rooms(PACKAGE)[room].read_text()
     assert len(source.splitlines()) <= 300
     assert public_without_docstring(source) == []
+
+
+def undeclared(package: Path, pyproject: str) -> list[str]:
+    """Modules of others that the package imports and pyproject.toml does not name among its dependencies."""
+    block = re.search(r"^dependencies = \[$(.*?)^\]$", pyproject, flags=re.M | re.S)
+    assert block is not None
+    declared = {
+        re.split(r"[\[<>=!~ ]", entry)[0].lower() for entry in re.findall(r'^\s*"([^"]+)"', block[1], re.M)
+    }
+    used = {name.split(".")[0] for file in package.rglob("*.py") for _, name in imports(file, package)}
+    used -= {*sys.stdlib_module_names, package.name}
+    return sorted(name for name in used if SHIPPED_BY.get(name, name).lower() not in declared)
+
+
+SHIPPED_BY = {
+    "cv2": "opencv-python-headless",
+    "PIL": "pillow",
+    "pynvml": "nvidia-ml-py",
+    "ultralytics": "ultralytics-opencv-headless",
+    "yaml": "pyyaml",
+}
+"""Name of a module -> name of its package, where they differ."""
+
+
+def test_every_package_that_is_imported_is_a_declared_dependency() -> None:
+    assert undeclared(PACKAGE, (PACKAGE.parent / "pyproject.toml").read_text()) == []
+
+
+def test_the_dependency_check_sees_one_that_is_missing(tmp_path: Path) -> None:
+    package = build(tmp_path, {"optim": "import torch\nimport cv2\nimport os\nfrom scipy import optimize"})
+    pyproject = 'dependencies = [\n    "torch>=2.8",  # tensors\n    "opencv-python-headless",\n]\n'
+    assert undeclared(package, pyproject) == ["scipy"]
 
 
 def test_there_is_no_utils_module() -> None:

@@ -20,8 +20,9 @@ MAX_DETECTIONS = [1, 10, 100, 300]
 
 
 def pycocotools_figures(images: list[dict[str, Any]], num_classes: int) -> dict[str, np.ndarray]:
-    """The same figures from pycocotools, an object a box. Images hold ``id``, ``found`` and ``truth`` rows."""
-    annotations, results = [], []
+    """The same figures from pycocotools, an object a box; images hold ``id``, ``found`` and ``truth``."""
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for image in images:
         for label, x1, y1, x2, y2, area, crowd in image["truth"].astype(np.float64):
             annotations.append(

@@ -152,6 +152,9 @@ class YoloCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)  # Lightning's would warn that the process has arguments too
+
     def _parse_ckpt_path(self) -> None:
         """Leave the options as given; :meth:`before_instantiate_classes` reads what it needs from the checkpoint."""
 

@@ -1,7 +1,8 @@
 """Which detection finds which annotation, by COCO's rules, for a whole data set at once.
 
 The rules are those of ``COCOeval`` (https://github.com/cocodataset/cocoapi). Everything is a flat NumPy
-array in float64: D detections and G annotations, each with its image and class, no Python object a box.
+array: D detections and G annotations, each with its image and class, no Python object a box. Boxes are
+stored in float32 and compared in float64.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ AREA_RANGES = {
 }
 MOST_PER_CLASS = 300  # detections of one class that an image may enter
 
-_PAIRS_AT_ONCE = 1 << 20  # bounds the memory of the IoU stage
+_PAIRS_AT_ONCE = 1 << 18  # bounds the memory of the IoU stage
+_Boxes = npt.NDArray[np.float32]
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
 _Bools = npt.NDArray[np.bool_]
@@ -32,13 +34,13 @@ class Detections:
     """D detections in the order in which COCO counts them: by class, then score, best first.
 
     Attributes:
-        boxes: float64 (D, 4) xyxy in px.
+        boxes: float32 (D, 4) xyxy in px.
         label: int64 (D,).
         group: int64 (D,), one number for each pair of image and class, as in ``Annotations``.
         rank: int64 (D,), place among the detections of its image and class, from 0.
     """
 
-    boxes: _Floats
+    boxes: _Boxes
     label: _Ints
     group: _Ints
     rank: _Ints
@@ -49,14 +51,14 @@ class Annotations:
     """G annotations.
 
     Attributes:
-        boxes: float64 (G, 4) xyxy in px.
+        boxes: float32 (G, 4) xyxy in px.
         label: int64 (G,).
         group: int64 (G,), one number for each pair of image and class.
         crowd: bool (G,).
         ignored: bool (G, 4), a crowd, or of an area outside the range, for each of ``AREA_RANGES``.
     """
 
-    boxes: _Floats
+    boxes: _Boxes
     label: _Ints
     group: _Ints
     crowd: _Bools
@@ -78,9 +80,10 @@ class Matches:
     ignored: _Bools
 
 
-def box_sides(boxes: _Floats) -> tuple[_Floats, _Floats]:
-    """Width and height, each (N,), of xyxy boxes (N, 4)."""
-    return boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+def box_areas(boxes: _Boxes | _Floats) -> _Floats:
+    """Area in float64 (N,) of xyxy boxes (N, 4): width times height."""
+    width = np.subtract(boxes[:, 2], boxes[:, 0], dtype=np.float64)
+    return np.asarray(width * np.subtract(boxes[:, 3], boxes[:, 1], dtype=np.float64))
 
 
 def outside_areas(area: _Floats) -> _Bools:
@@ -90,7 +93,7 @@ def outside_areas(area: _Floats) -> _Bools:
 
 
 def order_detections(
-    image: _Ints, label: _Ints, score: _Floats, boxes: _Floats, num_classes: int
+    image: _Ints, label: _Ints, score: _Floats, boxes: _Boxes, num_classes: int
 ) -> Detections:
     """Sort detections as COCO does and keep the best ``MOST_PER_CLASS`` of an image and class.
 
@@ -184,7 +187,8 @@ def _touching_pairs(detections: Detections, annotations: Annotations) -> tuple[_
         offset = np.arange(pairs.sum()) - np.repeat(np.cumsum(pairs) - pairs, pairs)
         d = np.repeat(chunk, pairs)
         g = by_group[np.repeat(low[chunk], pairs) + offset]
-        iou = _pair_iou(detections.boxes[d], annotations.boxes[g], annotations.crowd[g])
+        found, truth = detections.boxes[d].astype(np.float64), annotations.boxes[g].astype(np.float64)
+        iou = _pair_iou(found, truth, annotations.crowd[g])
         near = iou >= IOU_THRESHOLDS[0]
         parts.append((d[near], g[near], iou[near]))
     d_parts, g_parts, iou_parts = zip(*parts, strict=True)
@@ -196,6 +200,6 @@ def _pair_iou(found: _Floats, truth: _Floats, crowd: _Bools) -> _Floats:
     width = np.minimum(found[:, 2], truth[:, 2]) - np.maximum(found[:, 0], truth[:, 0])
     height = np.minimum(found[:, 3], truth[:, 3]) - np.maximum(found[:, 1], truth[:, 1])
     intersection = np.where((width > 0) & (height > 0), width * height, 0.0)
-    found_area = np.prod(box_sides(found), axis=0)
-    union = np.where(crowd, found_area, found_area + np.prod(box_sides(truth), axis=0) - intersection)
+    found_area = box_areas(found)
+    union = np.where(crowd, found_area, found_area + box_areas(truth) - intersection)
     return np.asarray(np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0))

@@ -19,7 +19,7 @@ from .matching import (
     Annotations,
     Detections,
     Matches,
-    box_sides,
+    box_areas,
     match,
     order_detections,
     outside_areas,
@@ -144,11 +144,9 @@ class CocoMeanAveragePrecision(Metric):
         rows, image = _real_rows(images[:, 1], np.where(once, images[:, 2], 0))
         found = dim_zero_cat(self.detections).cpu().numpy()[rows]  # (D, 6)
         found_label = self._labels(found[:, 5], "detection")
-        ordered = order_detections(
-            number[image], found_label, found[:, 4], found[:, :4].astype(np.float64), self.num_classes
-        )
+        ordered = order_detections(number[image], found_label, found[:, 4], found[:, :4], self.num_classes)
         rows, image = _real_rows(images[:, 3], np.where(once, images[:, 4], 0))
-        truth = dim_zero_cat(self.truth).cpu().numpy()[rows].astype(np.float64)  # (G, 7)
+        truth = dim_zero_cat(self.truth).cpu().numpy()[rows]  # (G, 7)
         label = self._labels(truth[:, 0], "annotation")
         crowd = truth[:, 6] > 0
         annotations = Annotations(
@@ -158,7 +156,7 @@ class CocoMeanAveragePrecision(Metric):
             crowd=crowd,
             ignored=crowd[:, None] | outside_areas(truth[:, 5]),
         )
-        return ordered, annotations, outside_areas(np.prod(box_sides(ordered.boxes), axis=0))
+        return ordered, annotations, outside_areas(box_areas(ordered.boxes))
 
     def _labels(self, classes: npt.NDArray[Any], what: str) -> _Ints:
         label = classes.astype(np.int64)
@@ -212,7 +210,8 @@ def _recall(found: Detections, truth: Annotations, matches: Matches, num_classes
     label, rank = found.label[matches.detection], found.rank[matches.detection]
     hits = np.zeros((num_classes, len(IOU_THRESHOLDS), len(_RECALL_DETECTIONS)))
     for i, most in enumerate(_RECALL_DETECTIONS):
-        np.add.at(hits[..., i], label[rank < most], hit[rank < most])
+        for threshold, column in enumerate(hit.T):
+            hits[:, threshold, i] = np.bincount(label[column & (rank < most)], minlength=num_classes)
     total = _truth_counts(truth, num_classes)[:, 0].astype(np.float64)
     total[total == 0] = np.nan
     return hits / total[:, None, None]
@@ -230,27 +229,30 @@ def _average_precision(
     Recall grows, and the precision that counts is met, at true positives alone, so only these are looked at.
     """
     within = found.rank < _AP_DETECTIONS
-    usable = within[matches.detection]
-    matched, ignored = matches.matched[usable], matches.ignored[usable]  # (M, 4, 10)
-    place = (np.cumsum(within) - 1)[matches.detection[usable]]  # (M,) among the detections within
-    counted = ~found_outside[within]  # (D, 4), what a detection without a match adds
     label = found.label[within]
-    # Detections counted up to each one, of its class: as if nothing matched, then corrected for the matches.
+    usable = within[matches.detection]
+    place = (np.cumsum(within) - 1)[matches.detection[usable]]  # (M,) among the detections within
     row_label = label[place]
-    class_start = np.searchsorted(label, np.arange(num_classes))
-    before = np.concatenate((np.zeros((1, counted.shape[1]), np.int64), np.cumsum(counted, axis=0)))
-    plain = (before[place + 1] - before[class_start[row_label]])[..., None]  # (M, 4, 1)
-    change = np.where(matched, ~ignored, counted[place, :, None]).astype(np.int32) - counted[place, :, None]
-    sums = np.concatenate((np.zeros((1, *change.shape[1:]), np.int64), np.cumsum(change, axis=0)))
-    row_start = np.searchsorted(row_label, np.arange(num_classes))
-    total = plain + sums[1:] - sums[row_start[row_label]]  # (M, 4, 10)
-    hit = matched & ~ignored
-    result = np.empty((num_classes, *hit.shape[1:]))
+    classes = np.arange(num_classes)
+    start, row_start = (
+        np.searchsorted(label, classes)[row_label],
+        np.searchsorted(row_label, classes)[row_label],
+    )
+    result = np.empty((num_classes, len(AREA_RANGES), len(IOU_THRESHOLDS)))
     for area, truths in enumerate(_truth_counts(truth, num_classes).T):
         needed = _hits_needed(truths)  # (C, 101)
-        for threshold in range(hit.shape[2]):
-            rows = np.flatnonzero(hit[:, area, threshold])
-            curve = _precision_at(needed, row_label[rows], total[rows, area, threshold])
+        # Detections that count, up to each one of its class: as if none were matched, then corrected.
+        unmatched = ~found_outside[within, area]  # (D,)
+        before = np.concatenate(([0], np.cumsum(unmatched)))
+        plain = before[place + 1] - before[start]  # (M,)
+        for threshold in range(len(IOU_THRESHOLDS)):
+            matched = matches.matched[usable, area, threshold]
+            ignored = matches.ignored[usable, area, threshold]
+            change = np.where(matched, ~ignored, unmatched[place]).astype(np.int64) - unmatched[place]
+            sums = np.concatenate(([0], np.cumsum(change)))
+            total = plain + sums[1:] - sums[row_start]
+            hits = np.flatnonzero(matched & ~ignored)
+            curve = _precision_at(needed, row_label[hits], total[hits])
             result[:, area, threshold] = np.where(truths > 0, curve.mean(axis=1), np.nan)
     return result
 

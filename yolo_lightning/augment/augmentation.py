@@ -12,7 +12,7 @@ from yolo_lightning.augment.ring import Ring, RingState
 from yolo_lightning.batch import Batch
 from yolo_lightning.errors import InputError
 
-CPU_CHUNK_PX = 128 * 1024
+CPU_CHUNK_PX = 256 * 1024
 """Pixels rendered at once on a CPU without a compiler: their intermediate planes stay in the cache."""
 
 
@@ -77,9 +77,9 @@ class Augmentation(nn.Module):
         """
         device = batch.images.device
         epoch_now = _scalar(epoch, torch.int64, device)
-        rows, filled = self.ring.write(batch, epoch_now)
+        ring, rows, filled = self.ring.write(batch, epoch_now)
         images, targets, mask = self.core(
-            self.ring.state(),
+            ring,
             rows,
             filled,
             batch.index,

@@ -1,7 +1,7 @@
 """Colour: hue, saturation and value gains, as classic YOLOv5 applies them to 8-bit images.
 
 Classic YOLOv5 goes through OpenCV's 8-bit HSV (H in 0..179, S and V in 0..255, all whole numbers)
-and three look-up tables, and cuts to whole numbers on the way. That darkens a little, so it is kept. Written without ``torch.where``, which is not vectorised on a CPU.
+and three look-up tables, and cuts to whole numbers on the way. That darkens a little, so it is kept. Written without comparisons, which are not vectorised on a CPU.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ def _to_hsv(red: Tensor, green: Tensor, blue: Tensor) -> tuple[Tensor, Tensor, T
     value = torch.maximum(torch.maximum(red, green), blue)
     spread = value - torch.minimum(torch.minimum(red, green), blue)
     saturation = _round(spread * 255 / value.clamp_min(1))
-    from_red = (value == red).float()
-    from_green = (value == green).float()
+    # 1 where the channel is the largest, else 0; the values are whole.
+    from_red = (1 - (value - red)).clamp_min(0)
+    from_green = (1 - (value - green)).clamp_min(0)
     hue = torch.lerp(red - green + 4 * spread, blue - red + 2 * spread, from_green)
     hue = torch.lerp(hue, green - blue, from_red)
     hue = _round(hue * 30 / spread.clamp_min(1))
-    return hue + 180 * (hue < 0).float(), saturation, value
+    return hue + 180 * (-hue).clamp(0, 1), saturation, value
 
 
 def _to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> list[Tensor]:
@@ -54,8 +55,8 @@ def change_hsv(planes: list[Tensor], gains: Tensor) -> list[Tensor]:
     """
     hue, saturation, value = _to_hsv(*planes)
     hue_gain, saturation_gain, value_gain = gains[:, :, None, None].unbind(1)  # (B, 1, 1)
-    hue = hue * hue_gain
-    hue = (hue - 180 * (hue >= 180).float()).floor()
+    hue = (hue * hue_gain).floor()
+    hue = hue - 180 * (hue - 179).clamp(0, 1)
     saturation = (saturation * saturation_gain).clamp_max(255).floor()
     value = (value * value_gain).clamp_max(255).floor()
     return _to_rgb(hue, saturation, value)

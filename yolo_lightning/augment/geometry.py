@@ -56,21 +56,27 @@ class Warp(NamedTuple):
     scale: Tensor
 
 
-def choose_tiles(uniform: Tensor, own: Tensor, filled: Tensor) -> Tensor:
+def recent_row(uniform: Tensor, newest: Tensor, filled: Tensor, capacity: int) -> Tensor:
+    """Any of the ``filled`` most recent ring rows, from uniform numbers; counted back from ``newest``."""
+    return (newest - integers(uniform, filled)) % capacity
+
+
+def choose_tiles(uniform: Tensor, own: Tensor, newest: Tensor, filled: Tensor, capacity: int) -> Tensor:
     """Four ring rows a view: its own and three drawn with replacement, in random order.
 
     Args:
         uniform: (B, VIEW_STREAMS).
         own: int64 (B,), ring row of each view's own image.
-        filled: int64 (), rows of the ring that hold an image.
+        newest: int64 (), ring row of the newest image.
+        filled: int64 (), rows, counted back from the newest, that may be drawn.
+        capacity: R, rows of the ring.
 
     Returns:
         int64 (B, 4).
     """
-    partners = integers(uniform[:, ViewStream.PARTNER : ViewStream.PARTNER + 3], filled)
-    rows = torch.cat((own[:, None], partners), dim=1)  # (B, 4)
+    partners = recent_row(uniform[:, ViewStream.PARTNER : ViewStream.PARTNER + 3], newest, filled, capacity)
     order = uniform[:, ViewStream.ORDER : ViewStream.ORDER + 4].argsort(dim=1)  # (B, 4)
-    return rows.gather(1, order)
+    return torch.cat((own[:, None], partners), dim=1).gather(1, order)
 
 
 def lay_out(uniform: Tensor, rows: Tensor, own: Tensor, content: Tensor, is_mosaic: Tensor, size: int) -> Layout:

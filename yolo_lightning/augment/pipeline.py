@@ -17,6 +17,7 @@ from yolo_lightning.augment.geometry import (
     draw_warp,
     is_candidate,
     lay_out,
+    recent_row,
     warp_boxes,
 )
 from yolo_lightning.augment.randomness import (
@@ -26,7 +27,6 @@ from yolo_lightning.augment.randomness import (
     ViewStream,
     between,
     beta_32_32,
-    integers,
 )
 from yolo_lightning.augment.ring import RingState
 from yolo_lightning.augment.sampling import canvas_coordinates, sample
@@ -64,8 +64,8 @@ def plan(
         config: ranges.
         uniform: float32 (B, SampleStream.END).
         ring: the images to draw from.
-        rows: int64 (B,), ring row of each sample.
-        filled: int64 (), filled rows of the ring.
+        rows: int64 (B,), ring row of each sample; the last is the newest in the ring.
+        filled: int64 (), rows of the ring, counted back from the newest, that give partners.
         mosaic: float32 (), 1 where mosaics are allowed, else 0.
         size: S in px.
 
@@ -74,11 +74,11 @@ def plan(
     """
     is_mosaic = uniform[:, SampleStream.MOSAIC] < config.mosaic * mosaic
     is_mixed = is_mosaic & (uniform[:, SampleStream.MIXUP] < config.mixup)
-    views = []
+    views, capacity = [], ring.count.shape[0]
     for number in range(2 if config.mixup > 0 else 1):
         draws = uniform[:, number * VIEW_STREAMS : (number + 1) * VIEW_STREAMS]
-        own = rows if number == 0 else integers(draws[:, ViewStream.MAIN], filled)
-        tiles = choose_tiles(draws, own, filled)
+        own = rows if number == 0 else recent_row(draws[:, ViewStream.MAIN], rows[-1], filled, capacity)
+        tiles = choose_tiles(draws, own, rows[-1], filled, capacity)
         layout = lay_out(draws, tiles, own, ring.content, is_mosaic, size)
         views.append(View(layout, draw_warp(config, draws, layout.canvas, size)))
     ratio = beta_32_32(uniform[:, SampleStream.BETA : SampleStream.BETA + BETA_DRAWS])

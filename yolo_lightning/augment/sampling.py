@@ -24,6 +24,12 @@ def _less(first: Tensor, second: Tensor) -> Tensor:
     return (first - second) >> 31
 
 
+def _unpack(packed: Tensor, channel: int) -> Tensor:
+    """Red (0), green (1) or blue (2) of packed pixels, as float32 0..255."""
+    shifted = packed >> (8 * channel) if channel > 0 else packed
+    return (shifted & 0xFF if channel < 2 else shifted).float()
+
+
 def canvas_coordinates(
     inverse: Tensor, flip_x: Tensor, flip_y: Tensor, y: Tensor, size: int, axis_aligned: bool
 ) -> tuple[Tensor, Tensor]:
@@ -122,8 +128,8 @@ def sample(pixels: Tensor, layout: Layout, x: Tensor, y: Tensor, size: int) -> l
     # index_select is ten times faster than indexing on a CPU.
     taps = [[pixels.index_select(0, a.reshape(-1)).view(a.shape) for a in line] for line in addresses]
     planes = []
-    for bits in (0, 8, 16):
-        (a, b), (c, d) = [[((tap >> bits) & 0xFF).float() for tap in line] for line in taps]
+    for channel in range(3):
+        (a, b), (c, d) = [[_unpack(tap, channel) for tap in line] for line in taps]
         value = torch.lerp(torch.lerp(a, b, x_weight), torch.lerp(c, d, x_weight), y_weight)
         planes.append((value + 0.5).floor())
     return planes

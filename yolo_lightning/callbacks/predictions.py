@@ -19,9 +19,8 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..data.decode import Pixels, read_image
-from ..data.index import ids_from_paths
 
-COCO_NAMES = (
+_COCO_NAMES = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,"
     "parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,"
     "tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,"
@@ -29,12 +28,16 @@ COCO_NAMES = (
     "hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,"
     "keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,"
     "hair drier,toothbrush"
-).split(",")
+)
+COCO_NAMES = _COCO_NAMES.split(",")
 """The 80 classes of COCO, in the order of their category ids."""
 
 _NOT_IN_COCO = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_IDS = [i for i in range(1, 91) if i not in _NOT_IN_COCO]
 """Their category ids: 1..90 with the ten ids left out that COCO lists without annotating."""
+
+Found = dict[int, tuple[int, npt.NDArray[np.float32]]]
+"""By position among the sources: id of the image, and (n, 6) x1, y1, x2, y2 px, score, class."""
 
 _MOST_LINES = 20
 """Up to so many images, what is in each is printed."""
@@ -48,10 +51,11 @@ class PredictionWriter(Callback):
     ``image_id``, ``file_name``, ``category_id``, ``name`` of the class, ``bbox`` (x, y, width,
     height in pixels of the original image) and ``score`` (0..1).
 
-    * ``image_id`` is the number that the file name spells, if all names spell different numbers as
-      COCO's do, else the position of the image among the sources, from 1.
-    * ``category_id`` is the data set's where one is given; else COCO's if the names of the classes
-      are COCO's 80, as official weights have them; else the class plus one.
+    * ``image_id`` is that of the batch: the number that the file name spells, if all names spell
+      different numbers as COCO's do, else the position of the image among the sources, from 1.
+    * ``category_id`` is the data set's if one with as many classes as the model is given; else
+      COCO's if the names of the classes are COCO's 80, as official weights have them; else the class
+      plus one.
     * ``file_name`` is relative to the folder that all sources have in common.
 
     ``images/`` holds the pictures under the same relative names, so that files of one name from
@@ -63,15 +67,18 @@ class PredictionWriter(Callback):
 
     def __init__(self, draw: bool = True) -> None:
         self.draw = draw
-        self._found: dict[int, npt.NDArray[np.float32]] = {}
-        """By position among the sources: (n, 6) x1, y1, x2, y2 px, score, class."""
+        self._found: Found = {}
         self._paths: list[Path] = []
-        self._names: list[str] = []
+        self._file_names: list[str] = []
+        self._class_names: list[str] = []
+        self._category_ids: list[int] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._found = {}
         self._paths = [Path(path) for path in trainer.datamodule.predict_paths]  # type: ignore[attr-defined]
-        self._names = _relative_names(self._paths)
+        self._file_names = _relative_names(self._paths)
+        self._class_names = _class_names(pl_module)
+        self._category_ids = _category_ids(trainer, self._class_names)
 
     def on_predict_batch_end(
         self,
@@ -83,25 +90,21 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         detections, counts = outputs
-        rows = detections.float().cpu().numpy()  # (B, D, 6)
-        for index, count, found in zip(batch.index.tolist(), counts.tolist(), rows, strict=True):
-            self._found[index] = found[:count].copy()
+        tables = detections.float().cpu().numpy()  # (B, D, 6)
+        per_image = zip(batch.index.tolist(), batch.image_ids.tolist(), counts.tolist(), tables, strict=True)
+        for index, image_id, count, table in per_image:
+            self._found[index] = image_id, table[:count].copy()
             if self.draw:
-                labels = _class_names(pl_module, int(found[:count, 5].max(initial=-1)) + 1)
-                picture = draw_detections(read_image(self._paths[index]), found[:count], labels)
-                _write_picture(_picture_path(trainer, self._names[index]), picture)
+                picture = draw_detections(read_image(self._paths[index]), table[:count], self._class_names)
+                _write_picture(_picture_path(trainer, self._file_names[index]), picture)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         found = gather(self._found)
         if not trainer.is_global_zero:
             return
-        most = max((int(rows[:, 5].max(initial=-1)) for rows in found.values()), default=-1) + 1
-        names = _class_names(pl_module, most)
-        ids = _category_ids(trainer, names)
-        results = to_coco(found, ids_from_paths([str(path) for path in self._paths]).tolist(), self._names, ids, names)
         path = Path(trainer.default_root_dir) / "predictions.json"
-        write_json(path, results)
-        lines = _summary(found, self._names, names)
+        write_json(path, to_coco(found, self._file_names, self._category_ids, self._class_names))
+        lines = _summary(found, self._file_names, self._class_names)
         lines.append(f"predictions  {path}")
         if self.draw:
             lines.append(f"pictures     {path.parent / 'images'}")
@@ -109,8 +112,7 @@ class PredictionWriter(Callback):
 
 
 def to_coco(
-    found: dict[int, npt.NDArray[np.float32]],
-    image_ids: Sequence[int],
+    found: Found,
     file_names: Sequence[str],
     category_ids: Sequence[int],
     class_names: Sequence[str],
@@ -118,23 +120,22 @@ def to_coco(
     """Detections as a COCO results list.
 
     Args:
-        found: by position of the image, (n, 6) x1, y1, x2, y2 in px, score, class.
-        image_ids: id of each image.
-        file_names: name of each image.
+        found: what was found in each image.
+        file_names: name of each image, by position.
         category_ids: id of each class.
         class_names: name of each class.
     """
     return [
         {
-            "image_id": image_ids[index],
+            "image_id": image_id,
             "file_name": file_names[index],
             "category_id": category_ids[int(label)],
             "name": class_names[int(label)],
             "bbox": [round(side, 2) for side in (x1, y1, x2 - x1, y2 - y1)],
             "score": round(score, 5),
         }
-        for index in sorted(found)
-        for x1, y1, x2, y2, score, label in found[index].tolist()
+        for index, (image_id, rows) in sorted(found.items())
+        for x1, y1, x2, y2, score, label in rows.tolist()
     ]
 
 
@@ -147,13 +148,13 @@ def write_json(path: Path, results: list[dict[str, Any]]) -> None:
     part.replace(path)
 
 
-def gather(found: dict[int, npt.NDArray[np.float32]]) -> dict[int, npt.NDArray[np.float32]]:
+def gather(found: Found) -> Found:
     """The detections of all processes; every process has to call it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return found
     parts: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, found)
-    return {index: rows for part in parts for index, rows in part.items()}
+    return {index: entry for part in parts for index, entry in part.items()}
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
@@ -175,7 +176,7 @@ def draw_detections(image: Pixels, rows: npt.NDArray[np.float32], names: Sequenc
     for x1, y1, x2, y2, score, label in rows[np.argsort(rows[:, 4])].tolist():
         colour = class_colour(int(label))
         left, top = round(x1), round(y1)
-        cv2.rectangle(image, (left, top), (round(x2), round(y2)), colour, thickness, cv2.LINE_AA)
+        cv2.rectangle(image, (left, top), (round(x2), round(y2)), colour, thickness)
         name = names[int(label)]
         # OpenCV's own font has no other letters.
         text = f"{name if name.isascii() else int(label)} {score:.2f}"
@@ -220,24 +221,25 @@ def _relative_names(paths: Sequence[Path]) -> list[str]:
     return [os.path.relpath(path, common) for path in absolute]
 
 
-def _class_names(pl_module: LightningModule, at_least: int) -> list[str]:
+def _class_names(pl_module: LightningModule) -> list[str]:
     """Names of the classes, or their numbers where there are no names."""
-    names = list(getattr(pl_module, "class_names", None) or ())
-    return names + [str(label) for label in range(len(names), at_least)]
+    names: list[str] | None = pl_module.class_names  # type: ignore[assignment]
+    return names or [str(label) for label in range(int(pl_module.num_classes))]  # type: ignore[arg-type]
 
 
 def _category_ids(trainer: Trainer, names: Sequence[str]) -> list[int]:
-    ids = getattr(trainer.datamodule, "category_ids", None)  # type: ignore[attr-defined]
-    if ids is not None and len(ids) >= len(names):
-        return [int(i) for i in ids]
+    """Category id of each class; see ``PredictionWriter``."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if data.source.root is not None or data.source.annotations:
+        ids = [int(i) for i in data.category_ids]
+        if len(ids) == len(names):
+            return ids
     return COCO_IDS if list(names) == COCO_NAMES else list(range(1, len(names) + 1))
 
 
-def _summary(
-    found: dict[int, npt.NDArray[np.float32]], file_names: Sequence[str], class_names: Sequence[str]
-) -> list[str]:
+def _summary(found: Found, file_names: Sequence[str], class_names: Sequence[str]) -> list[str]:
     """What was found, in each image where there are few, and in all."""
-    counts = {index: Counter(rows[:, 5].astype(int).tolist()) for index, rows in sorted(found.items())}
+    counts = {index: Counter(found[index][1][:, 5].astype(int).tolist()) for index in sorted(found)}
     lines = [f"{file_names[i]}: {_in_words(count, class_names)}" for i, count in counts.items()]
     total: Counter[int] = sum(counts.values(), Counter())
     empty = sum(not count for count in counts.values())

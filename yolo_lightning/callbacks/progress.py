@@ -109,13 +109,15 @@ class EpochProgress(ProgressBar):
     ) -> None:
         if self._train_bar is None:
             return
+        self._train_bar.update(batch_idx + 1 - self._train_bar.n)
         now = perf_counter()
         if now - self._losses_read_s > _LOSS_INTERVAL_S or not self._losses_text:
             self._losses_text = _running_losses(pl_module)
             self._losses_read_s = perf_counter()
             parts = (self._losses_text, _stall_text(trainer), self._time_left(trainer, batch_idx + 1, now))
-            self._train_bar.set_postfix_str("  ".join(part for part in parts if part), refresh=False)
-        self._train_bar.update(batch_idx + 1 - self._train_bar.n)
+            self._train_bar.set_postfix_str("  ".join(part for part in parts if part))
+        elif trainer.is_last_batch:
+            self._train_bar.refresh()  # it stays so while validation runs
 
     def _time_left(self, trainer: Trainer, batches: int, now: float) -> str:
         """Time until the run ends, at the pace it has had so far."""
@@ -226,11 +228,7 @@ class EpochProgress(ProgressBar):
     def _print_table(self, split: str, values: dict[str, float]) -> None:
         columns = {"mAP50-95": "map", "mAP50": "map_50", "mAP75": "map_75",
                    "small": "map_small", "medium": "map_medium", "large": "map_large"}  # fmt: skip
-        classes = {
-            name.removeprefix("map_class/"): value
-            for name, value in values.items()
-            if name.startswith("map_class/")
-        }
+        classes = {n.removeprefix("map_class/"): v for n, v in values.items() if n.startswith("map_class/")}
         width = max(len(name) for name in (split, "all classes", *classes))
         self.print(f"{split:<{width}}" + "".join(f"{title:>10}" for title in columns))
         cells = [_number(values.get(key), ".4f") for key in columns.values()]
@@ -243,15 +241,9 @@ class EpochProgress(ProgressBar):
     def _open_bar(self, description: str, total: float, position: int = 0) -> tqdm | None:
         if not (self._enabled and _is_terminal()):
             return None
-        return tqdm(
-            desc=description,
-            total=None if math.isinf(total) else int(total),
-            position=position,
-            leave=False,
-            dynamic_ncols=True,
-            file=sys.stdout,
-            bar_format=_BAR_FORMAT,
-        )
+        count = None if math.isinf(total) else int(total)
+        return tqdm(desc=description, total=count, position=position, leave=False, dynamic_ncols=True,
+                    file=sys.stdout, bar_format=_BAR_FORMAT)  # fmt: skip
 
     def _advance(self) -> None:
         if self._evaluation_bar is not None:

@@ -33,9 +33,9 @@ def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            if isinstance(image, TiffImageFile):  # OpenCV leaves these unturned, Pillow may not
+            if isinstance(image, TiffImageFile):  # newer Pillows have turned these already
                 width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
-            elif image.getexif().get(_ORIENTATION_TAG) in _TRANSPOSED:
+            if image.getexif().get(_ORIENTATION_TAG) in _TRANSPOSED:
                 width, height = height, width
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: not a readable image ({error}); replace or remove it") from None
