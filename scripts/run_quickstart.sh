@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Sets everything up and trains on the built-in data set: bash scripts/run_quickstart.sh
+# Sets everything up, makes the built-in data set and trains on it: bash scripts/run_quickstart.sh
 # Further arguments go to the fit command, e.g. --trainer.max_epochs 2.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 bash "$root/scripts/setup.sh"
 cd "$root"
+.venv/bin/yolo-lightning synth --output datasets/shapes
 exec .venv/bin/yolo-lightning fit --config configs/quickstart.yaml "$@"

@@ -24,7 +24,9 @@ SIZES = ((480, 640), (640, 480), (500, 500), (200, 640), (333, 427))
 Array = np.ndarray[Any, Any]
 
 
-def make_batch(images: int, size: int, capacity: int = 8, seed: int = 0, first_index: int = 0, labels: bool = True) -> Batch:
+def make_batch(
+    images: int, size: int, capacity: int = 8, seed: int = 0, first_index: int = 0, labels: bool = True
+) -> Batch:
     """Smooth random pictures of several shapes, letterboxed, with up to ``capacity`` boxes each."""
     rng = np.random.default_rng(seed)
     pixels = np.full((images, size, size, 3), 114, np.uint8)
@@ -70,7 +72,8 @@ def warp_matrix(config: AugmentationConfig, u: Array, canvas: int, size: int) ->
         math.tan(math.radians(config.shear * (2 * u[ViewStream.SHEAR + axis] - 1))) for axis in (0, 1)
     )
     translation = np.eye(3)
-    translation[:2, 2] = (0.5 + config.translate * (2 * u[ViewStream.TRANSLATE : ViewStream.TRANSLATE + 2] - 1)) * size
+    move = 2 * u[ViewStream.TRANSLATE : ViewStream.TRANSLATE + 2] - 1
+    translation[:2, 2] = (0.5 + config.translate * move) * size
     return translation @ shear @ rotation @ perspective @ centring, zoom
 
 
@@ -79,7 +82,8 @@ def mosaic_canvas(batch: Batch, rows: list[int], centre_x: int, centre_y: int) -
     size = batch.images.shape[-1]
     canvas, labels = np.full((2 * size, 2 * size, 3), 114, np.uint8), []
     for corner, row in enumerate(rows):
-        box = letterbox_geometry(*batch.original_sizes[row].tolist(), size)
+        height, width = batch.original_sizes[row].tolist()
+        box = letterbox_geometry(height, width, size)
         picture = batch.images[row].permute(1, 2, 0).numpy()
         picture = picture[box.pad_y : box.pad_y + box.height, box.pad_x : box.pad_x + box.width]
         left = centre_x if corner in (1, 3) else centre_x - box.width
@@ -155,13 +159,15 @@ def augment(batch: Batch, config: AugmentationConfig, u: Array, own: int, filled
     picture, labels = view(batch, config, u[:VIEW_STREAMS], own, filled, mosaic)
     if mosaic and u[SampleStream.MIXUP] < config.mixup:
         second = u[VIEW_STREAMS : 2 * VIEW_STREAMS]
-        other, more = view(batch, config, second, filled - 1 - int(second[ViewStream.MAIN] * filled), filled, True)
+        row = filled - 1 - int(second[ViewStream.MAIN] * filled)
+        other, more = view(batch, config, second, row, filled, True)
         ratio = sorted(u[SampleStream.BETA : SampleStream.END])[31]
         picture = (picture * ratio + other * (1 - ratio)).astype(np.uint8)
         labels = np.concatenate((labels, more))
     ranges = np.array([config.hsv_h, config.hsv_s, config.hsv_v])
     if ranges.any():
-        picture = change_colour(picture, 1 + ranges * (2 * u[SampleStream.COLOUR : SampleStream.COLOUR + 3] - 1))
+        drawn = 2 * u[SampleStream.COLOUR : SampleStream.COLOUR + 3] - 1
+        picture = change_colour(picture, 1 + ranges * drawn)
     if u[SampleStream.FLIP_UP_DOWN] < config.flip_up_down:
         picture = picture[::-1]
         labels[:, [2, 4]] = size - labels[:, [4, 2]]

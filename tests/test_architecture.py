@@ -33,7 +33,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "matching": {"boxes", "batch"},
     "metrics": {"boxes", "batch", "matching"},
     "data.*": {"boxes", "batch"},
-    "module": {"boxes", "batch", "model.*", "optim", "compilation", "accumulation", *MATHEMATICS},
+    "training": {"model.*", "losses.*"},  # network and loss as one function
+    "evaluation": {"boxes", "batch", "model.*", "postprocess"},  # maps to detections
+    "module": {"boxes", "batch", "model.*", "optim", "compilation", "accumulation", "training", "evaluation"}
+    | MATHEMATICS,
     "callbacks.*": {"module", "batch", "runs"},
     "commands.*": {"*"},
     "cli": {"*"},

@@ -31,7 +31,9 @@ def test_equals_cv2_with_the_same_parameters(case: str) -> None:
     config = AugmentationConfig(**options)
     batch, size, seed, epoch = reference.make_batch(10, 96), 96, 7, 3
     images, targets, mask = Augmentation(config, seed=seed)(batch, epoch)
-    numbers = uniforms(torch.tensor(seed), torch.tensor(epoch), batch.index, SampleStream.END).double().numpy()
+    numbers = (
+        uniforms(torch.tensor(seed), torch.tensor(epoch), batch.index, SampleStream.END).double().numpy()
+    )
     differences = []
     for i in range(10):
         picture, labels = reference.augment(batch, config, numbers[i], own=i, filled=10)

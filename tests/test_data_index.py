@@ -54,7 +54,8 @@ def _index(boxes: np.ndarray) -> DatasetIndex:
         category_ids=np.array([1]), paths=["/x/a.png"], image_ids=np.array([1]),
         sizes=np.array([[40, 60]], np.int32),
         annotations=Annotations(
-            np.zeros(n, np.int64), np.arange(n), np.zeros(n, np.int64), boxes, np.ones(n), np.zeros(n, np.bool_)
+            image=np.zeros(n, np.int64), row_id=np.arange(n), classes=np.zeros(n, np.int64),
+            boxes=boxes, areas=np.ones(n), crowd=np.zeros(n, np.bool_),
         ),
         describe=lambda path, row: f"{path}: {row}",
     )  # fmt: skip

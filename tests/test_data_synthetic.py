@@ -90,34 +90,34 @@ def test_a_picture_depends_neither_on_the_number_of_pictures_nor_on_the_other_sp
 
 
 def test_boxes_are_the_extent_of_what_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    # With a black background and one flat colour a shape, the visible pixels can be read off the picture.
-    def flat_background(rng: np.random.Generator, height: int, width: int) -> Any:
-        return np.full((height, width, 3), 128, np.float32)
+    # On a flat background, with one flat colour a shape, the visible pixels can be read off the picture.
+    full_areas: list[int] = []
 
-    painted: list[int] = []
+    def flat_background(rng: np.random.Generator, height: int, width: int) -> Any:
+        return np.full((height, width, 3), 250, np.float32)
 
     def flat_paint(rng: np.random.Generator, canvas: Any, cover: Any) -> None:
-        painted.append(30 * (len(painted) + 1))
-        canvas[cover >= 0.5] = (0, 0, painted[-1])
+        full_areas.append(int((cover >= 0.5).sum()))
+        canvas[cover >= 0.5] = 35 * len(full_areas)
 
     monkeypatch.setattr(synthetic, "_background", flat_background)
     monkeypatch.setattr(synthetic, "_paint", flat_paint)
-    hidden = 0
+    monkeypatch.setattr(synthetic, "_GRAIN", 0)
+    partly_hidden = 0
     for seed in range(30):
-        painted.clear()
-        picture, objects = draw_picture(np.random.default_rng(seed), 160)
-        noisy = np.abs(picture.astype(int)[..., 2:] - np.array(painted)) if painted else np.zeros((0, 0, 0))
-        assert len(objects) == len(painted)
-        for number, shape in enumerate(objects):
-            near = (noisy.argmin(axis=2) == number) & (picture[..., 1] < 70)
-            # Four grey levels of grain lie on top; 15 are never reached by more than a stray pixel.
-            rows, columns = np.nonzero(cv2.medianBlur(near.astype(np.uint8), 3))
+        full_areas.clear()
+        picture, shapes = draw_picture(np.random.default_rng(seed), 160)
+        assert len(shapes) == len(full_areas)
+        level = picture[..., 0] / 35  # which shape, by order of painting
+        for number, (shape, full_area) in enumerate(zip(shapes, full_areas, strict=True), start=1):
+            visible = level == number
+            rows, columns = np.nonzero(visible)
             x, y, w, h = shape["bbox"]
-            extent = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-            assert extent == pytest.approx((x, y, x + w, y + h), abs=4)
-            assert np.count_nonzero(near) == pytest.approx(shape["area"], rel=0.05, abs=12)
-            hidden += shape["area"] < 0.5 * w * h and CLASS_NAMES[shape["category_id"] - 1] == "square"
-    assert hidden >= 0
+            assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x, y, x + w, y + h)
+            assert shape["area"] == visible.sum()
+            assert shape["area"] >= 0.6 * full_area
+            partly_hidden += shape["area"] < full_area
+    assert partly_hidden > 10
 
 
 def test_a_complete_set_is_used_again(root: Path) -> None:
@@ -152,7 +152,8 @@ def test_a_set_that_another_process_finished_first_is_used(
 ) -> None:
     target = tmp_path / "shapes"
     settings = {"train_images": 1, "val_images": 1, "image_size": 64}
-    draw, started = synthetic.draw_picture, []
+    draw = synthetic.draw_picture
+    started: list[bool] = []
 
     def draw_while_another_makes_it(*arguments: Any) -> Any:
         if not started:
@@ -176,6 +177,12 @@ def test_what_is_there_is_never_overwritten(root: Path, tmp_path: Path) -> None:
         make_dataset(root, **SMALL, seed=3)
     with pytest.raises(InputError, match="is a file"):
         make_dataset(foreign / "holiday.txt", **SMALL)
+
+
+def test_a_place_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="file cannot be written to .* name another folder"):
+        make_dataset(tmp_path / "file" / "shapes", **SMALL)
 
 
 def test_a_set_that_lost_pictures_is_refused(tmp_path: Path) -> None:

@@ -80,7 +80,12 @@ def test_splits_as_folder_list_and_text_file(tmp_path: Path) -> None:
     (root / "lists").mkdir()
     (root / "lists/val.txt").write_text("../images/two/c.png\n")
     (root / "test.txt").write_text("./images/one/a.png\nimages/two/c.png\n\n")
-    content = {"path": "set", "train": ["images/one", "images/two"], "val": "lists/val.txt", "test": "test.txt"}
+    content = {
+        "path": "set",
+        "train": ["images/one", "images/two"],
+        "val": "lists/val.txt",
+        "test": "test.txt",
+    }
     (tmp_path / "data.yaml").write_text(yaml.safe_dump({**content, "names": {0: "x"}, "nc": 1}))
     train = read_yolo(tmp_path / "data.yaml", "train")
     assert [train.path(i).name for i in range(3)] == ["a.png", "b.png", "c.png"]

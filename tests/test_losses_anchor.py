@@ -276,7 +276,7 @@ def test_half_precision_maps_are_computed_in_float32(dtype: torch.dtype) -> None
 
 def test_extreme_logits_are_finite() -> None:
     """Sides of zero in float32 beside padding that gathers them."""
-    maps = [torch.full_like(raw, value).requires_grad_() for raw in random_maps(3) for value in (-300.0,)]
+    maps = [torch.full_like(raw, -300.0).requires_grad_() for raw in random_maps(3)]
     targets, mask = random_targets(3, (3, 0))
     loss, _ = AnchorLoss(ANCHORS, STRIDES, 3)(maps, targets, mask)
     assert loss.isfinite()
@@ -312,6 +312,20 @@ def test_mean_of_rank_gradients_is_that_of_the_joined_batch(counts: tuple[int, i
     actual = torch.autograd.grad(torch.stack(losses).mean(), maps)
     for gradient, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(gradient, other, rtol=1e-6, atol=1e-8)
+
+
+def test_one_match_on_one_of_two_ranks() -> None:
+    """The mean number of matches is a half, and has to divide as such."""
+    criterion = AnchorLoss(ANCHORS, STRIDES, 3)
+    maps = random_maps(3)
+    # 4 px at the corner: one anchor of one level is near enough in size, and there is no neighbour.
+    targets = torch.tensor([[[2.0, 0, 0, 4, 4]], [[0, 0, 0, 0, 0]]])
+    mask = torch.tensor([[True], [False]])
+    joined, _ = criterion(maps, targets, mask)
+    halves = [([raw[i : i + 1] for raw in maps], targets[i : i + 1], mask[i : i + 1]) for i in range(2)]
+    mean = torch.stack(simulate_ranks(criterion, halves)).mean()
+    torch.testing.assert_close(mean, joined, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(gradients(mean, maps), gradients(joined, maps), rtol=1e-6, atol=1e-8)
 
 
 def test_rank_mean_rests_in_evaluation() -> None:

@@ -20,12 +20,17 @@ SIZE = 64
 STRIDES = (8, 16, 32)
 
 
-def random_maps(classes: int, batch: int = 4, scale: float = 1.0, seed: int = 0) -> list[Tensor]:
+def random_maps(
+    classes: int, batch: int = 4, scale: float = 1.0, seed: int = 0, bins: int = 16
+) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     maps = []
     for stride in STRIDES:
-        raw = torch.randn(batch, 64 + classes, SIZE // stride, SIZE // stride, generator=generator) * scale
-        raw[:, 64:] -= 3  # few false positives, so that the class loss does not drown the others
+        raw = (
+            torch.randn(batch, 4 * bins + classes, SIZE // stride, SIZE // stride, generator=generator)
+            * scale
+        )
+        raw[:, 4 * bins :] -= 3  # few false positives, so that the class loss does not drown the others
         maps.append(raw.requires_grad_())
     return maps
 
@@ -45,10 +50,10 @@ def random_targets(
 
 
 def ultralytics_loss(
-    maps: list[Tensor], targets: Tensor, mask: Tensor, config: AnchorFreeLossConfig
+    maps: list[Tensor], targets: Tensor, mask: Tensor, config: AnchorFreeLossConfig, bins: int = 16
 ) -> tuple[Tensor, list[float]]:
     """Loss over batch size, and its parts, of ultralytics' own code for the same maps and labels."""
-    head = SimpleNamespace(stride=torch.tensor(STRIDES).float(), nc=maps[0].shape[1] - 64, reg_max=16)
+    head = SimpleNamespace(stride=torch.tensor(STRIDES).float(), nc=maps[0].shape[1] - 4 * bins, reg_max=bins)
     model = nn.Module()
     model.weight = nn.Parameter(torch.zeros(1))
     model.model = [head]  # type: ignore[assignment]
@@ -58,7 +63,7 @@ def ultralytics_loss(
     label, low, high = targets[mask].split((1, 2, 2), dim=1)
     boxes = torch.cat(((low + high) / 2, high - low), dim=1) / SIZE
     raw = torch.cat([level.flatten(2) for level in maps], dim=2)
-    predictions: dict[str, Any] = {"boxes": raw[:, :64], "scores": raw[:, 64:], "feats": maps}
+    predictions: dict[str, Any] = {"boxes": raw[:, : 4 * bins], "scores": raw[:, 4 * bins :], "feats": maps}
     loss, parts = criterion.loss(
         predictions,
         {"batch_idx": image.float(), "cls": label, "bboxes": boxes},
@@ -90,6 +95,16 @@ def test_equals_ultralytics(
     torch.testing.assert_close(torch.stack(list(parts.values())).sum(), loss.detach())
     assert not any(part.requires_grad for part in parts.values())
     assert bool(parts["box"] > 0) == (sum(counts) > 0)
+
+
+def test_labels_beyond_the_last_bin() -> None:
+    """Four bins reach 3 strides, so that most sides of large labels are out of reach."""
+    maps = random_maps(3, bins=4)
+    targets, mask = random_targets(3, (8, 16, 0, 3))
+    expected, _ = ultralytics_loss(maps, targets, mask, AnchorFreeLossConfig(), bins=4)
+    loss, _ = AnchorFreeLoss(STRIDES, 3, reg_max=4)(maps, targets, mask)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients(loss, maps), gradients(expected, maps), rtol=1e-4, atol=1e-5)
 
 
 def test_one_label_by_hand() -> None:

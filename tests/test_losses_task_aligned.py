@@ -118,12 +118,14 @@ def test_no_label_no_score() -> None:
 
 
 def test_contested_point_goes_to_the_label_it_overlaps_most() -> None:
-    targets = torch.tensor([[[0.0, 0, 0, 24, 24], [0, 0, 0, 24, 20]]])
+    targets = torch.tensor([[[0.0, 0, 0, 24, 24], [1, 0, 0, 24, 20]]])
+    mask = torch.ones(1, 2, dtype=torch.bool)
     points = grid_points()
     boxes = targets[:, :1, 1:].expand(1, len(points), 4).clone()  # all predict the first label ...
-    boxes[0, 0] = targets[0, 1, 1:]  # ... but the first point the second
-    mask = torch.ones(1, 2, dtype=torch.bool)
-    row, score = run(torch.zeros(1, 1, len(points)), boxes, targets, mask, top_k=20)  # all points inside
+    boxes[0, 0] = targets[0, 1, 1:]  # ... but the first point the second,
+    logits = torch.zeros(1, 2, len(points))
+    logits[0, 1] = -6  # though its class score is so low that it rates higher for the first.
+    row, score = run(logits, boxes, targets, mask, top_k=20)  # all points inside
     assert row[0, 0] == 1
     assert score[0, 0] == pytest.approx(1.0)
     assert set(row[0, 1:][score[0, 1:] > 0].tolist()) == {0}

@@ -96,7 +96,11 @@ def classic_yaml(tmp_path: Path, **changes: object) -> Path:
     description = yaml.safe_load((MODEL_FILES / "yolov5.yaml").read_text())
     del description["scales"]
     description |= {"depth_multiple": 0.33, "width_multiple": 0.25}
-    description["anchors"] = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]
+    description["anchors"] = [
+        [10, 13, 16, 30, 33, 23],
+        [30, 61, 62, 45, 59, 119],
+        [116, 90, 156, 198, 373, 326],
+    ]
     description["head"][-1] = [[17, 20, 23], 1, "Detect", ["nc", "anchors"]]
     path = tmp_path / "custom.yaml"
     path.write_text(yaml.safe_dump({**description, **changes}))

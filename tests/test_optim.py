@@ -116,7 +116,10 @@ def test_settings_reach_the_groups() -> None:
 
 def test_adamw() -> None:
     optimizer = build_optimizer(
-        build_network("yolov5n", 2), OptimizerConfig(name="adamw", learning_rate=0.001), batch_size=16, fused=True
+        build_network("yolov5n", 2),
+        OptimizerConfig(name="adamw", learning_rate=0.001),
+        batch_size=16,
+        fused=True,
     )
     assert isinstance(optimizer, torch.optim.AdamW)
     apply_settings(optimizer, StepSettings(0.0005, 0.0005, 0.9, 4))

@@ -33,7 +33,7 @@ def test_last_means_the_newest_run_that_has_one(tmp_path: Path) -> None:
     expected = tmp_path / "fit" / "version_10" / "checkpoints" / "last.ckpt"
     assert find_checkpoint("last", tmp_path, "fit") == expected
     assert find_checkpoint(str(expected), "elsewhere", "other") == expected
-    with pytest.raises(InputError, match="best.ckpt"):
+    with pytest.raises(InputError, match=r"best\.ckpt"):
         find_checkpoint("best", tmp_path, "fit")
     with pytest.raises(InputError, match="no such file"):
         find_checkpoint("nowhere.ckpt", tmp_path, "fit")

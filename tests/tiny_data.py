@@ -40,12 +40,16 @@ def coco_document() -> dict[str, Any]:
             annotation(102, 7, 5, [50, 30, 30, 30]),  # reaches out to the right and the bottom
             annotation(103, 7, 90, [10, 10, 20, 20]),  # repeats 100
             annotation(104, 7, 5, [70, 5, 10, 10]),  # outside
-            annotation(105, 7, 5, [0, 0, 60, 40], iscrowd=1, segmentation={"counts": [0, 2400], "size": [40, 60]}),
+            annotation(
+                105, 7, 5, [0, 0, 60, 40], iscrowd=1, segmentation={"counts": [0, 2400], "size": [40, 60]}
+            ),
         ],
     }
 
 
-def write_coco(root: Path, document: dict[str, Any] | str, split: str = "train", name: str | None = None) -> Path:
+def write_coco(
+    root: Path, document: dict[str, Any] | str, split: str = "train", name: str | None = None
+) -> Path:
     """Write a COCO JSON and the images it names, where they can be found; return the JSON."""
     path = root / "annotations" / f"instances_{name or split}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +58,9 @@ def write_coco(root: Path, document: dict[str, Any] | str, split: str = "train",
         for entry in document.get("images", []):
             if {"file_name", "height", "width"} <= entry.keys():
                 folder = root / "images" / split
-                write_image(folder / entry["file_name"], entry["height"], entry["width"], seed=entry.get("id", 0))
+                write_image(
+                    folder / entry["file_name"], entry["height"], entry["width"], seed=entry.get("id", 0)
+                )
     return path
 
 

@@ -29,8 +29,8 @@ class Batch(NamedTuple):
 
     images: Tensor
     targets: Tensor
-    count: Tensor
-    index: Tensor
+    count: Tensor  # type: ignore[assignment]  # a tuple's method of this name is not used
+    index: Tensor  # type: ignore[assignment]  # likewise
     image_ids: Tensor
     original_sizes: Tensor
     letterbox: Tensor

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,11 +27,19 @@ from .callbacks.progress import EpochProgress
 from .callbacks.record import RunRecorder
 from .callbacks.stalls import StallMonitor
 from .commands.synth import synth
-from .data.module import DetectionDataModule
 from .data.layout import read_class_names
+from .data.module import DetectionDataModule
 from .errors import InputError
 from .module import YOLOv5
-from .runs import CHECKPOINTS, CONFIG, claim_run_directory, find_checkpoint, run_directory_of
+from .runs import (
+    CHECKPOINTS,
+    CONFIG,
+    DEFAULT_NAME,
+    claim_run_directory,
+    find_checkpoint,
+    run_directory_of,
+    with_run_config,
+)
 
 COMMANDS: dict[str, Callable[..., Any]] = {"synth": synth}
 """What the command line can do besides Lightning's own subcommands."""
@@ -38,6 +49,7 @@ RUN_DIRECTORY = "YOLO_LIGHTNING_RUN_DIRECTORY"
 
 TRAINER_DEFAULTS = {
     "max_epochs": 100,
+    "enable_model_summary": False,
     "num_sanity_val_steps": 1,  # an error in validation shows before an epoch is spent
     "use_distributed_sampler": False,  # our samplers shard, without padding in validation
 }
@@ -50,6 +62,7 @@ def run(argv: list[str]) -> None:
         InputError: wrong input.
         SystemExit: wrong options (status 2) or ``--help``.
     """
+    _quieten()
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it; nothing on a CPU
     command = argv[0] if argv else "--help"
@@ -103,42 +116,12 @@ class SaveConfig(SaveConfigCallback):
             Path(trainer.default_root_dir, CONFIG).write_text(text)
 
 
-def with_run_config(argv: list[str]) -> list[str]:
-    """Put the configuration of the checkpoint's run in front of the options given.
-
-    So ``fit --ckpt_path last`` and ``validate --ckpt_path RUN/checkpoints/best.ckpt`` need no other
-    option, and each option that is given still counts.
-    """
-    given = dict(_option_values(argv[1:]))
-    if "ckpt_path" not in given:
-        return argv
-    checkpoint = find_checkpoint(
-        given["ckpt_path"], given.get("runs_dir", "runs"), given.get("run_name", _RUN_NAME)
-    )
-    run_directory = run_directory_of(checkpoint)
-    return [argv[0], "--config", str(run_directory / CONFIG), *argv[1:]] if run_directory else argv
-
-
-def _option_values(argv: list[str]) -> list[tuple[str, str]]:
-    """(name, value) of each ``--name value`` and ``--name=value``."""
-    pairs = []
-    for position, argument in enumerate(argv):
-        if argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
-            if not equals and position + 1 < len(argv):
-                value = argv[position + 1]
-            pairs.append((name, value))
-    return pairs
-
-
-_RUN_NAME = "fit"
-
-
 class YoloCLI(LightningCLI):
     """LightningCLI with run directories, classes learnt from the data, and our callbacks."""
 
     run_directory: Path
     checkpoint: Path | None = None
+    _resumed_step = 0
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--runs_dir", type=str, default="runs", help="Folder of all runs.")
@@ -163,6 +146,8 @@ class YoloCLI(LightningCLI):
         self._read_checkpoint(config)
         self._check_source(config)
         self._read_classes(config)
+        if "verbose" in config:
+            config.verbose = False  # the progress callback prints the table
         if config.data.root:
             config.data.root = str(Path(config.data.root).absolute())
         self.run_directory = self._claim_directory(config)
@@ -174,18 +159,21 @@ class YoloCLI(LightningCLI):
         """Find the checkpoint, and take from it what the network has to be."""
         if not config.ckpt_path:
             return
-        self.checkpoint = find_checkpoint(config.ckpt_path, config.runs_dir, config.run_name or _RUN_NAME)
+        self.checkpoint = find_checkpoint(config.ckpt_path, config.runs_dir, config.run_name or DEFAULT_NAME)
         config.ckpt_path = str(self.checkpoint)
         try:
             contents = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
             known = contents["hyper_parameters"]
-            self._purge_step = int(contents["global_step"]) + 1
+            self._resumed_step = int(contents["global_step"])
         except Exception as error:
             raise InputError(
                 f"{self.checkpoint}: is damaged or is not a checkpoint of yolo-lightning "
                 f"({type(error).__name__}); give another, or start from its weights with --model.weights"
             ) from error
-        asked, default = config.model.architecture, self._parser(self.subcommand).get_default("model.architecture")
+        asked, default = (
+            config.model.architecture,
+            self._parser(self.subcommand).get_default("model.architecture"),
+        )
         if asked not in (default, known["architecture"]):
             raise InputError(
                 f"{self.checkpoint}: holds a {known['architecture']}, not a {asked}; leave --model.architecture out"
@@ -196,7 +184,9 @@ class YoloCLI(LightningCLI):
     def _check_source(self, config: Any) -> None:
         if self.subcommand == "predict":
             if not config.data.predict_source:
-                raise InputError("data.predict_source is not set; give --data.predict_source with images or folders")
+                raise InputError(
+                    "data.predict_source is not set; give --data.predict_source with images or folders"
+                )
             if not (config.ckpt_path or config.model.weights):
                 raise InputError("there is nothing to predict with; give --ckpt_path or --model.weights")
         elif not (config.data.root or config.data.train_annotations or config.data.val_annotations):
@@ -223,7 +213,7 @@ class YoloCLI(LightningCLI):
         resumed = run_directory_of(self.checkpoint) if self.checkpoint and self.subcommand == "fit" else None
         if resumed:
             return resumed
-        if rank_zero_only.rank != 0 and RUN_DIRECTORY in os.environ:
+        if getattr(rank_zero_only, "rank", 0) and RUN_DIRECTORY in os.environ:
             return Path(os.environ[RUN_DIRECTORY])
         directory = claim_run_directory(config.runs_dir, config.run_name or str(self.subcommand))
         os.environ[RUN_DIRECTORY] = str(directory)
@@ -253,25 +243,40 @@ class YoloCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _tensorboard(self) -> TensorBoardLogger:
-        # A run that resumes replaces what a later epoch had already written.
-        purge = {"purge_step": self._purge_step} if self.checkpoint and self.subcommand == "fit" else {}
-        return TensorBoardLogger(self.run_directory, name="", version="", default_hp_metric=False, **purge)
+        options: dict[str, Any] = {"name": "", "version": "", "default_hp_metric": False}
+        if self.checkpoint:  # what lies behind the point of resumption is going to be logged again
+            options["purge_step"] = self._resumed_step + 1
+        return TensorBoardLogger(self.run_directory, **options)
 
     def _callbacks(self) -> list[Callback]:
         callbacks: list[Callback] = [EpochProgress()]
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter())
         if self.subcommand == "fit":
-            checkpoints = {
-                "dirpath": self.run_directory / CHECKPOINTS,
-                "auto_insert_metric_name": False,
-                "enable_version_counter": False,
-                "save_on_train_epoch_end": True,
-            }
+            checkpoint = partial(
+                ModelCheckpoint,
+                dirpath=self.run_directory / CHECKPOINTS,
+                enable_version_counter=False,
+                save_on_train_epoch_end=True,
+            )
             callbacks += [
                 StallMonitor(),
-                ModelCheckpoint(filename="best", monitor="val/map", mode="max", **checkpoints),
-                ModelCheckpoint(filename="last", **checkpoints),
+                checkpoint(filename="best", monitor="val/map", mode="max"),
+                checkpoint(filename="last"),
                 RunRecorder(self.run_directory),
             ]
         return callbacks
+
+
+def _quieten() -> None:
+    """Hold back what Lightning says that is advertising, or wrong for how we use it."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not str(record.msg).startswith(("💡", "TPU available", "Seed set"))
+    )
+    for message in (
+        ".*smaller than the logging interval.*",  # nothing is logged by the step
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*does not have many workers.*",  # workers follow the cores
+        ".*checkpoint directory .* exists and is not empty.*",  # a run that resumes
+    ):
+        warnings.filterwarnings("ignore", message=message)

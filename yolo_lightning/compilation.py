@@ -56,7 +56,9 @@ def decide_compilation(option: CompileOption, device_type: str, precision: str) 
     if obstacle and option == "auto":
         return Compilation(None, False, f"nothing is compiled: {obstacle}")
     if obstacle:
-        raise InputError(f"model.compile {option} cannot work on this machine ({obstacle}); use 'auto' or 'false'")
+        raise InputError(
+            f"model.compile {option} cannot work on this machine ({obstacle}); use 'auto' or 'false'"
+        )
     if option == "auto" and device_type != "cuda":
         return Compilation(
             None,
@@ -65,7 +67,9 @@ def decide_compilation(option: CompileOption, device_type: str, precision: str) 
             "kernels are about as fast and need no minutes of compiling",
         )
     mode = option if isinstance(option, str) and option != "auto" else "default"
-    return Compilation(mode, True, f"augmentation, network and loss are compiled for {device_type} in {precision} ({mode})")
+    return Compilation(
+        mode, True, f"augmentation, network and loss are compiled for {device_type} in {precision} ({mode})"
+    )
 
 
 @functools.cache

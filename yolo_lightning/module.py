@@ -13,16 +13,16 @@ from torch import Tensor
 from .accumulation import GradientAccumulator
 from .augment import Augmentation, AugmentationConfig, normalise
 from .batch import Batch, row_mask
-from .boxes import from_letterbox
-from .compilation import Compilation, CompileOption, decide_compilation
+from .compilation import CompileOption, decide_compilation
 from .errors import InputError
+from .evaluation import detect
 from .losses import AnchorFreeLoss, AnchorFreeLossConfig, AnchorLoss, AnchorLossConfig
 from .metrics import CocoMeanAveragePrecision, log_values
 from .model.heads import AnchorHead
 from .model.network import DetectionNetwork, build_network
 from .model.weights import load_weights, transfer_weights
 from .optim import OptimizerConfig, apply_settings, build_optimizer, step_settings
-from .postprocess import decode_anchor, decode_anchor_free, non_max_suppression
+from .training import gradient_scale, rank_mean, training_losses
 
 
 class YOLOv5(LightningModule):
@@ -100,12 +100,10 @@ class YOLOv5(LightningModule):
             }
         )
 
-    # -- building ----------------------------------------------------------------------------------
-
     def setup(self, stage: str) -> None:
         """Learn from the data what was left out: the classes."""
-        names = getattr(self._datamodule, "class_names", None)
-        if names and stage != "predict":
+        names = None if stage == "predict" else getattr(self._datamodule, "class_names", None)
+        if names:
             if self.num_classes not in (None, len(names)):
                 raise InputError(
                     f"model.num_classes is {self.num_classes} but the data set has {len(names)} classes; leave it out"
@@ -125,7 +123,7 @@ class YOLOv5(LightningModule):
         if weights:
             rank_zero_info(str(transfer_weights(self.network, weights)))
         if self.channels_last:
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network.to(memory_format=torch.channels_last)
         self.criterion = self._build_criterion()
         self.metric = CocoMeanAveragePrecision(self.num_classes)
         self.hparams.update(num_classes=self.num_classes, class_names=self.class_names)
@@ -148,18 +146,18 @@ class YOLOv5(LightningModule):
     def _compile(self) -> None:
         trainer = self._trainer
         device = trainer.strategy.root_device.type if trainer else self.device.type
-        compilation = decide_compilation(self.compile_option, device, str(trainer.precision) if trainer else "32-true")
+        compilation = decide_compilation(
+            self.compile_option, device, str(trainer.precision) if trainer else "32-true"
+        )
         if trainer:
             rank_zero_info(f"compile: {compilation.reason}")
-        self._training_losses = _training_losses
+        self._training_losses = training_losses
         if compilation.mode:
             options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "mode": compilation.mode}
             self.network.compile(**options)  # in place, so that the names in checkpoints stay as they are
-            self._training_losses = torch.compile(_training_losses, **options)
+            self._training_losses = torch.compile(training_losses, **options)
         if compilation.augmentation:
             self.augmentation.compile_core()
-
-    # -- training ----------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The classic optimizer; its settings are written before each batch, by :meth:`training_step`."""
@@ -171,9 +169,11 @@ class YOLOv5(LightningModule):
     def on_fit_start(self) -> None:
         """Check what only the Trainer knows, and say which values are scaled and by what."""
         if not self.trainer.max_epochs or self.trainer.max_epochs < 0:
-            raise InputError("trainer.max_epochs is not set; the learning rate falls over a planned number of epochs")
+            raise InputError(
+                "trainer.max_epochs is not set; the learning rate falls over a planned number of epochs"
+            )
         if self.trainer.world_size > 1:
-            self.criterion.rank_mean = self._rank_mean
+            self.criterion.rank_mean, self.criterion.ranks = rank_mean, self.trainer.world_size
         self.accumulator.restore_gradients(self.network)
 
     def on_train_epoch_start(self) -> None:
@@ -210,7 +210,9 @@ class YOLOv5(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the mean losses of the epoch and the learning rates it ended with."""
-        self.log_dict({f"train/{name}_loss": value for name, value in self.running_losses.items()}, sync_dist=True)
+        self.log_dict(
+            {f"train/{name}_loss": value for name, value in self.running_losses.items()}, sync_dist=True
+        )
         groups = self.optimizers().param_groups  # type: ignore[union-attr]
         self.log_dict({"lr/bias": groups[0]["lr"], "lr/weight": groups[1]["lr"]})
 
@@ -218,13 +220,6 @@ class YOLOv5(LightningModule):
         for name, value in parts.items():
             mean = self.running_losses.get(name)
             self.running_losses[name] = value if mean is None else mean + (value - mean) / (batch_index + 1)
-
-    @staticmethod
-    def _rank_mean(value: Tensor) -> Tensor:
-        """Mean over ranks of a tensor that needs no gradient."""
-        value = value.clone()
-        torch.distributed.all_reduce(value)
-        return value / torch.distributed.get_world_size()
 
     @property
     def _epochs(self) -> int:
@@ -242,8 +237,6 @@ class YOLOv5(LightningModule):
     @property
     def _datamodule(self) -> Any:
         return getattr(self._trainer, "datamodule", None)
-
-    # -- evaluation and prediction -----------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Loss and detections of a batch, into the running means and the metric."""
@@ -268,7 +261,8 @@ class YOLOv5(LightningModule):
         """
         with torch.autocast(self.device.type, enabled=False):
             images = normalise(batch.images)
-        return self._detect(
+        return detect(
+            self.network.head,
             self.network(images),
             batch,
             score_threshold=self.score_threshold,
@@ -284,19 +278,8 @@ class YOLOv5(LightningModule):
             loss, parts = self.criterion(maps, batch.targets, row_mask(batch.count, batch.targets.shape[1]))
         losses = {f"{stage}/loss": loss} | {f"{stage}/{name}_loss": value for name, value in parts.items()}
         self.log_dict(losses, on_epoch=True, sync_dist=True, batch_size=len(images))
-        detections, counts = self._detect(maps, batch)
+        detections, counts = detect(self.network.head, maps, batch)
         self.metric.update(batch.image_ids, detections, counts, batch.truth, batch.truth_count)
-
-    def _detect(self, maps: list[Tensor], batch: Batch, **thresholds: Any) -> tuple[Tensor, Tensor]:
-        head = self.network.head
-        with torch.autocast(self.device.type, enabled=False):
-            if isinstance(head, AnchorHead):
-                boxes, scores = decode_anchor(maps, head.anchors, head.strides)
-            else:
-                boxes, scores = decode_anchor_free(maps, head.strides, head.reg_max)
-            detections, counts = non_max_suppression(boxes, scores, **thresholds)
-            original = from_letterbox(detections[..., :4], batch.letterbox, batch.original_sizes)
-            return torch.cat((original, detections[..., 4:]), dim=-1), counts
 
     def _log_metric(self, stage: str) -> None:
         names = self.class_names or [str(c) for c in range(self.num_classes or 0)]
@@ -304,31 +287,11 @@ class YOLOv5(LightningModule):
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
         self.metric.reset()
 
-    # -- checkpoints -------------------------------------------------------------------------------
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["accumulation"] = self.accumulator.state_dict(self.network)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.accumulator.load_state_dict(checkpoint.get("accumulation", {}))
-
-
-def gradient_scale(batch_size: int, world_size: int) -> int:
-    """Factor from the mean loss of a rank's batch to the loss whose gradient is summed.
-
-    Classic YOLOv5 sums over images, so that the gradient of a step grows with the images in it up
-    to the nominal batch size; DDP averages over ranks, which the second factor undoes.
-    """
-    return batch_size * world_size
-
-
-def _training_losses(
-    network: DetectionNetwork, criterion: AnchorLoss | AnchorFreeLoss, images: Tensor, targets: Tensor, mask: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Network and loss as one function, so that they compile to one graph."""
-    maps = network(images)
-    with torch.autocast(images.device.type, enabled=False):
-        return criterion(maps, targets, mask)
 
 
 def _config(kind: type[Any], value: Any) -> Any:

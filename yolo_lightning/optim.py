@@ -93,7 +93,13 @@ def learning_rate_factor(config: OptimizerConfig, epoch: int, epochs: int) -> fl
 
 
 def step_settings(
-    config: OptimizerConfig, *, batch_index: int, epoch: int, epochs: int, batches_per_epoch: int, batch_size: int
+    config: OptimizerConfig,
+    *,
+    batch_index: int,
+    epoch: int,
+    epochs: int,
+    batches_per_epoch: int,
+    batch_size: int,
 ) -> StepSettings:
     """The settings for one batch.
 
@@ -158,7 +164,9 @@ def build_optimizer(
     kernel = {"fused": True} if fused else {"foreach": True}
     if config.name == "adamw":
         return torch.optim.AdamW(settings, lr=config.learning_rate, betas=(config.momentum, 0.999), **kernel)
-    return torch.optim.SGD(settings, lr=config.learning_rate, momentum=config.momentum, nesterov=True, **kernel)
+    return torch.optim.SGD(
+        settings, lr=config.learning_rate, momentum=config.momentum, nesterov=True, **kernel
+    )
 
 
 def apply_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:

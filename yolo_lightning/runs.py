@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import InputError
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+DEFAULT_NAME = "fit"
+"""Whose ``last`` and ``best`` are meant where no name is given."""
 _VERSION = re.compile(r"version_(\d+)")
 _SHORTHANDS = ("last", "best")
 
@@ -53,7 +56,7 @@ def find_checkpoint(ckpt_path: str, runs_dir: str | Path, name: str) -> Path:
         path = Path(ckpt_path).absolute()
         if not path.is_file():
             raise InputError(
-                f"--ckpt_path {ckpt_path}: there is no such file; give a checkpoint of a run, or 'last' or 'best'"
+                f"--ckpt_path {ckpt_path}: there is no such file; give a run's checkpoint, or 'last' or 'best'"
             )
         return path
     parent = Path(runs_dir).absolute() / name
@@ -71,6 +74,34 @@ def run_directory_of(checkpoint: Path) -> Path | None:
     """The run directory that a checkpoint lies in; None for a checkpoint that was moved out of one."""
     run = checkpoint.parent.parent
     return run if checkpoint.parent.name == CHECKPOINTS and (run / CONFIG).is_file() else None
+
+
+def with_run_config(argv: list[str]) -> list[str]:
+    """Put the configuration of the checkpoint's run in front of the options given.
+
+    So ``fit --ckpt_path last`` and ``validate --ckpt_path RUN/checkpoints/best.ckpt`` need no other
+    option, and each option that is given still counts.
+
+    Args:
+        argv: the subcommand and its options.
+
+    Raises:
+        InputError: the checkpoint does not exist.
+    """
+    given = dict(_option_values(argv[1:]))
+    if "ckpt_path" not in given:
+        return argv
+    name = given.get("run_name", DEFAULT_NAME)
+    run = run_directory_of(find_checkpoint(given["ckpt_path"], given.get("runs_dir", "runs"), name))
+    return [argv[0], "--config", str(run / CONFIG), *argv[1:]] if run else argv
+
+
+def _option_values(argv: list[str]) -> Iterator[tuple[str, str]]:
+    """(name, value) of each ``--name value`` and ``--name=value``."""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            yield name, value if equals else following
 
 
 def _versions(parent: Path) -> list[tuple[int, Path]]:

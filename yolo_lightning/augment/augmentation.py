@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from yolo_lightning.augment.config import AugmentationConfig
+from yolo_lightning.augment.geometry import Layout, Warp
 from yolo_lightning.augment.pipeline import Finish, View, carry_targets, plan, render
 from yolo_lightning.augment.randomness import SampleStream, uniforms
 from yolo_lightning.augment.ring import Ring, RingState
@@ -61,7 +62,9 @@ class Augmentation(nn.Module):
         self.core.compile(fullgraph=True, dynamic=False)
 
     @torch.no_grad()
-    def forward(self, batch: Batch, epoch: int | Tensor, mosaic: bool | Tensor = True) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, batch: Batch, epoch: int | Tensor, mosaic: bool | Tensor = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Augment a batch; nothing waits for the device.
 
         Args:
@@ -123,7 +126,10 @@ class AugmentationCore(nn.Module):
     def _render_in_chunks(self, pixels: Tensor, views: list[View], finish: Finish, size: int) -> Tensor:
         images = torch.empty(finish.blend.shape[0], size, size, 3)
         for number, image in enumerate(images):
-            one_views = [View(*(type(part)(*(t[number, None] for t in part)) for part in view)) for view in views]
+            one_views = [
+                View(Layout(*(t[number, None] for t in layout)), Warp(*(t[number, None] for t in warp)))
+                for layout, warp in views
+            ]
             one_finish = Finish(*(t[number, None] for t in finish))
             for y in torch.arange(size).split(max(1, CPU_CHUNK_PX // size)):
                 planes = render(self.config, pixels, one_views, one_finish, y, size)

@@ -1,7 +1,8 @@
 """Colour: hue, saturation and value gains, as classic YOLOv5 applies them to 8-bit images.
 
 Classic YOLOv5 goes through OpenCV's 8-bit HSV (H in 0..179, S and V in 0..255, all whole numbers)
-and three look-up tables, and cuts to whole numbers on the way. That darkens a little, so it is kept. Written without comparisons, which are not vectorised on a CPU.
+and three look-up tables, and cuts to whole numbers on the way. That darkens a little, so it is kept.
+Written without comparisons, which are not vectorised on a CPU.
 """
 
 from __future__ import annotations

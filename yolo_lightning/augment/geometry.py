@@ -79,7 +79,9 @@ def choose_tiles(uniform: Tensor, own: Tensor, newest: Tensor, filled: Tensor, c
     return torch.cat((own[:, None], partners), dim=1).gather(1, order)
 
 
-def lay_out(uniform: Tensor, rows: Tensor, own: Tensor, content: Tensor, is_mosaic: Tensor, size: int) -> Layout:
+def lay_out(
+    uniform: Tensor, rows: Tensor, own: Tensor, content: Tensor, is_mosaic: Tensor, size: int
+) -> Layout:
     """Place four tiles on a canvas of 2S, or the whole letterboxed square on one of S.
 
     Args:
@@ -92,7 +94,8 @@ def lay_out(uniform: Tensor, rows: Tensor, own: Tensor, content: Tensor, is_mosa
     """
     rectangle = content[rows]  # (B, 4, 4)
     corner, sides = rectangle[..., :2], rectangle[..., 2:]  # (B, 4, 2)
-    centre = between(size / 2, 3 * size / 2, uniform[:, ViewStream.CENTRE : ViewStream.CENTRE + 2]).int()  # (B, 2)
+    where = uniform[:, ViewStream.CENTRE : ViewStream.CENTRE + 2]
+    centre = between(size / 2, 3 * size / 2, where).int()  # (B, 2)
     tile = torch.arange(4, device=rows.device)
     far = torch.stack((tile & 1, tile >> 1), dim=-1).int()  # (4, 2): 1 where right, where below
     # Tiles touch the centre with their nearest corner; what sticks out of the canvas is cut.
@@ -111,27 +114,22 @@ def lay_out(uniform: Tensor, rows: Tensor, own: Tensor, content: Tensor, is_mosa
     )
 
 
-def _matrix(*entries: Tensor | float, like: Tensor) -> Tensor:
-    """Nine entries, each a number or (B,), to (B, 3, 3)."""
-    columns = [entry if isinstance(entry, Tensor) else torch.full_like(like, entry) for entry in entries]
-    return torch.stack(columns, dim=-1).view(-1, 3, 3)
-
-
-def _product(first: Tensor, second: Tensor) -> Tensor:
-    """Matrix product of (B, 3, 3), without the reduced precision that autocast or TF32 would give ``@``."""
-    return (first[:, :, :, None] * second[:, None, :, :]).sum(dim=2)
+def _stack(*entries: Tensor) -> Tensor:
+    """Nine entries (B,) to (B, 3, 3), row by row."""
+    return torch.stack(entries, dim=-1).view(-1, 3, 3)
 
 
 def _inverse(matrix: Tensor) -> Tensor:
-    """Inverse of (B, 3, 3) by cofactors; it needs no check of the result, so no wait for the device."""
-    a, b, c = matrix.unbind(dim=1)  # rows, (B, 3)
-    cofactors = torch.stack((_cross(b, c), _cross(c, a), _cross(a, b)), dim=-1)  # (B, 3, 3)
-    return cofactors / (a * cofactors[:, :, 0]).sum(dim=-1)[:, None, None]
-
-
-def _cross(a: Tensor, b: Tensor) -> Tensor:
-    """Cross product of (B, 3)."""
-    return a.roll(-1, 1) * b.roll(-2, 1) - a.roll(-2, 1) * b.roll(-1, 1)
+    """Inverse of (B, 3, 3) by cofactors: unlike ``torch.linalg.inv`` it does not wait for the device."""
+    a, b, c, d, e, f, g, h, i = matrix.flatten(1).unbind(1)
+    first, second, third = e * i - f * h, f * g - d * i, d * h - e * g
+    determinant = a * first + b * second + c * third
+    cofactors = _stack(
+        first, c * h - b * i, b * f - c * e,
+        second, a * i - c * g, c * d - a * f,
+        third, b * g - a * h, a * e - b * d,
+    )  # fmt: skip
+    return cofactors / determinant[:, None, None]
 
 
 def draw_warp(config: AugmentationConfig, uniform: Tensor, canvas: Tensor, size: int) -> Warp:
@@ -150,23 +148,25 @@ def draw_warp(config: AugmentationConfig, uniform: Tensor, canvas: Tensor, size:
     def radians(stream: int, degrees: float) -> Tensor:
         return draw(stream, -math.radians(degrees), math.radians(degrees))
 
-    half = canvas.to(uniform.dtype) / 2
-    centring = _matrix(1, 0, -half, 0, 1, -half, 0, 0, 1, like=half)
-    tilt = [draw(ViewStream.PERSPECTIVE + axis, -config.perspective, config.perspective) for axis in (0, 1)]
-    perspective = _matrix(1, 0, 0, 0, 1, 0, *tilt, 1, like=half)
+    tilt = config.perspective
+    tilt_x, tilt_y = (draw(ViewStream.PERSPECTIVE + axis, -tilt, tilt) for axis in (0, 1))
     angle = radians(ViewStream.ANGLE, config.degrees)
     scale = draw(ViewStream.SCALE, 1 - config.scale, 1 + config.scale)
-    cosine, sine = scale * angle.cos(), scale * angle.sin()
-    # y points down: a positive angle turns anticlockwise, as in cv2.getRotationMatrix2D.
-    rotation = _matrix(cosine, sine, 0, -sine, cosine, 0, 0, 0, 1, like=half)
-    shear = [radians(ViewStream.SHEAR + axis, config.shear).tan() for axis in (0, 1)]
-    shearing = _matrix(1, shear[0], 0, shear[1], 1, 0, 0, 0, 1, like=half)
+    shear_x, shear_y = (radians(ViewStream.SHEAR + axis, config.shear).tan() for axis in (0, 1))
     middle = (0.5 - config.translate, 0.5 + config.translate)
-    moved = [draw(ViewStream.TRANSLATE + axis, *middle) * size for axis in (0, 1)]
-    translation = _matrix(1, 0, moved[0], 0, 1, moved[1], 0, 0, 1, like=half)
-    forward = translation
-    for step in (shearing, rotation, perspective, centring):
-        forward = _product(forward, step)
+    move_x, move_y = (draw(ViewStream.TRANSLATE + axis, *middle) * size for axis in (0, 1))
+    # Shear after rotation: y points down, and a positive angle turns anticlockwise as in cv2.
+    cosine, sine = scale * angle.cos(), scale * angle.sin()
+    a, b = cosine - shear_x * sine, sine + shear_x * cosine
+    d, e = shear_y * cosine - sine, shear_y * sine + cosine
+    # Perspective after centring gives the rows (1, 0, -half), (0, 1, -half), (tilt_x, tilt_y, depth).
+    half = canvas.to(uniform.dtype) / 2
+    depth = 1 - half * (tilt_x + tilt_y)
+    forward = _stack(
+        a + move_x * tilt_x, b + move_x * tilt_y, move_x * depth - half * (a + b),
+        d + move_y * tilt_x, e + move_y * tilt_y, move_y * depth - half * (d + e),
+        tilt_x, tilt_y, depth,
+    )  # fmt: skip
     return Warp(forward, _inverse(forward), scale)
 
 

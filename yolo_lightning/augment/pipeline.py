@@ -25,12 +25,13 @@ from yolo_lightning.augment.randomness import (
     VIEW_STREAMS,
     SampleStream,
     ViewStream,
-    between,
     beta_32_32,
+    between,
 )
 from yolo_lightning.augment.ring import RingState
 from yolo_lightning.augment.sampling import canvas_coordinates, sample
 from yolo_lightning.batch import row_mask
+
 
 class View(NamedTuple):
     """One mosaic or one single image, on its way to the output."""
@@ -56,7 +57,13 @@ class Finish(NamedTuple):
 
 
 def plan(
-    config: AugmentationConfig, uniform: Tensor, ring: RingState, rows: Tensor, filled: Tensor, mosaic: Tensor, size: int
+    config: AugmentationConfig,
+    uniform: Tensor,
+    ring: RingState,
+    rows: Tensor,
+    filled: Tensor,
+    mosaic: Tensor,
+    size: int,
 ) -> tuple[list[View], Tensor, Finish]:
     """Decide everything about each sample before a pixel is touched.
 
@@ -74,7 +81,7 @@ def plan(
     """
     is_mosaic = uniform[:, SampleStream.MOSAIC] < config.mosaic * mosaic
     is_mixed = is_mosaic & (uniform[:, SampleStream.MIXUP] < config.mixup)
-    views, capacity = [], ring.count.shape[0]
+    views, capacity = [], ring.label_count.shape[0]
     for number in range(2 if config.mixup > 0 else 1):
         draws = uniform[:, number * VIEW_STREAMS : (number + 1) * VIEW_STREAMS]
         own = rows if number == 0 else recent_row(draws[:, ViewStream.MAIN], rows[-1], filled, capacity)
@@ -107,7 +114,7 @@ def carry_targets(
     for number, (layout, warp) in enumerate(views):
         targets = ring.targets[layout.rows]  # (B, 4, N, 5)
         capacity = targets.shape[2]
-        real = row_mask(ring.count[layout.rows].flatten(), capacity).view(-1, 4, capacity)
+        real = row_mask(ring.label_count[layout.rows].flatten(), capacity).view(-1, 4, capacity)
         real = real & (layout.extent > 0).all(dim=-1)[:, :, None]
         before = canvas_boxes(targets[..., 1:], layout).flatten(1, 2)  # (B, 4N, 4)
         after, in_front = warp_boxes(before, warp.forward, size)

@@ -23,13 +23,13 @@ class RingState(NamedTuple):
         pixels: int32 (1 + R*S*S,), one packed pixel each (red in the low byte, then green, blue).
             The first is grey (``PAD_VALUE``); image r starts at 1 + r*S*S.
         targets: float32 (R, N, 5): class, x1, y1, x2, y2 in letterboxed pixels.
-        count: int64 (R,), real rows of ``targets``.
+        label_count: int64 (R,), real rows of ``targets``.
         content: int32 (R, 4): left, top, width, height in px of the image inside its letterbox.
     """
 
     pixels: Tensor
     targets: Tensor
-    count: Tensor
+    label_count: Tensor
     content: Tensor
 
 
@@ -54,7 +54,7 @@ class Ring(torch.nn.Module):
 
     pixels: Tensor | None
     targets: Tensor
-    count: Tensor
+    label_count: Tensor
     content: Tensor
     filled: Tensor
     epoch: Tensor
@@ -88,8 +88,8 @@ class Ring(torch.nn.Module):
         if not self._fits(batch):
             self._allocate(batch)
         assert self.pixels is not None
-        state = RingState(self.pixels, self.targets, self.count, self.content)
-        images, capacity = batch.images.shape[0], self.count.shape[0]
+        state = RingState(self.pixels, self.targets, self.label_count, self.content)
+        images, capacity = batch.images.shape[0], self.label_count.shape[0]
         # A comparison on the device: reading the epoch here would wait for the device.
         self.filled.mul_(epoch == self.epoch).add_(images).clamp_(max=capacity)
         self.epoch.copy_(epoch)
@@ -100,14 +100,15 @@ class Ring(torch.nn.Module):
         for row, part in ((first, slice(0, before_end)), (0, slice(before_end, images))):
             rows = slice(row, row + part.stop - part.start)
             write_packed(state.pixels, rows, batch.images[part])
-            for buffer, new in ((self.targets, batch.targets), (self.count, batch.count), (self.content, content)):
-                buffer[rows] = new[part]
+            state.targets[rows] = batch.targets[part]
+            state.label_count[rows] = batch.count[part]
+            state.content[rows] = content[part]
         return state, (torch.arange(images, device=epoch.device) + first) % capacity, self.filled
 
     def _fits(self, batch: Batch) -> bool:
         if self.pixels is None or self.pixels.device != batch.images.device:
             return False
-        size, images = batch.images.shape[-1], self.count.shape[0]
+        size, images = batch.images.shape[-1], self.label_count.shape[0]
         return (
             self.pixels.numel() == 1 + images * size * size
             and self.targets.shape[1:] == batch.targets.shape[1:]
@@ -117,17 +118,16 @@ class Ring(torch.nn.Module):
     def _allocate(self, batch: Batch) -> None:
         images, size = batch.images.shape[0] * self.ring_batches, batch.images.shape[-1]
         if images * size * size >= MAX_PIXELS:
-            most = MAX_PIXELS // (batch.images.shape[0] * size * size)
             raise InputError(
-                f"a mosaic ring of {self.ring_batches} batches of {batch.images.shape[0]} images of {size} px "
-                f"is too large: lower the batch size or set ring_batches to at most {most}."
+                f"a mosaic ring of ring_batches={self.ring_batches} batches of {batch.images.shape[0]} images "
+                f"of {size} px is over 2^30 pixels: lower the batch size or ring_batches."
             )
         device = batch.images.device
         grey = PAD_VALUE * 0x010101
         buffers = {
             "pixels": torch.full((1 + images * size * size,), grey, dtype=torch.int32, device=device),
             "targets": torch.zeros(images, *batch.targets.shape[1:], device=device),
-            "count": torch.zeros(images, dtype=torch.int64, device=device),
+            "label_count": torch.zeros(images, dtype=torch.int64, device=device),
             "content": torch.zeros(images, 4, dtype=torch.int32, device=device),
             "filled": torch.zeros((), dtype=torch.int64, device=device),
             "epoch": torch.full((), -1, dtype=torch.int64, device=device),

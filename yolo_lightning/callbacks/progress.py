@@ -111,13 +111,13 @@ class EpochProgress(ProgressBar):
             return
         self._train_bar.update(batch_idx + 1 - self._train_bar.n)
         now = perf_counter()
-        if now - self._losses_read_s > _LOSS_INTERVAL_S or not self._losses_text:
+        is_due = now - self._losses_read_s > _LOSS_INTERVAL_S
+        if is_due or not self._losses_text:
             self._losses_text = _running_losses(pl_module)
             self._losses_read_s = perf_counter()
+        if is_due or trainer.is_last_batch:  # what the last one shows stays while validation runs
             parts = (self._losses_text, _stall_text(trainer), self._time_left(trainer, batch_idx + 1, now))
             self._train_bar.set_postfix_str("  ".join(part for part in parts if part))
-        elif trainer.is_last_batch:
-            self._train_bar.refresh()  # it stays so while validation runs
 
     def _time_left(self, trainer: Trainer, batches: int, now: float) -> str:
         """Time until the run ends, at the pace it has had so far."""
@@ -291,6 +291,6 @@ def _running_losses(pl_module: LightningModule) -> str:
 
 def _stall_text(trainer: Trainer) -> str:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, StallMonitor):
+        if isinstance(callback, StallMonitor) and callback.images_per_second > 0:
             return f"{callback.images_per_second:.1f} images/s  data wait {callback.data_wait_fraction:.0%}"
     return ""

@@ -27,9 +27,9 @@ PACKAGES = (
     "torchvision",
     "lightning",
     "torchmetrics",
-    "ultralytics",
+    "ultralytics-opencv-headless",
     "jsonargparse",
-    "opencv-python",
+    "opencv-python-headless",
     "numpy",
 )
 

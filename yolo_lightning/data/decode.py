@@ -23,6 +23,9 @@ _ORIENTATION_TAG = 0x0112
 _TRANSPOSED = {5, 6, 7, 8}
 """EXIF orientations that swap height and width."""
 
+_DECODES_TO_RGB = hasattr(cv2, "IMREAD_COLOR_RGB")  # OpenCV 4.11 and newer
+_COLOUR: int = cv2.IMREAD_COLOR_RGB if _DECODES_TO_RGB else cv2.IMREAD_COLOR
+
 
 def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width in px of an image as it is displayed, from its header alone.
@@ -42,8 +45,8 @@ def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return height, width
 
 
-def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Pixels:
-    """Decode a file to uint8 BGR (H, W, 3), turned upright as its EXIF orientation says.
+def read_rgb(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Pixels:
+    """Decode a file to uint8 RGB (H, W, 3), turned upright as its EXIF orientation says.
 
     Grey, transparent and 16-bit images become three channels of 8 bits.
 
@@ -61,16 +64,21 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
         raise InputError(f"{path}: the image cannot be read ({error.strerror}); check the path") from None
     if not _is_complete(data):
         raise InputError(f"{path}: the image is truncated; replace or remove it")
-    pixels = _decode(data, cv2.IMREAD_COLOR, path)
+    pixels = _decode(data, _COLOUR, path)
     if size is None or pixels.shape[:2] == tuple(size):
         return pixels
-    stored = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, path)
+    stored = _decode(data, _COLOUR | cv2.IMREAD_IGNORE_ORIENTATION, path)
     if stored.shape[:2] == tuple(size):
         return stored
     raise InputError(
         f"{path}: the image is {pixels.shape[1]} x {pixels.shape[0]} px but its annotations say "
         f"{size[1]} x {size[0]} px; correct the annotations or replace the image"
     )
+
+
+def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Pixels:
+    """The same as ``read_rgb`` in BGR, the order in which OpenCV draws and writes."""
+    return cv2.cvtColor(read_rgb(path, size), cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
 
 
 def letterbox(image: Pixels, image_size: int, train: bool) -> Pixels:
@@ -113,10 +121,8 @@ def load_letterboxed(
     Returns:
         uint8 RGB (S, S, 3), and height and width of the original in px.
     """
-    image = read_image(path, size)
-    # The channels swap at the end, where there are fewest pixels; the padding is grey either way.
-    pixels = cv2.cvtColor(letterbox(image, image_size, train), cv2.COLOR_BGR2RGB)
-    return pixels.astype(np.uint8, copy=False), (image.shape[0], image.shape[1])
+    image = read_rgb(path, size)
+    return letterbox(image, image_size, train), (image.shape[0], image.shape[1])
 
 
 def _decode(data: bytes, flags: int, path: str | os.PathLike[str]) -> Pixels:
@@ -126,6 +132,8 @@ def _decode(data: bytes, flags: int, path: str | os.PathLike[str]) -> Pixels:
         pixels = None
     if pixels is None:
         raise InputError(f"{path}: not a readable image; replace or remove it")
+    if not _DECODES_TO_RGB:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
     return pixels.astype(np.uint8, copy=False)
 
 

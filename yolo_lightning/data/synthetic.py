@@ -32,6 +32,7 @@ _GENERATOR_VERSION = 1  # a change of the pictures must change this, or old fold
 _LEAST_NUMBERS = {"train_images": 1, "val_images": 1, "image_size": 64, "seed": 0}
 _JPEG_QUALITY = 90
 _LEAST_VISIBLE = 0.6  # no shape may have less of itself in view than this
+_GRAIN = 4.0  # sensor noise, standard deviation in grey levels of 255
 _SUBPIXEL_BITS = 4
 _Bytes = npt.NDArray[np.uint8]
 _Floats = npt.NDArray[np.float32]
@@ -65,7 +66,8 @@ def make_dataset(
         ``root`` as an absolute path.
 
     Raises:
-        InputError: a number is out of range, or ``root`` holds anything else than this very data set.
+        InputError: a number is out of range, or ``root`` cannot be made or holds anything else than this
+            very data set.
     """
     root = Path(root).expanduser().absolute()
     numbers = {"train_images": train_images, "val_images": val_images, "image_size": image_size, "seed": seed}
@@ -75,8 +77,13 @@ def make_dataset(
     settings = {"generator_version": _GENERATOR_VERSION, **numbers}
     if _is_complete(root, settings):
         return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    workshop = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        workshop = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    except OSError as error:
+        raise InputError(
+            f"{root.parent} cannot be written to ({error.strerror}): name another folder."
+        ) from None
     try:
         building = workshop / root.name
         boxes = {
@@ -186,13 +193,10 @@ def draw_picture(rng: np.random.Generator, image_size: int) -> tuple[_Bytes, lis
     labels: list[int] = []
     wanted = 0 if rng.random() < 0.06 else int(rng.integers(1, 7))
     for _ in range(wanted):
-        placed = _place_shape(rng, owner, full_area)
-        if placed is None:
-            continue  # no room that leaves the others in view: the picture holds one shape less
-        label, cover = placed
-        labels.append(label)
-        _paint(rng, canvas, cover)
-    canvas += 4 * rng.standard_normal((height, width, 1), dtype=np.float32)  # the grain of a sensor
+        if placed := _place_shape(rng, owner, full_area):  # else the picture holds one shape less
+            labels.append(placed[0])
+            _paint(rng, canvas, placed[1])
+    canvas += _GRAIN * rng.standard_normal((height, width, 1), dtype=np.float32)
     picture = canvas.clip(0, 255).astype(np.uint8)
     return picture, [_annotation(owner == n, label) for n, label in enumerate(labels, start=1)]
 
@@ -234,13 +238,12 @@ def _place_shape(rng: np.random.Generator, owner: _Bytes, full_area: list[int]) 
 
 def _paint(rng: np.random.Generator, canvas: _Floats, cover: _Floats) -> None:
     """Blend a shaded colour that stands out from what lies around it into ``canvas`` (H, W, 3)."""
-    rows, columns = np.nonzero(cover)
-    box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    x, y, width, height = cv2.boundingRect((cover > 0).astype(np.uint8))
+    box = np.s_[y : y + height, x : x + width]
     behind = canvas[box].mean(axis=(0, 1))
     colour = rng.uniform(0, 255, 3)
     while np.abs(colour - behind).sum() < 150:
         colour = rng.uniform(0, 255, 3)
-    height, width = cover[box].shape
     shade = _ramp(rng, height, width) * rng.uniform(0, 50) - 25
     grain = rng.normal(0, rng.uniform(0, 8), (height, width))
     paint = (colour + (shade + grain)[..., None]).astype(np.float32)  # (h, w, 3)

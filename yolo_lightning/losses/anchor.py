@@ -244,9 +244,10 @@ class AnchorLoss(nn.Module):
         ciou = complete_iou(torch.cat((centre, sides), dim=-1), candidates.box)  # (B, K)
         box = (candidates.weight * (1 - ciou)).sum()
 
-        quality = ciou.detach().clamp_min(0) * (candidates.weight > 0)  # (B, K)
+        quality = ciou.detach() * (candidates.weight > 0)  # (B, K)
         cell = (candidates.anchor * height + candidates.row) * width + candidates.column  # (B, K)
-        # The larger IoU wins where a cell is matched twice, whatever the order of the labels.
+        # The larger CIoU wins where a cell is matched twice, whatever the order of the labels; the zeros
+        # take part, so none is negative.
         target = torch.zeros_like(logits).scatter_reduce(1, cell, quality, "amax")
         objectness = self._cross_entropy(logits, target, self.config.objectness_positive_weight).mean()
 

@@ -53,9 +53,8 @@ def match_candidates(
     """
     batch, capacity = mask.shape
     boxes = xyxy_to_xywh(targets[..., 1:]) / stride  # (B, N, 4) in cells
-    x, y = boxes[..., 0], boxes[..., 1]  # (B, N)
-    # Padding has no sides; the ratios below and the CIoU need some.
-    sides = torch.where(mask[..., None], boxes[..., 2:], 1.0)  # (B, N, 2)
+    x, y, sides = boxes[..., 0], boxes[..., 1], boxes[..., 2:]  # (B, N), (B, N), (B, N, 2)
+    # Without a side, as in padding, one of the two is infinite.
     ratio = sides[:, :, None] / anchors  # (B, N, A, 2)
     fits = torch.maximum(ratio, 1 / ratio).amax(dim=-1) < anchor_threshold  # (B, N, A)
 

@@ -15,7 +15,7 @@ for _name, _value in _HELD_BACK.items():
 _threads = os.environ.get("OMP_NUM_THREADS")
 
 import ultralytics  # noqa: E402
-from ultralytics.nn.modules import Detect  # noqa: E402
+from ultralytics.nn.modules import SPPF, Detect  # noqa: E402
 from ultralytics.nn.tasks import parse_model  # noqa: E402
 
 if _threads is None:
@@ -24,4 +24,4 @@ if _threads is None:
 MODEL_FILES = Path(ultralytics.__file__).parent / "cfg" / "models" / "v5"
 """Folder of ``yolov5.yaml`` and ``yolov5-p6.yaml``, whose layers before the head are the classic ones."""
 
-__all__ = ["MODEL_FILES", "Detect", "parse_model"]
+__all__ = ["MODEL_FILES", "SPPF", "Detect", "parse_model"]

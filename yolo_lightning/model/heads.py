@@ -86,6 +86,7 @@ class AnchorFreeHead(Detect):
         strides: pixels a cell, level by level.
     """
 
+    strides: tuple[int, ...]  # type: ignore[assignment]  # ultralytics keeps a cache of tensors there
     legacy = True  # plain convolutions in the class branch, as the official u checkpoints have
 
     def __init__(self, num_classes: int, channels: Sequence[int], strides: Sequence[int]) -> None:
@@ -95,7 +96,7 @@ class AnchorFreeHead(Detect):
         self.stride = torch.tensor(strides, dtype=torch.float32)
         self.bias_init()
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
+    def forward(self, features: list[Tensor]) -> list[Tensor]:  # type: ignore[override]
         """Features (B, C_l, H/s, W/s) to maps (B, 4*reg_max+C, H/s, W/s): l, t, r, b bins, then classes."""
         return [
             torch.cat((box(feature), cls(feature)), dim=1)

@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .blocks import MODEL_FILES, parse_model
+from .blocks import MODEL_FILES, SPPF, parse_model
 from .heads import P5_ANCHORS_PX, P6_ANCHORS_PX, AnchorFreeHead, AnchorHead
 
 _NAME = re.compile(r"yolov5([nsmlx])(6?)(u?)")
@@ -78,13 +78,14 @@ def run_layers(layers: nn.Sequential, saved: frozenset[int], images: Tensor) -> 
     outputs: dict[int, Tensor] = {}
     x: Any = images
     for layer in layers:
+        number: Any = layer.i
         source: Any = layer.f
         if isinstance(source, int):
             x = layer(x if source == -1 else outputs[source])
         else:
-            x = layer([x if number == -1 else outputs[number] for number in source])
-        if layer.i in saved:
-            outputs[layer.i] = x
+            x = layer([x if one == -1 else outputs[one] for one in source])
+        if number in saved:
+            outputs[number] = x
     return x
 
 
@@ -150,7 +151,9 @@ def _read_spec(architecture: str) -> _Spec:
     try:
         description = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file") from error
+        raise InputError(
+            f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file"
+        ) from error
     _check_description(path, description)
     return _Spec(description, _read_anchors(path, description.get("anchors")))
 
@@ -164,12 +167,16 @@ def _check_description(path: Path, description: Any) -> None:
             )
     last = description["head"][-1]
     if not (isinstance(last, list) and len(last) == 4 and last[2] == "Detect"):
-        raise InputError(f"{path}: the last row of 'head' must be a Detect, like [[17, 20, 23], 1, Detect, [nc]]")
+        raise InputError(
+            f"{path}: the last row of 'head' must be a Detect, like [[17, 20, 23], 1, Detect, [nc]]"
+        )
     activation = description.get("activation")
     if activation is not None:
         match = _ACTIVATION.fullmatch(str(activation))
         if not match or not hasattr(nn, match[1]):
-            raise InputError(f"{path}: activation {activation!r} is not of the form nn.SiLU(); use a torch.nn module")
+            raise InputError(
+                f"{path}: activation {activation!r} is not of the form nn.SiLU(); use a torch.nn module"
+            )
         description["activation"] = f"torch.nn.{match[1]}({match[2]})"
 
 
@@ -184,9 +191,7 @@ def _read_anchors(path: Path, anchors: Any) -> Tensor | None:
         ) from error
 
 
-def _measure(
-    layers: nn.Sequential, saved: frozenset[int], sources: list[int]
-) -> tuple[list[int], list[int]]:
+def _measure(layers: nn.Sequential, saved: frozenset[int], sources: list[int]) -> tuple[list[int], list[int]]:
     """Channels and strides of the blocks that the head reads, found by running an empty image through."""
     side_px = 256
     seen: dict[int, torch.Size] = {}
@@ -213,3 +218,5 @@ def _set_classic_details(network: nn.Module) -> None:
             module.eps, module.momentum = 1e-3, 0.03
         elif isinstance(module, nn.SiLU | nn.ReLU | nn.ReLU6 | nn.LeakyReLU | nn.Hardswish):
             module.inplace = True
+        elif isinstance(module, SPPF):
+            module.cv1.act = module.cv2.act  # some releases of ultralytics leave it without one

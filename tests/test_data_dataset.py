@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from tests.tiny_data import coco_document, write_coco, write_image
+from yolo_lightning.batch import row_mask
+from yolo_lightning.boxes import from_letterbox
+from yolo_lightning.data.coco import read_coco
+from yolo_lightning.data.dataset import DetectionDataset, PredictionDataset, collate, list_images
+from yolo_lightning.data.decode import load_letterboxed
+from yolo_lightning.data.index import DatasetIndex
+from yolo_lightning.errors import InputError
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> DatasetIndex:
+    return read_coco(write_coco(tmp_path, coco_document()), "train")
+
+
+def test_sample_in_letterboxed_pixels_by_hand(index: DatasetIndex) -> None:
+    # Image b, 60 x 40 px at 96 px: gain 1.6, 64 rows of content below 16 of padding.
+    sample = DetectionDataset(index, 96, 16, train=True)[1]
+    assert sample.letterbox == (1.6, 1.6, 0, 16)
+    assert sample.label_count == 2
+    np.testing.assert_allclose(sample.targets[:2], [[1, 16, 32, 48, 64], [0, 80, 64, 96, 80]], rtol=1e-6)
+    assert not sample.targets[2:].any() and sample.targets.shape == (16, 5)
+    assert sample.truth.shape == (0, 7) and sample.truth_count == 0
+    expected, size = load_letterboxed(index.path(1), 96, train=True)
+    assert sample.original_size == size
+    np.testing.assert_array_equal(sample.image, expected)
+
+
+def test_evaluation_carries_the_raw_truth(index: DatasetIndex) -> None:
+    batch = collate([DetectionDataset(index, 64, 16, train=False)[i] for i in range(3)])
+    assert batch.truth.shape == (3, 16, 7) and batch.truth_count.tolist() == [1, 5, 0]
+    for i in range(3):
+        np.testing.assert_array_equal(batch.truth[i, : batch.truth_count[i]], index.truth(i))
+        assert not batch.truth[i, batch.truth_count[i] :].any()
+
+
+def test_batch_has_the_documented_types_and_layout(index: DatasetIndex) -> None:
+    batch = collate([DetectionDataset(index, 64, 32, train=True)[i] for i in (2, 0)])
+    assert batch.images.shape == (2, 3, 64, 64) and batch.images.dtype == torch.uint8
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_array_equal(
+        batch.images[1].permute(1, 2, 0), load_letterboxed(index.path(0), 64, train=True)[0]
+    )
+    assert batch.targets.shape == (2, 32, 5) and batch.targets.dtype == torch.float32
+    for name in ("count", "index", "image_ids", "original_sizes", "truth_count"):
+        assert getattr(batch, name).dtype == torch.int64, name
+    assert batch.letterbox.shape == (2, 4) and batch.letterbox.dtype == torch.float32
+    assert batch.index.tolist() == [2, 0] and batch.image_ids.tolist() == [9, 3]
+    assert batch.original_sizes.tolist() == [[40, 60], [50, 30]]
+    assert batch.count.tolist() == [0, 1]
+    # The transform back is the inverse of what was done to the labels.
+    back = from_letterbox(batch.targets[..., 1:], batch.letterbox, batch.original_sizes)
+    torch.testing.assert_close(back[row_mask(batch.count, 32)], torch.tensor([[0.0, 0, 10, 30]]))
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_give_the_same_batches(index: DatasetIndex, context: str) -> None:
+    dataset = DetectionDataset(index, 64, 16, train=False)
+    here = collate([dataset[i] for i in range(3)])
+    loader = DataLoader(dataset, 3, num_workers=1, collate_fn=collate, multiprocessing_context=context)
+    (there,) = loader
+    assert there.images.is_contiguous(memory_format=torch.channels_last)
+    for name, a, b in zip(here._fields, here, there, strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_too_small_a_capacity_is_refused(index: DatasetIndex) -> None:
+    with pytest.raises(
+        InputError, match=r"an image has 5 labels but there is room for 4; use a capacity of 16"
+    ):
+        DetectionDataset(index, 64, 4, train=True)
+
+
+def test_unreadable_image_in_a_worker_keeps_its_sentence(index: DatasetIndex) -> None:
+    index.path(1).write_text("broken")
+    loader = DataLoader(DetectionDataset(index, 64, 16, train=True), 3, num_workers=1, collate_fn=collate)
+    with pytest.raises(InputError) as error:
+        list(loader)
+    last = str(error.value).strip().splitlines()[-1]
+    assert last.endswith(f"{index.path(1)}: not a readable image; replace or remove it")
+
+
+def test_a_changed_image_is_noticed(index: DatasetIndex) -> None:
+    write_image(index.path(1), 30, 30)
+    with pytest.raises(
+        InputError, match=r"b\.png: the image is 30 x 30 px but its annotations say 60 x 40 px"
+    ):
+        DetectionDataset(index, 64, 16, train=True)[1]
+
+
+def test_prediction_has_the_shapes_of_training(tmp_path: Path) -> None:
+    for n, name in enumerate(("b.png", "deep/a.PNG", "c.txt")):
+        if name.endswith("txt"):
+            (tmp_path / name).write_text("")
+        else:
+            write_image(tmp_path / name, 20 + n, 30)
+    paths = list_images(str(tmp_path))
+    assert [path.name for path in paths] == ["b.png", "a.PNG"]
+    dataset = PredictionDataset(paths, 64)
+    batch = collate([dataset[i] for i in range(len(dataset))])
+    assert batch.images.shape == (2, 3, 64, 64)
+    assert batch.targets.shape == (2, 16, 5) and not batch.targets.any() and not batch.count.any()
+    assert batch.truth.shape == (2, 0, 7) and not batch.truth_count.any()
+    assert batch.original_sizes.tolist() == [[20, 30], [21, 30]]
+    assert batch.image_ids.tolist() == [1, 2]
+
+
+def test_list_images_takes_files_and_folders_in_order_once(tmp_path: Path) -> None:
+    for name in ("x/2.png", "x/1.png", "y.png"):
+        write_image(tmp_path / name)
+    paths = list_images([str(tmp_path / "y.png"), str(tmp_path / "x"), str(tmp_path / "x/1.png")])
+    assert [path.name for path in paths] == ["y.png", "1.png", "2.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty: the folder has no images"):
+        list_images(str(tmp_path / "empty"))
+    with pytest.raises(InputError, match=r"none\.png: no such image or folder"):
+        list_images([str(tmp_path / "y.png"), str(tmp_path / "none.png")])
+    with pytest.raises(InputError, match="nothing to predict"):
+        list_images([])
+
+
+def test_a_dataset_pickles_small(index: DatasetIndex) -> None:
+    assert len(pickle.dumps(DetectionDataset(index, 640, 16, train=True))) < 10_000
