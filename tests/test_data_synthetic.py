@@ -181,7 +181,7 @@ def test_what_is_there_is_never_overwritten(root: Path, tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match="file cannot be written to .* name another folder"):
+    with pytest.raises(InputError, match=r"file cannot be written to .* name another folder"):
         make_dataset(tmp_path / "file" / "shapes", **SMALL)
 
 

@@ -7,6 +7,7 @@ centre y, width, height), in pixels unless said otherwise.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ def xywh_to_xyxy(boxes: Tensor) -> Tensor:
 
 
 class Letterbox(NamedTuple):
-    """How an image of (height, width) lies in a square of ``size`` pixels, aspect ratio kept."""
+    """How an image of (height, width) lies on a canvas, aspect ratio kept."""
 
     height: int
     """Height of the resized content, in px."""
@@ -45,23 +46,51 @@ class Letterbox(NamedTuple):
     """Rows of padding on the top, in px."""
 
 
-def letterbox_geometry(height: int, width: int, size: int) -> Letterbox:
+def letterbox_geometry(
+    height: int,
+    width: int,
+    size: int,
+    canvas: tuple[int, int] | None = None,
+    rounding: Callable[[float], int] = math.ceil,
+) -> Letterbox:
     """Scale the longer side to ``size`` and centre the result, as classic YOLOv5 does.
 
-    Sides round up and the odd pixel of padding goes to the right and the bottom
-    (``load_image`` and ``letterbox`` of ultralytics/yolov5 v7.0).
+    The odd pixel of padding goes to the right and the bottom (``load_image`` and ``letterbox`` of
+    ultralytics/yolov5 v7.0).
+
+    Args:
+        height: of the image, in px.
+        width: of the image, in px.
+        size: the longer side after scaling, in px.
+        canvas: height and width to centre in, in px; a square of ``size`` if left out.
+        rounding: of the shorter side; classic training and validation round up, ``detect.py`` rounds
+            to the nearest.
     """
     ratio = size / max(height, width)
-    new_height = min(size, math.ceil(height * ratio))
-    new_width = min(size, math.ceil(width * ratio))
+    new_height = max(1, min(size, rounding(height * ratio)))
+    new_width = max(1, min(size, rounding(width * ratio)))
+    canvas_height, canvas_width = canvas or (size, size)
     return Letterbox(
         height=new_height,
         width=new_width,
         gain_x=new_width / width,
         gain_y=new_height / height,
-        pad_x=(size - new_width) // 2,
-        pad_y=(size - new_height) // 2,
+        pad_x=(canvas_width - new_width) // 2,
+        pad_y=(canvas_height - new_height) // 2,
     )
+
+
+def enclosing_rectangle(height: int, width: int, stride: int, margin: float) -> tuple[int, int]:
+    """Height and width in px of the smallest canvas of whole strides around a scaled image.
+
+    Args:
+        height: of the scaled image, in px.
+        width: of the scaled image, in px.
+        stride: largest stride of the network, in px.
+        margin: added to each side of the canvas before it is rounded up, in strides; classic
+            YOLOv5 validates with 0.5 and predicts with 0.
+    """
+    return math.ceil(height / stride + margin) * stride, math.ceil(width / stride + margin) * stride
 
 
 def to_letterbox(boxes: Tensor, letterbox: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ class SaveConfig(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
             config = self.config.clone()
-            for key in list(config.keys()):
+            for key in list(vars(config)):
                 if key not in {"seed_everything", "trainer", "model", "data", "ema", "runs_dir", "run_name"}:
                     del config[key]
             text = self.parser.dump(config, skip_none=False, skip_validation=True)
@@ -139,7 +139,7 @@ class YoloCLI(LightningCLI):
         self.config = parser.parse_args(args)  # Lightning's would warn that the process has arguments too
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the options as given; :meth:`before_instantiate_classes` reads what it needs from the checkpoint."""
+        """Leave the options as given; :meth:`before_instantiate_classes` reads what it needs."""
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -176,7 +176,8 @@ class YoloCLI(LightningCLI):
         )
         if asked not in (default, known["architecture"]):
             raise InputError(
-                f"{self.checkpoint}: holds a {known['architecture']}, not a {asked}; leave --model.architecture out"
+                f"{self.checkpoint}: holds a {known['architecture']}, not a {asked}; "
+                "leave --model.architecture out"
             )
         config.model.architecture = known["architecture"]
         config.model.num_classes, config.model.class_names = known["num_classes"], known["class_names"]
@@ -203,8 +204,8 @@ class YoloCLI(LightningCLI):
         if config.model.num_classes not in (None, len(names)):
             origin = self.checkpoint or "model.num_classes"
             raise InputError(
-                f"{config.data.root}: has {len(names)} classes ({', '.join(names[:5])}{', …' if len(names) > 5 else ''}) "
-                f"but {origin} has {config.model.num_classes}; use the data set that belongs to it"
+                f"{data.root}: has {len(names)} classes but {origin} "
+                f"has {config.model.num_classes}; use the data set that belongs to it"
             )
         config.model.num_classes, config.model.class_names = len(names), names
 

@@ -127,7 +127,7 @@ class YOLOv5(LightningModule):
         self.criterion = self._build_criterion()
         self.metric = CocoMeanAveragePrecision(self.num_classes)
         self.hparams.update(num_classes=self.num_classes, class_names=self.class_names)
-        self._check_image_size()
+        self._tell_stride()
         self._compile()
 
     def _build_criterion(self) -> AnchorLoss | AnchorFreeLoss:
@@ -136,12 +136,16 @@ class YOLOv5(LightningModule):
             return AnchorLoss(head.anchors, head.strides, head.num_classes, self.loss_config)
         return AnchorFreeLoss(head.strides, head.num_classes, self.anchor_free_loss_config)
 
-    def _check_image_size(self) -> None:
-        image_size = getattr(self._datamodule, "image_size", None)
-        if image_size and image_size % max(self.network.strides):
-            raise InputError(
-                f"data.image_size is {image_size}; {self.architecture} needs a multiple of {max(self.network.strides)}"
-            )
+    def _tell_stride(self) -> None:
+        """Let the data module pad to whole cells, and refuse an image size that cannot be."""
+        stride = max(self.network.strides)
+        if self._datamodule is not None:
+            self._datamodule.stride = stride
+            if self._datamodule.image_size % stride:
+                raise InputError(
+                    f"data.image_size is {self._datamodule.image_size}; {self.architecture} needs a multiple "
+                    f"of {stride}"
+                )
 
     def _compile(self) -> None:
         trainer = self._trainer
@@ -263,7 +267,7 @@ class YOLOv5(LightningModule):
             images = normalise(batch.images)
         return detect(
             self.network.head,
-            self.network(images),
+            self.network.forward(images),
             batch,
             score_threshold=self.score_threshold,
             iou_threshold=self.iou_threshold,
@@ -273,7 +277,7 @@ class YOLOv5(LightningModule):
     def _evaluate(self, batch: Batch, stage: str) -> None:
         with torch.autocast(self.device.type, enabled=False):
             images = normalise(batch.images)
-        maps = self.network(images)
+        maps = self.network.forward(images)  # eager: images have many shapes here
         with torch.autocast(self.device.type, enabled=False):
             loss, parts = self.criterion(maps, batch.targets, row_mask(batch.count, batch.targets.shape[1]))
         losses = {f"{stage}/loss": loss} | {f"{stage}/{name}_loss": value for name, value in parts.items()}

@@ -56,7 +56,7 @@ def find_checkpoint(ckpt_path: str, runs_dir: str | Path, name: str) -> Path:
         path = Path(ckpt_path).absolute()
         if not path.is_file():
             raise InputError(
-                f"--ckpt_path {ckpt_path}: there is no such file; give a run's checkpoint, or 'last' or 'best'"
+                f"--ckpt_path {ckpt_path}: no such file; give a run's checkpoint, or 'last' or 'best'"
             )
         return path
     parent = Path(runs_dir).absolute() / name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -53,13 +55,16 @@ class Augmentation(nn.Module):
         """Empty the ring of mosaic partners; a change of epoch does so by itself."""
         self.ring.reset()
 
-    def compile_core(self) -> None:
+    def compile_core(self, **options: Any) -> None:
         """Compile all but the ring's bookkeeping into one graph, in place.
 
         Worth it wherever a compiler is at hand, and not optional on a GPU, where hundreds of small
         kernels would be launched a batch.
+
+        Args:
+            options: passed to ``torch.compile``, as ``mode`` or ``backend``.
         """
-        self.core.compile(fullgraph=True, dynamic=False)
+        self.core.compile(fullgraph=True, dynamic=False, **options)
 
     @torch.no_grad()
     def forward(

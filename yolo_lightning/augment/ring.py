@@ -119,8 +119,8 @@ class Ring(torch.nn.Module):
         images, size = batch.images.shape[0] * self.ring_batches, batch.images.shape[-1]
         if images * size * size >= MAX_PIXELS:
             raise InputError(
-                f"a mosaic ring of ring_batches={self.ring_batches} batches of {batch.images.shape[0]} images "
-                f"of {size} px is over 2^30 pixels: lower the batch size or ring_batches."
+                f"a mosaic ring of {self.ring_batches} batches of {batch.images.shape[0]} images of "
+                f"{size} px is over 2^30 pixels: lower the batch size or ring_batches."
             )
         device = batch.images.device
         grey = PAD_VALUE * 0x010101

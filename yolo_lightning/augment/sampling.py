@@ -110,7 +110,7 @@ def _part(position: Tensor, step: int, centre: Tensor, extents: list[Tensor], st
 
 
 def _addresses(layout: Layout, left: Tensor, top: Tensor, size: int) -> list[list[Tensor]]:
-    """Ring addresses, int32, of the 2 x 2 canvas pixels at (left, top), rows first; 0 where there is no tile."""
+    """Ring addresses, int32, of the 2 x 2 canvas pixels at (left, top), rows first; 0 where no tile is."""
 
     def tiles(values: Tensor) -> list[Tensor]:
         return list(values[:, :, None, None].unbind(1))  # four (B, 1, 1)

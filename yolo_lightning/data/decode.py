@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
-from ..boxes import letterbox_geometry
+from ..boxes import Letterbox, letterbox_geometry
 from ..errors import InputError
 
 Pixels = npt.NDArray[np.uint8]
@@ -82,7 +82,7 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
 
 
 def letterbox(image: Pixels, image_size: int, train: bool) -> Pixels:
-    """Resize the longer side to ``image_size`` and pad with grey.
+    """Resize the longer side to ``image_size`` and pad with grey to a square.
 
     Args:
         image: uint8 (H, W, 3).
@@ -93,24 +93,44 @@ def letterbox(image: Pixels, image_size: int, train: bool) -> Pixels:
     Returns:
         uint8 (S, S, 3).
     """
+    place = letterbox_geometry(image.shape[0], image.shape[1], image_size)
+    return paste(resize(image, place, train), place, (image_size, image_size))
+
+
+def resize(image: Pixels, place: Letterbox, linear: bool) -> Pixels:
+    """Scale an image (H, W, 3) to the size that it has in its letterbox.
+
+    Args:
+        image: uint8 (H, W, 3).
+        place: Where it goes.
+        linear: Always interpolate linearly; otherwise average over areas when the image shrinks.
+    """
     height, width = image.shape[:2]
-    place = letterbox_geometry(height, width, image_size)
-    if max(height, width) != image_size:
-        method = cv2.INTER_LINEAR if train or image_size > max(height, width) else cv2.INTER_AREA
-        image = cv2.resize(image, (place.width, place.height), interpolation=method).astype(
-            np.uint8, copy=False
-        )
-    if place.height == image_size and place.width == image_size:
+    if max(height, width) == max(place.height, place.width):
         return image
-    canvas = np.full((image_size, image_size, 3), PAD_VALUE, np.uint8)
-    canvas[place.pad_y : place.pad_y + place.height, place.pad_x : place.pad_x + place.width] = image
-    return canvas
+    shrinks = max(height, width) > max(place.height, place.width)
+    method = cv2.INTER_AREA if shrinks and not linear else cv2.INTER_LINEAR
+    return cv2.resize(image, (place.width, place.height), interpolation=method).astype(np.uint8, copy=False)
+
+
+def paste(content: Pixels, place: Letterbox, canvas: tuple[int, int]) -> Pixels:
+    """Put a scaled image onto a grey canvas of (height, width) px."""
+    if content.shape[:2] == canvas:
+        return content
+    pixels = np.full((*canvas, 3), PAD_VALUE, np.uint8)
+    pixels[content_slice(place)] = content
+    return pixels
+
+
+def content_slice(place: Letterbox) -> tuple[slice, slice]:
+    """Rows and columns of a canvas that the image covers."""
+    return slice(place.pad_y, place.pad_y + place.height), slice(place.pad_x, place.pad_x + place.width)
 
 
 def load_letterboxed(
     path: str | os.PathLike[str], image_size: int, train: bool, size: tuple[int, int] | None = None
 ) -> tuple[Pixels, tuple[int, int]]:
-    """From a file to the letterboxed image.
+    """From a file to the letterboxed square.
 
     Args:
         path: The image.

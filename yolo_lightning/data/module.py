@@ -6,14 +6,14 @@ import ctypes
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ..batch import label_capacity
 from ..errors import InputError
@@ -21,7 +21,7 @@ from .cache import CacheMode, ImageCache, open_cache
 from .dataset import DetectionDataset, PredictionDataset, Sample, collate, list_images
 from .index import DatasetIndex, IntArray
 from .layout import DataSource, Split
-from .sampler import EvalSampler, TrainSampler
+from .sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
 
 _SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
@@ -107,8 +107,10 @@ class DetectionDataModule(LightningDataModule):
         self.predict_source = predict_source
         self.seed = seed
         self.pin_memory = pin_memory
+        self.stride = 32
+        """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
         self._indices: dict[Split, DatasetIndex] = {}
-        self._datasets: dict[str, Dataset[Sample]] = {}
+        self._stage = "fit"
 
     # What the data set is
 
@@ -184,54 +186,58 @@ class DetectionDataModule(LightningDataModule):
             self._open_cache(split)
 
     def setup(self, stage: str) -> None:
-        """Make the data sets of a stage."""
+        """Read what a stage needs; the data sets wait for the network, which may change ``stride``."""
         if stage == "predict":
-            self._datasets["predict"] = PredictionDataset(self.predict_paths, self.image_size)
-            return
-        self.build_indices(stage)
-        # One capacity for the splits of a stage, so that there is one shape and one compiled graph.
-        most = max(self.index(split).most_labels for split in _SPLITS_OF_STAGE[stage])
-        for split in _SPLITS_OF_STAGE[stage]:
-            self._datasets[split] = DetectionDataset(
-                self.index(split),
-                self.image_size,
-                label_capacity(most),
-                split == "train",
-                self._open_cache(split),
-            )
+            _ = self.predict_paths
+        else:
+            self.build_indices(stage)
+        self._stage = stage
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Full batches in seeded order."""
-        dataset = self._datasets["train"]
-        return self._loader(dataset, TrainSampler(dataset, self.batch_size, self.seed))  # type: ignore[arg-type]
+        """Full batches of squares in seeded order."""
+        dataset = self._dataset("train")
+        return self._loader(
+            dataset, batch_size=self.batch_size, sampler=TrainSampler(dataset, self.batch_size, self.seed)
+        )
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Every validation image once, in the order of the index."""
-        return self._evaluation_loader("val")
+        """Every validation image once, those of one shape together."""
+        return self._evaluation_loader(self._dataset("val"))
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """Every test image once, in the order of the index."""
-        return self._evaluation_loader("test")
+        """Every test image once, those of one shape together."""
+        return self._evaluation_loader(self._dataset("test"))
 
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """Every image of ``predict_source`` once."""
-        return self._evaluation_loader("predict")
+        """Every image of ``predict_source`` once, those of one shape together."""
+        return self._evaluation_loader(PredictionDataset(self.predict_paths, self.image_size, self.stride))
 
-    def _evaluation_loader(self, name: str) -> DataLoader[Sample]:
-        dataset = self._datasets[name]
-        return self._loader(dataset, EvalSampler(dataset))  # type: ignore[arg-type]
+    def _dataset(self, split: Split) -> DetectionDataset:
+        # One capacity for the splits of a stage, so that there is one shape and one compiled graph.
+        most = max(self.index(other).most_labels for other in _SPLITS_OF_STAGE[self._stage])
+        return DetectionDataset(
+            self.index(split),
+            self.image_size,
+            label_capacity(most),
+            split == "train",
+            self._open_cache(split),
+            self.stride,
+        )
 
-    def _loader(self, dataset: Dataset[Sample], sampler: Sampler[int]) -> DataLoader[Sample]:
+    def _evaluation_loader(self, dataset: DetectionDataset | PredictionDataset) -> DataLoader[Sample]:
+        sampler = SameShapeBatchSampler(EvalSampler(dataset), self.batch_size)
+        return self._loader(dataset, batch_sampler=sampler)
+
+    def _loader(self, dataset: Dataset[Sample], **batching: Any) -> DataLoader[Sample]:
         workers = self.worker_count()
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
             num_workers=workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available() if self.pin_memory == "auto" else self.pin_memory,
             worker_init_fn=prepare_worker,
             persistent_workers=workers > 0,
+            **batching,
         )
 
     def worker_count(self) -> int:

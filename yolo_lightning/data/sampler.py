@@ -6,10 +6,13 @@ Both are torch ``DistributedSampler``s, also for one process, so that Lightning 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sized
+from itertools import groupby
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import BatchSampler, Dataset, DistributedSampler, SequentialSampler
 
 
 def _place(world_size: int | None, rank: int | None) -> tuple[int, int]:
@@ -60,8 +63,17 @@ class TrainSampler(DistributedSampler[int]):
         return iter(order[positions % self.images].tolist())
 
 
+class CanvasSizes(Protocol):
+    """A data set whose images become rectangles of several sizes."""
+
+    canvases: npt.NDArray[np.int64]
+    """(I, 2) height and width in px."""
+
+    def __len__(self) -> int: ...
+
+
 class EvalSampler(DistributedSampler[int]):
-    """Every image once, in the order of the index: rank r of w takes r, r + w, r + 2w, ...
+    """Every image once, those of one shape together: of that order, rank r of w takes r, r + w, ...
 
     Ranks may differ by one image: nothing is repeated to make them equal, which would count twice.
 
@@ -71,12 +83,41 @@ class EvalSampler(DistributedSampler[int]):
         rank: Of this process.
     """
 
-    def __init__(self, dataset: Sized, world_size: int | None = None, rank: int | None = None) -> None:
+    def __init__(self, dataset: CanvasSizes, world_size: int | None = None, rank: int | None = None) -> None:
         world_size, rank = _place(world_size, rank)
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=False)  # type: ignore[arg-type]
-        self.images = len(dataset)
-        self.num_samples = len(range(rank, self.images, world_size))
-        self.total_size = self.images
+        order = np.lexsort((dataset.canvases[:, 1], dataset.canvases[:, 0]))  # stable: then as in the index
+        self.positions: list[int] = order[rank::world_size].tolist()
+        self.num_samples = len(self.positions)
+        self.total_size = len(dataset)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.rank, self.images, self.num_replicas))
+        return iter(self.positions)
+
+
+class SameShapeBatchSampler(BatchSampler):
+    """Batches of images of one shape, so that what an image becomes does not depend on its neighbours.
+
+    Args:
+        sampler: Gives the images: an ``EvalSampler``, or what Lightning puts in its place when it
+            makes the sampler anew to predict, torch's ``SequentialSampler``.
+        batch_size: Images of a batch; the last batch of each shape may have fewer.
+        drop_last: Must be False; in the signature because Lightning makes batch samplers anew.
+    """
+
+    def __init__(
+        self, sampler: EvalSampler | SequentialSampler, batch_size: int, drop_last: bool = False
+    ) -> None:
+        super().__init__(sampler, batch_size, drop_last)
+        dataset: Any = sampler.dataset if isinstance(sampler, EvalSampler) else sampler.data_source
+        shapes = [tuple(shape) for shape in dataset.canvases.tolist()]
+        self.batches: list[list[int]] = []
+        for _, group in groupby(sorted(sampler, key=shapes.__getitem__), key=shapes.__getitem__):
+            images = list(group)
+            self.batches += [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)

@@ -124,9 +124,8 @@ def _is_complete(root: Path, settings: dict[str, int]) -> bool:
     try:
         found = json.loads((root / MANIFEST).read_text())["settings"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(
-            f"{root} is not empty and has no readable {MANIFEST}: name a new folder, or remove this one."
-        ) from None
+        problem = f"is not empty and has no readable {MANIFEST}"
+        raise InputError(f"{root} {problem}: name a new folder, or remove this one.") from None
     if found != settings:
         raise InputError(
             f"{root / MANIFEST} says that the folder was made with other settings ({found}, not {settings}): "
@@ -164,9 +163,7 @@ def _write_split(root: Path, split: str, count: int, image_size: int, seed: int)
         "info": {"description": "yolo-lightning synthetic shapes", "version": str(_GENERATOR_VERSION)},
         "images": [image for image, _ in made],
         "annotations": [{"id": number, **shape} for number, shape in enumerate(annotations, start=1)],
-        "categories": [
-            {"id": i + 1, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASS_NAMES)
-        ],
+        "categories": [{"id": number, "name": name} for number, name in enumerate(CLASS_NAMES, start=1)],
     }
     path = root / "annotations" / f"instances_{split}.json"
     path.parent.mkdir(exist_ok=True)
@@ -191,8 +188,7 @@ def draw_picture(rng: np.random.Generator, image_size: int) -> tuple[_Bytes, lis
     owner = np.zeros((height, width), np.uint8)  # 0 background, n the n-th shape
     full_area = [height * width]
     labels: list[int] = []
-    wanted = 0 if rng.random() < 0.06 else int(rng.integers(1, 7))
-    for _ in range(wanted):
+    for _ in range(0 if rng.random() < 0.06 else int(rng.integers(1, 7))):
         if placed := _place_shape(rng, owner, full_area):  # else the picture holds one shape less
             labels.append(placed[0])
             _paint(rng, canvas, placed[1])
@@ -203,7 +199,7 @@ def draw_picture(rng: np.random.Generator, image_size: int) -> tuple[_Bytes, lis
 
 def _annotation(visible: npt.NDArray[np.bool_], label: int) -> dict[str, Any]:
     """Category, box and area of the visible pixels (H, W) of a shape."""
-    mask = visible.astype(np.uint8)
+    mask = visible.view(np.uint8)
     return {"category_id": label + 1, "bbox": list(cv2.boundingRect(mask)), "area": cv2.countNonZero(mask)}
 
 
@@ -214,8 +210,7 @@ def _place_shape(rng: np.random.Generator, owner: _Bytes, full_area: list[int]) 
         Class and coverage float32 (H, W) in 0..1, or None when no try found a place.
     """
     height, width = owner.shape
-    small = rng.random() < 0.15
-    low, high = (0.09, 0.16) if small else (0.16, 0.5)
+    low, high = (0.09, 0.16) if rng.random() < 0.15 else (0.16, 0.5)  # of the longer side of the picture
     radius = max(width, height) * float(np.exp(rng.uniform(math.log(low), math.log(high)))) / 2
     label = int(rng.integers(len(CLASS_NAMES)))
     outline = _OUTLINES[CLASS_NAMES[label]](rng)
