@@ -74,7 +74,7 @@ def decide_compilation(option: CompileOption, device_type: str, precision: str) 
 
 @functools.cache
 def compiler_obstacle(device_type: str) -> str | None:
-    """Why torch.compile cannot work for a device here, found by compiling one small function; None if it can."""
+    """Why torch.compile cannot work here, found by compiling one small function; None if it can."""
     if device_type not in {"cpu", "cuda"}:
         return f"torch.compile is not used on {device_type}"
 

@@ -18,11 +18,18 @@ from .errors import InputError
 from .evaluation import detect
 from .losses import AnchorFreeLoss, AnchorFreeLossConfig, AnchorLoss, AnchorLossConfig
 from .metrics import CocoMeanAveragePrecision, log_values
-from .model.heads import AnchorHead
 from .model.network import DetectionNetwork, build_network
 from .model.weights import load_weights, transfer_weights
-from .optim import OptimizerConfig, apply_settings, build_optimizer, step_settings
-from .training import gradient_scale, rank_mean, training_losses
+from .optim import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
+from .training import (
+    add_to_means,
+    build_criterion,
+    compile_training,
+    gradient_scale,
+    rank_mean,
+    resume_sharing,
+    share_buffers,
+)
 
 
 class YOLOv5(LightningModule):
@@ -36,6 +43,7 @@ class YOLOv5(LightningModule):
             (anchor-free), or the path of a YOLOv5-style YAML.
         num_classes: how many classes; if left out, the data set's, else the weights', else 80.
         class_names: one name a class; the data set's if left out.
+        category_ids: the COCO id of each class, for the results of predict; the data set's if left out.
         weights: weights to start from: an official or fine-tuned YOLOv5 .pt, a plain state dict, a
             safetensors file or a checkpoint of ours. Nothing in the file is executed.
         compile: auto (decides from the device and the precision, and says why), false, true, or a
@@ -58,6 +66,7 @@ class YOLOv5(LightningModule):
         architecture: str = "yolov5n",
         num_classes: int | None = None,
         class_names: list[str] | None = None,
+        category_ids: list[int] | None = None,
         weights: str | None = None,
         compile: CompileOption = "auto",
         channels_last: bool = True,
@@ -74,6 +83,7 @@ class YOLOv5(LightningModule):
         self.architecture = architecture
         self.num_classes = num_classes
         self.class_names = class_names
+        self.category_ids = category_ids
         self.weights = weights
         self.compile_option: CompileOption = compile
         self.channels_last = channels_last
@@ -106,9 +116,10 @@ class YOLOv5(LightningModule):
         if names:
             if self.num_classes not in (None, len(names)):
                 raise InputError(
-                    f"model.num_classes is {self.num_classes} but the data set has {len(names)} classes; leave it out"
+                    f"model.num_classes is {self.num_classes} but the data has {len(names)}; leave it out"
                 )
             self.num_classes, self.class_names = len(names), list(names)
+            self.category_ids = [int(i) for i in self._datamodule.category_ids]
 
     def configure_model(self) -> None:
         """Build the network with its loss, load weights into it, and compile; once."""
@@ -124,17 +135,12 @@ class YOLOv5(LightningModule):
             rank_zero_info(str(transfer_weights(self.network, weights)))
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self.criterion = self._build_criterion()
+        self.criterion = build_criterion(self.network.head, self.loss_config, self.anchor_free_loss_config)
         self.metric = CocoMeanAveragePrecision(self.num_classes)
-        self.hparams.update(num_classes=self.num_classes, class_names=self.class_names)
+        classes = ("num_classes", "class_names", "category_ids")
+        self.hparams.update({name: getattr(self, name) for name in classes})
         self._tell_stride()
         self._compile()
-
-    def _build_criterion(self) -> AnchorLoss | AnchorFreeLoss:
-        head = self.network.head
-        if isinstance(head, AnchorHead):
-            return AnchorLoss(head.anchors, head.strides, head.num_classes, self.loss_config)
-        return AnchorFreeLoss(head.strides, head.num_classes, self.anchor_free_loss_config)
 
     def _tell_stride(self) -> None:
         """Let the data module pad to whole cells, and refuse an image size that cannot be."""
@@ -150,16 +156,10 @@ class YOLOv5(LightningModule):
     def _compile(self) -> None:
         trainer = self._trainer
         device = trainer.strategy.root_device.type if trainer else self.device.type
-        compilation = decide_compilation(
-            self.compile_option, device, str(trainer.precision) if trainer else "32-true"
-        )
-        if trainer:
-            rank_zero_info(f"compile: {compilation.reason}")
-        self._training_losses = training_losses
-        if compilation.mode:
-            options: dict[str, Any] = {"fullgraph": True, "dynamic": False, "mode": compilation.mode}
-            self.network.compile(**options)  # in place, so that the names in checkpoints stay as they are
-            self._training_losses = torch.compile(training_losses, **options)
+        precision = str(trainer.precision) if trainer else "32-true"
+        compilation = decide_compilation(self.compile_option, device, precision)
+        rank_zero_info(f"compile: {compilation.reason}")
+        self._training_losses = compile_training(self.network, compilation.mode)
         if compilation.augmentation:
             self.augmentation.compile_core()
 
@@ -171,11 +171,12 @@ class YOLOv5(LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        """Check what only the Trainer knows, and say which values are scaled and by what."""
-        if not self.trainer.max_epochs or self.trainer.max_epochs < 0:
+        """Check what only the Trainer knows, and say which values are scaled, from what to what."""
+        if (self.trainer.max_epochs or -1) < 0 and not self.optimizer_config.schedule_epochs:
             raise InputError(
-                "trainer.max_epochs is not set; the learning rate falls over a planned number of epochs"
+                "trainer.max_epochs is not set; the learning rate has to know over how many to fall"
             )
+        rank_zero_info(describe_scaling(self.optimizer_config, self._total_batch_size))
         if self.trainer.world_size > 1:
             self.criterion.rank_mean, self.criterion.ranks = rank_mean, self.trainer.world_size
         self.accumulator.restore_gradients(self.network)
@@ -196,14 +197,15 @@ class YOLOv5(LightningModule):
         optimizer = self.optimizers()
         apply_settings(optimizer, settings)  # type: ignore[arg-type]
         with torch.autocast(self.device.type, enabled=False):
-            images, targets, mask = self.augmentation(batch, self.current_epoch, mosaic=self._mosaic_is_on)
+            mosaic = self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
+            images, targets, mask = self.augmentation(batch, self.current_epoch, mosaic)
         loss, parts = self._training_losses(self.network, self.criterion, images, targets, mask)
         self.manual_backward(loss * gradient_scale(len(images), self.trainer.world_size))
         if self.accumulator.window_is_full(settings.accumulate):
             optimizer.step()  # type: ignore[union-attr]
             optimizer.zero_grad()  # type: ignore[union-attr]
             self.accumulator.stepped()
-        self._add_to_running_losses(parts, batch_index)
+        self.running_losses = add_to_means(self.running_losses, parts, batch_index + 1)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient, after the precision plugin has unscaled it."""
@@ -220,18 +222,9 @@ class YOLOv5(LightningModule):
         groups = self.optimizers().param_groups  # type: ignore[union-attr]
         self.log_dict({"lr/bias": groups[0]["lr"], "lr/weight": groups[1]["lr"]})
 
-    def _add_to_running_losses(self, parts: dict[str, Tensor], batch_index: int) -> None:
-        for name, value in parts.items():
-            mean = self.running_losses.get(name)
-            self.running_losses[name] = value if mean is None else mean + (value - mean) / (batch_index + 1)
-
     @property
     def _epochs(self) -> int:
-        return int(self.trainer.max_epochs or 1)
-
-    @property
-    def _mosaic_is_on(self) -> bool:
-        return self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
+        return self.optimizer_config.schedule_epochs or int(self.trainer.max_epochs or 1)
 
     @property
     def _total_batch_size(self) -> int:
@@ -243,12 +236,18 @@ class YOLOv5(LightningModule):
         return getattr(self._trainer, "datamodule", None)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Loss and detections of a batch, into the running means and the metric."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        """As :meth:`validation_step`, on the test split."""
         self._evaluate(batch, "test")
+
+    def on_validation_start(self) -> None:
+        share_buffers(self.trainer.model)
+
+    def on_validation_end(self) -> None:
+        resume_sharing(self.trainer.model)
+
+    on_test_start = on_validation_start
 
     def on_validation_epoch_end(self) -> None:
         self._log_metric("val")
@@ -275,6 +274,7 @@ class YOLOv5(LightningModule):
         )
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
+        """Loss and detections of a batch, into the running means and the metric."""
         with torch.autocast(self.device.type, enabled=False):
             images = normalise(batch.images)
         maps = self.network.forward(images)  # eager: images have many shapes here

@@ -32,6 +32,9 @@ class OptimizerConfig:
     """Learning rate at the end, as a fraction of the initial one, 0..1."""
     schedule: Literal["linear", "cosine"] = "linear"
     """How the learning rate falls over the epochs."""
+    schedule_epochs: int | None = None
+    """Epochs over which it falls; trainer.max_epochs if left out. Set it to what is planned in the end
+    when a run is to be trained in parts."""
     momentum: float = 0.937
     """Momentum of sgd, or beta1 of adamw, 0..1."""
     weight_decay: float = 0.0005
@@ -48,8 +51,8 @@ class OptimizerConfig:
     """Largest norm of the gradient of one step; 0 turns clipping off."""
 
     def __post_init__(self) -> None:
-        for key in ("learning_rate", "nominal_batch_size"):
-            if getattr(self, key) <= 0:
+        for key in ("learning_rate", "nominal_batch_size", "schedule_epochs"):
+            if getattr(self, key) is not None and getattr(self, key) <= 0:
                 raise InputError(f"model.optimizer.{key} is {getattr(self, key)}; give a number above 0")
         for key in ("final_learning_rate_fraction", "momentum", "warmup_momentum"):
             if not 0 <= getattr(self, key) <= 1:
@@ -81,12 +84,22 @@ def scaled_weight_decay(config: OptimizerConfig, batch_size: int) -> float:
     return config.weight_decay * batch_size * accumulate / config.nominal_batch_size
 
 
+def describe_scaling(config: OptimizerConfig, batch_size: int) -> str:
+    """A sentence on what acts instead of what was given, for ``batch_size`` images on all ranks together."""
+    accumulate = batches_per_step(batch_size, config.nominal_batch_size)
+    return (
+        f"a step sums {accumulate} batches of {batch_size} images (nominal {config.nominal_batch_size}); "
+        f"weight decay {config.weight_decay:g} acts as {scaled_weight_decay(config, batch_size):g}"
+    )
+
+
 def learning_rate_factor(config: OptimizerConfig, epoch: int, epochs: int) -> float:
     """Fraction of the initial learning rate in ``epoch`` of ``epochs``: from 1 down to the final fraction.
 
-    Both curves reach the final fraction at ``epoch == epochs``, one epoch after the last.
+    Both curves reach the final fraction at ``epoch == epochs``, one epoch after the last, and stay there.
     """
     final = config.final_learning_rate_fraction
+    epoch = min(epoch, epochs)
     if config.schedule == "cosine":
         return (1 - math.cos(epoch * math.pi / epochs)) / 2 * (final - 1) + 1
     return (1 - epoch / epochs) * (1 - final) + final

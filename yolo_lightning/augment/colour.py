@@ -30,18 +30,18 @@ def _to_hsv(red: Tensor, green: Tensor, blue: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def _to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> list[Tensor]:
-    """Whole HSV to whole RGB 0..255: V (1 - S trapezium(H)) for each channel.
+    """Whole HSV to whole RGB 0..255: V minus V S times a trapezium of the hue for each channel.
 
     Cut, not rounded, as OpenCV's vectorised ``COLOR_HSV2RGB`` for 8 bits does.
     """
     sector = hue * (1 / 30)  # 0..6
-    saturation = saturation / 255  # divided, so that a full one is 1 and never more
+    depth = value * (saturation / 255)  # at most the value, so nothing falls below 0
     lacks = (
         2 - (sector - 3).abs(),
         (sector - 2).abs() - 1,
         (sector - 4).abs() - 1,
     )
-    return [(value * (1 - saturation * lack.clamp(0, 1))).floor() for lack in lacks]
+    return [(value - depth * lack.clamp(0, 1)).floor() for lack in lacks]
 
 
 def change_hsv(planes: list[Tensor], gains: Tensor) -> list[Tensor]:

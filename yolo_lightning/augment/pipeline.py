@@ -29,7 +29,7 @@ from yolo_lightning.augment.randomness import (
     between,
 )
 from yolo_lightning.augment.ring import RingState
-from yolo_lightning.augment.sampling import canvas_coordinates, sample
+from yolo_lightning.augment.sampling import Footprint, canvas_coordinates, find_footprint, sample
 from yolo_lightning.batch import row_mask
 
 
@@ -135,20 +135,34 @@ def carry_targets(
     return torch.where(mask[:, :, None], table, torch.zeros_like(table)), mask
 
 
+def trace(config: AugmentationConfig, view: View, finish: Finish, y: Tensor, size: int) -> Footprint:
+    """Where the pixels of the output's rows ``y`` (H,) come from."""
+    canvas_x, canvas_y = canvas_coordinates(
+        view.warp.inverse, finish.flip_x, finish.flip_y, y, size, config.axis_aligned
+    )
+    return find_footprint(view.layout, canvas_x, canvas_y, size)
+
+
 def render(
-    config: AugmentationConfig, pixels: Tensor, views: list[View], finish: Finish, y: Tensor, size: int
+    config: AugmentationConfig, pixels: Tensor, footprints: list[Footprint], blend: Tensor, gains: Tensor
 ) -> list[Tensor]:
-    """Rows ``y`` of the output images: red, green, blue, float32 (B, H, S) each, 0..1."""
-    drawn = []
-    for layout, warp in views:
-        canvas_x, canvas_y = canvas_coordinates(
-            warp.inverse, finish.flip_x, finish.flip_y, y, size, config.axis_aligned
-        )
-        drawn.append(sample(pixels, layout, canvas_x, canvas_y, size))
+    """Sample, blend and colour.
+
+    Args:
+        config: tells which steps there are.
+        pixels: int32 (1 + R*S*S,), the ring.
+        footprints: one a view.
+        blend: (B,), see ``Finish``.
+        gains: (B, 3), see ``Finish``.
+
+    Returns:
+        Red, green and blue, float32 (B, H, S) each, 0..1.
+    """
+    drawn = [sample(pixels, footprint) for footprint in footprints]
     planes = drawn[0]
     if len(drawn) > 1:
-        weight = finish.blend[:, None, None]
+        weight = blend[:, None, None]
         planes = [(a * weight + b * (1 - weight)).floor() for a, b in zip(*drawn, strict=True)]
     if config.changes_colour:
-        planes = change_hsv(planes, finish.gains)
+        planes = change_hsv(planes, gains)
     return [plane / 255 for plane in planes]

@@ -109,52 +109,90 @@ def _part(position: Tensor, step: int, centre: Tensor, extents: list[Tensor], st
     return _Part(halves[0], halves[0] ^ halves[1], after)
 
 
-def _addresses(layout: Layout, left: Tensor, top: Tensor, size: int) -> list[list[Tensor]]:
-    """Ring addresses, int32, of the 2 x 2 canvas pixels at (left, top), rows first; 0 where no tile is."""
+class Footprint(NamedTuple):
+    """The 2 x 2 canvas pixels around each output pixel, and where they lie in the ring.
+
+    Where columns stay columns, what depends on x is (B, 1, S) and what depends on y is (B, H, 1);
+    otherwise both are (B, H, S).
+
+    Attributes:
+        x_weight: float32, weight of the right column.
+        y_weight: float32, weight of the lower row.
+        columns: the left and the right column.
+        rows: the upper and the lower row.
+    """
+
+    x_weight: Tensor
+    y_weight: Tensor
+    columns: tuple[_Part, _Part]
+    rows: tuple[_Part, _Part]
+
+    def crop(self, image: int, start: int, stop: int) -> Footprint:
+        """One image, and of it the rows from ``start`` to ``stop``."""
+
+        def cut(values: Tensor) -> Tensor:
+            return values[image, None] if values.shape[1] == 1 else values[image, None, start:stop]
+
+        def cut_parts(parts: tuple[_Part, _Part]) -> tuple[_Part, _Part]:
+            return _Part(*map(cut, parts[0])), _Part(*map(cut, parts[1]))
+
+        return Footprint(
+            cut(self.x_weight), cut(self.y_weight), cut_parts(self.columns), cut_parts(self.rows)
+        )
+
+
+def find_footprint(layout: Layout, x: Tensor, y: Tensor, size: int) -> Footprint:
+    """Carry canvas coordinates on to the tiles.
+
+    Args:
+        layout: B canvases.
+        x: float32 (B, H, S) or (B, 1, S), canvas px.
+        y: float32 (B, H, S) or (B, H, 1), canvas px.
+        size: S in px.
+    """
 
     def tiles(values: Tensor) -> list[Tensor]:
         return list(values[:, :, None, None].unbind(1))  # four (B, 1, 1)
 
+    x_floor, y_floor = x.floor(), y.floor()
+    left, top = x_floor.int(), y_floor.int()
     base = (1 + layout.rows * (size * size)).int()  # (B, 4)
     starts = tiles(base - layout.shift[..., 1] * size - layout.shift[..., 0])
     width, height = tiles(layout.extent[..., 0]), tiles(layout.extent[..., 1])
-    centre_x, centre_y = layout.centre[:, :, None, None].unbind(1)  # (B, 1, 1)
-    columns = [_part(x, 1, centre_x, width, starts) for x in (left, left + 1)]
     # Going down, the pairs are left of the centre (tiles 0, 2), then right of it (1, 3).
     height = [height[tile] for tile in (0, 2, 1, 3)]
+    centre_x, centre_y = layout.centre[:, :, None, None].unbind(1)  # (B, 1, 1)
     nothing = [torch.zeros_like(centre_y)] * 4
-    rows = [_part(y, size, centre_y, height, nothing) for y in (top, top + 1)]
-    # -MAX_PIXELS, once or twice, outweighs any address: where there is no tile the sum is negative.
-    return [
-        [
-            ((x.before ^ (x.change & y.after)) + (y.before ^ (y.change & x.after))).clamp_min(0)
-            for x in columns
-        ]
-        for y in rows
-    ]
+    return Footprint(
+        x - x_floor,
+        y - y_floor,
+        (_part(left, 1, centre_x, width, starts), _part(left + 1, 1, centre_x, width, starts)),
+        (_part(top, size, centre_y, height, nothing), _part(top + 1, size, centre_y, height, nothing)),
+    )
 
 
-def sample(pixels: Tensor, layout: Layout, x: Tensor, y: Tensor, size: int) -> list[Tensor]:
-    """Bilinear values of a canvas, rounded to whole numbers as cv2 does.
+def _address(column: _Part, row: _Part) -> Tensor:
+    """Ring addresses, int32 (B, H, S); 0, which is grey, where there is no tile."""
+    along_x = column.before ^ (column.change & row.after)
+    along_y = row.before ^ (row.change & column.after)
+    # -MAX_PIXELS in either or both outweighs any address, so that the sum is negative.
+    return (along_x + along_y).clamp_min(0)
+
+
+def sample(pixels: Tensor, footprint: Footprint) -> list[Tensor]:
+    """Bilinear values, rounded to whole numbers as cv2 does.
 
     Args:
         pixels: int32 (1 + R*S*S,), the ring.
-        layout: B canvases.
-        x: float32 (B, H, W) or (B, 1, W), canvas px.
-        y: float32 (B, H, W) or (B, H, 1), canvas px.
-        size: S in px.
+        footprint: of B images or parts of images.
 
     Returns:
-        Red, green and blue, float32 (B, H, W) each, 0..255.
+        Red, green and blue, float32 (B, H, S) each, 0..255.
     """
-    x_floor, y_floor = x.floor(), y.floor()
-    x_weight, y_weight = x - x_floor, y - y_floor
-    left, top = x_floor.int(), y_floor.int()
-    addresses = _addresses(layout, left, top, size)
-    taps = [[_fetch(pixels, address) for address in line] for line in addresses]
+    taps = [[_fetch(pixels, _address(column, row)) for column in footprint.columns] for row in footprint.rows]
     planes = []
     for channel in range(3):
         (a, b), (c, d) = [[_unpack(tap, channel) for tap in line] for line in taps]
-        value = torch.lerp(torch.lerp(a, b, x_weight), torch.lerp(c, d, x_weight), y_weight)
-        planes.append((value + 0.5).floor())
+        upper, lower = torch.lerp(a, b, footprint.x_weight), torch.lerp(c, d, footprint.x_weight)
+        planes.append((torch.lerp(upper, lower, footprint.y_weight) + 0.5).floor())
     return planes

@@ -18,7 +18,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ..batch import Batch
-from ..data.decode import Pixels, read_image
 
 _COCO_NAMES = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,"
@@ -35,6 +34,8 @@ COCO_NAMES = _COCO_NAMES.split(",")
 _NOT_IN_COCO = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_IDS = [i for i in range(1, 91) if i not in _NOT_IN_COCO]
 """Their category ids: 1..90 with the ten ids left out that COCO lists without annotating."""
+
+Pixels = npt.NDArray[np.uint8]
 
 Found = dict[int, tuple[int, npt.NDArray[np.float32]]]
 """By position among the sources: id of the image, and (n, 6) x1, y1, x2, y2 px, score, class."""
@@ -53,9 +54,9 @@ class PredictionWriter(Callback):
 
     * ``image_id`` is that of the batch: the number that the file name spells, if all names spell
       different numbers as COCO's do, else the position of the image among the sources, from 1.
-    * ``category_id`` is the data set's if one with as many classes as the model is given; else
-      COCO's if the names of the classes are COCO's 80, as official weights have them; else the class
-      plus one.
+    * ``category_id`` is that of the data set that the model was trained on, if its checkpoint tells;
+      else COCO's if the names of the classes are COCO's 80, as official weights have them; else the
+      class plus one.
     * ``file_name`` is relative to the folder that all sources have in common.
 
     ``images/`` holds the pictures under the same relative names, so that files of one name from
@@ -78,7 +79,7 @@ class PredictionWriter(Callback):
         self._paths = [Path(path) for path in trainer.datamodule.predict_paths]  # type: ignore[attr-defined]
         self._file_names = _relative_names(self._paths)
         self._class_names = _class_names(pl_module)
-        self._category_ids = _category_ids(trainer, self._class_names)
+        self._category_ids = _category_ids(pl_module, self._class_names)
 
     def on_predict_batch_end(
         self,
@@ -95,7 +96,8 @@ class PredictionWriter(Callback):
         for index, image_id, count, table in per_image:
             self._found[index] = image_id, table[:count].copy()
             if self.draw:
-                picture = draw_detections(read_image(self._paths[index]), table[:count], self._class_names)
+                image = trainer.datamodule.predict_image(index)  # type: ignore[attr-defined]
+                picture = draw_detections(image, table[:count], self._class_names)
                 _write_picture(_picture_path(trainer, self._file_names[index]), picture)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -227,13 +229,11 @@ def _class_names(pl_module: LightningModule) -> list[str]:
     return names or [str(label) for label in range(int(pl_module.num_classes))]  # type: ignore[arg-type]
 
 
-def _category_ids(trainer: Trainer, names: Sequence[str]) -> list[int]:
+def _category_ids(pl_module: LightningModule, names: Sequence[str]) -> list[int]:
     """Category id of each class; see ``PredictionWriter``."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    if data.source.root is not None or data.source.annotations:
-        ids = [int(i) for i in data.category_ids]
-        if len(ids) == len(names):
-            return ids
+    known: list[int] | None = pl_module.category_ids  # type: ignore[assignment]
+    if known:
+        return known
     return COCO_IDS if list(names) == COCO_NAMES else list(range(1, len(names) + 1))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from ..batch import label_capacity
 from ..errors import InputError
 from .cache import CacheMode, ImageCache, open_cache
 from .dataset import DetectionDataset, PredictionDataset, Sample, collate, list_images
+from .decode import Pixels, read_image
 from .index import DatasetIndex, IntArray
 from .layout import DataSource, Split
 from .sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
@@ -166,7 +168,7 @@ class DetectionDataModule(LightningDataModule):
         split: Split = "val" if self.source.has("val") else "train"
         return self.index(split).category_ids
 
-    @property
+    @cached_property
     def predict_paths(self) -> list[Path]:
         """The images to predict on.
 
@@ -176,6 +178,10 @@ class DetectionDataModule(LightningDataModule):
         if self.predict_source is None:
             raise InputError("there is nothing to predict; give images or folders as --data.predict_source")
         return list_images(self.predict_source)
+
+    def predict_image(self, position: int) -> Pixels:
+        """uint8 (H, W, 3) of one of ``predict_paths``, upright, in BGR as OpenCV draws and writes it."""
+        return read_image(self.predict_paths[position])
 
     # Lightning's hooks
 

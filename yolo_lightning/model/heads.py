@@ -59,7 +59,10 @@ class AnchorHead(nn.Module):
         self._initialise_biases()
 
     def _initialise_biases(self) -> None:
-        """Start from what is likely: 8 objects in 640 px, class probability 0.6 / C (RetinaNet, section 3.3)."""
+        """Start from what is likely: 8 objects in 640 px, class probability 0.6 / C.
+
+        The idea is RetinaNet's (https://arxiv.org/abs/1708.02002, section 3.3).
+        """
         for convolution, stride in zip(self.m, self.strides, strict=True):
             assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
             bias = convolution.bias.detach().view(self.anchors_per_cell, -1)  # (A, 5+C)

@@ -163,7 +163,8 @@ def _check_description(path: Path, description: Any) -> None:
     for key in ("backbone", "head"):
         if not isinstance(description, dict) or not isinstance(description.get(key), list):
             raise InputError(
-                f"{path}: has no list {key!r}; a model YAML needs 'backbone' and 'head' like {MODEL_FILES / 'yolov5.yaml'}"
+                f"{path}: has no list {key!r}; a model YAML needs 'backbone' and 'head', "
+                f"like {MODEL_FILES / 'yolov5.yaml'}"
             )
     last = description["head"][-1]
     if not (isinstance(last, list) and len(last) == 4 and last[2] == "Detect"):

@@ -1,0 +1,271 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from yolo_lightning.__main__ import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def small(*options: str) -> list[str]:
+    """Options of a run that takes seconds."""
+    return [
+        "--data.image_size=64", "--data.batch_size=4", "--data.num_workers=0", "--model.compile=false",
+        "--trainer.accelerator=cpu", "--trainer.devices=1", *options,
+    ]  # fmt: skip
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """What the command line says when it refuses: one sentence, and no run left behind."""
+    with pytest.raises(SystemExit) as exit_:
+        main(list(argv))
+    assert exit_.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert not list(Path("runs").glob("*/*"))
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "config", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS))
+)
+def test_every_shipped_config_is_valid_and_says_how_to_use_it(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", str(config), "--print_config"])
+    assert exit_.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    for section, values in yaml.safe_load(config.read_text()).items():
+        assert contains(printed[section], values)
+    comments = config.read_text().split("\n\n")[0]
+    assert f"--config {config.relative_to(CONFIGS.parent)}" in comments
+
+
+def contains(whole: Any, part: Any) -> bool:
+    if isinstance(part, dict):
+        return all(contains(whole[key], value) for key, value in part.items())
+    return bool(whole == part)
+
+
+def test_configs_compose_and_options_come_last(capsys: pytest.CaptureFixture[str]) -> None:
+    configs = [f"--config={CONFIGS / name}" for name in ("trainer/cpu.yaml", "data/small_images.yaml")]
+    with pytest.raises(SystemExit):
+        main(["fit", *configs, "--data.image_size=416", "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["trainer"]["accelerator"], printed["data"]["cache"], printed["data"]["image_size"]) == (
+        "cpu",
+        "ram",
+        416,
+    )
+
+
+def weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Averaged and live weights, and the optimizer's state, of a checkpoint."""
+    checkpoint = torch.load(path, weights_only=True)
+    tensors = {
+        **checkpoint["state_dict"],
+        **{f"live.{k}": v for k, v in checkpoint["live_state_dict"].items()},
+    }
+    return tensors, checkpoint["optimizer_states"][0]["state"]
+
+
+def test_a_resumed_run_gives_the_weights_of_one_that_was_never_stopped(shapes: Path) -> None:
+    # 3 batches an epoch and 4 batches a step: the first part ends in the middle of a window.
+    options = small("--data.root", str(shapes), "--model.optimizer.schedule_epochs=4")
+    main(["fit", *options, "--trainer.max_epochs=4", "--run_name=whole"])
+    main(["fit", *options, "--trainer.max_epochs=2", "--run_name=parts"])
+    main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.max_epochs=4"])
+    whole, parts = Path("runs/whole/version_0"), Path("runs/parts/version_0")
+    (tensors, optimizer), (other_tensors, other_optimizer) = (
+        weights(run / "checkpoints/last.ckpt") for run in (whole, parts)
+    )
+    assert tensors.keys() == other_tensors.keys()
+    assert all(torch.equal(tensors[name], other_tensors[name]) for name in tensors)
+    assert all(
+        torch.equal(optimizer[i]["momentum_buffer"], other_optimizer[i]["momentum_buffer"]) for i in optimizer
+    )
+    assert not list(Path("runs/parts").glob("version_1"))
+    columns = [line.split(",")[:8] for line in (whole / "metrics.csv").read_text().splitlines()]
+    assert columns == [line.split(",")[:8] for line in (parts / "metrics.csv").read_text().splitlines()]
+    assert len(columns) == 5
+
+
+@pytest.fixture(scope="module")
+def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs."""
+    runs = tmp_path_factory.mktemp("cli")
+    main(["fit", *small("--data.root", str(shapes), "--trainer.max_epochs=2", f"--runs_dir={runs}")])
+    return runs / "fit" / "version_0"
+
+
+def test_a_run_leaves_all_that_it_should(run: Path, shapes: Path) -> None:
+    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    expected = {"config.yaml", "environment.json", "metrics.csv", "summary.json"}
+    assert expected | {"checkpoints/best.ckpt", "checkpoints/last.ckpt"} <= files
+    assert any("tfevents" in name for name in files)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["data"]["root"] == str(shapes)
+    assert config["model"]["num_classes"] == 5
+    assert len(config["model"]["class_names"]) == 5
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["epochs"] == 2
+    assert summary["checkpoints"] == {
+        name: str(run / "checkpoints" / f"{name}.ckpt") for name in ("best", "last")
+    }
+    assert {"epoch", "val/map", "val/map_50"} <= summary["best"].keys()
+    assert summary["images_per_second"] > 0 and summary["wall_seconds"] > 0
+
+
+def test_the_saved_config_runs_again(run: Path) -> None:
+    main(["fit", "--config", str(run / "config.yaml"), "--runs_dir=runs", "--trainer.max_epochs=1"])
+    assert Path("runs/fit/version_0/checkpoints/last.ckpt").is_file()
+
+
+def test_validate_gives_the_figures_of_the_fit(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["validate", "--ckpt_path", str(run / "checkpoints/best.ckpt"), "--runs_dir=runs"])
+    best = json.loads((run / "summary.json").read_text())["best"]["val/map_50"]
+    assert f"{best:.4f}" in capsys.readouterr().out
+
+
+def test_predict_needs_a_checkpoint_and_pictures_alone(run: Path, shapes: Path) -> None:
+    main([
+        "predict", "--ckpt_path", str(run / "checkpoints/last.ckpt"), "--runs_dir=runs",
+        "--data.predict_source", str(shapes / "images" / "val"), "--model.score_threshold=0.0001",
+    ])  # fmt: skip
+    results = json.loads(Path("runs/predict/version_0/predictions.json").read_text())
+    assert results and {"image_id", "file_name", "category_id", "name", "bbox", "score"} <= results[0].keys()
+    pictures = list(Path("runs/predict/version_0/images").iterdir())
+    assert len(pictures) == 5
+
+
+def test_test_says_which_split_is_missing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "test", "--ckpt_path", str(run / "checkpoints/last.ckpt"), "--runs_dir=runs")
+    assert "test" in message and "annotations" in message
+
+
+# Wrong input
+
+
+def test_missing_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nowhere: the folder does not exist" in refused(capsys, "fit", "--data.root=nowhere")
+
+
+def test_no_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--data.root" in refused(capsys, "fit")
+
+
+def test_misspelt_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean --data.root?" in refused(capsys, "fit", "--data.rot=x")
+
+
+def test_misspelt_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'fitt'" in refused(capsys, "fitt")
+
+
+def test_value_of_the_wrong_type(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "data.batch_size" in refused(capsys, "fit", "--data.batch_size=many")
+
+
+def test_value_out_of_range(capsys: pytest.CaptureFixture[str], shapes: Path) -> None:
+    message = refused(capsys, "fit", "--data.root", str(shapes), "--model.optimizer.momentum=2")
+    assert "model.optimizer.momentum" in message
+
+
+def test_misspelt_key_in_a_config(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("data:\n  rot: x\n")
+    assert "rot" in refused(capsys, "fit", "--config=my.yaml")
+
+
+def test_unknown_architecture(capsys: pytest.CaptureFixture[str], shapes: Path) -> None:
+    message = refused(capsys, "fit", *small("--data.root", str(shapes), "--model.architecture=yolov9"))
+    assert "yolov9" in message and "yolov5n|s|m|l|x" in message
+
+
+def test_broken_json(capsys: pytest.CaptureFixture[str], shapes: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(shapes, tmp_path / "broken")
+    for split in ("train", "val"):
+        path = root / "annotations" / f"instances_{split}.json"
+        path.write_text('{\n "images": [],\n "annotations": oops\n}')
+    message = refused(capsys, "fit", *small("--data.root", str(root)))
+    assert "instances_" in message and "line 3" in message
+
+
+def test_unreadable_image(capsys: pytest.CaptureFixture[str], shapes: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(shapes, tmp_path / "unreadable")
+    picture = sorted((root / "images" / "val").iterdir())[0]
+    picture.write_bytes(b"not a picture")
+    with pytest.raises(SystemExit):
+        main(["fit", *small("--data.root", str(root), "--trainer.max_epochs=1")])
+    assert f"error: {picture}: not a readable image" in capsys.readouterr().err
+
+
+def test_unreadable_image_in_a_worker(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    torn = (tmp_path / "in" / "a.png").read_bytes()[:60]
+    (tmp_path / "in" / "b.png").write_bytes(torn)
+    from yolo_lightning import YOLOv5
+
+    module = YOLOv5(num_classes=2, compile=False)
+    module.configure_model()
+    torch.save(module.network.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(SystemExit):
+        main([
+            "predict", "--model.weights=weights.pt", "--data.predict_source=in", "--data.num_workers=1",
+            "--model.num_classes=2", "--trainer.accelerator=cpu",
+        ])  # fmt: skip
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "b.png" in line and "truncated" in line
+
+
+def test_checkpoint_of_another_architecture(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = str(run / "checkpoints/last.ckpt")
+    message = refused(
+        capsys, "validate", "--ckpt_path", checkpoint, "--model.architecture=yolov5s", "--runs_dir=runs"
+    )
+    assert "holds a yolov5n, not a yolov5s" in message
+    message = refused(
+        capsys,
+        "fit",
+        *small("--data.root", str(run.parent)),
+        "--model.weights",
+        checkpoint,
+        "--model.architecture=yolov5m",
+    )
+    assert "error: " in message
+
+
+def test_damaged_checkpoint(capsys: pytest.CaptureFixture[str], shapes: Path, tmp_path: Path) -> None:
+    (tmp_path / "torn.ckpt").write_bytes(b"PK\x03\x04 torn")
+    message = refused(capsys, "fit", *small("--data.root", str(shapes)), "--ckpt_path=torn.ckpt")
+    assert "torn.ckpt" in message and "damaged" in message
+
+
+def test_missing_checkpoint(capsys: pytest.CaptureFixture[str], shapes: Path) -> None:
+    assert "no run in" in refused(capsys, "fit", "--data.root", str(shapes), "--ckpt_path=last")
+
+
+def test_predict_without_pictures_or_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--data.predict_source" in refused(capsys, "predict")
+    assert "--model.weights" in refused(capsys, "predict", "--data.predict_source=x")
+
+
+def test_synth_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["synth", "--output=made", "--train_images=2", "--val_images=1", "--image_size=64"])
+    assert Path("made/annotations/instances_train.json").is_file()
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "synth" in capsys.readouterr().out
