@@ -19,7 +19,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from .callbacks.ema import ExponentialMovingAverage
 from .callbacks.predictions import PredictionWriter
@@ -148,11 +148,14 @@ class YoloCLI(LightningCLI):
         self._read_classes(config)
         if "verbose" in config:
             config.verbose = False  # the progress callback prints the table
+        if "weights_only" in config:
+            config.weights_only = True  # a checkpoint is data, not a program
         if config.data.root:
             config.data.root = str(Path(config.data.root).absolute())
         self.run_directory = self._claim_directory(config)
         config.trainer.default_root_dir = str(self.run_directory)
-        if config.trainer.precision is None and torch.cuda.is_available():
+        on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        if config.trainer.precision is None and on_gpu:
             config.trainer.precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
 
     def _read_checkpoint(self, config: Any) -> None:
@@ -170,17 +173,16 @@ class YoloCLI(LightningCLI):
                 f"{self.checkpoint}: is damaged or is not a checkpoint of yolo-lightning "
                 f"({type(error).__name__}); give another, or start from its weights with --model.weights"
             ) from error
-        asked, default = (
-            config.model.architecture,
-            self._parser(self.subcommand).get_default("model.architecture"),
-        )
+        asked = config.model.architecture
+        default = self._parser(self.subcommand).get_default("model.architecture")
         if asked not in (default, known["architecture"]):
             raise InputError(
                 f"{self.checkpoint}: holds a {known['architecture']}, not a {asked}; "
                 "leave --model.architecture out"
             )
-        config.model.architecture = known["architecture"]
-        config.model.num_classes, config.model.class_names = known["num_classes"], known["class_names"]
+        for name in ("architecture", "num_classes", "class_names", "category_ids"):
+            config.model[name] = known[name]
+        config.model.weights = None  # the checkpoint replaces them, and the file may be gone
 
     def _check_source(self, config: Any) -> None:
         if self.subcommand == "predict":
@@ -207,6 +209,8 @@ class YoloCLI(LightningCLI):
                 f"{data.root}: has {len(names)} classes but {origin} "
                 f"has {config.model.num_classes}; use the data set that belongs to it"
             )
+        if self.checkpoint and names != config.model.class_names:
+            rank_zero_warn(f"{data.root}: its classes have other names than those of {self.checkpoint}")
         config.model.num_classes, config.model.class_names = len(names), names
 
     def _claim_directory(self, config: Any) -> Path:
@@ -214,8 +218,8 @@ class YoloCLI(LightningCLI):
         resumed = run_directory_of(self.checkpoint) if self.checkpoint and self.subcommand == "fit" else None
         if resumed:
             return resumed
-        if getattr(rank_zero_only, "rank", 0) and RUN_DIRECTORY in os.environ:
-            return Path(os.environ[RUN_DIRECTORY])
+        if getattr(rank_zero_only, "rank", 0):  # only rank zero writes, except where it says where
+            return Path(os.environ.get(RUN_DIRECTORY, config.runs_dir)).absolute()
         directory = claim_run_directory(config.runs_dir, config.run_name or str(self.subcommand))
         os.environ[RUN_DIRECTORY] = str(directory)
         return directory

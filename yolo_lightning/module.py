@@ -25,6 +25,7 @@ from .training import (
     add_to_means,
     build_criterion,
     compile_training,
+    describe_gains,
     gradient_scale,
     rank_mean,
     resume_sharing,
@@ -177,6 +178,7 @@ class YOLOv5(LightningModule):
                 "trainer.max_epochs is not set; the learning rate has to know over how many to fall"
             )
         rank_zero_info(describe_scaling(self.optimizer_config, self._total_batch_size))
+        rank_zero_info(describe_gains(self.criterion, getattr(self._datamodule, "image_size", 640)))
         if self.trainer.world_size > 1:
             self.criterion.rank_mean, self.criterion.ranks = rank_mean, self.trainer.world_size
         self.accumulator.restore_gradients(self.network)

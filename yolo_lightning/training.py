@@ -63,6 +63,18 @@ def build_criterion(
     return AnchorFreeLoss(head.strides, head.num_classes, anchor_free_config, reg_max=head.reg_max)
 
 
+def describe_gains(criterion: AnchorLoss | AnchorFreeLoss, image_size: int) -> str:
+    """A sentence on the gains that act, for the log."""
+    if isinstance(criterion, AnchorFreeLoss):
+        return f"gains as given: box {criterion.config.box_gain:g}, class {criterion.config.class_gain:g}"
+    given, acting = criterion.config, criterion.gains(image_size)
+    return (
+        f"box gain {given.box_gain:g} acts as {acting.box:g}, objectness gain {given.objectness_gain:g} as "
+        f"{acting.objectness:g}, class gain {given.class_gain:g} as {acting.classes:g} "
+        f"({len(criterion.strides)} levels, {criterion.num_classes} classes, {image_size} px)"
+    )
+
+
 def gradient_scale(batch_size: int, world_size: int) -> int:
     """Factor from the mean loss of a rank's batch to the loss whose gradient is summed.
 

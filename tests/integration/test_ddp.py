@@ -69,7 +69,8 @@ def test_a_run_on_two_processes(tmp_path: Path, shapes: Path) -> None:
     command = [
         sys.executable, "-m", "yolo_lightning", "fit", f"--data.root={shapes}", "--data.image_size=64",
         "--data.batch_size=2", "--data.num_workers=0", "--model.compile=false", "--trainer.max_epochs=2",
-        "--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", f"--runs_dir={tmp_path}",
+        "--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp",
+        f"--runs_dir={tmp_path}",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)

@@ -11,22 +11,31 @@ import torch
 from torch import Tensor
 
 
-def _round(values: Tensor) -> Tensor:
-    return (values + 0.5).floor()
+def cut(values: Tensor) -> Tensor:
+    """Whole numbers at or below numbers that are not negative.
+
+    ``Tensor.floor`` does the same, but splits even small tensors over the threads of a CPU.
+    """
+    return values - values.frac()
 
 
 def _to_hsv(red: Tensor, green: Tensor, blue: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Whole RGB 0..255 to whole H 0..179, S 0..255, V 0..255 (OpenCV's ``COLOR_RGB2HSV`` for 8 bits)."""
     value = torch.maximum(torch.maximum(red, green), blue)
     spread = value - torch.minimum(torch.minimum(red, green), blue)
-    saturation = _round(spread * 255 / value.clamp_min(1))
+    saturation = cut(spread * 255 / value.clamp_min(1) + 0.5)
     # 1 where the channel is the largest, else 0; the values are whole.
     from_red = (1 - (value - red)).clamp_min(0)
     from_green = (1 - (value - green)).clamp_min(0)
     hue = torch.lerp(red - green + 4 * spread, blue - red + 2 * spread, from_green)
     hue = torch.lerp(hue, green - blue, from_red)
-    hue = _round(hue * 30 / spread.clamp_min(1))
-    return hue + 180 * (-hue).clamp(0, 1), saturation, value
+    hue = cut(hue * 30 / spread.clamp_min(1) + 180.5)  # 150..330
+    return _wrap(hue), saturation, value
+
+
+def _wrap(hue: Tensor) -> Tensor:
+    """Take 180 off where a whole hue below 360 has reached it."""
+    return hue - 180 * (hue - 179).clamp(0, 1)
 
 
 def _to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> list[Tensor]:
@@ -41,7 +50,7 @@ def _to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> list[Tensor]:
         (sector - 2).abs() - 1,
         (sector - 4).abs() - 1,
     )
-    return [(value - depth * lack.clamp(0, 1)).floor() for lack in lacks]
+    return [cut(value - depth * lack.clamp(0, 1)) for lack in lacks]
 
 
 def change_hsv(planes: list[Tensor], gains: Tensor) -> list[Tensor]:
@@ -56,8 +65,7 @@ def change_hsv(planes: list[Tensor], gains: Tensor) -> list[Tensor]:
     """
     hue, saturation, value = _to_hsv(*planes)
     hue_gain, saturation_gain, value_gain = gains[:, :, None, None].unbind(1)  # (B, 1, 1)
-    hue = (hue * hue_gain).floor()
-    hue = hue - 180 * (hue - 179).clamp(0, 1)
-    saturation = (saturation * saturation_gain).clamp_max(255).floor()
-    value = (value * value_gain).clamp_max(255).floor()
+    hue = _wrap(cut(hue * hue_gain))
+    saturation = cut((saturation * saturation_gain).clamp_max(255))
+    value = cut((value * value_gain).clamp_max(255))
     return _to_rgb(hue, saturation, value)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from yolo_lightning.augment.colour import change_hsv
+from yolo_lightning.augment.colour import change_hsv, cut
 from yolo_lightning.augment.config import AugmentationConfig
 from yolo_lightning.augment.geometry import (
     Layout,
@@ -162,7 +162,7 @@ def render(
     planes = drawn[0]
     if len(drawn) > 1:
         weight = blend[:, None, None]
-        planes = [(a * weight + b * (1 - weight)).floor() for a, b in zip(*drawn, strict=True)]
+        planes = [cut(a * weight + b * (1 - weight)) for a, b in zip(*drawn, strict=True)]
     if config.changes_colour:
         planes = change_hsv(planes, gains)
     return [plane / 255 for plane in planes]

@@ -12,8 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from yolo_lightning.augment.colour import cut
 from yolo_lightning.augment.geometry import Layout
 from yolo_lightning.augment.ring import MAX_PIXELS
+
+MARGIN_PX = 4
+"""How far outside the canvas a coordinate may be; beyond, all is as grey as there."""
 
 
 def _choose(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
@@ -69,8 +73,8 @@ def canvas_coordinates(
         x, y, depth = (row[:, i, 0] * out_x + row[:, i, 1] * out_y + row[:, i, 2] for i in range(3))
         depth = torch.where(depth == 0, torch.ones_like(depth), depth)
         x, y = x / depth, y / depth
-    # Far outside is as grey as just outside, and fits into an integer.
-    return x.clamp(-4, 2 * size + 4), y.clamp(-4, 2 * size + 4)
+    low, high = -MARGIN_PX, 2 * size + MARGIN_PX
+    return x.clamp(low, high), y.clamp(low, high)
 
 
 class _Part(NamedTuple):
@@ -154,8 +158,7 @@ def find_footprint(layout: Layout, x: Tensor, y: Tensor, size: int) -> Footprint
     def tiles(values: Tensor) -> list[Tensor]:
         return list(values[:, :, None, None].unbind(1))  # four (B, 1, 1)
 
-    x_floor, y_floor = x.floor(), y.floor()
-    left, top = x_floor.int(), y_floor.int()
+    left, top = ((position + MARGIN_PX).int() - MARGIN_PX for position in (x, y))  # rounded down
     base = (1 + layout.rows * (size * size)).int()  # (B, 4)
     starts = tiles(base - layout.shift[..., 1] * size - layout.shift[..., 0])
     width, height = tiles(layout.extent[..., 0]), tiles(layout.extent[..., 1])
@@ -164,8 +167,8 @@ def find_footprint(layout: Layout, x: Tensor, y: Tensor, size: int) -> Footprint
     centre_x, centre_y = layout.centre[:, :, None, None].unbind(1)  # (B, 1, 1)
     nothing = [torch.zeros_like(centre_y)] * 4
     return Footprint(
-        x - x_floor,
-        y - y_floor,
+        x - left,
+        y - top,
         (_part(left, 1, centre_x, width, starts), _part(left + 1, 1, centre_x, width, starts)),
         (_part(top, size, centre_y, height, nothing), _part(top + 1, size, centre_y, height, nothing)),
     )
@@ -194,5 +197,5 @@ def sample(pixels: Tensor, footprint: Footprint) -> list[Tensor]:
     for channel in range(3):
         (a, b), (c, d) = [[_unpack(tap, channel) for tap in line] for line in taps]
         upper, lower = torch.lerp(a, b, footprint.x_weight), torch.lerp(c, d, footprint.x_weight)
-        planes.append((torch.lerp(upper, lower, footprint.y_weight) + 0.5).floor())
+        planes.append(cut(torch.lerp(upper, lower, footprint.y_weight) + 0.5))
     return planes

@@ -69,6 +69,7 @@ class PredictionWriter(Callback):
     def __init__(self, draw: bool = True) -> None:
         self.draw = draw
         self._found: Found = {}
+        self._directory = Path()
         self._paths: list[Path] = []
         self._file_names: list[str] = []
         self._class_names: list[str] = []
@@ -76,6 +77,8 @@ class PredictionWriter(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._found = {}
+        # Started by torchrun, only rank zero knows which directory is the run's.
+        self._directory = Path(trainer.strategy.broadcast(trainer.default_root_dir))
         self._paths = [Path(path) for path in trainer.datamodule.predict_paths]  # type: ignore[attr-defined]
         self._file_names = _relative_names(self._paths)
         self._class_names = _class_names(pl_module)
@@ -98,13 +101,13 @@ class PredictionWriter(Callback):
             if self.draw:
                 image = trainer.datamodule.predict_image(index)  # type: ignore[attr-defined]
                 picture = draw_detections(image, table[:count], self._class_names)
-                _write_picture(_picture_path(trainer, self._file_names[index]), picture)
+                _write_picture(_picture_path(self._directory, self._file_names[index]), picture)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         found = gather(self._found)
         if not trainer.is_global_zero:
             return
-        path = Path(trainer.default_root_dir) / "predictions.json"
+        path = self._directory / "predictions.json"
         write_json(path, to_coco(found, self._file_names, self._category_ids, self._class_names))
         lines = _summary(found, self._file_names, self._class_names)
         lines.append(f"predictions  {path}")
@@ -209,8 +212,8 @@ def _write_picture(path: Path, picture: Pixels) -> None:
         raise OSError(f"{path}: the picture cannot be written")
 
 
-def _picture_path(trainer: Trainer, name: str) -> Path:
-    path = Path(trainer.default_root_dir) / "images" / name
+def _picture_path(directory: Path, name: str) -> Path:
+    path = directory / "images" / name
     return path if path.suffix.lower() in _WRITABLE else path.with_name(path.name + ".jpg")
 
 

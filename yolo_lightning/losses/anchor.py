@@ -164,8 +164,9 @@ class AnchorLoss(nn.Module):
             )
         if not 1 <= len(strides) <= len(OBJECTNESS_BALANCE_ELSE):
             raise InputError(f"the anchor loss takes 1 to 5 levels, not {len(strides)}: use fewer strides")
-        # The head's checkpoint holds the anchors; this copy only follows the module to its device.
-        self.register_buffer("anchors", anchors.detach().clone().float(), persistent=False)
+        # Not saved: the head's are. They share memory until the module is moved, so that a checkpoint
+        # that is loaded into the head is loaded here too.
+        self.register_buffer("anchors", anchors.detach().float(), persistent=False)
         self.strides = tuple(int(stride) for stride in strides)
         self.num_classes = num_classes
         self.config = config or AnchorLossConfig()
@@ -187,7 +188,7 @@ class AnchorLoss(nn.Module):
             The loss, a float32 scalar, and its parts ``box``, ``obj`` and ``cls``: detached scalars, gains
             included, that add up to it.
         """
-        gains = self.gains(maps)
+        gains = self.gains(maps[0].shape[2] * self.strides[0])
         targets = torch.where(mask[..., None], targets.float(), 0.0)  # whatever the padding holds
         levels = [self._match(level, raw, targets, mask) for level, raw in enumerate(maps)]
         counts = torch.stack([candidates.weight.sum() for candidates in levels])  # (L,)
@@ -209,15 +210,15 @@ class AnchorLoss(nn.Module):
             "cls": classes.detach(),
         }
 
-    def gains(self, maps: Sequence[Tensor]) -> Gains:
-        """The gains that act on these maps, whose image size is the first one's height times its stride."""
+    def gains(self, image_size_px: int) -> Gains:
+        """The gains that act on images of this size."""
         return scaled_gains(
             self.config.box_gain,
             self.config.objectness_gain,
             self.config.class_gain,
             num_levels=len(self.strides),
             num_classes=self.num_classes,
-            image_size_px=maps[0].shape[2] * self.strides[0],
+            image_size_px=image_size_px,
         )
 
     def _match(self, level: int, raw: Tensor, targets: Tensor, mask: Tensor) -> Candidates:
