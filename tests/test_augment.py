@@ -241,6 +241,7 @@ def test_nothing_needs_a_gradient_and_nothing_is_saved() -> None:
     assert not images.requires_grad and not targets.requires_grad
     assert not augmentation.state_dict()
     assert not list(augmentation.parameters())
+    assert sum(buffer.numel() for buffer in augmentation.buffers()) == 1  # the seed, and no image
 
 
 def test_autocast_changes_nothing() -> None:

@@ -63,12 +63,6 @@ def test_another_shape_starts_a_new_ring(other: Batch) -> None:
     assert all(torch.equal(unpack(state, int(r), size), i) for r, i in zip(rows, other.images, strict=True))
 
 
-def test_is_in_no_checkpoint() -> None:
-    ring = Ring(2)
-    ring.write(make_batch(4, 32), torch.tensor(0))
-    assert not ring.state_dict()
-
-
 def test_too_small_or_too_large_is_refused() -> None:
     with pytest.raises(InputError, match="ring_batches is 0"):
         Ring(0)

@@ -99,16 +99,10 @@ class YOLOv5(LightningModule):
         self.running_losses: dict[str, Tensor] = {}
         """Mean of each part of the training loss since the epoch began, on the device."""
         # Plain types only: a checkpoint has to load without executing anything.
+        configs = ("optimizer", "loss", "anchor_free_loss", "augmentation")
         self.save_hyperparameters(
-            {
-                "architecture": architecture,
-                "channels_last": channels_last,
-                "optimizer": asdict(self.optimizer_config),
-                "loss": asdict(self.loss_config),
-                "anchor_free_loss": asdict(self.anchor_free_loss_config),
-                "augmentation": asdict(self.augmentation_config),
-                "seed": seed,
-            }
+            {"architecture": architecture, "channels_last": channels_last, "seed": seed}
+            | {name: asdict(getattr(self, f"{name}_config")) for name in configs}
         )
 
     def setup(self, stage: str) -> None:

@@ -39,11 +39,12 @@ def content_rectangles(letterbox: Tensor, original_sizes: Tensor) -> Tensor:
     return torch.cat((letterbox[:, 2:].round(), sizes), dim=1).int()
 
 
-class Ring(torch.nn.Module):
+class Ring:
     """A circular buffer of packed images and labels, empty at the start of each epoch.
 
-    It is allocated by the first batch, at ``ring_batches`` times its size. Its buffers are not
-    persistent: emptied at each epoch, it holds nothing that a resumed run would miss.
+    It is allocated by the first batch, at ``ring_batches`` times its size, on that batch's device. Its
+    tensors are in no checkpoint: emptied at each epoch, it holds nothing that a resumed run would miss.
+    Nor are they buffers of a module, which DistributedDataParallel would copy from rank to rank.
 
     Args:
         ring_batches: batches to keep, the current one included.
@@ -52,25 +53,18 @@ class Ring(torch.nn.Module):
         InputError: if it is less than 1.
     """
 
-    pixels: Tensor | None
-    targets: Tensor
-    label_count: Tensor
-    content: Tensor
-    filled: Tensor
-    epoch: Tensor
-
     def __init__(self, ring_batches: int) -> None:
-        super().__init__()
         if ring_batches < 1:
             raise InputError(f"ring_batches is {ring_batches}: keep at least 1 batch.")
         self.ring_batches = ring_batches
+        self.state: RingState | None = None
         self.next_row = 0
-        self.register_buffer("pixels", None, persistent=False)
+        self.filled = torch.zeros((), dtype=torch.int64)
+        self.epoch = torch.full((), -1, dtype=torch.int64)
 
     def reset(self) -> None:
         """Forget every image."""
-        if self.pixels is not None:
-            self.filled.zero_()
+        self.filled.zero_()
 
     def write(self, batch: Batch, epoch: Tensor) -> tuple[RingState, Tensor, Tensor]:
         """Take in a batch, over the oldest images; an epoch that is new empties the ring first.
@@ -85,11 +79,10 @@ class Ring(torch.nn.Module):
             The buffers; the rows that the batch took, int64 (B,), the last of them the newest; and
             how many rows, counted back from the newest, hold an image of this epoch, int64 ().
         """
-        if not self._fits(batch):
-            self._allocate(batch)
-        assert self.pixels is not None
-        state = RingState(self.pixels, self.targets, self.label_count, self.content)
-        images, capacity = batch.images.shape[0], self.label_count.shape[0]
+        state = self.state
+        if state is None or not self._fits(state, batch):
+            state = self.state = self._allocate(batch)
+        images, capacity = batch.images.shape[0], state.label_count.shape[0]
         # A comparison on the device: reading the epoch here would wait for the device.
         self.filled.mul_(epoch == self.epoch).add_(images).clamp_(max=capacity)
         self.epoch.copy_(epoch)
@@ -105,36 +98,32 @@ class Ring(torch.nn.Module):
             state.content[rows] = content[part]
         return state, (torch.arange(images, device=epoch.device) + first) % capacity, self.filled
 
-    def _fits(self, batch: Batch) -> bool:
-        if self.pixels is None or self.pixels.device != batch.images.device:
-            return False
-        size, images = batch.images.shape[-1], self.label_count.shape[0]
+    def _fits(self, state: RingState, batch: Batch) -> bool:
+        size, images = batch.images.shape[-1], state.label_count.shape[0]
         return (
-            self.pixels.numel() == 1 + images * size * size
-            and self.targets.shape[1:] == batch.targets.shape[1:]
+            state.pixels.device == batch.images.device
+            and state.pixels.numel() == 1 + images * size * size
+            and state.targets.shape[1:] == batch.targets.shape[1:]
             and batch.images.shape[0] * self.ring_batches <= images
         )
 
-    def _allocate(self, batch: Batch) -> None:
+    def _allocate(self, batch: Batch) -> RingState:
         images, size = batch.images.shape[0] * self.ring_batches, batch.images.shape[-1]
         if images * size * size >= MAX_PIXELS:
             raise InputError(
                 f"a mosaic ring of {self.ring_batches} batches of {batch.images.shape[0]} images of "
                 f"{size} px is over 2^30 pixels: lower the batch size or ring_batches."
             )
-        device = batch.images.device
-        grey = PAD_VALUE * 0x010101
-        buffers = {
-            "pixels": torch.full((1 + images * size * size,), grey, dtype=torch.int32, device=device),
-            "targets": torch.zeros(images, *batch.targets.shape[1:], device=device),
-            "label_count": torch.zeros(images, dtype=torch.int64, device=device),
-            "content": torch.zeros(images, 4, dtype=torch.int32, device=device),
-            "filled": torch.zeros((), dtype=torch.int64, device=device),
-            "epoch": torch.full((), -1, dtype=torch.int64, device=device),
-        }
-        for name, buffer in buffers.items():
-            self.register_buffer(name, buffer, persistent=False)
+        device, grey = batch.images.device, PAD_VALUE * 0x010101
         self.next_row = 0
+        self.filled = torch.zeros((), dtype=torch.int64, device=device)
+        self.epoch = torch.full((), -1, dtype=torch.int64, device=device)
+        return RingState(
+            pixels=torch.full((1 + images * size * size,), grey, dtype=torch.int32, device=device),
+            targets=torch.zeros(images, *batch.targets.shape[1:], device=device),
+            label_count=torch.zeros(images, dtype=torch.int64, device=device),
+            content=torch.zeros(images, 4, dtype=torch.int32, device=device),
+        )
 
 
 def write_packed(pixels: Tensor, rows: slice, images: Tensor) -> None:
