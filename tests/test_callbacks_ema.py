@@ -25,7 +25,7 @@ class Tiny(LightningModule):
 
     @property
     def weight(self) -> float:
-        return float(self.network[0].weight)
+        return float(self.network[0].weight.detach())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.network[0].parameters(), lr=1.0)

@@ -83,7 +83,7 @@ class Counting(LightningModule):
 def fit(tmp_path: Path, epochs: int, ckpt_path: Path | None = None, **options: Any) -> Trainer:
     trainer = Trainer(
         accelerator="cpu", devices=1, max_epochs=epochs, logger=False, default_root_dir=tmp_path,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, 
         callbacks=[RunRecorder(tmp_path)], **options,
     )  # fmt: skip
     loader = DataLoader(torch.zeros(4, 1), batch_size=2)  # type: ignore[arg-type]

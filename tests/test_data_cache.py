@@ -37,7 +37,7 @@ def test_cached_samples_equal_decoded_ones(
         cached, decoded = (DetectionDataset(index, 32, 16, train, c) for c in (cache, None))
         for i in range(3):
             np.testing.assert_array_equal(cached[i].image, decoded[i].image)
-            np.testing.assert_array_equal(pickle.loads(pickle.dumps(cache))[i], decoded[i].image)
+            np.testing.assert_array_equal(pickle.loads(pickle.dumps(cache))[i], cache[i])
         assert len(said) == 1 and "3 images at 32 px" in said[0] and str(cache.path) in said[0]
         assert cache.path.stat().st_size == 3 * 32 * 32 * 3
         assert len(pickle.dumps(cache)) < 1000

@@ -37,11 +37,39 @@ def test_sample_in_letterboxed_pixels_by_hand(index: DatasetIndex) -> None:
 
 
 def test_evaluation_carries_the_raw_truth(index: DatasetIndex) -> None:
-    batch = collate([DetectionDataset(index, 64, 16, train=False)[i] for i in range(3)])
-    assert batch.truth.shape == (3, 16, 7) and batch.truth_count.tolist() == [1, 5, 0]
-    for i in range(3):
-        np.testing.assert_array_equal(batch.truth[i, : batch.truth_count[i]], index.truth(i))
-        assert not batch.truth[i, batch.truth_count[i] :].any()
+    samples = [DetectionDataset(index, 64, 16, train=False)[i] for i in range(3)]
+    assert [sample.truth_count for sample in samples] == [1, 5, 0]
+    for i, sample in enumerate(samples):
+        assert sample.truth.shape == (16, 7)
+        np.testing.assert_array_equal(sample.truth[: sample.truth_count], index.truth(i))
+        assert not sample.truth[sample.truth_count :].any()
+
+
+def test_evaluation_lies_in_the_smallest_rectangle_half_a_stride_wider(index: DatasetIndex) -> None:
+    # 50 x 30 px at 64 px is 64 x 39: 2.5 and 1.72 strides, so 3 and 2; 40 x 60 px is 43 x 64.
+    dataset = DetectionDataset(index, 64, 16, train=False)
+    assert dataset.canvases.tolist() == [[96, 64], [64, 96], [64, 96]]
+    sample = dataset[0]
+    assert sample.image.shape == (96, 64, 3)
+    square, _ = load_letterboxed(index.path(0), 64, train=False)
+    np.testing.assert_array_equal(sample.image[16:80, 12:51], square[:, 12:51])
+    assert (sample.image[:16] == 114).all() and (sample.image[:, 51:] == 114).all()
+    assert sample.letterbox == (39 / 30, 64 / 50, 12, 16)
+    # The label moves with the pixels.
+    np.testing.assert_allclose(sample.targets[0, 1:], [12, 16, 12 + 13, 16 + 30 * 64 / 50], rtol=1e-6)
+
+
+def test_evaluation_in_strides_of_64(index: DatasetIndex) -> None:
+    assert DetectionDataset(index, 64, 16, train=False, stride=64).canvases.tolist() == [[128, 128]] * 3
+
+
+def test_prediction_pads_to_whole_strides_alone(index: DatasetIndex) -> None:
+    dataset = PredictionDataset([index.path(i) for i in range(3)], 64)
+    assert dataset.canvases.tolist() == [[64, 64], [64, 64], [64, 64]]
+    dataset = PredictionDataset([index.path(0)], 320)
+    # 50 x 30 px becomes 320 x 192 px: nothing is padded.
+    assert dataset[0].image.shape == (320, 192, 3)
+    assert dataset[0].letterbox == (192 / 30, 320 / 50, 0, 0)
 
 
 def test_batch_has_the_documented_types_and_layout(index: DatasetIndex) -> None:
@@ -65,7 +93,7 @@ def test_batch_has_the_documented_types_and_layout(index: DatasetIndex) -> None:
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_give_the_same_batches(index: DatasetIndex, context: str) -> None:
-    dataset = DetectionDataset(index, 64, 16, train=False)
+    dataset = DetectionDataset(index, 64, 16, train=True)
     here = collate([dataset[i] for i in range(3)])
     loader = DataLoader(dataset, 3, num_workers=1, collate_fn=collate, multiprocessing_context=context)
     (there,) = loader

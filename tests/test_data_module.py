@@ -40,8 +40,8 @@ def test_fit_loaders(root: Path) -> None:
     assert [len(batch.index) for batch in train] == [4, 4, 4]
     assert {int(i) for batch in train for i in batch.index} == set(range(10))
     assert {batch.targets.shape for batch in train} == {(4, 32, 5)}  # room for the 20 of the other split
-    assert [batch.index.tolist() for batch in val] == [[0, 1, 2]]
-    assert val[0].targets.shape == (3, 32, 5) and val[0].truth.shape == (3, 32, 7)
+    assert [batch.index.tolist() for batch in val] == [[1, 2], [0]]  # by shape: wide, then tall
+    assert val[0].targets.shape == (2, 32, 5) and val[0].truth.shape == (2, 32, 7)
     assert (data.class_names, data.category_ids.tolist()) == (("dog", "cat"), [5, 90])
     assert (data.batch_size, data.image_size) == (4, 64)
 
@@ -92,8 +92,7 @@ def test_workers_persist(root: Path) -> None:
     data.setup("validate")
     loader = data.val_dataloader()
     assert loader.persistent_workers and loader.num_workers == 1
-    (batch,) = loader
-    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert all(batch.images.is_contiguous(memory_format=torch.channels_last) for batch in loader)
     assert not data.val_dataloader().pin_memory or torch.cuda.is_available()
 
 

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from itertools import chain
 
+import numpy as np
 import pytest
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DistributedSampler, SequentialSampler
 
-from yolo_lightning.data.sampler import EvalSampler, TrainSampler
+from yolo_lightning.data.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
 
 
 def _epoch(images: int, batch: int, world: int, rank: int, seed: int = 0, epoch: int = 0) -> list[int]:
@@ -42,17 +43,47 @@ def test_batches_of_all_ranks_join_to_those_of_one_process(images: int) -> None:
         assert sorted(chain(*parts)) == sorted(joined[step * 8 : step * 8 + 8])
 
 
+class Shapes:
+    """A data set of which only the shapes of its images are known."""
+
+    def __init__(self, shapes: list[tuple[int, int]]) -> None:
+        self.canvases = np.array(shapes, dtype=np.int64).reshape(-1, 2)
+
+    def __len__(self) -> int:
+        return len(self.canvases)
+
+
+TALL, WIDE = (64, 32), (32, 64)
+
+
 @pytest.mark.parametrize("images", [0, 1, 7, 8])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_evaluation_takes_every_image_once(images: int, world: int) -> None:
-    samplers = [EvalSampler(range(images), world, rank) for rank in range(world)]
+    dataset = Shapes([TALL if i % 3 else WIDE for i in range(images)])
+    samplers = [EvalSampler(dataset, world, rank) for rank in range(world)]
     parts = [list(sampler) for sampler in samplers]
     assert sorted(chain(*parts)) == list(range(images))
     assert [len(sampler) for sampler in samplers] == [len(part) for part in parts]
-    assert all(part == sorted(part) for part in parts)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_images_of_one_shape_come_together_in_their_order() -> None:
+    assert list(EvalSampler(Shapes([TALL, WIDE, TALL, WIDE]), 1, 0)) == [1, 3, 0, 2]
+
+
+def test_a_batch_has_one_shape() -> None:
+    sampler = SameShapeBatchSampler(EvalSampler(Shapes([TALL, WIDE, TALL, WIDE, TALL]), 1, 0), 2)
+    assert list(sampler) == [[1, 3], [0, 2], [4]]
+    assert len(sampler) == 3
+
+
+def test_batches_are_the_same_from_the_sampler_that_lightning_puts_in() -> None:
+    dataset = Shapes([TALL, WIDE, TALL])
+    own = SameShapeBatchSampler(EvalSampler(dataset, 1, 0), 2)
+    assert list(SameShapeBatchSampler(SequentialSampler(dataset), 2)) == list(own)
 
 
 def test_lightning_finds_distributed_samplers() -> None:
     assert isinstance(TrainSampler(range(3), 2), DistributedSampler)
-    sampler = EvalSampler(range(3))
+    sampler = EvalSampler(Shapes([TALL] * 3))
     assert isinstance(sampler, DistributedSampler) and not sampler.shuffle

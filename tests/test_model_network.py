@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,3 +149,15 @@ def test_wrong_yaml_is_refused_by_name(tmp_path: Path, changes: dict[str, object
 def test_unknown_architecture_names_the_known_ones(name: str) -> None:
     with pytest.raises(InputError, match=r"yolov5n\|s\|m\|l\|x"):
         build_network(name, 2)
+
+
+def test_importing_ultralytics_leaves_the_process_alone() -> None:
+    code = (
+        "import os, cv2, torch; from PIL import Image; "
+        "before = [cv2.imread, cv2.imwrite, Image.open, torch.save]; "
+        "import yolo_lightning.model.blocks; "
+        "assert before == [cv2.imread, cv2.imwrite, Image.open, torch.save]; "
+        "assert 'OMP_NUM_THREADS' not in os.environ"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

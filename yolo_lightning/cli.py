@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import logging
 import os
-import re
-import sys
-import warnings
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from jsonargparse import auto_cli, set_parsing_settings
@@ -31,6 +28,7 @@ from .data.layout import read_class_names
 from .data.module import DetectionDataModule
 from .errors import InputError
 from .module import YOLOv5
+from .parser import Parser, quieten
 from .runs import (
     CHECKPOINTS,
     CONFIG,
@@ -62,12 +60,18 @@ def run(argv: list[str]) -> None:
         InputError: wrong input.
         SystemExit: wrong options (status 2) or ``--help``.
     """
-    _quieten()
+    quieten()
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it; nothing on a CPU
     command = argv[0] if argv else "--help"
     if command in COMMANDS:
-        auto_cli(COMMANDS[command], args=argv[1:], prog=f"yolo-lightning {command}", parser_class=Parser)
+        auto_cli(
+            COMMANDS[command],
+            args=argv[1:],
+            as_positional=False,
+            prog=f"yolo-lightning {command}",
+            parser_class=Parser,
+        )
         return
     YoloCLI(
         YOLOv5,
@@ -89,20 +93,6 @@ _DESCRIPTION = (
 )
 
 
-class Parser(LightningArgumentParser):
-    """A parser that answers wrong options with one sentence."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print what is wrong, with the nearest option where one was misspelt, and exit with status 2."""
-        sentence = " ".join(str(message).split())
-        for name in re.findall(r"--([\w.]+)", sentence) if "nrecognized" in sentence else []:
-            known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
-            if near := difflib.get_close_matches(name, known, n=1):
-                sentence += f"; did you mean --{near[0]}?"
-        print(f"error: {sentence} (see {self.prog} --help)", file=sys.stderr)
-        sys.exit(2)
-
-
 class SaveConfig(SaveConfigCallback):
     """Keeps the configuration that really ran, so that ``--config RUN/config.yaml`` runs it again."""
 
@@ -122,6 +112,7 @@ class YoloCLI(LightningCLI):
     run_directory: Path
     checkpoint: Path | None = None
     _resumed_step = 0
+    _is_new = False
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--runs_dir", type=str, default="runs", help="Folder of all runs.")
@@ -221,22 +212,30 @@ class YoloCLI(LightningCLI):
         if getattr(rank_zero_only, "rank", 0):  # only rank zero writes, except where it says where
             return Path(os.environ.get(RUN_DIRECTORY, config.runs_dir)).absolute()
         directory = claim_run_directory(config.runs_dir, config.run_name or str(self.subcommand))
+        self._is_new = True
         os.environ[RUN_DIRECTORY] = str(directory)
         return directory
 
     def instantiate_classes(self) -> None:
         """Build everything, and read the data before any process group starts."""
-        try:
+        with self._directory_given_back():
             super().instantiate_classes()
             self.datamodule.build_indices(self.subcommand)
-        except InputError:
-            self._give_directory_back()
-            raise
 
-    def _give_directory_back(self) -> None:
-        """Leave no empty run behind where nothing was run."""
-        if self.run_directory.is_dir() and not any(self.run_directory.iterdir()):
-            self.run_directory.rmdir()
+    def _run_subcommand(self, subcommand: str) -> None:
+        with self._directory_given_back():
+            super()._run_subcommand(subcommand)
+
+    @contextmanager
+    def _directory_given_back(self) -> Iterator[None]:
+        """Leave no run behind where wrong input let nothing be run."""
+        try:
+            yield
+        except InputError:
+            results = ("metrics.csv", "predictions.json", CHECKPOINTS)
+            if self._is_new and not any((self.run_directory / name).exists() for name in results):
+                shutil.rmtree(self.run_directory, ignore_errors=True)
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lightning's Trainer with our callbacks, and TensorBoard unless another logger was asked for."""
@@ -244,8 +243,10 @@ class YoloCLI(LightningCLI):
         if logger is None or logger is True:
             kwargs["logger"] = self._tensorboard() if self.subcommand == "fit" else False
         trainer_config = self._get(self.config_init, "trainer")
-        trainer_config["callbacks"] = [*(trainer_config.get("callbacks") or []), *self._callbacks()]
-        return super().instantiate_trainer(**kwargs)
+        keep = trainer_config.get("enable_checkpointing") is not False
+        trainer_config["callbacks"] = [*(trainer_config.get("callbacks") or []), *self._callbacks(keep)]
+        # Said by which callbacks there are; Lightning would take the recorder for a contradiction.
+        return super().instantiate_trainer(**kwargs, enable_checkpointing=None)
 
     def _tensorboard(self) -> TensorBoardLogger:
         options: dict[str, Any] = {"name": "", "version": "", "default_hp_metric": False}
@@ -253,7 +254,7 @@ class YoloCLI(LightningCLI):
             options["purge_step"] = self._resumed_step + 1
         return TensorBoardLogger(self.run_directory, **options)
 
-    def _callbacks(self) -> list[Callback]:
+    def _callbacks(self, keep_checkpoints: bool) -> list[Callback]:
         callbacks: list[Callback] = [EpochProgress()]
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter())
@@ -264,24 +265,9 @@ class YoloCLI(LightningCLI):
                 enable_version_counter=False,
                 save_on_train_epoch_end=True,
             )
-            callbacks += [
-                StallMonitor(),
-                checkpoint(filename="best", monitor="val/map", mode="max"),
-                checkpoint(filename="last"),
-                RunRecorder(self.run_directory),
-            ]
+            callbacks.append(StallMonitor())
+            if keep_checkpoints:
+                callbacks.append(checkpoint(filename="best", monitor="val/map", mode="max"))
+                callbacks.append(checkpoint(filename="last"))
+            callbacks.append(RunRecorder(self.run_directory))
         return callbacks
-
-
-def _quieten() -> None:
-    """Hold back what Lightning says that is advertising, or wrong for how we use it."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not str(record.msg).startswith(("💡", "TPU available", "Seed set"))
-    )
-    for message in (
-        ".*smaller than the logging interval.*",  # nothing is logged by the step
-        ".*isinstance.treespec, LeafSpec.*",
-        ".*does not have many workers.*",  # workers follow the cores
-        ".*checkpoint directory .* exists and is not empty.*",  # a run that resumes
-    ):
-        warnings.filterwarnings("ignore", message=message)

@@ -18,7 +18,7 @@ from .errors import InputError
 from .evaluation import detect
 from .losses import AnchorFreeLoss, AnchorFreeLossConfig, AnchorLoss, AnchorLossConfig
 from .metrics import CocoMeanAveragePrecision, log_values
-from .model.network import DetectionNetwork, build_network
+from .model.network import DetectionNetwork, build_network, check_architecture
 from .model.weights import load_weights, transfer_weights
 from .optim import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
 from .training import (
@@ -81,6 +81,7 @@ class YOLOv5(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # the warm-up changes the accumulation from batch to batch
+        check_architecture(architecture)
         self.architecture = architecture
         self.num_classes = num_classes
         self.class_names = class_names

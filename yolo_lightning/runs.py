@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 from .errors import InputError
@@ -98,7 +99,7 @@ def with_run_config(argv: list[str]) -> list[str]:
 
 def _option_values(argv: list[str]) -> Iterator[tuple[str, str]]:
     """(name, value) of each ``--name value`` and ``--name=value``."""
-    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+    for argument, following in zip_longest(argv, argv[1:], fillvalue=""):
         if argument.startswith("--"):
             name, equals, value = argument[2:].partition("=")
             yield name, value if equals else following

@@ -1,7 +1,8 @@
 """The door to ultralytics: its blocks, its YAML parser and its model files, and nothing else of it.
 
-Importing ultralytics has side effects (it looks for a network, may install packages, logs, and sets
-the number of OpenMP threads to one for the whole process), so it happens here, with those held back.
+Importing ultralytics has side effects on the whole process: it looks for a network, may install
+packages, logs, sets the number of OpenMP threads to one, and replaces functions of OpenCV, Pillow and
+torch by its own. So it happens here, with those held back or undone.
 """
 
 from __future__ import annotations
@@ -9,10 +10,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import cv2
+import torch
+from PIL import Image
+
 _HELD_BACK = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
 for _name, _value in _HELD_BACK.items():
     os.environ.setdefault(_name, _value)
 _threads = os.environ.get("OMP_NUM_THREADS")
+_replaced = [(cv2, "imread"), (cv2, "imwrite"), (cv2, "imshow"), (Image, "open"), (torch, "save")]
+_originals = [(module, name, getattr(module, name)) for module, name in _replaced if hasattr(module, name)]
 
 import ultralytics  # noqa: E402
 from ultralytics.nn.modules import SPPF, Detect  # noqa: E402
@@ -20,6 +27,9 @@ from ultralytics.nn.tasks import parse_model  # noqa: E402
 
 if _threads is None:
     os.environ.pop("OMP_NUM_THREADS", None)  # or every process we start would run on one thread
+
+for _module, _name, _original in _originals:
+    setattr(_module, _name, _original)  # theirs may try to install a package when a file is not an image
 
 MODEL_FILES = Path(ultralytics.__file__).parent / "cfg" / "models" / "v5"
 """Folder of ``yolov5.yaml`` and ``yolov5-p6.yaml``, whose layers before the head are the classic ones."""

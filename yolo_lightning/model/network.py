@@ -128,6 +128,15 @@ def build_network(architecture: str, num_classes: int) -> DetectionNetwork:
     return network
 
 
+def check_architecture(architecture: str) -> None:
+    """Refuse, before any time is spent, what :func:`build_network` could not build for its name or format.
+
+    Raises:
+        InputError: an unknown name or a YAML that does not describe a YOLOv5 detector.
+    """
+    _read_spec(architecture)
+
+
 @dataclass(frozen=True)
 class _Spec:
     description: dict[str, Any]

@@ -1,0 +1,40 @@
+"""How the command line answers wrong options, and what of Lightning's talk it lets through."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import sys
+import warnings
+from typing import NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+
+class Parser(LightningArgumentParser):
+    """A parser that answers wrong options with one sentence."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print what is wrong, with the nearest option where one was misspelt, and exit with status 2."""
+        sentence = " ".join(str(message).split())
+        for name in re.findall(r"--([\w.]+)", sentence) if "nrecognized" in sentence else []:
+            known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+            if near := difflib.get_close_matches(name, known, n=1):
+                sentence += f"; did you mean --{near[0]}?"
+        print(f"error: {sentence} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def quieten() -> None:
+    """Hold back what Lightning says that is advertising, or wrong for how we use it."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not str(record.msg).startswith(("💡", "TPU available", "Seed set"))
+    )
+    for message in (
+        ".*smaller than the logging interval.*",  # nothing is logged by the step
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*does not have many workers.*",  # workers follow the cores
+        ".*checkpoint directory .* exists and is not empty.*",  # a run that resumes
+    ):
+        warnings.filterwarnings("ignore", message=message)
