@@ -4,10 +4,18 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
+from yolo_lightning import DetectionDataModule
 from yolo_lightning.__main__ import main
+from yolo_lightning.augment import normalise
+from yolo_lightning.data.layout import Split
+from yolo_lightning.evaluation import detect
 from yolo_lightning.model.blocks import MODEL_FILES
 from yolo_lightning.module import YOLOv5
 
@@ -44,3 +52,48 @@ def test_every_official_tensor_is_loaded() -> None:
     with torch.no_grad():
         maps = module.network.eval()(torch.full((1, 3, 64, 64), 114 / 255))
     assert max(float(m[..., 4].sigmoid().max()) for m in maps) < 0.05
+
+
+BCCD = SHARED / "data" / "bccd"
+
+
+@pytest.mark.skipif(not BCCD.is_dir(), reason="BCCD is not at hand")
+def test_our_metric_and_pycocotools_agree_on_detections_of_blood_cells(tmp_path: Path) -> None:
+    """One epoch from official weights, then the same detections go both ways."""
+    module = YOLOv5(weights=str(WEIGHTS), compile=False)
+    data = DetectionDataModule(root=str(BCCD), image_size=320, batch_size=16, num_workers=0)
+    trainer = Trainer(
+        accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    results = []
+    for batch in data.val_dataloader():
+        with torch.no_grad():
+            rows, counts = detect(module.network.head, module.network.eval()(normalise(batch.images)), batch)
+        for image_id, table, count in zip(batch.image_ids.tolist(), rows, counts.tolist(), strict=True):
+            for x1, y1, x2, y2, score, label in table[:count].double().tolist():
+                category = int(data.category_ids[int(label)])
+                box = [x1, y1, x2 - x1, y2 - y1]
+                results.append({"image_id": image_id, "category_id": category, "bbox": box, "score": score})
+    truth = COCO(str(BCCD / "annotations" / "instances_val.json"))
+    evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    names = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
+    ours = [float(trainer.callback_metrics[f"val/{name}"]) for name in names]
+    assert ours == pytest.approx(evaluation.stats[:6].tolist(), abs=1e-4)
+    assert ours[0] > 0.05
+
+
+@pytest.mark.skipif(not BCCD.is_dir(), reason="BCCD is not at hand")
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_both_readings_of_blood_cells_give_one_index(split: Split) -> None:
+    coco, yolo = (DetectionDataModule(root=str(root)).index(split) for root in (BCCD, BCCD / "data.yaml"))
+    assert [coco.path(i) for i in range(len(coco))] == [yolo.path(i) for i in range(len(yolo))]
+    for name in ("image_ids", "sizes", "offsets", "classes", "crowd", "trainable", "category_ids"):
+        np.testing.assert_array_equal(getattr(coco, name), getattr(yolo, name), err_msg=name)
+    np.testing.assert_allclose(coco.boxes, yolo.boxes, atol=1e-3)  # YOLO's text has six decimals
+    assert coco.class_names == yolo.class_names
