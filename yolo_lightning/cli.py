@@ -139,6 +139,8 @@ class YoloCLI(LightningCLI):
         self._read_classes(config)
         if "verbose" in config:
             config.verbose = False  # the progress callback prints the table
+        if "return_predictions" in config:
+            config.return_predictions = False  # they are on disk; a large folder would fill the memory
         if "weights_only" in config:
             config.weights_only = True  # a checkpoint is data, not a program
         if config.data.root:
