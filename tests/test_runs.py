@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from yolo_lightning.errors import InputError
-from yolo_lightning.runs import claim_run_directory, find_checkpoint, run_directory_of
+from yolo_lightning.runs import claim_run_directory, find_checkpoint, run_directory_of, with_run_config
 
 
 def test_versions_count_up_and_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,3 +46,33 @@ def test_a_checkpoint_belongs_to_the_run_around_it(tmp_path: Path) -> None:
     (tmp_path / "version_0" / "config.yaml").write_text("")
     assert run_directory_of(checkpoint) == tmp_path / "version_0"
     assert run_directory_of(tmp_path / "version_0" / "best.ckpt") is None
+
+
+def test_the_config_of_the_run_comes_before_the_options(tmp_path: Path) -> None:
+    run = tmp_path / "mine" / "version_0"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").write_text("")
+    (run / "config.yaml").write_text("")
+    given = ["--ckpt_path=last", "--run_name", "mine", f"--runs_dir={tmp_path}", "--trainer.max_epochs", "9"]
+    config = ["--config", str(run / "config.yaml")]
+    assert with_run_config(["fit", *given]) == ["fit", *config, *given]
+    # Predictions do not go among the trainings of that name, unless that is asked for.
+    assert with_run_config(["predict", *given]) == ["predict", *config, "--run_name=null", *given]
+
+
+def test_options_stay_as_they_are_without_a_run(tmp_path: Path) -> None:
+    assert with_run_config(["fit", "--data.root", "x"]) == ["fit", "--data.root", "x"]
+    moved = tmp_path / "best.ckpt"
+    moved.write_text("")
+    assert with_run_config(["test", "--ckpt_path", str(moved)]) == ["test", "--ckpt_path", str(moved)]
+
+
+def test_the_name_of_the_run_can_stand_in_a_config(tmp_path: Path) -> None:
+    run = tmp_path / "mine" / "version_0"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").write_text("")
+    (run / "config.yaml").write_text("")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"run_name: mine\nruns_dir: {tmp_path}\n")
+    given = ["--config", str(mine), "--ckpt_path", "last"]
+    assert with_run_config(["fit", *given]) == ["fit", "--config", str(run / "config.yaml"), *given]

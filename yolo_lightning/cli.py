@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from jsonargparse import auto_cli, set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
@@ -246,9 +246,11 @@ class YoloCLI(LightningCLI):
             kwargs["logger"] = self._tensorboard() if self.subcommand == "fit" else False
         trainer_config = self._get(self.config_init, "trainer")
         keep = trainer_config.get("enable_checkpointing") is not False
-        trainer_config["callbacks"] = [*(trainer_config.get("callbacks") or []), *self._callbacks(keep)]
-        # Said by which callbacks there are; Lightning would take the recorder for a contradiction.
-        return super().instantiate_trainer(**kwargs, enable_checkpointing=None)
+        callbacks = [*(trainer_config.get("callbacks") or []), *self._callbacks(keep)]
+        trainer_config["callbacks"] = callbacks
+        # None leaves it to the callbacks; False keeps Lightning from adding a checkpoint of its own.
+        kwargs["enable_checkpointing"] = None if any(isinstance(c, Checkpoint) for c in callbacks) else False
+        return super().instantiate_trainer(**kwargs)
 
     def _tensorboard(self) -> TensorBoardLogger:
         options: dict[str, Any] = {"name": "", "version": "", "default_hp_metric": False}

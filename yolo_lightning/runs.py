@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
+import yaml
+
 from .errors import InputError
 
 CONFIG = "config.yaml"
@@ -89,20 +91,36 @@ def with_run_config(argv: list[str]) -> list[str]:
     Raises:
         InputError: the checkpoint does not exist.
     """
-    given = dict(_option_values(argv[1:]))
+    given: dict[str, str] = {}
+    for name, value in _option_values(argv[1:]):
+        given |= _run_of_config(value) if name in {"config", "c"} else {name: value}
     if "ckpt_path" not in given:
         return argv
     name = given.get("run_name", DEFAULT_NAME)
     run = run_directory_of(find_checkpoint(given["ckpt_path"], given.get("runs_dir", "runs"), name))
-    return [argv[0], "--config", str(run / CONFIG), *argv[1:]] if run else argv
+    if run is None:
+        return argv
+    # What is not training gets a directory under a name of its own.
+    own_name = [] if argv[0] == "fit" else ["--run_name=null"]
+    return [argv[0], "--config", str(run / CONFIG), *own_name, *argv[1:]]
 
 
 def _option_values(argv: list[str]) -> Iterator[tuple[str, str]]:
     """(name, value) of each ``--name value`` and ``--name=value``."""
     for argument, following in zip_longest(argv, argv[1:], fillvalue=""):
-        if argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
+        if argument.startswith("-"):
+            name, equals, value = argument.lstrip("-").partition("=")
             yield name, value if equals else following
+
+
+def _run_of_config(path: str) -> dict[str, str]:
+    """The name and the folder of runs that a configuration file gives; errors in it are the parser's to tell."""
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    found = content if isinstance(content, dict) else {}
+    return {key: str(found[key]) for key in ("run_name", "runs_dir") if found.get(key)}
 
 
 def _versions(parent: Path) -> list[tuple[int, Path]]:
