@@ -114,7 +114,7 @@ def _option_values(argv: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _run_of_config(path: str) -> dict[str, str]:
-    """The name and the folder of runs that a configuration file gives; errors in it are the parser's to tell."""
+    """Name and folder of runs that a configuration gives; what is wrong with it is the parser's to tell."""
     try:
         content = yaml.safe_load(Path(path).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
