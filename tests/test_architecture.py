@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compilation": set(),  # decides from device and precision whether to compile
     "accumulation": set(),  # sums gradients over micro-batches
     "parser": set(),  # options that are wrong, and messages that are held back
+    "settings": set(),  # options made definite, or refused
     "runs": set(),  # names of folders and files of a run
     "losses.*": {"boxes", "batch"},
     "postprocess": {"boxes", "batch"},

@@ -156,7 +156,128 @@ def test_test_says_which_split_is_missing(run: Path, capsys: pytest.CaptureFixtu
     assert "test" in message and "annotations" in message
 
 
+def falsify_live_weights(checkpoint: Path, copy: Path) -> Path:
+    """A copy in which training would go on from other weights than those that are evaluated."""
+    content = torch.load(checkpoint, weights_only=True)
+    live = content["live_state_dict"]
+    content["live_state_dict"] = {k: v + 1 if v.is_floating_point() else v for k, v in live.items()}
+    torch.save(content, copy)
+    return copy
+
+
+def test_the_average_is_evaluated_not_the_live_weights(
+    run: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = run / "checkpoints/best.ckpt"
+    false = falsify_live_weights(best, tmp_path / "false.ckpt")
+    source = ["--data.predict_source", str(shapes / "images" / "val"), "--model.score_threshold=0.0001"]
+    for checkpoint in (best, false):
+        main(["predict", "--ckpt_path", str(checkpoint), "--runs_dir=runs", *small(*source)])
+    first, second = (Path(f"runs/predict/version_{k}/predictions.json").read_text() for k in (0, 1))
+    assert first == second
+    capsys.readouterr()
+    tables = []
+    for checkpoint in (best, false):
+        options = small("--data.root", str(shapes), "--runs_dir=runs")
+        main(["validate", "--ckpt_path", str(checkpoint), *options])
+        tables.append([line for line in capsys.readouterr().out.splitlines() if "map" in line.lower()])
+    assert tables[0] == tables[1] and tables[0]
+
+
+def test_a_data_set_of_one_class_trains(shapes: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(shapes, tmp_path / "one")
+    for path in (root / "annotations").iterdir():
+        document = json.loads(path.read_text())
+        document["categories"] = document["categories"][:1]
+        category = document["categories"][0]["id"]
+        document["annotations"] = [{**a, "category_id": category} for a in document["annotations"]]
+        path.write_text(json.dumps(document))
+    main(["fit", *small("--data.root", str(root), "--trainer.max_epochs=1")])
+    assert "val/map" in json.loads(Path("runs/fit/version_0/summary.json").read_text())["last"]
+
+
+def test_every_epoch_is_saved_also_without_a_step(shapes: Path) -> None:
+    # 3 batches an epoch, 16 batches a step: the first step comes in epoch 5.
+    options = small("--data.root", str(shapes), "--model.optimizer.warmup_epochs=0")
+    main(["fit", *options, "--trainer.max_epochs=2"])
+    checkpoint = torch.load(Path("runs/fit/version_0/checkpoints/last.ckpt"), weights_only=True)
+    assert (checkpoint["epoch"], checkpoint["global_step"]) == (1, 0)
+    assert checkpoint["accumulation"]["pending"] == 6
+
+
+def test_an_epoch_that_a_limit_cut_short_is_not_saved_as_whole(shapes: Path) -> None:
+    options = small("--data.root", str(shapes), "--model.optimizer.nominal_batch_size=4")
+    main(["fit", *options, "--trainer.max_steps=4"])  # one batch into the second epoch
+    checkpoint = torch.load(Path("runs/fit/version_0/checkpoints/last.ckpt"), weights_only=True)
+    assert (checkpoint["epoch"], checkpoint["global_step"]) == (0, 3)
+
+
+def test_resuming_for_fewer_epochs_is_refused_and_changes_nothing(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "config.yaml").read_text()
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--ckpt_path", str(run / "checkpoints/last.ckpt"), "--trainer.max_epochs=1"])
+    assert exit_.value.code == 2
+    assert "for 2 epochs already" in capsys.readouterr().err
+    assert (run / "config.yaml").read_text() == before
+
+
+def test_a_broken_test_split_does_not_stop_a_fit(shapes: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(shapes, tmp_path / "broken_test")
+    (root / "annotations" / "instances_test.json").write_text("{")
+    main(
+        ["fit", *small("--data.root", str(root), "--trainer.max_epochs=1", "--trainer.limit_train_batches=1")]
+    )
+
+
+def test_paths_are_kept_absolute(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(shapes.parent))
+    annotations = [
+        f"--data.{s}_annotations=~/shapes/annotations/instances_{s}.json" for s in ("train", "val")
+    ]
+    images = [f"--data.{split}_images=~/shapes/images/{split}" for split in ("train", "val")]
+    main(["fit", *small(*annotations, *images, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1")])
+    saved = yaml.safe_load(Path("runs/fit/version_0/config.yaml").read_text())
+    assert saved["data"]["val_images"] == str(shapes / "images" / "val")
+    assert saved["runs_dir"] == str(tmp_path / "runs")
+
+
+def test_without_a_bar(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = [
+        "--trainer.max_epochs=1",
+        "--trainer.limit_train_batches=1",
+        "--trainer.enable_progress_bar=false",
+    ]
+    main(["fit", *small("--data.root", str(shapes), *limits)])
+    assert Path("runs/fit/version_0/summary.json").is_file()
+
+
 # Wrong input
+
+
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        ("--trainer.accumulate_grad_batches=2", "nominal_batch_size"),
+        ("--trainer.gradient_clip_val=1", "gradient_clip_norm"),
+        ("--trainer.precision=64-true", "32-true"),
+        ("--trainer.barebones=true", "barebones"),
+        ("--seed_everything=-3", "0 or more"),
+        ("--model.score_threshold=7", "from 0 to 1"),
+        ("--model.optimizer.learning_rat=64", "did you mean --model.optimizer.learning_rate?"),
+        ("--data.batch=4", "did you mean --data."),
+    ],
+)
+def test_options_that_cannot_be_had(
+    shapes: Path, capsys: pytest.CaptureFixture[str], option: str, remedy: str
+) -> None:
+    assert remedy in refused(capsys, "fit", "--data.root", str(shapes), option)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "gpu" in refused(capsys, "fit", "--data.root", str(shapes), "--trainer.accelerator=gpu").lower()
 
 
 def test_missing_folder(capsys: pytest.CaptureFixture[str]) -> None:

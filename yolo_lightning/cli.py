@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,16 +13,19 @@ from typing import Any
 
 import torch
 from jsonargparse import auto_cli, set_parsing_settings
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from .callbacks.checkpoint import EpochCheckpoint
 from .callbacks.ema import ExponentialMovingAverage
 from .callbacks.predictions import PredictionWriter
 from .callbacks.progress import EpochProgress
 from .callbacks.record import RunRecorder
+from .callbacks.save_config import SaveConfig
 from .callbacks.stalls import StallMonitor
 from .commands.synth import synth
 from .data.layout import read_class_names
@@ -31,16 +35,18 @@ from .module import YOLOv5
 from .parser import Parser, quieten
 from .runs import (
     CHECKPOINTS,
-    CONFIG,
     DEFAULT_NAME,
     claim_run_directory,
     find_checkpoint,
     run_directory_of,
     with_run_config,
 )
+from .settings import check_resumption, make_paths_absolute, refuse_impossible
 
 COMMANDS: dict[str, Callable[..., Any]] = {"synth": synth}
 """What the command line can do besides Lightning's own subcommands."""
+
+YOLOV5_DEFAULT = inspect.signature(YOLOv5).parameters["architecture"].default
 
 RUN_DIRECTORY = "YOLO_LIGHTNING_RUN_DIRECTORY"
 """Environment variable by which the first process tells those that it starts where the run lives."""
@@ -93,19 +99,6 @@ _DESCRIPTION = (
 )
 
 
-class SaveConfig(SaveConfigCallback):
-    """Keeps the configuration that really ran, so that ``--config RUN/config.yaml`` runs it again."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.is_global_zero:
-            config = self.config.clone()
-            for key in list(vars(config)):
-                if key not in {"seed_everything", "trainer", "model", "data", "ema", "runs_dir", "run_name"}:
-                    del config[key]
-            text = self.parser.dump(config, skip_none=False, skip_validation=True)
-            Path(trainer.default_root_dir, CONFIG).write_text(text)
-
-
 class YoloCLI(LightningCLI):
     """LightningCLI with run directories, classes learnt from the data, and our callbacks."""
 
@@ -132,8 +125,16 @@ class YoloCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Leave the options as given; :meth:`before_instantiate_classes` reads what it needs."""
 
+    def _set_seed(self) -> None:
+        seed = self.config[self.subcommand or "fit"].seed_everything
+        if not isinstance(seed, bool) and seed < 0:
+            raise InputError(f"seed_everything is {seed}; give 0 or more")
+        super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        refuse_impossible(config)
+        make_paths_absolute(config)
         self._read_checkpoint(config)
         self._check_source(config)
         self._read_classes(config)
@@ -143,8 +144,6 @@ class YoloCLI(LightningCLI):
             config.return_predictions = False  # they are on disk; a large folder would fill the memory
         if "weights_only" in config:
             config.weights_only = True  # a checkpoint is data, not a program
-        if config.data.root:
-            config.data.root = str(Path(config.data.root).absolute())
         self.run_directory = self._claim_directory(config)
         config.trainer.default_root_dir = str(self.run_directory)
         on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
@@ -160,15 +159,19 @@ class YoloCLI(LightningCLI):
         try:
             contents = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
             known = contents["hyper_parameters"]
-            self._resumed_step = int(contents["global_step"])
+            self._resumed_step, epoch = int(contents["global_step"]), int(contents["epoch"])
         except Exception as error:
             raise InputError(
                 f"{self.checkpoint}: is damaged or is not a checkpoint of yolo-lightning "
                 f"({type(error).__name__}); give another, or start from its weights with --model.weights"
             ) from error
+        rank_zero_info(f"checkpoint {self.checkpoint}, after epoch {epoch + 1}")
+        if self.subcommand == "fit":
+            check_resumption(self.checkpoint, epoch + 1, config.trainer.max_epochs)
         asked = config.model.architecture
-        default = self._parser(self.subcommand).get_default("model.architecture")
-        if asked not in (default, known["architecture"]):
+        # With the configuration of its run in front, whatever differs was asked for.
+        unasked = None if run_directory_of(self.checkpoint) else YOLOV5_DEFAULT
+        if asked not in (unasked, known["architecture"]):
             raise InputError(
                 f"{self.checkpoint}: holds a {known['architecture']}, not a {asked}; "
                 "leave --model.architecture out"
@@ -194,7 +197,13 @@ class YoloCLI(LightningCLI):
             return
         data = config.data
         names = list(
-            read_class_names(data.root, data.train_annotations, data.val_annotations, data.test_annotations)
+            read_class_names(
+                data.root,
+                data.train_annotations,
+                data.val_annotations,
+                data.test_annotations,
+                splits=("test",) if self.subcommand == "test" else ("val", "train"),
+            )
         )
         if config.model.num_classes not in (None, len(names)):
             origin = self.checkpoint or "model.num_classes"
@@ -233,11 +242,13 @@ class YoloCLI(LightningCLI):
         """Leave no run behind where wrong input let nothing be run."""
         try:
             yield
-        except InputError:
+        except (InputError, MisconfigurationException) as error:
             results = ("metrics.csv", "predictions.json", CHECKPOINTS)
             if self._is_new and not any((self.run_directory / name).exists() for name in results):
                 shutil.rmtree(self.run_directory, ignore_errors=True)
-            raise
+            if isinstance(error, InputError):
+                raise
+            raise InputError(" ".join(str(error).split())) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lightning's Trainer with our callbacks, and TensorBoard unless another logger was asked for."""
@@ -259,12 +270,13 @@ class YoloCLI(LightningCLI):
         return TensorBoardLogger(self.run_directory, **options)
 
     def _callbacks(self, keep_checkpoints: bool) -> list[Callback]:
-        callbacks: list[Callback] = [EpochProgress()]
+        bar = self._get(self.config_init, "trainer").get("enable_progress_bar") is not False
+        callbacks: list[Callback] = [EpochProgress()] if bar else []
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter())
         if self.subcommand == "fit":
             checkpoint = partial(
-                ModelCheckpoint,
+                EpochCheckpoint,
                 dirpath=self.run_directory / CHECKPOINTS,
                 enable_version_counter=False,
                 save_on_train_epoch_end=True,

@@ -179,7 +179,8 @@ def log_values(result: dict[str, Tensor], class_names: Sequence[str]) -> dict[st
     """
     names = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
     values = {name: result[name] for name in names}
-    for name, value in zip(class_names, result["map_per_class"], strict=True):
+    per_class = result["map_per_class"].reshape(-1)  # torchmetrics squeezes the figure of a single class
+    for name, value in zip(class_names, per_class, strict=True):
         if not bool(value.isnan()):
             values[f"map_class/{name}"] = value
     return values

@@ -93,6 +93,9 @@ class YOLOv5(LightningModule):
         self.loss_config = _config(AnchorLossConfig, loss)
         self.anchor_free_loss_config = _config(AnchorFreeLossConfig, anchor_free_loss)
         self.augmentation_config = _config(AugmentationConfig, augmentation)
+        for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
+            if not 0 <= value <= 1:
+                raise InputError(f"model.{name} is {value}; give a number from 0 to 1")
         self.score_threshold = score_threshold
         self.iou_threshold = iou_threshold
         self.augmentation = Augmentation(self.augmentation_config, seed=seed)
@@ -178,9 +181,6 @@ class YOLOv5(LightningModule):
             self.criterion.rank_mean, self.criterion.ranks = rank_mean, self.trainer.world_size
         self.accumulator.restore_gradients(self.network)
 
-    def on_train_epoch_start(self) -> None:
-        self.running_losses = {}
-
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """Augment, run the network, add the gradients, and step when enough images were seen."""
         settings = step_settings(
@@ -202,7 +202,8 @@ class YOLOv5(LightningModule):
             optimizer.step()  # type: ignore[union-attr]
             optimizer.zero_grad()  # type: ignore[union-attr]
             self.accumulator.stepped()
-        self.running_losses = add_to_means(self.running_losses, parts, batch_index + 1)
+        means = self.running_losses if batch_index else {}
+        self.running_losses = add_to_means(means, parts, batch_index + 1)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient, after the precision plugin has unscaled it."""
@@ -253,12 +254,7 @@ class YOLOv5(LightningModule):
         self._log_metric("test")
 
     def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor]:
-        """Detections of a batch.
-
-        Returns:
-            float (B, D, 6) x1, y1, x2, y2 in pixels of the original images, score, class; and int64
-            (B,), how many rows of each image are detections.
-        """
+        """Detections of a batch: what ``evaluation.detect`` returns, at the thresholds for predicting."""
         with torch.autocast(self.device.type, enabled=False):
             images = normalise(batch.images)
         return detect(

@@ -7,13 +7,17 @@ import logging
 import re
 import sys
 import warnings
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 
 class Parser(LightningArgumentParser):
-    """A parser that answers wrong options with one sentence."""
+    """A parser that takes options by their whole names, and answers wrong ones with one sentence."""
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        """No option is meant by its beginning: a misspelt one must not set another."""
+        return []
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong, with the nearest option where one was misspelt, and exit with status 2."""
@@ -28,9 +32,10 @@ class Parser(LightningArgumentParser):
 
 def quieten() -> None:
     """Hold back what Lightning says that is advertising, or wrong for how we use it."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not str(record.msg).startswith(("💡", "TPU available", "Seed set"))
-    )
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).addFilter(
+            lambda record: not str(record.msg).startswith(("💡", "TPU available", "Seed set"))
+        )
     for message in (
         ".*smaller than the logging interval.*",  # nothing is logged by the step
         ".*isinstance.treespec, LeafSpec.*",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 
@@ -74,6 +75,9 @@ class ExponentialMovingAverage(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._put_back()
 
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._put_back()
 
@@ -100,9 +104,9 @@ class ExponentialMovingAverage(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Runs before training goes on, when the network has just been given the average."""
-        if "live_state_dict" not in checkpoint:
-            return
+        """Runs whenever a checkpoint was loaded, when the network has just been given the average."""
+        if trainer.state.fn != TrainerFn.FITTING or "live_state_dict" not in checkpoint:
+            return  # to evaluate, the average stays
         if self.decay > 0:
             self._average = {name: value.clone() for name, value in _state(pl_module).items()}
         live = {name.removeprefix("network."): value for name, value in checkpoint["live_state_dict"].items()}

@@ -111,12 +111,12 @@ class _Columns:
                 raise ValueError
             self.image.append(item["image_id"])
             self.category.append(item["category_id"])
+            self.row_id.append(name if isinstance(name, int) else row)
         except (TypeError, ValueError, OverflowError):
             raise InputError(
-                f"{self.path}: annotation {name} needs integers as image_id and category_id, four numbers "
+                f"{self.path}: annotation {name} needs integers (of 64 bits) as ids, four numbers "
                 f"as bbox and a number as area; correct or remove it"
             ) from None
-        self.row_id.append(name if isinstance(name, int) else row)
         self.boxes.extend((x, y, x + width, y + height))
         self.areas.append(area)
         self.crowd.append(bool(item.get("iscrowd", 0)))
@@ -167,7 +167,8 @@ def _categories(document: dict[str, Any], path: Path) -> tuple[tuple[str, ...], 
     """Class names sorted by category id, and the ids int64 (C,)."""
     found: dict[int, str] = {}
     for n, category in enumerate(_section(document, "categories", path)):
-        if not (isinstance(category, dict) and isinstance(category.get("id"), int) and "name" in category):
+        known = isinstance(category, dict) and isinstance(category.get("id"), int) and "name" in category
+        if not known or abs(category["id"]) >= 2**63:
             raise InputError(f"{path}: entry {n} of 'categories' needs an integer id and a name; add them")
         if category["id"] in found:
             raise InputError(f"{path}: two categories have the id {category['id']}; give each its own")

@@ -6,6 +6,7 @@ path of a ``data.yaml`` in place of the folder always means YOLO.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -88,9 +89,9 @@ class DataSource:
             )
         return read_coco(found, split, root=path, images=images)
 
-    def class_names(self) -> tuple[str, ...]:
-        """The class names alone, from the YAML or from the smallest annotation file."""
-        files = [path for path in self.annotations.values() if path.is_file()]
+    def class_names(self, splits: Sequence[Split] = ("val", "train")) -> tuple[str, ...]:
+        """The class names alone, from the YAML or from the smallest annotation file of some splits."""
+        files = [path for split, path in self.annotations.items() if split in splits and path.is_file()]
         if not files:
             missing = next(iter(self.annotations.values()), None)
             if missing is not None and self.root is None:
@@ -98,7 +99,8 @@ class DataSource:
             layout, path = self.layout()
             if layout == "yolo":
                 return read_data_yaml(path).class_names
-            files = list((path / "annotations").glob("instances_*.json"))
+            found = [annotation_file(path, split) for split in splits]
+            files = [file for file in found if file] or list((path / "annotations").glob("instances_*.json"))
         return read_categories(min(files, key=lambda file: (file.stat().st_size, file.name)))
 
 
@@ -107,6 +109,7 @@ def read_class_names(
     train_annotations: str | Path | None = None,
     val_annotations: str | Path | None = None,
     test_annotations: str | Path | None = None,
+    splits: Sequence[Split] = ("val", "train"),
 ) -> tuple[str, ...]:
     """The class names of a data set, cheaply enough to be read while options are parsed.
 
@@ -115,10 +118,11 @@ def read_class_names(
         train_annotations: COCO JSON that overrides the one under ``root``; so for the others.
         val_annotations: See ``train_annotations``.
         test_annotations: See ``train_annotations``.
+        splits: Which of them to ask; the others may be broken, or missing.
 
     Raises:
         InputError: There is no data set, or its classes cannot be read.
     """
     given = dict(zip(SPLITS, (train_annotations, val_annotations, test_annotations), strict=True))
     annotations = {split: Path(path) for split, path in given.items() if path is not None}
-    return DataSource(None if root is None else Path(root), annotations).class_names()
+    return DataSource(None if root is None else Path(root), annotations).class_names(splits)

@@ -47,7 +47,8 @@ class DetectionDataModule(LightningDataModule):
             the process, 8 at most; 0 decodes in the main process.
         cache: Where decoded images are kept: none, ram (shared memory, removed at the end), or disk
             (beside the data, kept). Needs 3 x image_size^2 bytes an image.
-        predict_source: Images and folders to predict on; folders are searched to the bottom.
+        predict_source: An image or a folder to predict on, or a list of them ("[a.jpg, b]"); folders are
+            searched to the bottom.
         train_annotations: COCO JSON of the training split, instead of the one under root.
         train_images: Folder of the training images, instead of the one under root (YOLO: or a .txt list).
         val_annotations: COCO JSON of the validation split, instead of the one under root.

@@ -268,7 +268,10 @@ def _list_images(source: Path, description: DataYaml) -> list[str]:
         return images_below(source)
     if source.suffix != ".txt":
         raise InputError(f"{source}: neither a folder nor a .txt list of images; correct the path")
-    lines = source.read_text("utf-8").splitlines()
+    try:
+        lines = source.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{source}: the list cannot be read ({error}); write it as UTF-8") from None
     entries = [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
     for folder in (source.parent, *description.folders):
         paths = [os.path.abspath(folder / entry) for _, entry in entries]

@@ -1,0 +1,26 @@
+"""Checkpoints at the end of every whole epoch."""
+
+from __future__ import annotations
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+
+class EpochCheckpoint(ModelCheckpoint):
+    """Lightning's checkpoint, with what a YOLOv5 needs of it.
+
+    * An epoch that ends without an optimizer step since the last checkpoint is saved all the same: with
+      few images a step takes several epochs of gradients, and those are part of the state.
+    * An epoch that a limit on steps or time cut short is not saved as a whole one, because its other
+      batches would never be trained; the epoch before it stays the one to resume from.
+    * Where validation has nothing to find, and the metric is -1, the newest epoch is the best one.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._last_global_step_saved = -1
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        return (current is not None and bool(current < 0)) or super().check_monitor_top_k(trainer, current)

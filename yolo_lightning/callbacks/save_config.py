@@ -1,0 +1,31 @@
+"""The configuration of a run, kept in its directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+
+from ..runs import CONFIG
+from .record import write_atomically
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps the configuration that really ran, so that ``--config RUN/config.yaml`` runs it again."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            self._write(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer)  # not earlier: a resumption that fails must leave the old one
+
+    def _write(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            config = self.config.clone()
+            for key in list(vars(config)):
+                if key not in {"seed_everything", "trainer", "model", "data", "ema", "runs_dir", "run_name"}:
+                    del config[key]
+            text = self.parser.dump(config, skip_none=False, skip_validation=True)
+            write_atomically(Path(trainer.default_root_dir, CONFIG), text)

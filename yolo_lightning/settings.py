@@ -1,0 +1,75 @@
+"""What is checked and made definite in the options before anything is built from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+
+PATHS = tuple(f"{split}_{kind}" for split in ("train", "val", "test") for kind in ("annotations", "images"))
+"""Options of ``data`` that are paths, besides ``root`` and ``predict_source``."""
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16", None)
+
+
+def make_paths_absolute(config: Any) -> None:
+    """Expand ``~`` and anchor every path, so that the saved configuration holds from any folder.
+
+    Args:
+        config: the options of a subcommand, changed in place.
+    """
+    for name in ("root", *PATHS):
+        if config.data[name]:
+            config.data[name] = _absolute(config.data[name])
+    source = config.data.predict_source
+    if source:
+        config.data.predict_source = [_absolute(s) for s in ([source] if isinstance(source, str) else source)]
+    if config.model.weights:
+        config.model.weights = _absolute(config.model.weights)
+    if Path(config.model.architecture).suffix in {".yaml", ".yml"}:
+        config.model.architecture = _absolute(config.model.architecture)
+    config.runs_dir = _absolute(config.runs_dir)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def refuse_impossible(config: Any) -> None:
+    """Refuse options of the Trainer that this package cannot honour, and say what to use instead.
+
+    Args:
+        config: the options of a subcommand.
+
+    Raises:
+        InputError: such an option is set.
+    """
+    trainer = config.trainer
+    if trainer.accumulate_grad_batches != 1:
+        raise InputError(
+            "trainer.accumulate_grad_batches is not used here: batches are accumulated up to "
+            "--model.optimizer.nominal_batch_size images a step; set that"
+        )
+    if trainer.gradient_clip_val is not None:
+        raise InputError(
+            "trainer.gradient_clip_val is not used here; set --model.optimizer.gradient_clip_norm"
+        )
+    if str(trainer.precision or "32-true") not in PRECISIONS:
+        raise InputError(
+            f"trainer.precision {trainer.precision} is not supported; use 32-true, bf16-mixed or 16-mixed"
+        )
+    if trainer.barebones:
+        raise InputError("trainer.barebones leaves out the checkpoints and the metrics; set it to false")
+
+
+def check_resumption(checkpoint: Path, trained_epochs: int, max_epochs: int | None) -> None:
+    """Refuse to resume a run for fewer epochs than it has been trained already.
+
+    Raises:
+        InputError: it has.
+    """
+    if max_epochs is not None and 0 <= max_epochs < trained_epochs:
+        raise InputError(
+            f"{checkpoint}: has been trained for {trained_epochs} epochs already, more than "
+            f"--trainer.max_epochs {max_epochs}; give more"
+        )
