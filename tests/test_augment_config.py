@@ -24,7 +24,10 @@ def test_a_value_out_of_range_is_named_with_its_range(key: str, value: float, bo
 
 
 def test_the_ends_of_the_ranges_are_allowed() -> None:
-    AugmentationConfig(mosaic=0.0, mixup=1.0, degrees=180.0, scale=0.99, perspective=0.001, close_mosaic=300)
+    ends = AugmentationConfig(
+        mosaic=0.0, mixup=1.0, degrees=180.0, scale=0.99, perspective=0.001, close_mosaic=300
+    )
+    assert (ends.mosaic, ends.mixup, ends.degrees) == (0.0, 1.0, 180.0)
 
 
 @pytest.mark.parametrize("key", ["degrees", "shear", "perspective"])

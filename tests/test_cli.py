@@ -226,9 +226,9 @@ def test_resuming_for_fewer_epochs_is_refused_and_changes_nothing(
 def test_a_broken_test_split_does_not_stop_a_fit(shapes: Path, tmp_path: Path) -> None:
     root = shutil.copytree(shapes, tmp_path / "broken_test")
     (root / "annotations" / "instances_test.json").write_text("{")
-    main(
-        ["fit", *small("--data.root", str(root), "--trainer.max_epochs=1", "--trainer.limit_train_batches=1")]
-    )
+    limits = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
+    main(["fit", *small("--data.root", str(root), *limits)])
+    assert Path("runs/fit/version_0/checkpoints/last.ckpt").is_file()
 
 
 def test_paths_are_kept_absolute(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

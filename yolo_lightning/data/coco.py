@@ -296,5 +296,5 @@ def _categories_only(path: Path) -> dict[str, Any] | None:
                     if end - begin > 1 << 24:
                         return None
     except (OSError, ValueError):
-        pass
+        return None  # whoever reads the whole file says what is wrong with it
     return None
