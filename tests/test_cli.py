@@ -82,9 +82,11 @@ def weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return tensors, checkpoint["optimizer_states"][0]["state"]
 
 
-def test_a_resumed_run_gives_the_weights_of_one_that_was_never_stopped(shapes: Path) -> None:
-    # 3 batches an epoch and 4 batches a step: the first part ends in the middle of a window.
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_run_gives_the_weights_of_one_that_was_never_stopped(shapes: Path, workers: int) -> None:
+    # Workers fetch ahead, so that they must know from the start which epoch it is.
     options = small("--data.root", str(shapes), "--model.optimizer.schedule_epochs=4")
+    options.append(f"--data.num_workers={workers}")
     main(["fit", *options, "--trainer.max_epochs=4", "--run_name=whole"])
     main(["fit", *options, "--trainer.max_epochs=2", "--run_name=parts"])
     main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.max_epochs=4"])

@@ -203,9 +203,11 @@ class DetectionDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Full batches of squares in seeded order."""
         dataset = self._dataset("train")
-        return self._loader(
-            dataset, batch_size=self.batch_size, sampler=TrainSampler(dataset, self.batch_size, self.seed)
-        )
+        sampler = TrainSampler(dataset, self.batch_size, self.seed)
+        if self.trainer is not None:
+            # Workers begin to fetch before Lightning tells the sampler which epoch a resumed run is in.
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+        return self._loader(dataset, batch_size=self.batch_size, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Every validation image once, those of one shape together."""
