@@ -206,7 +206,7 @@ class DetectionDataModule(LightningDataModule):
         sampler = TrainSampler(dataset, self.batch_size, self.seed)
         if self.trainer is not None:
             # Workers begin to fetch before Lightning tells the sampler which epoch a resumed run is in.
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         return self._loader(dataset, batch_size=self.batch_size, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Sample]:
