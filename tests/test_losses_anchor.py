@@ -393,3 +393,14 @@ def test_anchors_that_do_not_fit_are_refused() -> None:
         AnchorLoss(ANCHORS, STRIDES[:2], 3)
     with pytest.raises(InputError, match="1 to 5 levels, not 6"):
         AnchorLoss(ANCHORS.repeat(2, 1, 1), (8, 16, 32, 64, 128, 256), 3)
+
+
+def test_gains_of_a_rectangle_are_those_of_its_image_size() -> None:
+    criterion = AnchorLoss(ANCHORS, STRIDES, 3)
+    criterion.image_size_px = 64
+    square = criterion.gains(64)
+    maps = [torch.zeros(1, 3, 32 // s, 64 // s, 8) for s in STRIDES]
+    targets, mask = torch.zeros(1, 16, 5), torch.zeros(1, 16, dtype=torch.bool)
+    _, parts = criterion(maps, targets, mask)
+    # Without a label every cell has the cross-entropy ln 2 of an objectness of 0.5 that should be 0.
+    assert parts["obj"].item() == pytest.approx((4.0 + 1.0 + 0.4) * math.log(2) * square.objectness, rel=1e-5)

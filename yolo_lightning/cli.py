@@ -176,8 +176,8 @@ class YoloCLI(LightningCLI):
                 f"{self.checkpoint}: holds a {known['architecture']}, not a {asked}; "
                 "leave --model.architecture out"
             )
-        for name in ("architecture", "num_classes", "class_names", "category_ids"):
-            config.model[name] = known[name]
+        for name in ("architecture", "num_classes", "class_names", "category_ids", "channels_last"):
+            config.model[name] = known.get(name, config.model[name])
         config.model.weights = None  # the checkpoint replaces them, and the file may be gone
 
     def _check_source(self, config: Any) -> None:

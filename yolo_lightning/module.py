@@ -146,6 +146,8 @@ class YOLOv5(LightningModule):
         stride = max(self.network.strides)
         if self._datamodule is not None:
             self._datamodule.stride = stride
+            if isinstance(self.criterion, AnchorLoss):
+                self.criterion.image_size_px = self._datamodule.image_size  # validation has rectangles
             if self._datamodule.image_size % stride:
                 raise InputError(
                     f"data.image_size is {self._datamodule.image_size}; {self.architecture} needs a multiple "

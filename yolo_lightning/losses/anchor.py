@@ -172,6 +172,7 @@ class AnchorLoss(nn.Module):
         self.config = config or AnchorLossConfig()
         self.balance = OBJECTNESS_BALANCE.get(len(strides), OBJECTNESS_BALANCE_ELSE)[: len(strides)]
         self.rank_mean = None
+        self.image_size_px: int | None = None
 
     def forward(
         self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor
@@ -188,7 +189,7 @@ class AnchorLoss(nn.Module):
             The loss, a float32 scalar, and its parts ``box``, ``obj`` and ``cls``: detached scalars, gains
             included, that add up to it.
         """
-        gains = self.gains(maps[0].shape[2] * self.strides[0])
+        gains = self.gains(self.image_size_px or maps[0].shape[2] * self.strides[0])
         targets = torch.where(mask[..., None], targets.float(), 0.0)  # whatever the padding holds
         levels = [self._match(level, raw, targets, mask) for level, raw in enumerate(maps)]
         counts = torch.stack([candidates.weight.sum() for candidates in levels])  # (L,)
