@@ -237,7 +237,9 @@ def test_without_a_terminal_losses_are_never_read(tmp_path: Path, monkeypatch: p
         raise AssertionError("reading waits for the device")
 
     monkeypatch.setattr(progress, "_running_losses", read)
-    make_trainer(tmp_path, max_epochs=1).fit(Tiny(), loader(), loader(2))
+    trainer = make_trainer(tmp_path, max_epochs=1)
+    trainer.fit(Tiny(), loader(), loader(2))
+    assert trainer.current_epoch == 1  # it ran to its end
 
 
 def test_only_the_first_process_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

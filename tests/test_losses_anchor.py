@@ -335,7 +335,8 @@ def test_rank_mean_rests_in_evaluation() -> None:
         raise AssertionError("ranks may hold unequal numbers of validation batches")
 
     criterion.rank_mean = fail
-    criterion(random_maps(3), *random_targets(3, (2, 1)))
+    loss, _ = criterion(random_maps(3), *random_targets(3, (2, 1)))
+    assert loss.isfinite()
 
 
 def compiled_graphs(criterion: torch.nn.Module, batches: list[tuple[list[Tensor], Tensor, Tensor]]) -> int:
