@@ -34,18 +34,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "augment.*": {"boxes", "batch"},
     "matching": {"boxes", "batch"},
     "metrics": {"boxes", "batch", "matching"},
-    "data.*": {"boxes", "batch"},
+    "diagnosis": set(),  # measurements of a run to words
+    "streams": set(),  # the CUDA stream beside the network's
+    "data.*": {"boxes", "batch", "diagnosis", "streams"},
     "training": {"model.*", "losses.*"},  # network and loss as one function
     "evaluation": {"boxes", "batch", "model.*", "postprocess"},  # maps to detections
     "module": {"boxes", "batch", "model.*", "optim", "compilation", "accumulation", "training", "evaluation"}
+    | {"streams"}
     | MATHEMATICS,
-    "callbacks.*": {"module", "batch", "runs"},
+    "measure.*": {"boxes", "batch", "model.*", "optim", "compilation", "training", "data.*", "streams"}
+    | MATHEMATICS,  # what is fastest on this machine
+    "callbacks.*": {"module", "batch", "runs", "diagnosis"},
     "commands.*": {"*"},
+    "launcher": {"callbacks.*", "data.*", "measure.*", "module", "runs", "settings"},  # options to a run
     "cli": {"*"},
     "__main__": {"cli"},
     "__init__": {"module", "data.module"},  # the names of the public interface
 }
-LIGHTNING = {"cli", "parser", "commands.*", "module", "data.module", "callbacks.*"}
+LIGHTNING = {"cli", "launcher", "parser", "commands.*", "module", "data.module", "callbacks.*"}
 """Only these import Lightning; the rest runs and is tested without it."""
 ONLY_IMPORTED_BY: dict[str, set[str]] = {"cli": {"__main__"}, "commands.*": {"cli"}, "__main__": set()}
 """Rooms that nobody else may import."""

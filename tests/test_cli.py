@@ -65,11 +65,8 @@ def test_configs_compose_and_options_come_last(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         main(["fit", *configs, "--data.image_size=416", "--print_config"])
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert (printed["trainer"]["accelerator"], printed["data"]["cache"], printed["data"]["image_size"]) == (
-        "cpu",
-        "ram",
-        416,
-    )
+    found = (printed["trainer"]["accelerator"], printed["data"]["batch_size"], printed["data"]["image_size"])
+    assert found == ("cpu", 16, 416)
 
 
 def weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

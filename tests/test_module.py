@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch._dynamo.utils import counters
 
+from tests.tiny_data import annotation, image, write_coco
 from yolo_lightning import DetectionDataModule, YOLOv5
 from yolo_lightning.augment import AugmentationConfig
 from yolo_lightning.errors import InputError
@@ -146,6 +147,27 @@ def test_one_graph_for_each_part_and_no_recompile(
     module = YOLOv5(architecture, compile="default", augmentation=config)
     with torch._dynamo.config.patch(error_on_recompile=True):
         trainer(tmp_path, max_epochs=3).fit(module, data(shapes))
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 3
+    compiler_obstacle.cache_clear()
+
+
+def test_no_recompile_whatever_the_number_of_labels(tmp_path: Path, quick_backend: None) -> None:
+    """Batches of two pictures with none, one and as many labels as there is room for, in changing order."""
+    from yolo_lightning.compilation import compiler_obstacle
+
+    compiler_obstacle.cache_clear()
+    counts = [0, 0, 1, 16, 16, 7, 0, 3]
+    for split in ("train", "val"):
+        images = [image(i, f"{i}.png") for i in range(len(counts))]
+        labels = [(i, k) for i, count in enumerate(counts) for k in range(count)]
+        boxes = [annotation(n, i, 1 + k % 2, [k, k, 20 + k, 15 + k % 5]) for n, (i, k) in enumerate(labels)]
+        document = {"images": images, "annotations": boxes,
+                    "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}  # fmt: skip
+        write_coco(tmp_path / "data", document, split)
+    module = YOLOv5(compile="default")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        trainer(tmp_path, max_epochs=2).fit(module, data(tmp_path / "data"))
     assert not counters["graph_break"]
     assert counters["stats"]["unique_graphs"] == 3
     compiler_obstacle.cache_clear()

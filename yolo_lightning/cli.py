@@ -2,61 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jsonargparse import auto_cli, set_parsing_settings
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from .callbacks.checkpoint import EpochCheckpoint
-from .callbacks.ema import ExponentialMovingAverage
-from .callbacks.predictions import PredictionWriter
-from .callbacks.progress import EpochProgress
-from .callbacks.record import RunRecorder
 from .callbacks.save_config import SaveConfig
-from .callbacks.stalls import StallMonitor
 from .commands.synth import synth
-from .data.layout import read_class_names
+from .data.cores import limit_threads
 from .data.module import DetectionDataModule
-from .errors import InputError
+from .launcher import TRAINER_DEFAULTS, YoloCLI
 from .module import YOLOv5
 from .parser import Parser, quieten
-from .runs import (
-    CHECKPOINTS,
-    DEFAULT_NAME,
-    claim_run_directory,
-    find_checkpoint,
-    run_directory_of,
-    with_run_config,
-)
-from .settings import check_resumption, make_paths_absolute, refuse_impossible
+from .runs import with_run_config
 
 COMMANDS: dict[str, Callable[..., Any]] = {"synth": synth}
 """What the command line can do besides Lightning's own subcommands."""
 
-YOLOV5_DEFAULT = inspect.signature(YOLOv5).parameters["architecture"].default
-
-RUN_DIRECTORY = "YOLO_LIGHTNING_RUN_DIRECTORY"
-"""Environment variable by which the first process tells those that it starts where the run lives."""
-
-TRAINER_DEFAULTS = {
-    "max_epochs": 100,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 1,  # an error in validation shows before an epoch is spent
-    "use_distributed_sampler": False,  # our samplers shard, without padding in validation
-}
+_DESCRIPTION = (
+    "Train YOLOv5 on your own images. Another command, 'synth', makes a small data set to try it on: "
+    "yolo-lightning synth --help"
+)
 
 
 def run(argv: list[str]) -> None:
@@ -69,6 +36,7 @@ def run(argv: list[str]) -> None:
     quieten()
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it; nothing on a CPU
+    limit_threads()
     command = argv[0] if argv else "--help"
     if command in COMMANDS:
         auto_cli(
@@ -78,8 +46,12 @@ def run(argv: list[str]) -> None:
             prog=f"yolo-lightning {command}",
             parser_class=Parser,
         )
-        return
-    YoloCLI(
+    else:
+        _launch(YoloCLI, with_run_config(argv or ["--help"]))
+
+
+def _launch(cli: type[YoloCLI], args: list[str]) -> YoloCLI:
+    return cli(
         YOLOv5,
         DetectionDataModule,
         save_config_callback=SaveConfig,
@@ -89,201 +61,5 @@ def run(argv: list[str]) -> None:
         parser_kwargs={"prog": "yolo-lightning", "description": _DESCRIPTION},
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
-        args=with_run_config(argv or ["--help"]),
+        args=args,
     )
-
-
-_DESCRIPTION = (
-    "Train YOLOv5 on your own images. Another command, 'synth', makes a small data set to try it on: "
-    "yolo-lightning synth --help"
-)
-
-
-class YoloCLI(LightningCLI):
-    """LightningCLI with run directories, classes learnt from the data, and our callbacks."""
-
-    run_directory: Path
-    checkpoint: Path | None = None
-    _resumed_step = 0
-    _is_new = False
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--runs_dir", type=str, default="runs", help="Folder of all runs.")
-        parser.add_argument(
-            "--run_name",
-            type=str | None,
-            default=None,
-            help="Runs of one name are numbered: RUNS_DIR/RUN_NAME/version_K (default: the subcommand).",
-        )
-        parser.add_lightning_class_args(ExponentialMovingAverage, "ema")
-        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)  # Lightning's would warn that the process has arguments too
-
-    def _parse_ckpt_path(self) -> None:
-        """Leave the options as given; :meth:`before_instantiate_classes` reads what it needs."""
-
-    def _set_seed(self) -> None:
-        seed = self.config[self.subcommand or "fit"].seed_everything
-        if not isinstance(seed, bool) and seed < 0:
-            raise InputError(f"seed_everything is {seed}; give 0 or more")
-        super()._set_seed()
-
-    def before_instantiate_classes(self) -> None:
-        config = self.config[self.subcommand]
-        refuse_impossible(config)
-        make_paths_absolute(config)
-        self._read_checkpoint(config)
-        self._check_source(config)
-        self._read_classes(config)
-        if "verbose" in config:
-            config.verbose = False  # the progress callback prints the table
-        if "return_predictions" in config:
-            config.return_predictions = False  # they are on disk; a large folder would fill the memory
-        if "weights_only" in config:
-            config.weights_only = True  # a checkpoint is data, not a program
-        self.run_directory = self._claim_directory(config)
-        config.trainer.default_root_dir = str(self.run_directory)
-        on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-        if config.trainer.precision is None and on_gpu:
-            config.trainer.precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-
-    def _read_checkpoint(self, config: Any) -> None:
-        """Find the checkpoint, and take from it what the network has to be."""
-        if not config.ckpt_path:
-            return
-        self.checkpoint = find_checkpoint(config.ckpt_path, config.runs_dir, config.run_name or DEFAULT_NAME)
-        config.ckpt_path = str(self.checkpoint)
-        try:
-            contents = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
-            known = contents["hyper_parameters"]
-            self._resumed_step, epoch = int(contents["global_step"]), int(contents["epoch"])
-        except Exception as error:
-            raise InputError(
-                f"{self.checkpoint}: is damaged or is not a checkpoint of yolo-lightning "
-                f"({type(error).__name__}); give another, or start from its weights with --model.weights"
-            ) from error
-        rank_zero_info(f"checkpoint {self.checkpoint}, after epoch {epoch + 1}")
-        if self.subcommand == "fit":
-            check_resumption(self.checkpoint, epoch + 1, config.trainer.max_epochs)
-        asked = config.model.architecture
-        # With the configuration of its run in front, whatever differs was asked for.
-        unasked = None if run_directory_of(self.checkpoint) else YOLOV5_DEFAULT
-        if asked not in (unasked, known["architecture"]):
-            raise InputError(
-                f"{self.checkpoint}: holds a {known['architecture']}, not a {asked}; "
-                "leave --model.architecture out"
-            )
-        for name in ("architecture", "num_classes", "class_names", "category_ids", "channels_last"):
-            config.model[name] = known.get(name, config.model[name])
-        config.model.weights = None  # the checkpoint replaces them, and the file may be gone
-
-    def _check_source(self, config: Any) -> None:
-        if self.subcommand == "predict":
-            if not config.data.predict_source:
-                raise InputError(
-                    "data.predict_source is not set; give --data.predict_source with images or folders"
-                )
-            if not (config.ckpt_path or config.model.weights):
-                raise InputError("there is nothing to predict with; give --ckpt_path or --model.weights")
-        elif not (config.data.root or config.data.train_annotations or config.data.val_annotations):
-            raise InputError("data.root is not set; give --data.root with the folder of your data set")
-
-    def _read_classes(self, config: Any) -> None:
-        """Resolve the classes now, so that the saved configuration holds them."""
-        if self.subcommand == "predict":
-            return
-        data = config.data
-        names = list(
-            read_class_names(
-                data.root,
-                data.train_annotations,
-                data.val_annotations,
-                data.test_annotations,
-                splits=("test",) if self.subcommand == "test" else ("val", "train"),
-            )
-        )
-        if config.model.num_classes not in (None, len(names)):
-            origin = self.checkpoint or "model.num_classes"
-            raise InputError(
-                f"{data.root}: has {len(names)} classes but {origin} "
-                f"has {config.model.num_classes}; use the data set that belongs to it"
-            )
-        if self.checkpoint and names != config.model.class_names:
-            rank_zero_warn(f"{data.root}: its classes have other names than those of {self.checkpoint}")
-        config.model.num_classes, config.model.class_names = len(names), names
-
-    def _claim_directory(self, config: Any) -> Path:
-        """The directory of the run that is resumed, or a new one; the same for every process of a run."""
-        resumed = run_directory_of(self.checkpoint) if self.checkpoint and self.subcommand == "fit" else None
-        if resumed:
-            return resumed
-        if getattr(rank_zero_only, "rank", 0):  # only rank zero writes, except where it says where
-            return Path(os.environ.get(RUN_DIRECTORY, config.runs_dir)).absolute()
-        directory = claim_run_directory(config.runs_dir, config.run_name or str(self.subcommand))
-        self._is_new = True
-        os.environ[RUN_DIRECTORY] = str(directory)
-        return directory
-
-    def instantiate_classes(self) -> None:
-        """Build everything, and read the data before any process group starts."""
-        with self._directory_given_back():
-            super().instantiate_classes()
-            self.datamodule.build_indices(self.subcommand)
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        with self._directory_given_back():
-            super()._run_subcommand(subcommand)
-
-    @contextmanager
-    def _directory_given_back(self) -> Iterator[None]:
-        """Leave no run behind where wrong input let nothing be run."""
-        try:
-            yield
-        except (InputError, MisconfigurationException) as error:
-            results = ("metrics.csv", "predictions.json", CHECKPOINTS)
-            if self._is_new and not any((self.run_directory / name).exists() for name in results):
-                shutil.rmtree(self.run_directory, ignore_errors=True)
-            if isinstance(error, InputError):
-                raise
-            raise InputError(" ".join(str(error).split())) from error
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Lightning's Trainer with our callbacks, and TensorBoard unless another logger was asked for."""
-        logger = self._get(self.config_init, "trainer").get("logger")
-        if logger is None or logger is True:
-            kwargs["logger"] = self._tensorboard() if self.subcommand == "fit" else False
-        trainer_config = self._get(self.config_init, "trainer")
-        keep = trainer_config.get("enable_checkpointing") is not False
-        callbacks = [*(trainer_config.get("callbacks") or []), *self._callbacks(keep)]
-        trainer_config["callbacks"] = callbacks
-        # None leaves it to the callbacks; False keeps Lightning from adding a checkpoint of its own.
-        kwargs["enable_checkpointing"] = None if any(isinstance(c, Checkpoint) for c in callbacks) else False
-        return super().instantiate_trainer(**kwargs)
-
-    def _tensorboard(self) -> TensorBoardLogger:
-        options: dict[str, Any] = {"name": "", "version": "", "default_hp_metric": False}
-        if self.checkpoint:  # what lies behind the point of resumption is going to be logged again
-            options["purge_step"] = self._resumed_step + 1
-        return TensorBoardLogger(self.run_directory, **options)
-
-    def _callbacks(self, keep_checkpoints: bool) -> list[Callback]:
-        bar = self._get(self.config_init, "trainer").get("enable_progress_bar") is not False
-        callbacks: list[Callback] = [EpochProgress()] if bar else []
-        if self.subcommand == "predict":
-            callbacks.append(PredictionWriter())
-        if self.subcommand == "fit":
-            checkpoint = partial(
-                EpochCheckpoint,
-                dirpath=self.run_directory / CHECKPOINTS,
-                enable_version_counter=False,
-                save_on_train_epoch_end=True,
-            )
-            callbacks.append(StallMonitor())
-            if keep_checkpoints:
-                callbacks.append(checkpoint(filename="best", monitor="val/map", mode="max"))
-                callbacks.append(checkpoint(filename="last"))
-            callbacks.append(RunRecorder(self.run_directory))
-        return callbacks

@@ -12,7 +12,10 @@ from torch import Tensor
 from .errors import InputError
 
 CompileOption = (
-    Literal["auto", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] | bool
+    Literal[
+        "auto", "augmentation", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"
+    ]
+    | bool
 )
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 
@@ -38,7 +41,7 @@ def decide_compilation(option: CompileOption, device_type: str, precision: str) 
     is several times slower when eager.
 
     Args:
-        option: ``auto``, a bool, or a mode of torch.compile.
+        option: ``auto``, a bool, ``augmentation`` (that alone), or a mode of torch.compile.
         device_type: ``cpu``, ``cuda`` or ``mps``.
         precision: the Trainer's precision, for the log.
 
@@ -59,6 +62,8 @@ def decide_compilation(option: CompileOption, device_type: str, precision: str) 
         raise InputError(
             f"model.compile {option} cannot work on this machine ({obstacle}); use 'auto' or 'false'"
         )
+    if option == "augmentation":
+        return Compilation(None, True, "the augmentation is compiled, the network is not")
     if option == "auto" and device_type != "cuda":
         return Compilation(
             None,

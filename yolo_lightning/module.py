@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from .metrics import CocoMeanAveragePrecision, log_values
 from .model.network import DetectionNetwork, build_network, check_architecture
 from .model.weights import load_weights, transfer_weights
 from .optim import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
+from .streams import run_beside
 from .training import (
     add_to_means,
     build_criterion,
@@ -34,10 +36,7 @@ from .training import (
 
 
 class YOLOv5(LightningModule):
-    """YOLOv5, trained as classic YOLOv5 is.
-
-    After :meth:`configure_model`, ``network`` is a plain module from float images (B, 3, H, W) in
-    0..1 to the list of raw maps.
+    """YOLOv5, trained as classic YOLOv5 is; ``network`` is there after :meth:`configure_model`.
 
     Args:
         architecture: yolov5n|s|m|l|x (classic), yolov5n6|s6|m6|l6|x6 (classic P6), yolov5nu|su|mu|lu|xu
@@ -47,9 +46,10 @@ class YOLOv5(LightningModule):
         category_ids: the COCO id of each class, for the results of predict; the data set's if left out.
         weights: weights to start from: an official or fine-tuned YOLOv5 .pt, a plain state dict, a
             safetensors file or a checkpoint of ours. Nothing in the file is executed.
-        compile: auto (decides from the device and the precision, and says why), false, true, or a
-            mode of torch.compile.
-        channels_last: keep activations channels last, which is faster on CPUs and on GPUs in half precision.
+        compile: auto (what the command line measured to be faster, without it a rule that it tells), false,
+            true, or a mode of torch.compile.
+        channels_last: keep activations channels last; auto is what the command line measured to be faster,
+            and true without it.
         optimizer: how the network is optimised.
         loss: gains and thresholds of the classic loss.
         anchor_free_loss: gains of the loss of the u models.
@@ -195,9 +195,11 @@ class YOLOv5(LightningModule):
         )
         optimizer = self.optimizers()
         apply_settings(optimizer, settings)  # type: ignore[arg-type]
+        mosaic = self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
+        augment = partial(self.augmentation, batch, self.current_epoch, mosaic)
+        beside = getattr(self._datamodule, "copies_beside", False)
         with torch.autocast(self.device.type, enabled=False):
-            mosaic = self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
-            images, targets, mask = self.augmentation(batch, self.current_epoch, mosaic)
+            images, targets, mask = run_beside(self.device, augment, after_current=not beside)
         loss, parts = self._training_losses(self.network, self.criterion, images, targets, mask)
         self.manual_backward(loss * gradient_scale(len(images), self.trainer.world_size))
         if self.accumulator.window_is_full(settings.accumulate):

@@ -10,22 +10,26 @@ import atexit
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..errors import InputError
-from .decode import Pixels, load_letterboxed
+from .cores import usable_cores
+from .decode import Pixels, draw, read_bytes
 from .index import DatasetIndex
 
-CacheMode = Literal["none", "ram", "disk"]
+FileMode = Literal["ram", "disk"]
 
 FOLDER = ".yolo_lightning_cache"
-_FORMAT = 1
+_FORMAT = 2  # a change of what the pixels are must change this, or old files would be used
 
 
 class ImageCache:
@@ -34,12 +38,17 @@ class ImageCache:
     def __init__(self, path: Path, images: int, image_size: int) -> None:
         self.path = path
         self.shape = (images, image_size, image_size, 3)
-        self._pixels: Any = None
+        self._pixels: Pixels | None = None
 
     def __getitem__(self, i: int) -> Pixels:
+        return self.pixels[i]
+
+    @property
+    def pixels(self) -> Pixels:
+        """All images, uint8 (I, S, S, 3), read-only."""
         if self._pixels is None:
-            self._pixels = np.memmap(self.path, np.uint8, "r", shape=self.shape)
-        return np.asarray(self._pixels[i])
+            self._pixels = np.asarray(np.memmap(self.path, np.uint8, "r", shape=self.shape))
+        return self._pixels
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pixels": None}  # a mapping would be pickled with all its pixels
@@ -49,7 +58,7 @@ def open_cache(
     index: DatasetIndex,
     image_size: int,
     train: bool,
-    mode: Literal["ram", "disk"],
+    mode: FileMode,
     announce: Callable[[str], None] = lambda _: None,
 ) -> ImageCache:
     """The cache of a split, built if there is none that fits.
@@ -57,11 +66,12 @@ def open_cache(
     Args:
         index: The split.
         image_size: S in px.
-        train: Which interpolation, see ``decode.letterbox``.
+        train: Which interpolation, see ``decode.draw``.
         mode: ``ram``: in shared memory, removed when the process that opened it on this machine
             ends; ``disk``: in a folder beside the data, or in the user's cache folder where the
             data is read-only.
-        announce: Is told where the file goes and how large it is before it is built.
+        announce: Is told where the file goes, how large it is and how much room there is, before it
+            is built.
 
     Raises:
         InputError: There is too little room, or an image cannot be read.
@@ -70,15 +80,21 @@ def open_cache(
     if mode == "ram" and int(os.environ.get("LOCAL_RANK", 0)) == 0:
         atexit.register(_remove, cache.path, os.getpid())
     size = int(np.prod(cache.shape))
-    if not (cache.path.is_file() and cache.path.stat().st_size == size):
-        _check_room(cache.path.parent, size, mode)
-        announce(f"caching {len(index):,} images at {image_size} px, {size / 1e9:.2f} GB, in {cache.path}")
-        _build(cache, index, train, mode)
-    cache[0]  # map it now: the mapping outlives the name
+    make_folder(cache.path.parent)
+    with _lock(cache.path.parent):  # of the processes of a machine the first one builds, the others wait here
+        if not (cache.path.is_file() and cache.path.stat().st_size == size):
+            free = free_bytes(cache.path.parent, mode)
+            _check_room(cache.path.parent, size, free, mode)
+            announce(
+                f"caching {len(index):,} images at {image_size} px in {cache.path}: {size / 1e9:.2f} GB of "
+                f"{free / 1e9:.1f} GB free"
+            )
+            _build(cache, index, train, mode)
+    _ = cache.pixels  # map it now: the mapping outlives the name
     return cache
 
 
-def cache_path(index: DatasetIndex, image_size: int, train: bool, mode: Literal["ram", "disk"]) -> Path:
+def cache_path(index: DatasetIndex, image_size: int, train: bool, mode: FileMode) -> Path:
     """The name of the cache: a digest of the paths, sizes and times of the images, and of the settings."""
     method = "linear" if train else "area"
     digest = hashlib.sha256(repr((_FORMAT, image_size, method)).encode())
@@ -91,29 +107,43 @@ def cache_path(index: DatasetIndex, image_size: int, train: bool, mode: Literal[
         digest.update(repr((str(path), status.st_size, status.st_mtime_ns, index.sizes[i].tolist())).encode())
     data_set = hashlib.sha256(str(index.source).encode()).hexdigest()[:8]
     name = f"{data_set}_{index.split}_{image_size}px_{method}_{digest.hexdigest()[:16]}.uint8"
-    return _folder(index, mode) / name
+    return cache_folder(index, mode) / name
 
 
-def _folder(index: DatasetIndex, mode: Literal["ram", "disk"]) -> Path:
+def cache_folder(index: DatasetIndex, mode: FileMode) -> Path:
+    """Where the caches of a data set go."""
     if mode == "ram":
         shared = Path("/dev/shm")
         base = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
         return base / f"yolo_lightning_{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-    if os.access(index.root, os.W_OK):
+    # An administrator may write to a folder that is marked read-only, but that is not what was meant.
+    if os.access(index.root, os.W_OK) and index.root.stat().st_mode & stat.S_IWUSR:
         return index.root / FOLDER
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo_lightning"
 
 
-def _check_room(folder: Path, size: int, mode: str) -> None:
+def make_folder(folder: Path) -> None:
+    """Make the folder of a cache.
+
+    Raises:
+        InputError: It cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
             f"{folder}: the cache cannot be made there ({error.strerror}); set --data.cache none"
         ) from None
-    free = shutil.disk_usage(folder).free
-    if mode == "ram":
-        free = min(free, _available_memory())
+
+
+def free_bytes(folder: Path, mode: FileMode) -> int:
+    """Room for a cache in a folder that may still have to be made."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    return min(free, available_memory()) if mode == "ram" else free
+
+
+def _check_room(folder: Path, size: int, free: int, mode: FileMode) -> None:
     if size > free:
         other = "disk or none" if mode == "ram" else "none"
         raise InputError(
@@ -122,7 +152,21 @@ def _check_room(folder: Path, size: int, mode: str) -> None:
         )
 
 
-def _available_memory() -> int:
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Held by one process of this machine at a time; the system lets go of it when that process dies."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two builds at once then cost time, and nothing else
+        yield
+        return
+    with (folder / "lock").open("w") as file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def available_memory() -> int:
     """Bytes that can be taken without swapping; without a limit where Linux does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -131,8 +175,9 @@ def _available_memory() -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 1 << 62)
 
 
-def _build(cache: ImageCache, index: DatasetIndex, train: bool, mode: str) -> None:
-    part = cache.path.with_suffix(f".{os.getpid()}.part")
+def _build(cache: ImageCache, index: DatasetIndex, train: bool, mode: FileMode) -> None:
+    # One name for all who build it: what a killed build left is written over, not left lying.
+    part = cache.path.with_suffix(".part")
     image_size = cache.shape[1]
     try:
         with part.open("wb") as file:
@@ -144,12 +189,14 @@ def _build(cache: ImageCache, index: DatasetIndex, train: bool, mode: str) -> No
         pixels = np.memmap(part, np.uint8, "r+", shape=cache.shape)
 
         def fill(i: int) -> None:
-            height, width = index.sizes[i].tolist()
-            pixels[i], _ = load_letterboxed(index.path(i), image_size, train, (height, width))
+            path, (height, width) = index.path(i), index.sizes[i].tolist()
+            draw(read_bytes(path), path, (height, width), image_size, train, pixels[i])
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # A bar on a terminal, nothing in a log.
+        bar = tqdm(desc=f"caching {index.split}", total=len(index), unit="image", disable=None, leave=False)
+        with bar, ThreadPoolExecutor(usable_cores()) as pool:
             for _ in pool.map(fill, range(len(index))):
-                pass
+                bar.update()
         pixels.flush()
         part.replace(cache.path)
     except OSError as error:

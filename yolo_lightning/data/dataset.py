@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter_ns
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,16 @@ from ..batch import Batch, label_capacity
 from ..boxes import enclosing_rectangle, letterbox_geometry
 from ..errors import InputError
 from .cache import ImageCache
-from .decode import Pixels, content_slice, header_size, paste, read_rgb, resize
+from .decode import (
+    Pixels,
+    content_slice,
+    draw,
+    header_size,
+    paste,
+    read_bytes,
+    read_rgb,
+    resize,
+)
 from .index import DatasetIndex, ids_from_paths, missing_files
 from .yolo import images_below
 
@@ -84,6 +94,8 @@ class DetectionDataset(Dataset[Sample]):
         self.truth_capacity = 0 if train else label_capacity(index.most_labels)
         self.train = train
         self.cache = cache
+        self.read_ns = 0
+        """Time spent reading files in this process, in ns; threads add up."""
         self.canvases = np.full((len(index), 2), image_size)
         if not train:
             scaled = [letterbox_geometry(h, w, image_size) for h, w in index.sizes.tolist()]
@@ -93,15 +105,21 @@ class DetectionDataset(Dataset[Sample]):
         return len(self.index)
 
     def __getitem__(self, i: int) -> Sample:
+        return self.sample(i, np.empty((*self.canvases[i], 3), np.uint8))
+
+    def sample(self, i: int, image: Pixels) -> Sample:
+        """Image i and its labels; the pixels go into ``image``, uint8 (H, W, 3), the size of its canvas."""
+        self._draw(i, image)
+        return self._with_labels(i, image)
+
+    def labels(self, i: int) -> Sample:
+        """Image i without its pixels: ``image`` is (0, 0, 3)."""
+        return self._with_labels(i, np.empty((0, 0, 3), np.uint8))
+
+    def _with_labels(self, i: int, image: Pixels) -> Sample:
         height, width = self.index.sizes[i].tolist()
         canvas = (int(self.canvases[i, 0]), int(self.canvases[i, 1]))
         place = letterbox_geometry(height, width, self.image_size, canvas)
-        if self.cache is not None:
-            square = letterbox_geometry(height, width, self.image_size)
-            content = self.cache[i][content_slice(square)]
-        else:
-            content = resize(read_rgb(self.index.path(i), (height, width)), place, linear=self.train)
-        image = paste(content, place, canvas)
         targets = self.index.labels(i)  # (n, 5)
         gain = np.array([place.gain_x, place.gain_y] * 2, np.float32)
         pad = np.array([place.pad_x, place.pad_y] * 2, np.float32)
@@ -118,6 +136,23 @@ class DetectionDataset(Dataset[Sample]):
             truth=_pad_rows(truth, self.truth_capacity),
             truth_count=len(truth),
         )
+
+    def _draw(self, i: int, image: Pixels) -> None:
+        height, width = self.index.sizes[i].tolist()
+        if self.cache is not None:
+            square = self.cache[i]
+            if image.shape == square.shape:
+                image[:] = square
+                return
+            place = letterbox_geometry(height, width, self.image_size, image.shape[:2])
+            content = square[content_slice(letterbox_geometry(height, width, self.image_size))]
+            paste(content, place, image)
+            return
+        path = self.index.path(i)
+        before = perf_counter_ns()
+        data = read_bytes(path)
+        self.read_ns += perf_counter_ns() - before
+        draw(data, path, (height, width), self.image_size, self.train, image)
 
 
 class PredictionDataset(Dataset[Sample]):
@@ -150,10 +185,11 @@ class PredictionDataset(Dataset[Sample]):
     def __getitem__(self, i: int) -> Sample:
         image = read_rgb(self.paths[i])
         height, width = image.shape[:2]
-        canvas = (int(self.canvases[i, 0]), int(self.canvases[i, 1]))
-        place = letterbox_geometry(height, width, self.image_size, canvas, rounding=round)
+        canvas = np.empty((*self.canvases[i], 3), np.uint8)
+        place = letterbox_geometry(height, width, self.image_size, canvas.shape[:2], rounding=round)
+        paste(resize(image, place, linear=True), place, canvas)
         return Sample(
-            image=paste(resize(image, place, linear=True), place, canvas),
+            image=canvas,
             targets=np.zeros((label_capacity(0), 5), np.float32),
             label_count=0,
             position=i,

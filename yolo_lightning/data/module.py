@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
+import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import cv2
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from ..batch import label_capacity
+from ..batch import Batch, label_capacity
+from ..diagnosis import Loading
 from ..errors import InputError
-from .cache import CacheMode, ImageCache, open_cache
-from .dataset import DetectionDataset, PredictionDataset, Sample, collate, list_images
+from .cores import usable_cores
+from .dataset import DetectionDataset, PredictionDataset, Sample, list_images
 from .decode import Pixels, read_image
+from .feed import BatchLoader
 from .index import DatasetIndex, IntArray
+from .ladder import CacheMode
 from .layout import DataSource, Split
+from .loaders import evaluation_loader, train_loader
+from .placement import Placement
 from .sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
 
 _SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
@@ -32,7 +34,11 @@ _SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
     "predict": (),
 }
 
-MOST_WORKERS = 8
+
+def _paths(train: str | None, val: str | None, test: str | None) -> dict[Split, Path]:
+    """The paths that were given, absolute."""
+    given: dict[Split, str | None] = {"train": train, "val": val, "test": test}
+    return {split: Path(path).expanduser().absolute() for split, path in given.items() if path is not None}
 
 
 class DetectionDataModule(LightningDataModule):
@@ -43,10 +49,13 @@ class DetectionDataModule(LightningDataModule):
             a data.yaml it is YOLO; the path of a data.yaml itself is taken too.
         image_size: Side of the square that images are letterboxed to, in px; a multiple of 32.
         batch_size: Images of a batch in each process.
-        num_workers: Processes that decode images, for each loader; auto is one per usable CPU core of
-            the process, 8 at most; 0 decodes in the main process.
-        cache: Where decoded images are kept: none, ram (shared memory, removed at the end), or disk
-            (beside the data, kept). Needs 3 x image_size^2 bytes an image.
+        num_workers: Processes that decode images, for each loader; 0 decodes in the main process, with a
+            thread per core. auto: 0 where nothing is decoded or where training needs the same cores,
+            else one per core that the process may use, 16 at most.
+        cache: Where decoded images are kept: none, disk (one file beside the data, for all processes and
+            later runs), ram (one file in shared memory, removed at the end), or device (that of the
+            training, filled from such a file: nothing is loaded any more). Needs 3 x image_size^2
+            bytes an image. auto takes the fastest that leaves room: device, else disk, else none.
         predict_source: An image or a folder to predict on, or a list of them ("[a.jpg, b]"); folders are
             searched to the bottom.
         train_annotations: COCO JSON of the training split, instead of the one under root.
@@ -63,13 +72,16 @@ class DetectionDataModule(LightningDataModule):
         InputError: An option is out of range.
     """
 
+    copies_beside = True
+    """Training batches are copied to a GPU on ``streams.side_stream``."""
+
     def __init__(
         self,
         root: str | None = None,
         image_size: int = 640,
         batch_size: int = 16,
         num_workers: int | Literal["auto"] = "auto",
-        cache: CacheMode = "none",
+        cache: CacheMode = "auto",
         predict_source: str | list[str] | None = None,
         train_annotations: str | None = None,
         train_images: str | None = None,
@@ -90,18 +102,12 @@ class DetectionDataModule(LightningDataModule):
             raise InputError(f"data.num_workers {num_workers} is negative; use 0 or more, or auto")
         if seed < 0:
             raise InputError(f"data.seed {seed} is negative; use 0 or more")
-        if cache not in ("none", "ram", "disk"):
-            raise InputError(f"data.cache '{cache}' is unknown; use none, ram or disk")
-        annotations: dict[Split, str | None] = {
-            "train": train_annotations,
-            "val": val_annotations,
-            "test": test_annotations,
-        }
-        images: dict[Split, str | None] = {"train": train_images, "val": val_images, "test": test_images}
+        if cache not in get_args(CacheMode):
+            raise InputError(f"data.cache '{cache}' is unknown; use auto, none, disk, ram or device")
         self.source = DataSource(
             root=Path(root).expanduser().absolute() if root is not None else None,
-            annotations={s: Path(p).expanduser().absolute() for s, p in annotations.items() if p is not None},
-            images={s: Path(p).expanduser().absolute() for s, p in images.items() if p is not None},
+            annotations=_paths(train_annotations, val_annotations, test_annotations),
+            images=_paths(train_images, val_images, test_images),
         )
         self.image_size = image_size
         self.batch_size = batch_size
@@ -114,6 +120,8 @@ class DetectionDataModule(LightningDataModule):
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
         self._indices: dict[Split, DatasetIndex] = {}
         self._stage = "fit"
+        self._placement: Placement
+        self._train_loader: BatchLoader | None = None
 
     # What the data set is
 
@@ -186,40 +194,69 @@ class DetectionDataModule(LightningDataModule):
 
     # Lightning's hooks
 
-    def prepare_data(self) -> None:
-        """Build the caches, once on each machine."""
-        stage = self.trainer.state.fn if self.trainer is not None else None
-        for split in _SPLITS_OF_STAGE[stage.value] if stage is not None else ():
-            self._open_cache(split)
+    def prepare(self, stage: str, device: torch.device | None = None) -> None:
+        """Read the indices and build the caches of a stage; best called before a process group starts.
+
+        Of the processes of a machine, however started, one builds and the others wait.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+            device: Of the training; asked of the Trainer when None.
+
+        Raises:
+            InputError: A split is missing or wrong, or there is no room for a cache.
+        """
+        self.build_indices(stage)
+        self._stage = stage
+        self._placement = self._place(device or self._trainer_device(), self.cache)
+        for split in _SPLITS_OF_STAGE[stage]:
+            self._placement.cache(split)
 
     def setup(self, stage: str) -> None:
         """Read what a stage needs; the data sets wait for the network, which may change ``stride``."""
         if stage == "predict":
             _ = self.predict_paths
+            self._stage = stage
+            self._placement = self._place(self._trainer_device(), "none")
         else:
-            self.build_indices(stage)
-        self._stage = stage
+            self.prepare(stage)
 
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Full batches of squares in seeded order."""
+    def train_dataloader(self) -> BatchLoader:
+        """Full batches of squares in seeded order, on the device of the training."""
         dataset = self._dataset("train")
         sampler = TrainSampler(dataset, self.batch_size, self.seed)
         if self.trainer is not None:
             # Workers begin to fetch before Lightning tells the sampler which epoch a resumed run is in.
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
-        return self._loader(dataset, batch_size=self.batch_size, sampler=sampler)
+        self._train_loader = train_loader(
+            dataset,
+            sampler,
+            self.batch_size,
+            self._placement.worker_count("train", self.num_workers),
+            self._placement.device,
+            resident=self._placement.rung.cache == "device",
+        )
+        return self._train_loader
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Every validation image once, those of one shape together."""
-        return self._evaluation_loader(self._dataset("val"))
+        return self._evaluation_loader(self._dataset("val"), "val")
 
     def test_dataloader(self) -> DataLoader[Sample]:
         """Every test image once, those of one shape together."""
-        return self._evaluation_loader(self._dataset("test"))
+        return self._evaluation_loader(self._dataset("test"), "test")
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """Every image of ``predict_source`` once, those of one shape together."""
-        return self._evaluation_loader(PredictionDataset(self.predict_paths, self.image_size, self.stride))
+        return self._evaluation_loader(
+            PredictionDataset(self.predict_paths, self.image_size, self.stride), None
+        )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Nothing for batches that are there; otherwise Lightning's own way."""
+        if isinstance(batch, Batch) and batch.images.device == device:
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def _dataset(self, split: Split) -> DetectionDataset:
         # One capacity for the splits of a stage, so that there is one shape and one compiled graph.
@@ -229,53 +266,35 @@ class DetectionDataModule(LightningDataModule):
             self.image_size,
             label_capacity(most),
             split == "train",
-            self._open_cache(split),
+            self._placement.cache(split),
             self.stride,
         )
 
-    def _evaluation_loader(self, dataset: DetectionDataset | PredictionDataset) -> DataLoader[Sample]:
+    def _evaluation_loader(
+        self, dataset: DetectionDataset | PredictionDataset, split: Split | None
+    ) -> DataLoader[Sample]:
         sampler = SameShapeBatchSampler(EvalSampler(dataset), self.batch_size)
-        return self._loader(dataset, batch_sampler=sampler)
+        pin = torch.cuda.is_available() if self.pin_memory == "auto" else self.pin_memory
+        return evaluation_loader(dataset, sampler, self._placement.worker_count(split, self.num_workers), pin)
 
-    def _loader(self, dataset: Dataset[Sample], **batching: Any) -> DataLoader[Sample]:
-        workers = self.worker_count()
-        return DataLoader(
-            dataset,
-            num_workers=workers,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available() if self.pin_memory == "auto" else self.pin_memory,
-            worker_init_fn=prepare_worker,
-            persistent_workers=workers > 0,
-            **batching,
+    @property
+    def loading(self) -> Loading:
+        """The facts of the training loader, for those who say what it waits for."""
+        placement, loader = self._placement, self._train_loader
+        fitting = placement.fitting_rung.cache
+        return Loading(
+            cache=placement.rung.cache,
+            workers=placement.worker_count("train", self.num_workers),
+            cores=placement.cores,
+            read_fraction=loader.read_fraction if loader is not None else math.nan,
+            fitting_cache=None if fitting == "none" else fitting,
         )
 
-    def worker_count(self) -> int:
-        """Worker processes of each loader."""
-        if self.num_workers != "auto":
-            return self.num_workers
-        affinity = getattr(os, "sched_getaffinity", None)
-        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    def _place(self, device: torch.device, cache: CacheMode) -> Placement:
         processes = self.trainer.num_devices if self.trainer is not None else 1
-        return max(1, min(MOST_WORKERS, cores // processes))
+        indices = {split: self.index(split) for split in _SPLITS_OF_STAGE[self._stage]}
+        cores = max(1, usable_cores() // processes)
+        return Placement(indices, self.image_size, device, cores, cache, rank_zero_info)
 
-    def _open_cache(self, split: Split) -> ImageCache | None:
-        if self.cache == "none":
-            return None
-        return open_cache(self.index(split), self.image_size, split == "train", self.cache, rank_zero_info)
-
-
-def prepare_worker(worker_id: int) -> None:
-    """Set up a worker process: one thread, and memory that is kept for the next image.
-
-    Workers are the parallelism; threads within them would fight over the same cores. By default
-    glibc gives the memory of a decoded image back to the system, and the next image pays for a page
-    fault every 4 KiB: 715 faults an image at 640 px, up to twice the time of decoding it.
-    """
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-        mallopt(trim_threshold, 1 << 30)
-        # Older glibc refuse more than 32 MiB.
-        _ = mallopt(mmap_threshold, 1 << 28) or mallopt(mmap_threshold, 1 << 25)
+    def _trainer_device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")

@@ -55,12 +55,17 @@ class TrainSampler(DistributedSampler[int]):
         self.total_size = self.num_samples * world_size
 
     def __iter__(self) -> Iterator[int]:
+        return iter(self.order(self.epoch))
+
+    def order(self, epoch: int) -> list[int]:
+        """Positions of this rank's images in an epoch, as many as fill its batches."""
         # seed + epoch, as torch has it, would give seed 0 in epoch 1 what seed 1 has in epoch 0.
-        mixed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)[0]
+        mixed = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(mixed) >> 1)
         order = torch.randperm(self.images, generator=generator)
         positions = torch.arange(self.rank, self.total_size, self.num_replicas)
-        return iter(order[positions % self.images].tolist())
+        taken: list[int] = order[positions % self.images].tolist()
+        return taken
 
 
 class CanvasSizes(Protocol):

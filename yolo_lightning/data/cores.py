@@ -1,0 +1,80 @@
+"""How many CPU cores this process may use: in a container or a cluster job fewer than the machine has."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import torch
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores(cgroup: Path = CGROUP) -> int:
+    """CPU cores that this process may keep busy, 1 or more.
+
+    The least of the cores in its affinity mask, the CPU quota of its control group (version 2 or
+    1; a container's ``--cpus``), and ``SLURM_CPUS_PER_TASK``. Threads beyond that do not run in
+    parallel: the kernel stops them all until the next period, and training stutters.
+
+    Args:
+        cgroup: Where the control group file systems are mounted.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    limits = [len(affinity(0)) if affinity else os.cpu_count() or 1]
+    quota = _quota(cgroup)
+    if quota is not None:
+        limits.append(math.ceil(quota))
+    task = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if task.isdigit():
+        limits.append(int(task))
+    return max(1, min(limits))
+
+
+def _quota(cgroup: Path) -> float | None:
+    """CPU time a second of wall time that the control group allows; None without a limit."""
+    shares = []
+    try:
+        own = _own_group().lstrip("/")
+        # A limit of any group above holds too.
+        groups = [cgroup / own, *(cgroup / own).parents] if own else [cgroup]
+        for group in groups:
+            file = group / "cpu.max"
+            if file.is_file():
+                limit, period = file.read_text().split()
+                if limit != "max":
+                    shares.append(int(limit) / int(period))
+            if group == cgroup:
+                break
+        first = cgroup / "cpu"
+        if (first / "cpu.cfs_quota_us").is_file():
+            limit_us = int((first / "cpu.cfs_quota_us").read_text())
+            period_us = int((first / "cpu.cfs_period_us").read_text())
+            if limit_us > 0:
+                shares.append(limit_us / period_us)
+    except (OSError, ValueError):
+        return None
+    return min(shares, default=None)
+
+
+def _own_group() -> str:
+    """Path of the process's group within the version 2 hierarchy; in a container usually the root."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        if line.startswith("0::"):
+            return line.removeprefix("0::").strip()
+    return ""
+
+
+def limit_threads(processes: int = 1) -> None:
+    """Let torch compute with no more threads than there are cores for this process.
+
+    In a container or a cluster job torch starts a thread for every core of the machine. What the
+    user has set by ``OMP_NUM_THREADS`` stays.
+
+    Args:
+        processes: That share the cores on this machine.
+    """
+    cores = max(1, usable_cores() // processes)
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cores:
+        torch.set_num_threads(cores)

@@ -1,0 +1,110 @@
+"""Where the images of a stage come from: the rung of the cache, and how many workers that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Literal
+
+import torch
+
+from ..errors import InputError
+from .cache import ImageCache, cache_path, open_cache
+from .index import DatasetIndex
+from .ladder import DEVICE_SHARE, NO_CACHE, CacheMode, Rung, choose_rung, find_room
+from .layout import Split
+
+MOST_WORKERS = 16
+_WORKERS_FROM_CACHE = 4
+"""Copying from a file is memory bandwidth, which a few processes exhaust."""
+
+
+class Placement:
+    """Decides once for a stage, and builds the caches.
+
+    Args:
+        indices: The splits of the stage; ``train`` among them when it is to be trained.
+        image_size: S in px.
+        device: Of the training.
+        cores: CPU cores that this process may use.
+        cache: As asked for; ``auto`` decides by what is free.
+        announce: Is told what was decided.
+
+    Attributes:
+        rung: Where decoded images are kept.
+
+    Raises:
+        InputError: ``device`` was asked for and has no room.
+    """
+
+    def __init__(
+        self,
+        indices: Mapping[Split, DatasetIndex],
+        image_size: int,
+        device: torch.device,
+        cores: int,
+        cache: CacheMode = "none",
+        announce: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.indices = dict(indices)
+        self.image_size = image_size
+        self.device = device
+        self.cores = cores
+        self.announce = announce
+        self._caches: dict[Split, ImageCache] = {}
+        self.rung = self._rung(cache)
+
+    def _rung(self, cache: CacheMode) -> Rung:
+        # One pass over images does not pay for keeping them.
+        if cache == "none" or (cache == "auto" and "train" not in self.indices):
+            return NO_CACHE
+        if cache == "disk" or cache == "ram":
+            return Rung(cache, cache)
+        rung = self.fitting_rung
+        size = f"decoded, the training images take {self._decoded_bytes('train') / 1e9:.2f} GB"
+        if cache == "auto":
+            self.announce(f"cache: {rung.cache}; {size}")
+        elif "train" in self.indices and rung.cache != "device":
+            raise InputError(
+                f"data.cache device: {size}, more than {DEVICE_SHARE:.0%} of what is free on {self.device}; "
+                "set --data.cache auto or disk"
+            )
+        return rung
+
+    @cached_property
+    def fitting_rung(self) -> Rung:
+        """The fastest rung that had room for the images at the start, whether or not it was asked for."""
+        if not self.indices:
+            return NO_CACHE
+        files = [cache_path(i, self.image_size, s == "train", "disk") for s, i in self.indices.items()]
+        cached = sum(file.stat().st_size for file in files if file.is_file())
+        room = find_room(files[0].parent, self.device, cached)
+        train = self._decoded_bytes("train" if "train" in self.indices else next(iter(self.indices)))
+        return choose_rung(train, sum(map(self._decoded_bytes, self.indices)), room)
+
+    def _decoded_bytes(self, split: Split) -> int:
+        return 3 * self.image_size**2 * len(self.indices[split])
+
+    def cache(self, split: Split) -> ImageCache | None:
+        """The decoded images of a split, built if there are none yet; None on the rung without a cache.
+
+        Raises:
+            InputError: There is too little room, or an image cannot be read.
+        """
+        if self.rung.file is None:
+            return None
+        if split not in self._caches:
+            index, train = self.indices[split], split == "train"
+            self._caches[split] = open_cache(index, self.image_size, train, self.rung.file, self.announce)
+        return self._caches[split]
+
+    def worker_count(self, split: Split | None, num_workers: int | Literal["auto"]) -> int:
+        """Worker processes of the loader of a split; None stands for the images of predict."""
+        if split == "train" and self.rung.cache == "device":
+            return 0
+        if num_workers != "auto":
+            return num_workers
+        if self.device.type == "cpu":
+            return 0  # training keeps every core busy: threads between two steps do as well
+        most = MOST_WORKERS if split is None or self.rung.file is None else _WORKERS_FROM_CACHE
+        return max(1, min(most, self.cores))
