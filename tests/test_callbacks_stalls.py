@@ -1,60 +1,16 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 
-from yolo_lightning.callbacks import stalls
-from yolo_lightning.callbacks.stalls import StallMonitor
-
-
-class Clock:
-    """A clock that moves only when told."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Logged:
-    """In the place of a LightningModule: keeps what is logged."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, float] = {}
-
-    def log_dict(self, values: dict[str, float], **options: Any) -> None:
-        self.values = values
-
-
-class Run:
-    """Drives the hooks of a monitor by a clock of its own."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, world_size: int = 1) -> None:
-        self.clock = Clock()
-        monkeypatch.setattr(stalls, "perf_counter", self.clock)
-        self.monitor = StallMonitor()
-        self.trainer: Any = SimpleNamespace(world_size=world_size)
-        self.module: Any = Logged()
-        self.monitor.on_train_start(self.trainer, self.module)
-
-    def epoch(self) -> None:
-        self.monitor.on_train_epoch_start(self.trainer, self.module)
-
-    def batch(self, wait_s: float, step_s: float, images: int) -> None:
-        batch: Any = SimpleNamespace(images=torch.zeros(images, 3, 2, 2))
-        self.clock.now += wait_s
-        self.monitor.on_train_batch_start(self.trainer, self.module, batch, 0)
-        self.clock.now += step_s
-        self.monitor.on_train_batch_end(self.trainer, self.module, None, batch, 0)
-
-    def end(self) -> dict[str, float]:
-        self.monitor.on_train_epoch_end(self.trainer, self.module)
-        return self.module.values
+from tests.stall_run import Run, Tiny
+from yolo_lightning.callbacks.recompiles import RecompilationReader
+from yolo_lightning.callbacks.stalls import StallMonitor, peak_memory_mb
+from yolo_lightning.diagnosis import Recompilation
 
 
 def test_first_batch_of_the_run_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,22 +79,6 @@ def test_a_second_run_warms_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.end()["perf/step_ms"] == pytest.approx(2000)
 
 
-class Tiny(LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(1, 1)
-
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        return self.layer(batch.images).mean()
-
-    def train_dataloader(self) -> Any:
-        loader = [SimpleNamespace(images=torch.ones(4, 1)) for _ in range(3)]
-        return torch.utils.data.DataLoader(loader, batch_size=None)  # type: ignore[arg-type]
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
 def test_a_trainer_logs_it(tmp_path: Any) -> None:
     trainer = Trainer(
         default_root_dir=tmp_path, max_epochs=2, accelerator="cpu", devices=1, logger=False,
@@ -150,3 +90,37 @@ def test_a_trainer_logs_it(tmp_path: Any) -> None:
     assert metrics["perf/images_per_second"] > 0
     assert 0 <= metrics["perf/data_wait_fraction"] <= 1
     assert metrics["perf/step_ms"] > 0
+    assert metrics["perf/memory_peak_mb"] > 50  # an interpreter with torch in it
+    assert metrics["perf/recompiles"] == 0
+    assert "perf/device_idle_fraction" not in metrics  # a CPU has no clock of its own
+
+
+def test_loads_of_all_processes_are_averaged_and_peaks_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(monkeypatch)
+    run.whole_epoch(wait_s=0)
+    options = run.module.options
+    assert options["perf/step_ms"] == {"sync_dist": True}
+    assert options["perf/memory_peak_mb"] == {"sync_dist": True, "reduce_fx": "max"}
+    assert options["perf/recompiles"] == {"sync_dist": True, "reduce_fx": "max"}
+
+
+def test_recompilations_are_counted_from_the_second_epoch_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(monkeypatch)
+    again = [Recompilation("core", "tensor 'x' size mismatch", 6.0)]
+    monkeypatch.setattr(RecompilationReader, "read", lambda self: again)
+    counts = []
+    for _ in range(3):
+        run.whole_epoch(wait_s=0)
+        counts.append(run.module.values["perf/recompiles"])
+    assert counts == [0, 1, 1]
+    run.epoch()
+    assert ["'core' was compiled" in line for line in run.module.printed] == [True]
+
+
+def test_peak_memory_of_a_process_follows_its_allocations() -> None:
+    before = peak_memory_mb(torch.device("cpu"))
+    block = np.ones(200_000_000 // 8)  # pages that are written are resident
+    after = peak_memory_mb(torch.device("cpu"))
+    assert block.nbytes == 200_000_000
+    assert after >= before
+    assert after >= 200
