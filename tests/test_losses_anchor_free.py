@@ -9,12 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from yolo_lightning.errors import InputError
-from yolo_lightning.losses import AnchorFreeLoss, AnchorFreeLossConfig
+from yolo_lightning.losses import AnchorFreeLoss, AnchorFreeLossConfig, anchor_free, task_aligned
 
 from .test_losses_anchor import compiled_graphs, gradients, simulate_ranks
 
 os.environ.setdefault("YOLO_OFFLINE", "true")
 from ultralytics.utils.loss import v8DetectionLoss
+
+
+@pytest.fixture(params=["lists", "fixed shapes"], autouse=True)
+def may_list(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of going through labels and points: eager CPU code's, and that of all others."""
+    if request.param == "fixed shapes":
+        monkeypatch.setattr(task_aligned, "may_list", lambda tensor: False)
+
 
 SIZE = 64
 STRIDES = (8, 16, 32)
@@ -97,6 +105,23 @@ def test_equals_ultralytics(
     assert bool(parts["box"] > 0) == (sum(counts) > 0)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("seed", range(4))
+def test_random_batches_equal_ultralytics(seed: int, layout: torch.memory_format) -> None:
+    """More candidates than points when the rows are full, and fewer."""
+    classes = 1 + 4 * (seed % 2)
+    counts = tuple(torch.randint(0, 17, (4,), generator=torch.Generator().manual_seed(seed)).tolist())
+    maps = [
+        raw.detach().contiguous(memory_format=layout).requires_grad_()
+        for raw in random_maps(classes, scale=2.0, seed=seed)
+    ]
+    targets, mask = random_targets(classes, counts, capacity=16 if seed < 2 else 2 + max(counts), seed=seed)
+    expected, _ = ultralytics_loss(maps, targets, mask, AnchorFreeLossConfig(top_k=3 + seed))
+    loss, _ = AnchorFreeLoss(STRIDES, classes, AnchorFreeLossConfig(top_k=3 + seed))(maps, targets, mask)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients(loss, maps), gradients(expected, maps), rtol=1e-4, atol=1e-5)
+
+
 def test_labels_beyond_the_last_bin() -> None:
     """Four bins reach 3 strides, so that most sides of large labels are out of reach."""
     maps = random_maps(3, bins=4)
@@ -158,7 +183,24 @@ def test_half_precision_maps_are_computed_in_float32(dtype: torch.dtype) -> None
         loss, _ = criterion(maps, targets, mask)
     assert loss.dtype == torch.float32
     assert torch.equal(loss, expected)
-    assert gradients(loss, maps).isfinite().all()
+    # The gradient is rounded once, where it leaves float32.
+    assert torch.equal(gradients(loss, maps), gradients(expected, exact).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_read_has_the_gradient_of_two_indexings(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn(2, 5, 7, generator=generator).to(dtype).requires_grad_()
+    learning = torch.tensor([8, 0, 3])
+    weight_rows = torch.randn(3, 7, generator=generator)
+    weight_logits = torch.randn(2, 5, 2, generator=generator)
+    exact = raw.float()
+    expected = (exact.flatten(0, 1)[learning] * weight_rows).sum() + (exact[..., 5:] * weight_logits).sum()
+    rows, logits = anchor_free._Read.apply(raw, learning, 2)
+    value = (rows * weight_rows).sum() + (logits * weight_logits).sum()
+    torch.testing.assert_close(value, expected)
+    (gradient,) = torch.autograd.grad(value, raw)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, raw)[0])
 
 
 def test_extreme_logits_are_finite() -> None:

@@ -6,10 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from yolo_lightning.losses.task_aligned import Assignment, assign
+from yolo_lightning.losses import task_aligned
+from yolo_lightning.losses.task_aligned import Assignment, assign, learning_points
 
 os.environ.setdefault("YOLO_OFFLINE", "true")
 from ultralytics.utils.tal import TaskAlignedAssigner
+
+
+@pytest.fixture(params=["lists", "fixed shapes"], autouse=True)
+def may_list(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both ways of going through labels and points: eager CPU code's, and that of all others."""
+    if request.param == "fixed shapes":
+        monkeypatch.setattr(task_aligned, "may_list", lambda tensor: False)
+    return bool(request.param == "lists")
+
 
 SIZE = 64
 STRIDES = (8, 16, 32)
@@ -57,12 +67,12 @@ def scene(counts: tuple[int, ...], classes: int, noise_px: float, seed: int) -> 
     return logits, predicted, targets, mask
 
 
-@pytest.mark.parametrize("top_k", [10, 3])
-@pytest.mark.parametrize("noise_px", [0.0, 4.0, 40.0])
-@pytest.mark.parametrize("classes", [1, 5])
-def test_equals_ultralytics(classes: int, noise_px: float, top_k: int) -> None:
-    logits, boxes, targets, mask = scene((16, 0, 1, 7), classes, noise_px, seed=int(noise_px) + classes)
-    theirs = TaskAlignedAssigner(topk=top_k, num_classes=classes, alpha=0.5, beta=6.0, stride=list(STRIDES))
+def assert_equals_ultralytics(
+    logits: Tensor, boxes: Tensor, targets: Tensor, mask: Tensor, top_k: int = 10
+) -> None:
+    theirs = TaskAlignedAssigner(
+        topk=top_k, num_classes=logits.shape[1], alpha=0.5, beta=6.0, stride=list(STRIDES)
+    )
     labels, assigned, scores, _, _ = theirs(
         logits.transpose(1, 2).sigmoid(),
         boxes,
@@ -78,6 +88,39 @@ def test_equals_ultralytics(classes: int, noise_px: float, top_k: int) -> None:
     ours = targets.gather(1, row[..., None].expand(-1, -1, 5))
     assert torch.equal(ours[..., 1:][learning], assigned[learning])
     assert torch.equal(ours[..., 0][learning], labels[learning].float())
+
+
+@pytest.mark.parametrize("top_k", [10, 3])
+@pytest.mark.parametrize("noise_px", [0.0, 4.0, 40.0])
+@pytest.mark.parametrize("classes", [1, 5])
+def test_equals_ultralytics(classes: int, noise_px: float, top_k: int) -> None:
+    logits, boxes, targets, mask = scene((16, 0, 1, 7), classes, noise_px, seed=int(noise_px) + classes)
+    assert_equals_ultralytics(logits, boxes, targets, mask, top_k)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_labels_that_share_all_their_points(seed: int) -> None:
+    """Each label lies three times on the same place, twice of the same class: exact ties."""
+    logits, boxes, targets, mask = scene((16, 9, 3, 12), 4, 4.0, seed)
+    targets = targets[:, torch.arange(16) // 3]
+    targets[:, ::3, 0] = (targets[:, ::3, 0] + 1) % 4
+    assert_equals_ultralytics(logits, boxes, targets * mask[..., None], mask)
+
+
+def test_labels_anywhere_among_boxes_that_are_none() -> None:
+    logits, boxes, targets, mask = scene((16, 16, 16, 16), 3, 4.0, seed=2)
+    mask = torch.arange(64).view(4, 16) % 3 == 1
+    assert_equals_ultralytics(logits, boxes, targets, mask)
+
+
+@pytest.mark.parametrize("most", [30, 84, 1000])
+def test_learning_points_are_all_those_with_a_score(most: int, may_list: bool) -> None:
+    score = torch.zeros(3, 84)
+    score[0, :30] = torch.rand(30) + 0.1
+    score[2, 83] = 1e-30
+    points = learning_points(score, most)
+    assert set(score.flatten().nonzero().flatten().tolist()) <= set(points.tolist())
+    assert len(points.unique()) == len(points) == (31 if may_list else 3 * min(most, 84))
 
 
 def test_tiny_label_by_hand() -> None:

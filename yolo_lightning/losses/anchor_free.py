@@ -1,13 +1,14 @@
 """The loss of the anchor-free u models, with shapes that do not depend on how many labels there are.
 
-The definition is that of ultralytics 8.4's detection loss. Every point of the maps takes part with the
-weight that the assignment gives it, most of them with 0.
+The definition is that of ultralytics 8.4's detection loss. Boxes are learnt by a bounded number of points,
+each with the weight that the assignment gives it, many of them with 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from ..boxes import complete_iou
 from ..errors import InputError
-from .task_aligned import ENLARGED_STRIDE, assign
+from .task_aligned import ENLARGED_STRIDE, assign, learning_points
 
 _LAST_BIN_MARGIN = 0.01
 """How far a distance target stays below the last bin, in strides, so that it lies between two bins."""
@@ -112,40 +113,43 @@ class AnchorFreeLoss(nn.Module):
             The loss, a float32 scalar, and its parts ``box``, ``cls`` and ``dfl``: detached scalars, gains
             included, that add up to it.
         """
-        raw = torch.cat([level.flatten(2) for level in maps], dim=2).float()  # (B, 4*reg_max+C, P)
-        bins, class_logits = raw.split((4 * self.reg_max, self.num_classes), dim=1)
-        log_bins = bins.unflatten(1, (4, self.reg_max)).log_softmax(dim=2)  # (B, 4, reg_max, P)
+        # Points before channels: the levels are joined without a transposition when they are channels
+        # last, and the bins of a point lie side by side.
+        raw = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)  # (B, P, 4*reg_max+C)
         points, strides = self._points(maps)  # (P, 2) in strides, (P,)
-        boxes = self._decode(log_bins, points)  # (B, P, 4) xyxy in strides
         targets = torch.where(mask[..., None], targets.float(), 0.0)  # whatever the padding holds
-        row, score = assign(
-            class_logits.detach(),
-            boxes.detach() * strides[:, None],
-            points * strides[:, None],
-            targets,
-            mask,
-            shortest_side_px=self.strides[min(ENLARGED_STRIDE, len(self.strides) - 1)],
-            top_k=self.config.top_k,
-            alpha=self.config.alpha,
-            beta=self.config.beta,
-        )
+        with torch.no_grad():
+            boxes = self._decode(self._bins(raw).softmax(-1), points)  # (B, P, 4) xyxy in strides
+            row, score = assign(
+                raw[..., 4 * self.reg_max :].transpose(1, 2).float(),
+                boxes * strides[:, None],
+                points * strides[:, None],
+                targets,
+                mask,
+                shortest_side_px=self.strides[min(ENLARGED_STRIDE, len(self.strides) - 1)],
+                top_k=self.config.top_k,
+                alpha=self.config.alpha,
+                beta=self.config.beta,
+            )
         total_score = score.sum()
         if self.rank_mean is not None and self.training:
             total_score = self.rank_mean(total_score)
         # At least 1 for all processes together, of which each holds its share.
         total_score = total_score.clamp_min(1 / (self.ranks if self.training else 1))
 
-        assigned = targets.gather(1, row[..., None].expand(-1, -1, 5))  # (B, P, 5)
-        assigned_boxes = assigned[..., 1:] / strides[:, None]  # (B, P, 4) in strides
-        ciou = complete_iou(boxes, assigned_boxes, box_format="xyxy")  # (B, P)
-        box = ((1 - ciou) * score).sum() / total_score * self.config.box_gain
-        classes = self._class_loss(class_logits, assigned[..., 0].long(), score)
-        classes = classes / total_score * self.config.class_gain
-        dfl = (
-            self._distribution_loss(log_bins, points, assigned_boxes, score)
-            / total_score
-            * self.config.dfl_gain
+        learning = learning_points(score, self.config.top_k * mask.shape[1])  # (M,)
+        rows, class_logits = _Read.apply(raw, learning, self.num_classes)  # (M, 4*reg_max+C), (B, P, C)
+        score, point = score.flatten()[learning], learning % len(points)  # (M,) each
+        assigned = targets[learning // len(points), row.flatten()[learning]]  # (M, 5)
+        # The cross-entropy softplus(x) - t x splits, so that no target of the logits' shape is made.
+        of_label = rows.gather(1, 4 * self.reg_max + assigned[:, :1].long()).squeeze(1)  # (M,)
+        classes = F.softplus(class_logits).sum() - (of_label * score).sum()
+        box, dfl = self._box_losses(
+            self._bins(rows), points[point], assigned[:, 1:] / strides[point, None], score
         )
+        box = box / total_score * self.config.box_gain
+        classes = classes / total_score * self.config.class_gain
+        dfl = dfl / total_score * self.config.dfl_gain
         return box + classes + dfl, {"box": box.detach(), "cls": classes.detach(), "dfl": dfl.detach()}
 
     def _points(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -160,36 +164,62 @@ class AnchorFreeLoss(nn.Module):
             strides.append(torch.full_like(grid_x, stride).flatten())  # (H*W,)
         return torch.cat(points), torch.cat(strides)
 
-    def _decode(self, log_bins: Tensor, points: Tensor) -> Tensor:
-        """Log-probabilities (B, 4, reg_max, P) to xyxy (B, P, 4) in strides, by the mean of each one."""
-        distances = torch.arange(self.reg_max, dtype=torch.float32, device=log_bins.device)[:, None]
-        # A sum, because autocast would run a matrix product in half precision.
-        left, top, right, bottom = (log_bins.exp() * distances).sum(dim=2).unbind(1)  # (B, P) each
-        x, y = points.unbind(-1)  # (P,) each
-        return torch.stack((x - left, y - top, x + right, y + bottom), dim=-1)
+    def _bins(self, raw: Tensor) -> Tensor:
+        """The distributions' logits, float32 (..., 4, reg_max), of points (..., 4 * reg_max + C)."""
+        return raw[..., : 4 * self.reg_max].float().unflatten(-1, (4, self.reg_max))
 
-    def _class_loss(self, logits: Tensor, labels: Tensor, score: Tensor) -> Tensor:
-        """Sum of the cross-entropies of logits (B, C, P) with ``score`` (B, P) for the label's class, else 0.
+    def _decode(self, probabilities: Tensor, points: Tensor) -> Tensor:
+        """Probabilities (..., 4, reg_max) to xyxy (..., 4) in strides, by the mean distance to each side."""
+        distances = torch.arange(self.reg_max, dtype=torch.float32, device=points.device)
+        with torch.autocast(points.device.type, enabled=False):  # it would multiply in half precision
+            low, high = (probabilities @ distances).chunk(2, dim=-1)  # (..., 2) each
+        return torch.cat((points - low, points + high), dim=-1)
 
-        The cross-entropy softplus(x) - t x splits, so that no target of the logits' shape is made.
-        """
-        of_label = logits.gather(1, labels[:, None]).squeeze(1)  # (B, P)
-        return F.softplus(logits).sum() - (of_label * score).sum()
-
-    def _distribution_loss(self, log_bins: Tensor, points: Tensor, boxes: Tensor, score: Tensor) -> Tensor:
-        """Sum over the points of score (B, P) times the cross-entropy of the bins around each distance.
+    def _box_losses(
+        self, bins: Tensor, points: Tensor, boxes: Tensor, score: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sums over M points of score times 1 - CIoU, and of score times the distribution focal loss.
 
         Args:
-            log_bins: (B, 4, reg_max, P).
-            points: (P, 2) in strides.
-            boxes: (B, P, 4) xyxy that each point learns, in strides.
-            score: (B, P).
+            bins: float32 (M, 4, reg_max), logits.
+            points: (M, 2) in strides.
+            boxes: (M, 4) xyxy that each point learns, in strides.
+            score: (M,).
         """
-        distance = torch.cat((points - boxes[..., :2], boxes[..., 2:] - points), dim=-1)  # (B, P, 4)
-        distance = distance.transpose(1, 2).clamp(0, self.reg_max - 1 - _LAST_BIN_MARGIN)  # (B, 4, P)
+        log_bins = bins.log_softmax(-1)
+        ciou = complete_iou(self._decode(log_bins.exp(), points), boxes, box_format="xyxy")  # (M,)
+        distance = torch.cat((points - boxes[:, :2], boxes[:, 2:] - points), dim=-1)  # (M, 4)
+        distance = distance.clamp(0, self.reg_max - 1 - _LAST_BIN_MARGIN)
         below = distance.long()
-        part_above = distance - below  # (B, 4, P)
-        log_below = log_bins.gather(2, below[:, :, None]).squeeze(2)  # (B, 4, P)
-        log_above = log_bins.gather(2, below[:, :, None] + 1).squeeze(2)  # (B, 4, P)
-        cross_entropy = -(log_below * (1 - part_above) + log_above * part_above)  # (B, 4, P)
-        return (cross_entropy.mean(dim=1) * score).sum()
+        part_above = distance - below  # (M, 4)
+        around = log_bins.gather(2, torch.stack((below, below + 1), dim=-1))  # (M, 4, 2)
+        cross_entropy = -(around[..., 0] * (1 - part_above) + around[..., 1] * part_above)  # (M, 4)
+        return ((1 - ciou) * score).sum(), (cross_entropy.mean(dim=1) * score).sum()
+
+
+class _Read(torch.autograd.Function):
+    """What the loss reads of the maps: all of some points, and the class logits of all points.
+
+    That is two indexings, whose gradients autograd would make as two tensors of the maps' size and add.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, raw: Tensor, learning: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """float32 rows (M, K + C) and class logits (B, P, C) of raw (B, P, K + C), learning (M,) distinct."""
+        ctx.save_for_backward(learning)
+        ctx.dtype = raw.dtype
+        logits = raw[..., -num_classes:]
+        logits = logits.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        return raw.flatten(0, 1)[learning].float(), logits
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """From gradients of both to that of raw, where each sum is rounded once."""
+        (learning,) = ctx.saved_tensors
+        rows, logits = gradients
+        num_classes = logits.shape[2]
+        bins = rows.shape[1] - num_classes
+        whole = F.pad(logits.to(ctx.dtype), (bins, 0))  # (B, P, K + C)
+        rows = rows + F.pad(logits.flatten(0, 1)[learning], (bins, 0))  # (M, K + C)
+        whole.view(-1, bins + num_classes)[learning] = rows.to(ctx.dtype)
+        return whole, None, None

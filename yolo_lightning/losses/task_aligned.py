@@ -1,7 +1,8 @@
 """Task-aligned assignment: which points of the maps learn which label, and how strongly.
 
 From TOOD (Feng et al. 2021, https://arxiv.org/abs/2108.07755) as ultralytics 8.4 trains the u models
-with it. Every (label, point) pair is looked at, so that no shape depends on the labels.
+with it. Every (label, point) pair is looked at, so that no shape depends on the labels; only eager code
+on a CPU, which has no device to wait for and no graph to keep, lists the pairs that matter.
 """
 
 from __future__ import annotations
@@ -27,6 +28,41 @@ class Assignment(NamedTuple):
     """int64 (B, P), the label row of each point; without meaning where ``score`` is 0."""
     score: Tensor
     """float32 (B, P) in 0..1: target of the class score, and weight of the box; 0 for background."""
+
+
+class _Labels(NamedTuple):
+    """L rows of the targets, image after image."""
+
+    image: Tensor
+    """int64 (L,)."""
+    row: Tensor
+    """int64 (L,), the row within the image."""
+    label: Tensor
+    """int64 (L,), the class."""
+    box: Tensor
+    """float32 (L, 4) xyxy in px."""
+    is_label: Tensor
+    """bool (L,), False for padding."""
+
+
+class _Rated(NamedTuple):
+    """How well points fit labels."""
+
+    overlap: Tensor
+    """float32 (L, P), CIoU, at least 0; without meaning for points outside the label."""
+    rating: Tensor
+    """float32 (L, P); 0 for points outside the label."""
+    closest: Tensor
+    """int64 (B * P,), the first of the labels that overlap a point most, as an index of the L; without
+    meaning for points inside no label."""
+
+
+def may_list(tensor: Tensor) -> bool:
+    """Whether a list whose length depends on the values of ``tensor`` costs nothing: in eager code on a CPU.
+
+    On another device the host would wait for its length, and a compiled graph would break.
+    """
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 @torch.no_grad()
@@ -60,34 +96,115 @@ def assign(
         alpha: exponent of the class score.
         beta: exponent of the CIoU.
     """
-    labels, label_boxes = targets[..., 0].long(), targets[..., 1:]  # (B, N), (B, N, 4)
-    inside = _points_inside(points, label_boxes, shortest_side_px) & mask[..., None]  # (B, N, P)
-    overlap = complete_iou(label_boxes[:, :, None], boxes[:, None], box_format="xyxy").clamp_min(0)
-    overlap = torch.where(inside, overlap, 0.0)  # (B, N, P)
-    image = torch.arange(len(labels), device=labels.device)[:, None]
-    probability = class_logits[image, labels].sigmoid()  # (B, N, P)
-    rating = torch.where(inside, probability.pow(alpha) * overlap.pow(beta), 0.0)  # (B, N, P)
+    labels = _flat_labels(targets, mask)
+    inside = _points_inside(points, labels, shortest_side_px)  # (L, P)
+    rate = _rate_listed if may_list(boxes) else _rate_all
+    rated = rate(class_logits, boxes, labels, inside, alpha, beta)
+    owner, taken = _owners(rated, labels, inside, min(top_k, len(points)))  # (B * P,) each
 
-    best = rating.topk(min(top_k, rating.shape[-1]), dim=-1).indices  # (B, N, top_k)
-    taken = torch.zeros_like(inside).scatter_(-1, best, True) & inside  # (B, N, P)
+    # From here on a point counts for its owner alone.
+    place = owner, torch.arange(len(owner), device=owner.device) % len(points)
+    overlap = torch.where(taken, rated.overlap[place], 0.0)  # (B * P,)
+    rating = torch.where(taken, rated.rating[place], 0.0)  # (B * P,)
+    none = rating.new_zeros(len(labels.image))
+    best_overlap = none.scatter_reduce(0, owner, overlap, "amax")  # (L,)
+    best_rating = none.scatter_reduce(0, owner, rating, "amax")  # (L,)
+    score = rating * best_overlap[owner] / (best_rating[owner] + _EPS)
+    return Assignment(row=labels.row[owner].view(boxes.shape[:2]), score=score.view(boxes.shape[:2]))
+
+
+def learning_points(score: Tensor, most: int) -> Tensor:
+    """Where the points lie that learn a box.
+
+    Args:
+        score: float32 (B, P), an assignment's.
+        most: bound of the points of an image whose score is above 0.
+
+    Returns:
+        int64 (M,), indices of the flattened ``score``, none twice. All points with a score are among them,
+        and in a list of fixed length some without one.
+    """
+    if may_list(score):
+        return score.flatten().nonzero().squeeze(1)
+    images, points = score.shape
+    best = score.topk(min(most, points), dim=1, sorted=False).indices  # (B, most)
+    return (best + torch.arange(images, device=score.device)[:, None] * points).flatten()
+
+
+def _flat_labels(targets: Tensor, mask: Tensor) -> _Labels:
+    """The labels, where a list costs nothing, else all rows; one row at least."""
+    if may_list(mask):
+        image, row = mask.nonzero(as_tuple=True)
+        if not len(image):  # a row of padding, so that nothing below meets an empty tensor
+            image = row = torch.zeros(1, dtype=torch.int64)
+    else:
+        images, rows = mask.shape
+        image = torch.arange(images, device=mask.device).repeat_interleave(rows)
+        row = torch.arange(rows, device=mask.device).repeat(images)
+    target = targets[image, row]  # (L, 5)
+    return _Labels(image, row, target[:, 0].long(), target[:, 1:], mask[image, row])
+
+
+def _rate_all(
+    class_logits: Tensor, boxes: Tensor, labels: _Labels, inside: Tensor, alpha: float, beta: float
+) -> _Rated:
+    """Rate all pairs of B * N rows and P points; shapes as in :func:`assign`, inside bool (B * N, P)."""
+    images = len(boxes)
+    boxes_of_label = labels.box.view(images, -1, 1, 4)  # (B, N, 1, 4)
+    overlap = complete_iou(boxes_of_label, boxes[:, None], box_format="xyxy").clamp_min(0)  # (B, N, P)
+    overlap = torch.where(inside.view_as(overlap), overlap, 0.0)
+    closest = overlap.argmax(dim=1) + _first_labels(images, overlap)  # (B, P)
+    overlap = overlap.flatten(0, 1)  # (B * N, P)
+    probability = class_logits[labels.image, labels.label].sigmoid()  # (B * N, P)
+    rating = torch.where(inside, probability.pow(alpha) * overlap.pow(beta), 0.0)
+    return _Rated(overlap, rating, closest.flatten())
+
+
+def _first_labels(images: int, rows: Tensor) -> Tensor:
+    """Indices (B, 1) of the first row of each image, for (B, N, P) ``rows``."""
+    return torch.arange(images, device=rows.device)[:, None] * rows.shape[1]
+
+
+def _rate_listed(
+    class_logits: Tensor, boxes: Tensor, labels: _Labels, inside: Tensor, alpha: float, beta: float
+) -> _Rated:
+    """As :func:`_rate_all`, but computed for the M pairs that are inside; most pairs are not."""
+    label, point = pair = inside.nonzero(as_tuple=True)  # (M,) each
+    image = labels.image[label]
+    overlap = complete_iou(labels.box[label], boxes[image, point], box_format="xyxy").clamp_min(0)  # (M,)
+    probability = class_logits[image, labels.label[label], point].sigmoid()
+    rating = probability.pow(alpha) * overlap.pow(beta)
+
+    place = image * inside.shape[1] + point  # (M,) indices of the B * P points
+    most = overlap.new_zeros(boxes[..., 0].numel()).scatter_reduce(0, place, overlap, "amax")
+    last = len(inside) - 1
+    candidate = torch.where(overlap == most[place], label, last)
+    closest = torch.full_like(most, last, dtype=torch.int64).scatter_reduce(0, place, candidate, "amin")
+    dense = overlap.new_empty(inside.shape).index_put_(pair, overlap)
+    return _Rated(dense, overlap.new_zeros(inside.shape).index_put_(pair, rating), closest)
+
+
+def _owners(rated: _Rated, labels: _Labels, inside: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """(B * P,) each: which of the L labels owns a point, int64, and whether one does, bool."""
+    best = rated.rating.topk(top_k, dim=-1).indices  # (L, top_k)
+    takes = inside.gather(1, best)  # (L, top_k), False for what fills up a label of fewer points
+    place = (best + labels.image[:, None] * inside.shape[1]).flatten()  # of the B * P points
+    takers = torch.zeros_like(rated.closest).scatter_add_(0, place, takes.flatten().long())  # (B * P,)
+    index = torch.arange(len(best), device=best.device)[:, None].expand_as(best)
+    taker = torch.where(takes, index, 0).flatten()
+    taker = torch.zeros_like(rated.closest).scatter_reduce_(0, place, taker, "amax")
     # The label that a contested point overlaps most may be one that did not take it; so it is in
     # the definition.
-    winner = overlap.argmax(dim=1, keepdim=True)  # (B, 1, P)
-    contested = taken.sum(dim=1, keepdim=True) > 1  # (B, 1, P)
-    is_winner = torch.zeros_like(taken).scatter_(1, winner, True)
-    taken = torch.where(contested, is_winner, taken)
-
-    rating = rating * taken
-    best_rating = rating.amax(dim=-1, keepdim=True)  # (B, N, 1)
-    best_overlap = (overlap * taken).amax(dim=-1, keepdim=True)  # (B, N, 1)
-    score = (rating * best_overlap / (best_rating + _EPS)).amax(dim=1)  # (B, P)
-    return Assignment(row=taken.byte().argmax(dim=1), score=score)
+    return torch.where(takers > 1, rated.closest, taker), takers > 0
 
 
-def _points_inside(points: Tensor, boxes: Tensor, shortest_side: float) -> Tensor:
-    """Which of the points (P, 2) are strictly inside which of the xyxy boxes (B, N, 4): bool (B, N, P)."""
-    boxes = xyxy_to_xywh(boxes)
+def _points_inside(points: Tensor, labels: _Labels, shortest_side: float) -> Tensor:
+    """Which of the points (P, 2) are strictly inside which labels: bool (L, P), False for padding."""
+    boxes = xyxy_to_xywh(labels.box)
     boxes = xywh_to_xyxy(torch.cat((boxes[..., :2], boxes[..., 2:].clamp_min(shortest_side)), dim=-1))
-    left, top, right, bottom = boxes[..., None].unbind(-2)  # (B, N, 1) each
+    left, top, right, bottom = boxes[..., None].unbind(-2)  # (L, 1) each
+    left = torch.where(labels.is_label[:, None], left, torch.inf)
     x, y = points.unbind(-1)  # (P,) each
-    return (x - left > _EPS) & (y - top > _EPS) & (right - x > _EPS) & (bottom - y > _EPS)
+    # The definition asks for a distance above 1e-9, which is every distance of a float32 from a point
+    # half a pixel or more from 0.
+    return (x > left) & (x < right) & (y > top) & (y < bottom)
