@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | MATHEMATICS,  # what is fastest on this machine
     "callbacks.*": {"module", "batch", "runs", "diagnosis"},
     "commands.*": {"*"},
-    "launcher": {"callbacks.*", "data.*", "measure.*", "module", "runs", "settings"},  # options to a run
+    "launcher": {"augment.*", "callbacks.*", "data.*", "measure.*", "module", "runs", "settings"},
     "cli": {"*"},
     "__main__": {"cli"},
     "__init__": {"module", "data.module"},  # the names of the public interface

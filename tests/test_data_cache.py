@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import subprocess
@@ -13,10 +14,10 @@ import pytest
 
 from tests.tiny_data import coco_document, write_coco, write_image
 from yolo_lightning.data import cache as cache_room
-from yolo_lightning.data.cache import cache_path, open_cache
+from yolo_lightning.data.cache import cache_path, free_bytes, open_cache
 from yolo_lightning.data.coco import read_coco
 from yolo_lightning.data.dataset import DetectionDataset
-from yolo_lightning.data.decode import load_letterboxed
+from yolo_lightning.data.decode import draw, read_bytes
 from yolo_lightning.data.index import DatasetIndex
 from yolo_lightning.errors import InputError
 
@@ -24,6 +25,18 @@ from yolo_lightning.errors import InputError
 @pytest.fixture
 def index(tmp_path: Path) -> DatasetIndex:
     return read_coco(write_coco(tmp_path, coco_document()), "train")
+
+
+def _decoded(index: DatasetIndex, i: int) -> np.ndarray:
+    """Image i as training sees it at 32 px."""
+    canvas = np.empty((32, 32, 3), np.uint8)
+    draw(read_bytes(index.path(i)), index.path(i), tuple(index.sizes[i]), 32, True, canvas)
+    return canvas
+
+
+def _files(folder: Path) -> list[str]:
+    """What lies in a folder of caches, but for the file that is locked."""
+    return sorted(path.name for path in folder.iterdir() if path.name != "lock")
 
 
 @pytest.mark.parametrize("mode", ["ram", "disk"])
@@ -55,8 +68,8 @@ def test_name_follows_everything_that_the_pixels_depend_on(index: DatasetIndex) 
     os.utime(index.path(1), ns=(1, 1))
     second = open_cache(index, 32, True, "disk")
     assert second.path not in (first.path, *names)
-    np.testing.assert_array_equal(second[1], load_letterboxed(index.path(1), 32, True)[0])
-    assert [path.name for path in second.path.parent.iterdir()] == [second.path.name]  # the stale one is gone
+    np.testing.assert_array_equal(second[1], _decoded(index, 1))
+    assert _files(second.path.parent) == [second.path.name]  # the stale one is gone
 
 
 def test_an_interrupted_build_leaves_nothing_to_trust(
@@ -68,10 +81,10 @@ def test_an_interrupted_build_leaves_nothing_to_trust(
         def interrupt(*_: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(cache_room, "load_letterboxed", interrupt)
+        patch.setattr(cache_room, "draw", interrupt)
         with pytest.raises(KeyboardInterrupt):
             open_cache(index, 32, True, "disk")
-    assert list(path.parent.iterdir()) == []
+    assert _files(path.parent) == []
     path.write_bytes(b"too short")
     assert open_cache(index, 32, True, "disk")[0].any()
 
@@ -79,6 +92,10 @@ def test_an_interrupted_build_leaves_nothing_to_trust(
 def test_unreadable_image_is_named(index: DatasetIndex) -> None:
     index.path(2).write_text("broken")
     with pytest.raises(InputError, match=r"c\.png: not a readable image"):
+        open_cache(index, 32, True, "disk")
+    assert _files(cache_path(index, 32, True, "disk").parent) == []
+    index.path(2).unlink()
+    with pytest.raises(InputError, match=r"c\.png: the image cannot be read \(No such file"):
         open_cache(index, 32, True, "disk")
 
 
@@ -92,6 +109,75 @@ def test_too_little_room_is_said_before_writing(
     with pytest.raises(InputError, match=r"needs 0\.0 GB but 0\.0 GB are free; .*--data\.cache"):
         open_cache(index, 32, True, mode, said.append)
     assert not said and not cache_path(index, 32, True, mode).exists()
+
+
+def test_the_announcement_tells_size_and_room(index: DatasetIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(cache_room.shutil, "disk_usage", lambda _: usage(1, 1, 71_230_000_000))
+    said: list[str] = []
+    cache = open_cache(index, 1024, True, "disk", said.append)
+    # 3 x 3 x 1024^2 bytes are 9.4 MB.
+    assert said == [f"caching 3 images at 1024 px in {cache.path}: 0.01 GB of 71.2 GB free"]
+
+
+def test_room_is_that_of_the_folder_above_while_there_is_none(
+    index: DatasetIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    asked: list[Path] = []
+    monkeypatch.setattr(cache_room.shutil, "disk_usage", lambda path: asked.append(path) or usage(9, 2, 7))
+    assert free_bytes(index.root / "not" / "yet", "disk") == 7 and asked == [index.root]
+    monkeypatch.setattr(cache_room, "available_memory", lambda: 5)
+    assert free_bytes(index.root, "ram") == 5 and free_bytes(index.root, "disk") == 7
+
+
+def test_a_full_disk_leaves_nothing(index: DatasetIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = cache_path(index, 32, True, "disk").parent
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_room.os, "posix_fallocate", full)
+        with pytest.raises(
+            InputError,
+            match=r"cannot be written \(No space left on device\); make room or set --data\.cache none",
+        ) as error:
+            open_cache(index, 32, True, "disk")
+    assert str(error.value).startswith(f"{folder}: ")
+    assert _files(folder) == []
+    np.testing.assert_array_equal(open_cache(index, 32, True, "disk")[2], _decoded(index, 2))
+
+
+def test_a_folder_that_cannot_be_made_is_named(index: DatasetIndex) -> None:
+    (index.root / cache_room.FOLDER).write_text("a file")
+    with pytest.raises(
+        InputError,
+        match=r"\.yolo_lightning_cache: the cache cannot be made there \(.*; set --data\.cache none",
+    ):
+        open_cache(index, 32, True, "disk")
+
+
+def test_pixels_are_all_images_and_read_only(index: DatasetIndex) -> None:
+    pixels = open_cache(index, 32, True, "disk").pixels
+    assert pixels.shape == (3, 32, 32, 3) and pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, [_decoded(index, i) for i in range(3)])
+    with pytest.raises(ValueError, match="read-only"):
+        pixels[0] = 0
+
+
+def test_data_marked_read_only_is_not_written_to(
+    index: DatasetIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = index.root.parent / f"{index.root.name}_home"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    before = sorted(index.root.iterdir())
+    index.root.chmod(0o555)  # root may write all the same, and must not
+    try:
+        cache = open_cache(index, 32, True, "disk")
+        assert cache.path.parent == home / "yolo_lightning" and cache.path.is_file()
+        assert sorted(index.root.iterdir()) == before
+    finally:
+        index.root.chmod(0o755)
 
 
 def test_read_only_data_caches_in_the_users_folder(

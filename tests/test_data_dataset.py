@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tests.tiny_data import coco_document, write_coco, write_image
+from tests.tiny_data import annotation, coco_document, image, write_coco, write_image
 from yolo_lightning.batch import row_mask
 from yolo_lightning.boxes import from_letterbox
+from yolo_lightning.data import dataset as dataset_room
+from yolo_lightning.data.cache import open_cache
 from yolo_lightning.data.coco import read_coco
 from yolo_lightning.data.dataset import DetectionDataset, PredictionDataset, collate, list_images
-from yolo_lightning.data.decode import load_letterboxed
+from yolo_lightning.data.decode import draw, header_size, read_bytes
 from yolo_lightning.data.index import DatasetIndex
 from yolo_lightning.errors import InputError
 
@@ -21,6 +23,14 @@ from yolo_lightning.errors import InputError
 @pytest.fixture
 def index(tmp_path: Path) -> DatasetIndex:
     return read_coco(write_coco(tmp_path, coco_document()), "train")
+
+
+def _square(index: DatasetIndex, i: int, image_size: int, train: bool) -> np.ndarray:
+    """Image i on a square, straight from its file."""
+    path = index.path(i)
+    canvas = np.empty((image_size, image_size, 3), np.uint8)
+    draw(read_bytes(path), path, header_size(path), image_size, train, canvas)
+    return canvas
 
 
 def test_sample_in_letterboxed_pixels_by_hand(index: DatasetIndex) -> None:
@@ -31,9 +41,53 @@ def test_sample_in_letterboxed_pixels_by_hand(index: DatasetIndex) -> None:
     np.testing.assert_allclose(sample.targets[:2], [[1, 16, 32, 48, 64], [0, 80, 64, 96, 80]], rtol=1e-6)
     assert not sample.targets[2:].any() and sample.targets.shape == (16, 5)
     assert sample.truth.shape == (0, 7) and sample.truth_count == 0
-    expected, size = load_letterboxed(index.path(1), 96, train=True)
-    assert sample.original_size == size
-    np.testing.assert_array_equal(sample.image, expected)
+    assert sample.original_size == header_size(index.path(1)) == (40, 60)
+    np.testing.assert_array_equal(sample.image, _square(index, 1, 96, train=True))
+
+
+def test_labels_of_an_image_that_is_decoded_smaller_follow_its_true_size(tmp_path: Path) -> None:
+    # 301 x 203 px at 64 px is decoded at 76 x 51 px, a quarter; its letterbox is that of 301 x 203 px:
+    # 64 columns, 43.16 and so 44 rows, 10 rows of padding above.
+    document = {
+        "images": [image(1, "a.jpg", 203, 301)],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [annotation(1, 1, 1, [30, 20, 150, 60])],
+    }
+    index = read_coco(write_coco(tmp_path, document), "train")
+    sample = DetectionDataset(index, 64, 16, train=True)[0]
+    assert sample.original_size == (203, 301)
+    assert sample.letterbox == (64 / 301, 44 / 203, 0, 10)
+    x, y = 64 / 301, 44 / 203
+    np.testing.assert_allclose(sample.targets[0, 1:], [30 * x, 10 + 20 * y, 180 * x, 10 + 80 * y], rtol=1e-6)
+    assert (sample.image[:10] == 114).all() and (sample.image[54:] == 114).all()
+    assert (sample.image[10:54] != 114).any(axis=(1, 2)).all()
+
+
+def test_a_sample_is_drawn_where_it_is_told_and_labels_need_no_file(index: DatasetIndex) -> None:
+    dataset = DetectionDataset(index, 64, 16, train=True)
+    canvas = np.full((64, 64, 3), 7, np.uint8)
+    sample = dataset.sample(1, canvas)
+    assert sample.image is canvas
+    expected = dataset[1]
+    np.testing.assert_array_equal(canvas, expected.image)
+    index.path(1).unlink()
+    labels = dataset.labels(1)
+    assert labels.image.shape == (0, 0, 3)
+    for found in (labels, sample):
+        np.testing.assert_array_equal(found.targets, expected.targets)
+        assert found[2:7] == expected[2:7] and found.truth_count == expected.truth_count
+
+
+def test_time_spent_reading_is_counted(index: DatasetIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = DetectionDataset(index, 64, 16, train=True)
+    clock = iter(range(0, 1000, 7))
+    monkeypatch.setattr(dataset_room, "perf_counter_ns", lambda: next(clock))
+    for i in (0, 1, 2, 1):
+        dataset[i]
+    assert dataset.read_ns == 4 * 7
+    cached = DetectionDataset(index, 64, 16, train=True, cache=open_cache(index, 64, True, "disk"))
+    cached[0]
+    assert cached.read_ns == 0
 
 
 def test_evaluation_carries_the_raw_truth(index: DatasetIndex) -> None:
@@ -51,7 +105,7 @@ def test_evaluation_lies_in_the_smallest_rectangle_half_a_stride_wider(index: Da
     assert dataset.canvases.tolist() == [[96, 64], [64, 96], [64, 96]]
     sample = dataset[0]
     assert sample.image.shape == (96, 64, 3)
-    square, _ = load_letterboxed(index.path(0), 64, train=False)
+    square = _square(index, 0, 64, train=False)
     np.testing.assert_array_equal(sample.image[16:80, 12:51], square[:, 12:51])
     assert (sample.image[:16] == 114).all() and (sample.image[:, 51:] == 114).all()
     assert sample.letterbox == (39 / 30, 64 / 50, 12, 16)
@@ -76,9 +130,7 @@ def test_batch_has_the_documented_types_and_layout(index: DatasetIndex) -> None:
     batch = collate([DetectionDataset(index, 64, 32, train=True)[i] for i in (2, 0)])
     assert batch.images.shape == (2, 3, 64, 64) and batch.images.dtype == torch.uint8
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
-    np.testing.assert_array_equal(
-        batch.images[1].permute(1, 2, 0), load_letterboxed(index.path(0), 64, train=True)[0]
-    )
+    np.testing.assert_array_equal(batch.images[1].permute(1, 2, 0), _square(index, 0, 64, train=True))
     assert batch.targets.shape == (2, 32, 5) and batch.targets.dtype == torch.float32
     for name in ("count", "index", "image_ids", "original_sizes", "truth_count"):
         assert getattr(batch, name).dtype == torch.int64, name

@@ -10,13 +10,32 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.tiny_data import write_image
-from yolo_lightning.data.decode import header_size, letterbox, load_letterboxed, read_image, read_rgb
+from yolo_lightning.data.decode import (
+    draw,
+    header_size,
+    read_bytes,
+    read_image,
+    read_rgb,
+)
 from yolo_lightning.errors import InputError
 
 
 def _picture(height: int = 60, width: int = 80) -> np.ndarray:
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return cv2.GaussianBlur(noise, (0, 0), 2)
+
+
+def _drawn(data: bytes, size: tuple[int, int], image_size: int, train: bool) -> np.ndarray:
+    """The file on a square that was full of something else."""
+    canvas = np.random.default_rng(1).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
+    draw(data, "a.img", size, image_size, train, canvas)
+    return canvas
+
+
+def _png(picture: np.ndarray) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(picture).save(data, "png", compress_level=1)
+    return data.getvalue()
 
 
 def _classic(image: np.ndarray, size: int, train: bool) -> np.ndarray:
@@ -39,21 +58,38 @@ def _classic(image: np.ndarray, size: int, train: bool) -> np.ndarray:
 def test_letterbox_is_classic_to_the_pixel(height: int, width: int, train: bool) -> None:
     image = _picture(height, width)
     for size in (64, 320):
-        ours = letterbox(image, size, train)
-        assert ours.shape == (size, size, 3) and ours.dtype == np.uint8
+        ours = _drawn(_png(image), (height, width), size, train)
         np.testing.assert_array_equal(ours, _classic(image, size, train))
+
+
+@pytest.mark.parametrize(
+    ("canvas_size", "top", "left"), [((96, 64), 16, 0), ((64, 96), 0, 16), ((97, 71), 16, 3)]
+)
+def test_the_content_lies_in_the_middle_of_any_canvas(
+    canvas_size: tuple[int, int], top: int, left: int
+) -> None:
+    picture = _picture(64, 64)
+    canvas = np.zeros((*canvas_size, 3), np.uint8)
+    draw(_png(picture), "a.png", (64, 64), 64, False, canvas)
+    np.testing.assert_array_equal(canvas[top : top + 64, left : left + 64], picture)
+    canvas[top : top + 64, left : left + 64] = 114
+    assert (canvas == 114).all()
 
 
 def test_longer_side_never_overshoots() -> None:
     # 1281 * (416 / 1281) is 416.00000000000006 in binary, which the classic code rounds up to 417.
-    assert letterbox(_picture(1281, 640), 416, True).shape == (416, 416, 3)
+    picture = _picture(1281, 640)
+    drawn = _drawn(_png(picture), (1281, 640), 416, True)
+    expected = cv2.resize(picture, (208, 416), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(drawn[:, 104:312], expected)
+    assert (drawn[:, :104] == 114).all() and (drawn[:, 312:] == 114).all()
 
 
 def test_file_to_rgb(tmp_path: Path) -> None:
     picture = _picture()
     Image.fromarray(picture).save(tmp_path / "a.png")
-    pixels, size = load_letterboxed(tmp_path / "a.png", 80, train=False)
-    assert size == (60, 80)
+    assert header_size(tmp_path / "a.png") == (60, 80)
+    pixels = _drawn(read_bytes(tmp_path / "a.png"), (60, 80), 80, train=False)
     np.testing.assert_array_equal(pixels[10:70], picture)
     assert (pixels[:10] == 114).all() and (pixels[70:] == 114).all()
 
@@ -154,3 +190,10 @@ def test_header_size(tmp_path: Path) -> None:
 def test_opencv_gets_its_own_order_of_channels(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), cv2.imread(str(tmp_path / "a.png")))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.jpg: the image cannot be read \(No such file"):
+        read_bytes(tmp_path / "none.jpg")
+    (tmp_path / "a.jpg").write_bytes(b"\x00\xff")
+    assert read_bytes(tmp_path / "a.jpg") == b"\x00\xff"

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jsonargparse import auto_cli, set_parsing_settings
 
 from .callbacks.save_config import SaveConfig
+from .commands.doctor import diagnose, show
 from .commands.synth import synth
 from .data.cores import limit_threads
 from .data.module import DetectionDataModule
-from .launcher import TRAINER_DEFAULTS, YoloCLI
+from .launcher import TRAINER_DEFAULTS, DryCLI, YoloCLI
 from .module import YOLOv5
 from .parser import Parser, quieten
 from .runs import with_run_config
 
+Cli = TypeVar("Cli", bound=YoloCLI)
+
 COMMANDS: dict[str, Callable[..., Any]] = {"synth": synth}
-"""What the command line can do besides Lightning's own subcommands."""
+"""What the command line can do besides Lightning's own subcommands and ``doctor``."""
 
 _DESCRIPTION = (
-    "Train YOLOv5 on your own images. Another command, 'synth', makes a small data set to try it on: "
-    "yolo-lightning synth --help"
+    "Train YOLOv5 on your own images. Two more commands: 'synth' makes a small data set to try it on, "
+    "'doctor' measures what a fit would wait for (yolo-lightning synth --help, yolo-lightning doctor --help)"
 )
+
+_DOCTOR_HELP = """usage: yolo-lightning doctor [--json] [options of fit]
+
+Measures in about a minute, on your own data and machine, what a fit with these options would wait for:
+the loader, the step in each precision, the copy to the device, and all together. Says which one holds
+the others up, which options to change, and how long an epoch takes now and then. Nothing is trained.
+
+  --json      print the figures as JSON
+  --config …, --data.root …, --model.…, --trainer.…    as for fit; see: yolo-lightning fit --help
+"""
 
 
 def run(argv: list[str]) -> None:
@@ -46,11 +59,13 @@ def run(argv: list[str]) -> None:
             prog=f"yolo-lightning {command}",
             parser_class=Parser,
         )
+    elif command == "doctor":
+        _doctor(argv[1:])
     else:
         _launch(YoloCLI, with_run_config(argv or ["--help"]))
 
 
-def _launch(cli: type[YoloCLI], args: list[str]) -> YoloCLI:
+def _launch(cli: type[Cli], args: list[str]) -> Cli:
     return cli(
         YOLOv5,
         DetectionDataModule,
@@ -63,3 +78,12 @@ def _launch(cli: type[YoloCLI], args: list[str]) -> YoloCLI:
         load_from_checkpoint_support=False,
         args=args,
     )
+
+
+def _doctor(argv: list[str]) -> None:
+    if {"-h", "--help"} & set(argv):
+        print(_DOCTOR_HELP, end="")
+        return
+    cli = _launch(DryCLI, with_run_config(["fit", *(option for option in argv if option != "--json")]))
+    report = diagnose(cli.model, cli.datamodule, cli.precision, str(cli.trainer.strategy.root_device))
+    show(report, as_json="--json" in argv)

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from .augment import AugmentationConfig
 from .callbacks.checkpoint import EpochCheckpoint
 from .callbacks.ema import ExponentialMovingAverage
 from .callbacks.predictions import PredictionWriter
@@ -27,6 +28,8 @@ from .callbacks.record import RunRecorder
 from .callbacks.stalls import StallMonitor
 from .data.layout import read_class_names
 from .errors import InputError
+from .measure.agreement import NOMINAL_LABELS, choose_for_run
+from .measure.candidates import StepShape
 from .module import YOLOv5
 from .runs import (
     CHECKPOINTS,
@@ -106,6 +109,24 @@ class YoloCLI(LightningCLI):
             if config.trainer.precision is None and on_gpu:
                 config.trainer.precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
             return
+        model, augmentation = config.model, AugmentationConfig(**config.model.augmentation.as_dict())
+        shape = StepShape(
+            model.architecture,
+            model.num_classes,
+            config.data.image_size,
+            config.data.batch_size,
+            NOMINAL_LABELS,
+            "cuda" if on_gpu else "cpu",
+            augmentation,
+        )
+        choice = choose_for_run(
+            shape, config.trainer.precision, model.channels_last, model.compile, rank_zero_info
+        )
+        rank_zero_info(f"step: {choice.reason}")
+        config.trainer.precision = choice.candidate.precision
+        model.channels_last = choice.candidate.channels_last
+        if model.compile == "auto":
+            model.compile = "default" if choice.candidate.compile else "augmentation"
 
     def _read_checkpoint(self, config: Any) -> None:
         """Find the checkpoint, and take from it what the network has to be."""
@@ -188,7 +209,8 @@ class YoloCLI(LightningCLI):
         """Build everything, and read the data before any process group starts."""
         with self._directory_given_back():
             super().instantiate_classes()
-            self.datamodule.prepare(self.subcommand, self.trainer.strategy.root_device)
+            trainer = self.trainer
+            self.datamodule.prepare(self.subcommand, trainer.strategy.root_device, trainer.num_devices)
 
     def _run_subcommand(self, subcommand: str) -> None:
         with self._directory_given_back():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -70,7 +70,7 @@ class YOLOv5(LightningModule):
         category_ids: list[int] | None = None,
         weights: str | None = None,
         compile: CompileOption = "auto",
-        channels_last: bool = True,
+        channels_last: bool | Literal["auto"] = "auto",
         optimizer: OptimizerConfig = OptimizerConfig(),
         loss: AnchorLossConfig = AnchorLossConfig(),
         anchor_free_loss: AnchorFreeLossConfig = AnchorFreeLossConfig(),
@@ -88,7 +88,7 @@ class YOLOv5(LightningModule):
         self.category_ids = category_ids
         self.weights = weights
         self.compile_option: CompileOption = compile
-        self.channels_last = channels_last
+        self.channels_last = channels_last is not False
         self.optimizer_config = _config(OptimizerConfig, optimizer)
         self.loss_config = _config(AnchorLossConfig, loss)
         self.anchor_free_loss_config = _config(AnchorFreeLossConfig, anchor_free_loss)
@@ -105,7 +105,7 @@ class YOLOv5(LightningModule):
         # Plain types only: a checkpoint has to load without executing anything.
         configs = ("optimizer", "loss", "anchor_free_loss", "augmentation")
         self.save_hyperparameters(
-            {"architecture": architecture, "channels_last": channels_last, "seed": seed}
+            {"architecture": architecture, "channels_last": self.channels_last, "seed": seed}
             | {name: asdict(getattr(self, f"{name}_config")) for name in configs}
         )
 

@@ -27,7 +27,7 @@ def usable_cores(cgroup: Path = CGROUP) -> int:
     if quota is not None:
         limits.append(math.ceil(quota))
     task = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if task.isdigit():
+    if task.isascii() and task.isdigit():
         limits.append(int(task))
     return max(1, min(limits))
 
@@ -53,7 +53,7 @@ def _quota(cgroup: Path) -> float | None:
             period_us = int((first / "cpu.cfs_period_us").read_text())
             if limit_us > 0:
                 shares.append(limit_us / period_us)
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         return None
     return min(shares, default=None)
 

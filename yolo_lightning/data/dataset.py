@@ -95,7 +95,6 @@ class DetectionDataset(Dataset[Sample]):
         self.train = train
         self.cache = cache
         self.read_ns = 0
-        """Time spent reading files in this process, in ns; threads add up."""
         self.canvases = np.full((len(index), 2), image_size)
         if not train:
             scaled = [letterbox_geometry(h, w, image_size) for h, w in index.sizes.tolist()]
@@ -109,8 +108,13 @@ class DetectionDataset(Dataset[Sample]):
 
     def sample(self, i: int, image: Pixels) -> Sample:
         """Image i and its labels; the pixels go into ``image``, uint8 (H, W, 3), the size of its canvas."""
-        self._draw(i, image)
-        return self._with_labels(i, image)
+        return self.timed_sample(i, image)[0]
+
+    def timed_sample(self, i: int, image: Pixels) -> tuple[Sample, int]:
+        """The same, and the time in ns that reading the file took."""
+        read_ns = self._draw(i, image)
+        self.read_ns += read_ns
+        return self._with_labels(i, image), read_ns
 
     def labels(self, i: int) -> Sample:
         """Image i without its pixels: ``image`` is (0, 0, 3)."""
@@ -137,22 +141,23 @@ class DetectionDataset(Dataset[Sample]):
             truth_count=len(truth),
         )
 
-    def _draw(self, i: int, image: Pixels) -> None:
+    def _draw(self, i: int, image: Pixels) -> int:
         height, width = self.index.sizes[i].tolist()
         if self.cache is not None:
             square = self.cache[i]
             if image.shape == square.shape:
                 image[:] = square
-                return
+                return 0
             place = letterbox_geometry(height, width, self.image_size, image.shape[:2])
             content = square[content_slice(letterbox_geometry(height, width, self.image_size))]
             paste(content, place, image)
-            return
+            return 0
         path = self.index.path(i)
         before = perf_counter_ns()
         data = read_bytes(path)
-        self.read_ns += perf_counter_ns() - before
+        read_ns = perf_counter_ns() - before
         draw(data, path, (height, width), self.image_size, self.train, image)
+        return read_ns
 
 
 class PredictionDataset(Dataset[Sample]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,8 @@ from ..boxes import Letterbox, letterbox_geometry
 from ..errors import InputError
 
 Pixels = npt.NDArray[np.uint8]
+Size = tuple[int, int]
+"""Height and width in px."""
 
 PAD_VALUE = 114
 """The grey of the padding, 0..255."""
@@ -40,16 +43,20 @@ def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         InputError: The file is not an image.
     """
+    return _header(path, path)[0]
+
+
+def _header(file: str | os.PathLike[str] | BytesIO, name: str | os.PathLike[str]) -> tuple[Size, Size]:
+    """Height and width as displayed, and as stored."""
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             width, height = image.size
             if isinstance(image, TiffImageFile):  # newer Pillows have turned these already
                 width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
-            if image.getexif().get(_ORIENTATION_TAG) in _TRANSPOSED:
-                width, height = height, width
+            is_turned = image.getexif().get(_ORIENTATION_TAG) in _TRANSPOSED
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not a readable image ({error}); replace or remove it") from None
-    return height, width
+        raise InputError(f"{name}: not a readable image ({error}); replace or remove it") from None
+    return (width, height) if is_turned else (height, width), (height, width)
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -80,58 +87,63 @@ def read_rgb(path: str | os.PathLike[str], size: tuple[int, int] | None = None) 
     return decode_rgb(read_bytes(path), path, size)
 
 
-def decode_rgb(
-    data: bytes, path: str | os.PathLike[str], size: tuple[int, int] | None = None, divisor: int = 1
-) -> Pixels:
-    """The same from bytes already read, and at 1, 1/2, 1/4 or 1/8 of the size where ``divisor`` says so.
-
-    Args:
-        data: Content of the file.
-        path: Its name, for messages.
-        size: As in :func:`read_rgb`.
-        divisor: 1, 2, 4 or 8; sides are rounded up.
-    """
-    if not _is_complete(data):
-        raise InputError(f"{path}: the image is truncated; replace or remove it")
-    flags = _COLOUR | (_REDUCTIONS[divisor] if divisor > 1 else 0)
-    pixels = _decode(data, flags, path)
-    if size is None:
+def decode_rgb(data: bytes, path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Pixels:
+    """The same from bytes already read."""
+    _refuse_truncated(data, path)
+    pixels = _decode(data, _COLOUR, path)
+    if size is None or pixels.shape[:2] == tuple(size):
         return pixels
-    expected = (-(-size[0] // divisor), -(-size[1] // divisor))
-    if pixels.shape[:2] == expected:
-        return pixels
-    stored = _decode(data, flags | cv2.IMREAD_IGNORE_ORIENTATION, path)
-    if stored.shape[:2] == expected:
+    stored = _decode(data, _COLOUR | cv2.IMREAD_IGNORE_ORIENTATION, path)
+    if stored.shape[:2] == tuple(size):
         return stored
-    height, width = (side * divisor for side in pixels.shape[:2])
-    raise InputError(
-        f"{path}: the image is {width} x {height} px but its annotations say "
-        f"{size[1]} x {size[0]} px; correct the annotations or replace the image"
-    )
+    raise _wrong_size(path, (pixels.shape[0], pixels.shape[1]), size)
 
 
-def decode_scaled(
-    data: bytes, path: str | os.PathLike[str], size: tuple[int, int], image_size: int
-) -> Pixels:
-    """Decode for training: a JPEG whose long side is 2, 4 or 8 times ``image_size`` at that part of its size.
+def decode_scaled(data: bytes, path: str | os.PathLike[str], size: Size, image_size: int) -> Pixels:
+    """Decode for training: a JPEG at 1/8, 1/4 or 1/2 of its size where ``image_size`` px remain.
 
     The decoder then computes only the frequencies that the smaller picture has, at half the time or
-    less, and without the moiré of picking every n-th pixel. What remains to be shrunk is less than 2.
+    less, and without the moiré of picking every n-th pixel.
 
     Args:
         data: Content of the file.
         path: Its name, for messages.
-        size: Height and width in px that the annotations give.
+        size: Height and width in px that the annotations give, as in :func:`read_rgb`.
         image_size: S in px, the long side that is wanted.
 
     Returns:
-        uint8 RGB (h, w, 3), its long side at least ``image_size``, or smaller only if the source is.
+        uint8 RGB (h, w, 3), sides rounded up.
 
     Raises:
         InputError: As :func:`read_rgb`.
     """
+    divisor = reduction(data, size, image_size)
+    if divisor == 1:
+        return decode_rgb(data, path, size)
+    _refuse_truncated(data, path)
+    displayed, stored = _header(BytesIO(data), path)
+    if tuple(size) not in (displayed, stored):
+        raise _wrong_size(path, displayed, size)
+    as_stored = cv2.IMREAD_IGNORE_ORIENTATION if tuple(size) != displayed else 0
+    return _decode(data, _COLOUR | _REDUCTIONS[divisor] | as_stored, path)
+
+
+def reduction(data: bytes, size: Size, image_size: int) -> int:
+    """What a training image is divided by in decoding, 1, 2, 4 or 8: the most that leaves enough px."""
     fits = [divisor for divisor in _REDUCTIONS if max(size) >= divisor * image_size]
-    return decode_rgb(data, path, size, fits[0] if fits and data.startswith(_JPEG) else 1)
+    return fits[0] if fits and data.startswith(_JPEG) else 1
+
+
+def _refuse_truncated(data: bytes, path: str | os.PathLike[str]) -> None:
+    if not _is_complete(data):
+        raise InputError(f"{path}: the image is truncated; replace or remove it")
+
+
+def _wrong_size(path: str | os.PathLike[str], found: Size, annotated: Size) -> InputError:
+    return InputError(
+        f"{path}: the image is {found[1]} x {found[0]} px but its annotations say "
+        f"{annotated[1]} x {annotated[0]} px; correct the annotations or replace the image"
+    )
 
 
 def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Pixels:
@@ -189,9 +201,32 @@ def draw(
     Raises:
         InputError: As :func:`read_rgb`.
     """
-    image = decode_scaled(data, path, size, image_size) if train else decode_rgb(data, path, size)
     place = letterbox_geometry(*size, image_size, canvas.shape[:2])
-    paste(resize(image, place, train), place, canvas)
+    if train:
+        image = decode_scaled(data, path, size, image_size)
+        paste(_resize_reduced(image, place, size, reduction(data, size, image_size)), place, canvas)
+    else:
+        paste(resize(decode_rgb(data, path, size), place, linear=False), place, canvas)
+
+
+def _resize_reduced(image: Pixels, place: Letterbox, size: Size, divisor: int) -> Pixels:
+    """Scale what was decoded at 1/divisor of ``size`` to its place, linearly.
+
+    Where a side is no multiple of the divisor, the last row or column reaches beyond the picture. It
+    must not be squeezed in as if it belonged there, or the picture would slip from under its labels.
+    """
+    if not (size[0] % divisor or size[1] % divisor):
+        return resize(image, place, linear=True)
+    step_y, step_x = size[0] / divisor / place.height, size[1] / divisor / place.width
+    to_source = np.array([[step_x, 0, step_x / 2 - 0.5], [0, step_y, step_y / 2 - 0.5]])
+    scaled = cv2.warpAffine(
+        image,
+        to_source,
+        (place.width, place.height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return scaled.astype(np.uint8, copy=False)
 
 
 def _decode(data: bytes, flags: int, path: str | os.PathLike[str]) -> Pixels:

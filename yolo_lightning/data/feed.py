@@ -30,6 +30,8 @@ class BatchLoader(Protocol):
 
     def __iter__(self) -> Iterator[Batch]: ...
 
+    def close(self) -> None: ...
+
 
 class DeviceFeed:
     """Copies each batch to the GPU; the host goes on at once.
@@ -64,6 +66,10 @@ class DeviceFeed:
 
     def __len__(self) -> int:
         return len(self.loader)
+
+    def close(self) -> None:
+        """End the workers."""
+        self.loader.close()
 
     def __iter__(self) -> Iterator[Batch]:
         stream = side_stream(self.device)

@@ -67,4 +67,6 @@ def find_room(folder: Path, device: torch.device, cached_bytes: int = 0) -> Room
     """
     memory = available_memory()
     on_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory
-    return Room(on_device, memory, free_bytes(folder, "disk") + cached_bytes)
+    # What is cached already has its place, however little is left beside it.
+    disk = max(free_bytes(folder, "disk") + cached_bytes, int(cached_bytes / FILE_SHARE))
+    return Room(on_device, memory, disk)

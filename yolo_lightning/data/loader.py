@@ -33,13 +33,13 @@ class Request(NamedTuple):
 
 
 class Filled(NamedTuple):
-    """What it answers."""
+    """What it answers; times in ns, summed over threads."""
 
     slot: int
     read_ns: int
-    """Time in which files were read."""
+    """In which files were read."""
     total_ns: int
-    """Time of all of it."""
+    """In which samples were made, reading included."""
 
 
 class SlotWriter(Dataset[Filled]):
@@ -57,22 +57,62 @@ class SlotWriter(Dataset[Filled]):
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def __getitems__(self, request: Request) -> Filled:
-        before, read_before = perf_counter_ns(), self.dataset.read_ns
         arrays = self.slots.arrays(request.slot)
 
-        def fill(row: int) -> None:
-            sample = self.dataset.sample(request.positions[row], arrays.images[row])
+        def fill(row: int) -> tuple[int, int]:
+            before = perf_counter_ns()
+            sample, read_ns = self.dataset.timed_sample(request.positions[row], arrays.images[row])
             arrays.targets[row] = sample.targets
             arrays.count[row] = sample.label_count
             arrays.index[row] = sample.position
             arrays.image_ids[row] = sample.image_id
             arrays.original_sizes[row] = sample.original_size
             arrays.letterbox[row] = sample.letterbox
+            return read_ns, perf_counter_ns() - before
 
         rows = range(len(request.positions))
-        for _ in self.pool.map(fill, rows) if self.pool else map(fill, rows):
-            pass
-        return Filled(request.slot, self.dataset.read_ns - read_before, perf_counter_ns() - before)
+        times = list(self.pool.map(fill, rows) if self.pool else map(fill, rows))
+        return Filled(request.slot, *(sum(column) for column in zip(*times, strict=True)))
+
+
+class Requests:
+    """Batches to make, epoch after epoch without end; what a ``DataLoader`` takes for a batch sampler.
+
+    Knows nothing of the loader that it serves: as part of a ring of references, the workers would
+    outlive the loader until Python looks for rings.
+
+    Args:
+        sampler: The order of the images.
+        slots: Where batches are made.
+        batch_size: B.
+
+    Attributes:
+        first_epoch: Where the next iteration begins.
+        issued: Slots that workers may be writing.
+    """
+
+    def __init__(self, sampler: TrainSampler, slots: Slots, batch_size: int) -> None:
+        self.sampler = sampler
+        self.slots = slots
+        self.batch_size = batch_size
+        self.first_epoch = 0
+        self.issued: set[int] = set()
+
+    def __len__(self) -> int:
+        return self.sampler.num_samples // self.batch_size  # of an epoch; nothing stops there
+
+    def __iter__(self) -> Iterator[Request]:
+        # Runs on the first request, when the workers have done with what an iteration before asked for.
+        self.slots.free.extend(self.issued)
+        self.issued.clear()
+        epoch = self.first_epoch
+        while True:
+            order = self.sampler.order(epoch)
+            for begin in range(0, len(order), self.batch_size):
+                slot = self.slots.free.popleft()
+                self.issued.add(slot)
+                yield Request(slot, order[begin : begin + self.batch_size])
+            epoch += 1
 
 
 class TrainLoader:
@@ -104,18 +144,20 @@ class TrainLoader:
         count = workers * PREFETCH_BATCHES + _HELD_BATCHES
         self.slots = Slots(count, batch_size, dataset.image_size, dataset.capacity)
         self._writer = SlotWriter(dataset, self.slots, 1 if workers else usable_cores())
-        self._loader = self._start_workers() if workers else None
+        self._requests = Requests(sampler, self.slots, batch_size)
         self._results: Iterator[Filled] = iter(())
         self._at: tuple[int, int] | None = None
         """Epoch and batch that ``_results`` gives next."""
-        self._first_epoch = 0
-        self._issued: set[int] = set()
         self._read_ns = self._total_ns = 0
+        self._loader = self._make_loader()
 
-    def _start_workers(self) -> DataLoader[Filled]:
+    def _make_loader(self) -> DataLoader[Filled] | None:
+        """Its workers start when it is first iterated over."""
+        if not self.workers:
+            return None
         return DataLoader(
             self._writer,
-            batch_sampler=_Requests(self),  # type: ignore[arg-type]  # endless, of Requests
+            batch_sampler=self._requests,  # type: ignore[arg-type]  # endless, of Requests
             num_workers=self.workers,
             collate_fn=_as_it_is,  # type: ignore[arg-type]
             prefetch_factor=PREFETCH_BATCHES,
@@ -135,42 +177,22 @@ class TrainLoader:
     def __iter__(self) -> Iterator[Batch]:
         epoch, batches = self.sampler.epoch, len(self)
         if self._at != (epoch, 0):
-            self._first_epoch = epoch
-            self._results = iter(self._loader or map(self._writer.__getitems__, self.requests()))
+            self._requests.first_epoch = epoch
+            self._results = iter(self._loader or map(self._writer.__getitems__, iter(self._requests)))
         for number in range(1, batches + 1):
+            self._at = None  # an error leaves it so, and the next iteration starts over
             filled = next(self._results)
-            self._issued.discard(filled.slot)
+            self._requests.issued.discard(filled.slot)
             self._read_ns += filled.read_ns
             self._total_ns += filled.total_ns
             # Before the batch is handed out, because nobody need ask for more after the last.
             self._at = (epoch, number) if number < batches else (epoch + 1, 0)
             yield self.slots.lend(filled.slot)
 
-    def requests(self) -> Iterator[Request]:
-        """Batches to make, from the epoch that was asked for on and without end."""
-        self.slots.free.extend(self._issued)  # what was under way when an epoch was broken off
-        self._issued.clear()
-        epoch = self._first_epoch
-        while True:
-            order = self.sampler.order(epoch)
-            for begin in range(0, len(order), self.batch_size):
-                slot = self.slots.free.popleft()
-                self._issued.add(slot)
-                yield Request(slot, order[begin : begin + self.batch_size])
-            epoch += 1
-
-
-class _Requests:
-    """The requests of a loader as what ``DataLoader`` takes for a batch sampler."""
-
-    def __init__(self, loader: TrainLoader) -> None:
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader)  # of an epoch; nothing stops there
-
-    def __iter__(self) -> Iterator[Request]:
-        return self.loader.requests()
+    def close(self) -> None:
+        """End the workers; another iteration starts new ones."""
+        self._results, self._at = iter(()), None
+        self._loader = self._make_loader()
 
 
 def _as_it_is(filled: Filled) -> Filled:

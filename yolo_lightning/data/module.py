@@ -73,7 +73,7 @@ class DetectionDataModule(LightningDataModule):
     """
 
     copies_beside = True
-    """Training batches are copied to a GPU on ``streams.side_stream``."""
+    """On a GPU, training batches are copied on ``streams.side_stream``."""
 
     def __init__(
         self,
@@ -121,6 +121,7 @@ class DetectionDataModule(LightningDataModule):
         self._indices: dict[Split, DatasetIndex] = {}
         self._stage = "fit"
         self._placement: Placement
+        self._prepared_for: tuple[str, torch.device, int] | None = None
         self._train_loader: BatchLoader | None = None
 
     # What the data set is
@@ -165,9 +166,8 @@ class DetectionDataModule(LightningDataModule):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes 0 .. C-1."""
-        for index in self._indices.values():
-            return index.class_names
-        return self.source.class_names()
+        known = next(iter(self._indices.values()), None)
+        return known.class_names if known else self.source.class_names()
 
     @property
     def category_ids(self) -> IntArray:
@@ -189,37 +189,40 @@ class DetectionDataModule(LightningDataModule):
         return list_images(self.predict_source)
 
     def predict_image(self, position: int) -> Pixels:
-        """uint8 (H, W, 3) of one of ``predict_paths``, upright, in BGR as OpenCV draws and writes it."""
+        """uint8 (H, W, 3) of one of ``predict_paths``, upright, in BGR as OpenCV writes it."""
         return read_image(self.predict_paths[position])
 
     # Lightning's hooks
 
-    def prepare(self, stage: str, device: torch.device | None = None) -> None:
-        """Read the indices and build the caches of a stage; best called before a process group starts.
-
-        Of the processes of a machine, however started, one builds and the others wait.
+    def prepare(self, stage: str, device: torch.device | None = None, processes: int | None = None) -> None:
+        """Read the indices and build the caches of a stage; of the processes of a machine, one builds them.
 
         Args:
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
             device: Of the training; asked of the Trainer when None.
+            processes: On this machine, which share its cores; asked of the Trainer when None.
 
         Raises:
             InputError: A split is missing or wrong, or there is no room for a cache.
         """
+        trainer = self.trainer
+        device = device or (trainer.strategy.root_device if trainer else torch.device("cpu"))
+        processes = processes or (trainer.num_devices if trainer else 1)
+        if self._prepared_for == (stage, device, processes):
+            return
         self.build_indices(stage)
         self._stage = stage
-        self._placement = self._place(device or self._trainer_device(), self.cache)
+        indices = {split: self.index(split) for split in _SPLITS_OF_STAGE[stage]}
+        cores = max(1, usable_cores() // processes)
+        self._placement = Placement(indices, self.image_size, device, cores, self.cache, rank_zero_info)
         for split in _SPLITS_OF_STAGE[stage]:
             self._placement.cache(split)
+        self._prepared_for = stage, device, processes
 
     def setup(self, stage: str) -> None:
-        """Read what a stage needs; the data sets wait for the network, which may change ``stride``."""
-        if stage == "predict":
-            _ = self.predict_paths
-            self._stage = stage
-            self._placement = self._place(self._trainer_device(), "none")
-        else:
-            self.prepare(stage)
+        """Read what a stage needs; data sets are made later, since the network may change ``stride``."""
+        _ = self.predict_paths if stage == "predict" else None
+        self.prepare(stage)
 
     def train_dataloader(self) -> BatchLoader:
         """Full batches of squares in seeded order, on the device of the training."""
@@ -290,11 +293,7 @@ class DetectionDataModule(LightningDataModule):
             fitting_cache=None if fitting == "none" else fitting,
         )
 
-    def _place(self, device: torch.device, cache: CacheMode) -> Placement:
-        processes = self.trainer.num_devices if self.trainer is not None else 1
-        indices = {split: self.index(split) for split in _SPLITS_OF_STAGE[self._stage]}
-        cores = max(1, usable_cores() // processes)
-        return Placement(indices, self.image_size, device, cores, cache, rank_zero_info)
-
-    def _trainer_device(self) -> torch.device:
-        return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+    def teardown(self, stage: str) -> None:
+        """End the workers of the training."""
+        if self._train_loader is not None:
+            self._train_loader.close()

@@ -11,7 +11,7 @@ import torch
 from ..errors import InputError
 from .cache import ImageCache, cache_path, open_cache
 from .index import DatasetIndex
-from .ladder import DEVICE_SHARE, NO_CACHE, CacheMode, Rung, choose_rung, find_room
+from .ladder import DEVICE_SHARE, FILE_SHARE, NO_CACHE, CacheMode, Rung, choose_rung, find_room
 from .layout import Split
 
 MOST_WORKERS = 16
@@ -60,15 +60,17 @@ class Placement:
             return NO_CACHE
         if cache == "disk" or cache == "ram":
             return Rung(cache, cache)
+        if "train" not in self.indices:  # the device is for training; its file serves the rest
+            return Rung("disk", "disk") if self.indices else NO_CACHE
         rung = self.fitting_rung
         size = f"decoded, the training images take {self._decoded_bytes('train') / 1e9:.2f} GB"
         if cache == "auto":
             self.announce(f"cache: {rung.cache}; {size}")
-        elif "train" in self.indices and rung.cache != "device":
-            raise InputError(
-                f"data.cache device: {size}, more than {DEVICE_SHARE:.0%} of what is free on {self.device}; "
-                "set --data.cache auto or disk"
-            )
+        elif rung.cache != "device":
+            full = f"{DEVICE_SHARE:.0%} of what is free on {self.device}; set --data.cache auto or disk"
+            if rung.file is None:
+                full = f"{FILE_SHARE:.0%} of the free disk and memory have room for; set --data.cache none"
+            raise InputError(f"data.cache device: {size}, more than {full}")
         return rung
 
     @cached_property

@@ -52,6 +52,9 @@ class ResidentLoader:
     def __len__(self) -> int:
         return self.sampler.num_samples // self.batch_size
 
+    def close(self) -> None:
+        """There are no workers to end."""
+
     def __iter__(self) -> Iterator[Batch]:
         order = torch.tensor(self.sampler.order(self.sampler.epoch)).to(self.device)
         for rows in order.split(self.batch_size):
