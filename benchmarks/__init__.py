@@ -1,0 +1,1 @@
+"""Paired measurements against yolov5 and ultralytics: ``python -m benchmarks.run``."""

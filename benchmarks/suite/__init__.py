@@ -1,0 +1,1 @@
+"""What is measured: for each benchmark the contenders and what each of them runs."""
