@@ -1,0 +1,1 @@
+"""Programs that measure one thing each: ``measure(options)`` returns the reading as plain types."""
