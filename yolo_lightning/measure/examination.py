@@ -27,7 +27,7 @@ from .verdict import LOSS_THRESHOLD, Findings, Plan, judge, pays
 _LADDER = ("none", "disk", "ram", "device")
 _SAMPLE_S = 4.0
 """About how long decoding the sample may take."""
-_COMPILE_S = {"cpu": 30.0, "cuda": 120.0}
+_COMPILE_S = {"cpu": 20.0, "cuda": 120.0}
 """How long compiling may take, in an examination of a minute."""
 
 
@@ -76,6 +76,7 @@ class Examination:
         better = self._better_plan(now, known)
         disturbance = Disturbance()
         with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng([]))  # starting workers draws a number
             caches = {now.cache, better.cache} != {"none"}
             cache = stack.enter_context(sample.memory_cache()) if caches else None
             times = [each.time for each in known]
@@ -174,13 +175,15 @@ class Examination:
                 better = better._replace(cache=now.cache, workers=now.workers)
                 better_loader_ms = loader_ms
         if better == now:
-            timings = trial.train([now], [loader_ms], 8.0) * 2
+            timings = trial.train([now], [loader_ms], 12.0) * 2
         else:
-            timings = trial.train([now, better], [loader_ms, better_loader_ms], 6.0)
+            timings = trial.train([now, better], [loader_ms, better_loader_ms], 9.0)
         now_timing, timing = timings
-        if better.cache == now.cache and 1 - timing.step_ms / timing.together_ms > LOSS_THRESHOLD:
+        waits = 1 - timing.step_ms / timing.together_ms > LOSS_THRESHOLD
+        if better.cache == now.cache and waits and pays(loader_ms, 0.0, timing.step_ms, on_cuda):
             cores = self.case.placement.cores
-            better, timing = trial.try_workers(better, timing, sorted({0, cores, 2 * cores} - {now.workers}))
+            counts = sorted({0, cores, 2 * cores} - {now.workers})
+            better, timing = trial.try_workers(better, timing, counts)
         self.notes += trial.notes
         return Findings(
             on_cuda=on_cuda,

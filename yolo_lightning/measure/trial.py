@@ -93,9 +93,11 @@ class Trial:
         for workers in counts:
             other = plan._replace(workers=workers)
             loader_ms = 1000 / self.load(other, 2.0).images_per_second
-            [found] = self.train([other], [loader_ms], 4.0)
-            if found.together_ms * LEAST_GAIN < timing.together_ms:
-                plan, timing = other, found
+            present, found = self.train([plan, other], [timing.loader_ms, loader_ms], 5.0)
+            ratio = found.together_ms / present.together_ms
+            if ratio * LEAST_GAIN < 1:
+                plan = other
+                timing = Timing(loader_ms, timing.step_ms, ratio * timing.together_ms)
         return plan, timing
 
     def step_ms(self, plan: Plan) -> float:
