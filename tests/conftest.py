@@ -1,3 +1,5 @@
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,3 +13,11 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(
         tmp_path_factory.mktemp("data") / "shapes", train_images=10, val_images=5, image_size=64
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that the user has measured or cached decides a test, and no test leaves anything there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", os.fspath(tmp_path_factory.mktemp("caches")))
+        yield

@@ -46,7 +46,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     | MATHEMATICS,  # what is fastest on this machine
     "callbacks.*": {"module", "batch", "runs", "diagnosis"},
     "commands.*": {"*"},
-    "launcher": {"augment.*", "callbacks.*", "data.*", "measure.*", "module", "runs", "settings"},
+    "launcher": {
+        "augment.*",
+        "callbacks.*",
+        "compilation",
+        "data.*",
+        "measure.*",
+        "module",
+        "runs",
+        "settings",
+    },
     "cli": {"*"},
     "__main__": {"cli"},
     "__init__": {"module", "data.module"},  # the names of the public interface

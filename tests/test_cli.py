@@ -169,15 +169,16 @@ def test_the_average_is_evaluated_not_the_live_weights(
 ) -> None:
     best = run / "checkpoints/best.ckpt"
     false = falsify_live_weights(best, tmp_path / "false.ckpt")
+    same = "--trainer.precision=32-true"  # the run's own precision is not known outside of its directory
     source = ["--data.predict_source", str(shapes / "images" / "val"), "--model.score_threshold=0.0001"]
     for checkpoint in (best, false):
-        main(["predict", "--ckpt_path", str(checkpoint), "--runs_dir=runs", *small(*source)])
+        main(["predict", "--ckpt_path", str(checkpoint), "--runs_dir=runs", same, *small(*source)])
     first, second = (Path(f"runs/predict/version_{k}/predictions.json").read_text() for k in (0, 1))
     assert first == second
     capsys.readouterr()
     tables = []
     for checkpoint in (best, false):
-        options = small("--data.root", str(shapes), "--runs_dir=runs")
+        options = small("--data.root", str(shapes), "--runs_dir=runs", same)
         main(["validate", "--ckpt_path", str(checkpoint), *options])
         tables.append([line for line in capsys.readouterr().out.splitlines() if "map" in line.lower()])
     assert tables[0] == tables[1] and tables[0]

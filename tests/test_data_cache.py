@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pickle
 import subprocess
@@ -203,3 +204,41 @@ def test_shared_memory_is_given_back_at_exit(index: DatasetIndex) -> None:
         capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
     )  # fmt: skip
     assert Path(done.stdout.strip()).suffix == ".uint8" and not Path(done.stdout.strip()).exists()
+
+
+def test_what_killed_builds_left_takes_no_room(index: DatasetIndex) -> None:
+    path = cache_path(index, 32, True, "disk")
+    path.parent.mkdir(parents=True)
+    family = path.name.rsplit("_", 1)[0]
+    for name in (f"{path.stem}.host.1.part", f"{family}_0123456789abcdef.host.2.part"):
+        (path.parent / name).write_bytes(b"half")
+    other = path.parent / "fedcba98_val_32px_area_0123456789abcdef.host.3.part"
+    other.write_bytes(b"another split's")
+    open_cache(index, 32, True, "disk")
+    assert _files(path.parent) == sorted({*_files(path.parent)} & {path.name, "lock", other.name})
+
+
+def test_where_there_are_no_locks_two_builds_do_not_meet(
+    index: DatasetIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path = cache_path(index, 32, True, "disk")
+    path.parent.mkdir(parents=True)
+    unfinished = path.with_suffix(".elsewhere.77.part")
+    unfinished.write_bytes(b"of a build that goes on")
+    cache = open_cache(index, 32, True, "disk")
+    for i in range(3):
+        np.testing.assert_array_equal(cache[i], _decoded(index, i))
+    assert unfinished.read_bytes() == b"of a build that goes on"
+
+
+def test_a_whole_cache_needs_no_lock(index: DatasetIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = open_cache(index, 32, True, "disk").path
+    (path.parent / "lock").unlink()
+    (path.parent / "lock").mkdir()  # cannot be opened
+    np.testing.assert_array_equal(open_cache(index, 32, True, "disk")[1], _decoded(index, 1))
+    with pytest.raises(InputError, match="the cache cannot be made there"):
+        open_cache(index, 64, True, "disk")

@@ -110,3 +110,24 @@ def test_the_least_of_affinity_quota_and_slurm(
     assert usable_cores(tree) == expected
     monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: {3, 7}, raising=False)
     assert usable_cores(tree) == min(2, expected)
+
+
+def test_memory_of_the_control_group_and_those_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "_own_group", lambda: "/job/task")
+    task = tmp_path / "job" / "task"
+    task.mkdir(parents=True)
+    assert cores.free_in_group(tmp_path) == 1 << 62
+    (task / "memory.max").write_text("max\n")
+    assert cores.free_in_group(tmp_path) == 1 << 62
+    (tmp_path / "job" / "memory.max").write_text("1000\n")
+    (tmp_path / "job" / "memory.current").write_text("700\n")
+    (tmp_path / "job" / "memory.stat").write_text("anon 400\ninactive_file 200\nactive_file 50\n")
+    assert cores.free_in_group(tmp_path) == 1000 - 700 + 250
+    (task / "memory.max").write_text("100\n")
+    (task / "memory.current").write_text("120\n")
+    (task / "memory.stat").write_text("anon 120\n")
+    assert cores.free_in_group(tmp_path) == 0
+    (task / "memory.current").write_text("?\n")
+    assert cores.free_in_group(tmp_path) == 1 << 62

@@ -106,7 +106,9 @@ def test_turned_jpegs_of_odd_sizes_stand_upright_at_any_size(orientation: int, a
     expected = stored if annotated == "stored" and turned.shape != stored.shape else turned
     height, width = expected.shape[:2]
     pixels = decode_scaled(data, "a.jpg", (height, width), 64)
-    assert pixels.shape == (-(-height // 2), -(-width // 2), 3)
+    # Turned, the partial row or column of the reduced picture could be its first: decoded in full.
+    is_full = orientation != 1 and expected is turned
+    assert pixels.shape == ((height, width, 3) if is_full else (-(-height // 2), -(-width // 2), 3))
     grown = cv2.resize(pixels, (width, height)).astype(float)
     same_way, *others = (
         np.abs(grown - way).mean()

@@ -227,3 +227,16 @@ def test_workers_begin_the_next_epoch_before_it_is_asked_for(
             )
 
         wait_until(made_already)
+
+
+def test_an_older_iteration_does_not_take_the_batches_of_a_newer_one(make: MakeLoader) -> None:
+    loader = make(0)
+    older = iter(loader)
+    next(older)
+    newer = iter(loader)
+    first = next(newer)
+    with pytest.raises(RuntimeError, match="a newer iteration"):
+        next(older)
+    rest = [batch.index.tolist() for batch in newer]
+    order = loader.sampler.order(0)
+    assert [first.index.tolist(), *rest] == [order[b : b + BATCH] for b in range(0, len(order), BATCH)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -200,3 +201,35 @@ def test_workers_that_are_asked_for(
     placement = Placement(indices, 64, device, 2, cache)
     assert placement.worker_count("train", 7) == for_training
     assert placement.worker_count("val", 7) == 7 and placement.worker_count(None, 0) == 0
+
+
+def test_auto_goes_on_without_a_cache_that_cannot_be_made(
+    indices: dict[Split, DatasetIndex], room: list[Room], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
+    said: list[str] = []
+    placement = Placement(indices, 64, CPU, 8, "auto", said.append)
+    assert placement.rung.cache == "device"
+    assert placement.cache("train") is None and placement.cache("val") is None
+    assert placement.rung == Rung("none", None)
+    assert "cache: none after all; " in said[-1] and "are free" in said[-1]
+    with pytest.raises(InputError, match="are free"):
+        Placement(indices, 64, CPU, 8, "disk").cache("train")
+
+
+def test_auto_still_names_an_image_that_cannot_be_read(
+    indices: dict[Split, DatasetIndex], room: list[Room]
+) -> None:
+    indices["train"].path(1).write_text("broken")
+    with pytest.raises(InputError, match=f"{indices['train'].path(1)}: not a readable image"):
+        Placement(indices, 64, CPU, 8, "auto").cache("train")
+
+
+def test_without_a_cache_no_image_is_looked_at(
+    indices: dict[Split, DatasetIndex], room: list[Room], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(*_: object) -> Path:
+        raise AssertionError("looked")
+
+    monkeypatch.setattr(placement_room, "cache_path", look)
+    assert Placement(indices, 64, CPU, 8, "none").fitting_rung == Rung("device", "disk")

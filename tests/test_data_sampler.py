@@ -87,3 +87,9 @@ def test_lightning_finds_distributed_samplers() -> None:
     assert isinstance(TrainSampler(range(3), 2), DistributedSampler)
     sampler = EvalSampler(Shapes([TALL] * 3))
     assert isinstance(sampler, DistributedSampler) and not sampler.shuffle
+
+
+def test_the_same_order_for_every_epoch_where_that_is_asked_for() -> None:
+    sampler = TrainSampler(range(10), 2, seed=3, world_size=1, rank=0, same_order=True)
+    first = TrainSampler(range(10), 2, seed=3, world_size=1, rank=0).order(0)
+    assert [sampler.order(epoch) for epoch in (0, 1, 7)] == [first] * 3

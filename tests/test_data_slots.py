@@ -200,3 +200,41 @@ def test_pinned_memory_is_copied_from_while_the_host_goes_on() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(bool((tensor == 5).all()) for tensor in there)
+
+
+class Runtime:
+    """What the CUDA runtime is asked for."""
+
+    def __init__(self, status: int = 0) -> None:
+        self.status = status
+        self.registered: list[int] = []
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
+        if not self.status:
+            self.registered.append(address)
+        return self.status
+
+    def cudaHostUnregister(self, address: int) -> int:
+        self.registered.remove(address)
+        return 0
+
+
+def test_page_locked_memory_is_let_go_with_the_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = Runtime()
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    for _ in range(5):  # a mapping often gets the address of the one before
+        slots = Slots(2, 2, 32, 16)
+        slots.pin()
+        slots.pin()
+        assert slots.is_pinned and len(runtime.registered) == 1
+        del slots
+        assert runtime.registered == []
+
+
+def test_memory_that_cannot_be_page_locked_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: Runtime(status=2))
+    slots = Slots(2, 2, 32, 16)
+    with pytest.warns(UserWarning, match="cannot be page-locked"):
+        slots.pin()
+    assert not slots.is_pinned

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,6 +15,7 @@ from .commands.doctor import diagnose, show
 from .commands.synth import synth
 from .data.cores import limit_threads
 from .data.module import DetectionDataModule
+from .errors import InputError
 from .launcher import TRAINER_DEFAULTS, DryCLI, YoloCLI
 from .module import YOLOv5
 from .parser import Parser, quieten
@@ -35,6 +38,7 @@ the loader, the step in each precision, the copy to the device, and all together
 the others up, which options to change, and how long an epoch takes now and then. Nothing is trained.
 
   --json      print the figures as JSON
+  --seconds N about how long it may take (default: 60); more lets it measure a compiled network too
   --config …, --data.root …, --model.…, --trainer.…    as for fit; see: yolo-lightning fit --help
 """
 
@@ -84,6 +88,13 @@ def _doctor(argv: list[str]) -> None:
     if {"-h", "--help"} & set(argv):
         print(_DOCTOR_HELP, end="")
         return
-    cli = _launch(DryCLI, with_run_config(["fit", *(option for option in argv if option != "--json")]))
-    report = diagnose(cli.model, cli.datamodule, cli.precision, str(cli.trainer.strategy.root_device))
-    show(report, as_json="--json" in argv)
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--json", action="store_true")
+    own.add_argument("--seconds", default="60")
+    options, of_fit = own.parse_known_args(argv)
+    if not re.fullmatch(r"[0-9]+", options.seconds) or int(options.seconds) < 1:
+        raise InputError(f"--seconds {options.seconds} is not a number of seconds; give 1 or more")
+    cli = _launch(DryCLI, with_run_config(["fit", *of_fit]))
+    device = str(cli.trainer.strategy.root_device)
+    report = diagnose(cli.model, cli.datamodule, cli.precision, device, float(options.seconds))
+    show(report, as_json=options.json)

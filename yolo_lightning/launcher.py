@@ -26,6 +26,7 @@ from .callbacks.predictions import PredictionWriter
 from .callbacks.progress import EpochProgress
 from .callbacks.record import RunRecorder
 from .callbacks.stalls import StallMonitor
+from .compilation import compiler_obstacle
 from .data.layout import read_class_names
 from .errors import InputError
 from .measure.agreement import NOMINAL_LABELS, choose_for_run
@@ -98,9 +99,9 @@ class YoloCLI(LightningCLI):
             config.return_predictions = False  # they are on disk; a large folder would fill the memory
         if "weights_only" in config:
             config.weights_only = True  # a checkpoint is data, not a program
+        self._choose(config)
         self.run_directory = self._claim_directory(config)
         config.trainer.default_root_dir = str(self.run_directory)
-        self._choose(config)
 
     def _choose(self, config: Any) -> None:
         """Settle what was left to ``auto``: precision, memory format and compilation."""
@@ -109,24 +110,32 @@ class YoloCLI(LightningCLI):
             if config.trainer.precision is None and on_gpu:
                 config.trainer.precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
             return
-        model, augmentation = config.model, AugmentationConfig(**config.model.augmentation.as_dict())
+        model, devices = config.model, config.trainer.devices
+        augmentation = AugmentationConfig(**config.model.augmentation.as_dict())
         shape = StepShape(
             model.architecture,
             model.num_classes,
             config.data.image_size,
             config.data.batch_size,
             NOMINAL_LABELS,
-            "cuda" if on_gpu else "cpu",
+            f"cuda:{devices[0] if isinstance(devices, list) else 0}" if on_gpu else "cpu",
             augmentation,
         )
         choice = choose_for_run(
-            shape, config.trainer.precision, model.channels_last, model.compile, rank_zero_info
+            shape,
+            config.trainer.precision,
+            model.channels_last,
+            model.compile,
+            nodes=int(config.trainer.num_nodes),
+            announce=rank_zero_info,
         )
         rank_zero_info(f"step: {choice.reason}")
         config.trainer.precision = choice.candidate.precision
         model.channels_last = choice.candidate.channels_last
-        if model.compile == "auto":
-            model.compile = "default" if choice.candidate.compile else "augmentation"
+        if model.compile == "auto" and choice.candidate.compile:
+            model.compile = "default"
+        elif model.compile == "auto" and on_gpu:  # where the rule of the module would compile
+            model.compile = False if compiler_obstacle("cuda") else "augmentation"
 
     def _read_checkpoint(self, config: Any) -> None:
         """Find the checkpoint, and take from it what the network has to be."""

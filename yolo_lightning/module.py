@@ -136,22 +136,20 @@ class YOLOv5(LightningModule):
             self.network.to(memory_format=torch.channels_last)
         self.criterion = build_criterion(self.network.head, self.loss_config, self.anchor_free_loss_config)
         self.metric = CocoMeanAveragePrecision(self.num_classes)
-        classes = ("num_classes", "class_names", "category_ids")
-        self.hparams.update({name: getattr(self, name) for name in classes})
+        self.hparams.update({n: getattr(self, n) for n in ("num_classes", "class_names", "category_ids")})
         self._tell_stride()
         self._compile()
 
     def _tell_stride(self) -> None:
         """Let the data module pad to whole cells, and refuse an image size that cannot be."""
-        stride = max(self.network.strides)
-        if self._datamodule is not None:
-            self._datamodule.stride = stride
+        stride, data = max(self.network.strides), self._datamodule
+        if data is not None:
+            data.stride = stride
             if isinstance(self.criterion, AnchorLoss):
-                self.criterion.image_size_px = self._datamodule.image_size  # validation has rectangles
-            if self._datamodule.image_size % stride:
+                self.criterion.image_size_px = data.image_size  # validation has rectangles
+            if data.image_size % stride:
                 raise InputError(
-                    f"data.image_size is {self._datamodule.image_size}; {self.architecture} needs a multiple "
-                    f"of {stride}"
+                    f"data.image_size is {data.image_size}; {self.architecture} needs a multiple of {stride}"
                 )
 
     def _compile(self) -> None:
@@ -197,9 +195,11 @@ class YOLOv5(LightningModule):
         apply_settings(optimizer, settings)  # type: ignore[arg-type]
         mosaic = self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
         augment = partial(self.augmentation, batch, self.current_epoch, mosaic)
-        beside = getattr(self._datamodule, "copies_beside", False)
+        unordered = not getattr(self._datamodule, "copies_beside", False)
         with torch.autocast(self.device.type, enabled=False):
-            images, targets, mask = run_beside(self.device, augment, after_current=not beside)
+            images, targets, mask = run_beside(self.device, augment, after_current=unordered)
+        if not self.channels_last:  # convolutions follow the order of their input
+            images = images.contiguous()
         loss, parts = self._training_losses(self.network, self.criterion, images, targets, mask)
         self.manual_backward(loss * gradient_scale(len(images), self.trainer.world_size))
         if self.accumulator.window_is_full(settings.accumulate):
@@ -221,8 +221,8 @@ class YOLOv5(LightningModule):
         self.log_dict(
             {f"train/{name}_loss": value for name, value in self.running_losses.items()}, sync_dist=True
         )
-        groups = self.optimizers().param_groups  # type: ignore[union-attr]
-        self.log_dict({"lr/bias": groups[0]["lr"], "lr/weight": groups[1]["lr"]})
+        bias, weight = self.optimizers().param_groups[:2]  # type: ignore[union-attr]
+        self.log_dict({"lr/bias": bias["lr"], "lr/weight": weight["lr"]})
 
     @property
     def _epochs(self) -> int:

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..batch import Batch
-from ..diagnosis import Cause, EpochMeasurements, Recompilation, diagnose
+from ..diagnosis import LOSS_THRESHOLD, Cause, EpochMeasurements, Recompilation, diagnose
 from .device_clock import DeviceClock, DeviceTimes, cuda_clock
 from .recompiles import RecompilationReader
 
@@ -188,6 +188,9 @@ class StallMonitor(Callback):
         recompilations: list[Recompilation],
     ) -> None:
         option = getattr(pl_module, "compile_option", None)
+        lost = max(self.data_wait_fraction, (times and times.idle_fraction) or 0.0)
+        # Finding out what would fit costs a moment, so only where it will be told.
+        loading = getattr(trainer.datamodule, "loading", None) if lost >= LOSS_THRESHOLD else None  # type: ignore[attr-defined]
         found = diagnose(
             EpochMeasurements(
                 seconds=self._totals.seconds,
@@ -198,7 +201,7 @@ class StallMonitor(Callback):
                 launch_bound_fraction=times and times.launch_bound_fraction,
                 is_compiled=None if option in (None, "auto") else option not in (False, "augmentation"),
                 recompilations=recompilations,
-                loading=getattr(getattr(trainer, "datamodule", None), "loading", None),
+                loading=loading,
             )
         )
         if found is None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import platform
 import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ..errors import InputError
-from .cores import usable_cores
+from .cores import free_in_group, usable_cores
 from .decode import Pixels, draw, read_bytes
 from .index import DatasetIndex
 
@@ -30,6 +31,10 @@ FileMode = Literal["ram", "disk"]
 
 FOLDER = ".yolo_lightning_cache"
 _FORMAT = 2  # a change of what the pixels are must change this, or old files would be used
+
+
+class NoRoom(InputError):
+    """A cache cannot be made where it should go; the images themselves may be fine."""
 
 
 class ImageCache:
@@ -80,18 +85,31 @@ def open_cache(
     if mode == "ram" and int(os.environ.get("LOCAL_RANK", 0)) == 0:
         atexit.register(_remove, cache.path, os.getpid())
     size = int(np.prod(cache.shape))
-    make_folder(cache.path.parent)
-    with _lock(cache.path.parent):  # of the processes of a machine the first one builds, the others wait here
-        if not (cache.path.is_file() and cache.path.stat().st_size == size):
-            free = free_bytes(cache.path.parent, mode)
-            _check_room(cache.path.parent, size, free, mode)
-            announce(
-                f"caching {len(index):,} images at {image_size} px in {cache.path}: {size / 1e9:.2f} GB of "
-                f"{free / 1e9:.1f} GB free"
-            )
-            _build(cache, index, train, mode)
+    if not _is_whole(cache.path, size):
+        make_folder(cache.path.parent)
+        with _lock(cache.path.parent) as is_alone:  # the first process builds, the others wait here
+            if is_alone:  # what killed builds have left
+                for part in cache.path.parent.glob(f"{_family(cache.path)}_*.part"):
+                    part.unlink(missing_ok=True)
+            if not _is_whole(cache.path, size):
+                free = free_bytes(cache.path.parent, mode)
+                _check_room(cache.path.parent, size, free, mode)
+                announce(
+                    f"caching {len(index):,} images at {image_size} px in {cache.path}: "
+                    f"{size / 1e9:.2f} GB of {free / 1e9:.1f} GB free"
+                )
+                _build(cache, index, train, mode)
     _ = cache.pixels  # map it now: the mapping outlives the name
     return cache
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _family(path: Path) -> str:
+    """What the names of all caches of one split with one size and method begin with."""
+    return path.name.rsplit("_", 1)[0]
 
 
 def cache_path(index: DatasetIndex, image_size: int, train: bool, mode: FileMode) -> Path:
@@ -119,7 +137,7 @@ def cache_folder(index: DatasetIndex, mode: FileMode) -> Path:
     # An administrator may write to a folder that is marked read-only, but that is not what was meant.
     if os.access(index.root, os.W_OK) and index.root.stat().st_mode & stat.S_IWUSR:
         return index.root / FOLDER
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo_lightning"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "yolo_lightning"
 
 
 def make_folder(folder: Path) -> None:
@@ -131,7 +149,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
+        raise NoRoom(
             f"{folder}: the cache cannot be made there ({error.strerror}); set --data.cache none"
         ) from None
 
@@ -146,24 +164,33 @@ def free_bytes(folder: Path, mode: FileMode) -> int:
 def _check_room(folder: Path, size: int, free: int, mode: FileMode) -> None:
     if size > free:
         other = "disk or none" if mode == "ram" else "none"
-        raise InputError(
+        raise NoRoom(
             f"{folder}: the image cache needs {size / 1e9:.1f} GB but {free / 1e9:.1f} GB are free; make "
             f"room, reduce --data.image_size, or set --data.cache {other}"
         )
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Held by one process of this machine at a time; the system lets go of it when that process dies."""
+def _lock(folder: Path) -> Iterator[bool]:
+    """Held by one process at a time, until it dies at the latest; gives whether the file system has locks."""
     try:
         import fcntl
-    except ImportError:  # Windows: two builds at once then cost time, and nothing else
-        yield
+    except ImportError:  # Windows
+        yield False
         return
-    with (folder / "lock").open("w") as file:
-        with suppress(OSError):  # a file system without locks
+    try:
+        file = (folder / "lock").open("w")
+    except OSError as error:
+        raise NoRoom(
+            f"{folder}: the cache cannot be made there ({error.strerror}); set --data.cache none"
+        ) from None
+    with file:
+        try:
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            is_alone = True
+        except OSError:
+            is_alone = False
+        yield is_alone
 
 
 def available_memory() -> int:
@@ -172,12 +199,13 @@ def available_memory() -> int:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return 1 << 62
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 1 << 62)
+    free = (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    return min(next(free, 1 << 62), free_in_group())
 
 
 def _build(cache: ImageCache, index: DatasetIndex, train: bool, mode: FileMode) -> None:
-    # One name for all who build it: what a killed build left is written over, not left lying.
-    part = cache.path.with_suffix(".part")
+    # A name of its own: where the file system has no locks, two may build at once.
+    part = cache.path.with_suffix(f".{platform.node()}.{os.getpid()}.part")
     image_size = cache.shape[1]
     try:
         with part.open("wb") as file:
@@ -200,15 +228,14 @@ def _build(cache: ImageCache, index: DatasetIndex, train: bool, mode: FileMode) 
         pixels.flush()
         part.replace(cache.path)
     except OSError as error:
-        raise InputError(
+        raise NoRoom(
             f"{cache.path.parent}: the image cache cannot be written ({error.strerror}); make "
             f"room or set --data.cache none"
         ) from None
     finally:
         part.unlink(missing_ok=True)
     if mode == "disk":  # caches of the same split and settings whose images have changed since
-        name = cache.path.name.rsplit("_", 1)[0]
-        for stale in cache.path.parent.glob(f"{name}_*.uint8"):
+        for stale in cache.path.parent.glob(f"{_family(cache.path)}_*.uint8"):
             if stale != cache.path:
                 stale.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""How many CPU cores this process may use: in a container or a cluster job fewer than the machine has."""
+"""How much of the machine this process may use: in a container or a cluster job not all that is there."""
 
 from __future__ import annotations
 
@@ -36,17 +36,12 @@ def _quota(cgroup: Path) -> float | None:
     """CPU time a second of wall time that the control group allows; None without a limit."""
     shares = []
     try:
-        own = _own_group().lstrip("/")
-        # A limit of any group above holds too.
-        groups = [cgroup / own, *(cgroup / own).parents] if own else [cgroup]
-        for group in groups:
+        for group in _groups(cgroup):
             file = group / "cpu.max"
             if file.is_file():
                 limit, period = file.read_text().split()
                 if limit != "max":
                     shares.append(int(limit) / int(period))
-            if group == cgroup:
-                break
         first = cgroup / "cpu"
         if (first / "cpu.cfs_quota_us").is_file():
             limit_us = int((first / "cpu.cfs_quota_us").read_text())
@@ -56,6 +51,34 @@ def _quota(cgroup: Path) -> float | None:
     except (OSError, ValueError, ZeroDivisionError):
         return None
     return min(shares, default=None)
+
+
+def free_in_group(cgroup: Path = CGROUP) -> int:
+    """Bytes that this process may still take in its control group (version 2); 2^62 without a limit.
+
+    What the group holds of files counts as free, since the kernel gives it back.
+    """
+    free = [1 << 62]
+    try:
+        for group in _groups(cgroup):
+            limit = group / "memory.max"
+            if limit.is_file() and (text := limit.read_text().strip()) != "max":
+                used = int((group / "memory.current").read_text())
+                rows = (row.split() for row in (group / "memory.stat").read_text().splitlines())
+                files = sum(int(row[1]) for row in rows if row[0] in ("inactive_file", "active_file"))
+                free.append(int(text) - used + files)
+    except (OSError, ValueError, IndexError):
+        return min(free)
+    return max(0, min(free))
+
+
+def _groups(cgroup: Path) -> list[Path]:
+    """The process's group of version 2 and those above it, whose limits hold too."""
+    own = _own_group().lstrip("/")
+    if not own:
+        return [cgroup]
+    path = cgroup / own
+    return [path, *(parent for parent in path.parents if parent.is_relative_to(cgroup))]
 
 
 def _own_group() -> str:

@@ -46,17 +46,18 @@ def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return _header(path, path)[0]
 
 
-def _header(file: str | os.PathLike[str] | BytesIO, name: str | os.PathLike[str]) -> tuple[Size, Size]:
-    """Height and width as displayed, and as stored."""
+def _header(file: str | os.PathLike[str] | BytesIO, name: str | os.PathLike[str]) -> tuple[Size, Size, bool]:
+    """Height and width as displayed, and as stored, and whether it is displayed turned or mirrored."""
     try:
         with Image.open(file) as image:
             width, height = image.size
             if isinstance(image, TiffImageFile):  # newer Pillows have turned these already
                 width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
-            is_turned = image.getexif().get(_ORIENTATION_TAG) in _TRANSPOSED
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{name}: not a readable image ({error}); replace or remove it") from None
-    return (width, height) if is_turned else (height, width), (height, width)
+    displayed = (width, height) if orientation in _TRANSPOSED else (height, width)
+    return displayed, (height, width), orientation != 1
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -112,7 +113,8 @@ def decode_scaled(data: bytes, path: str | os.PathLike[str], size: Size, image_s
         image_size: S in px, the long side that is wanted.
 
     Returns:
-        uint8 RGB (h, w, 3), sides rounded up.
+        uint8 RGB (h, w, 3), sides rounded up; of its full size where it is turned and its sides are
+        no multiples of the divisor.
 
     Raises:
         InputError: As :func:`read_rgb`.
@@ -121,10 +123,12 @@ def decode_scaled(data: bytes, path: str | os.PathLike[str], size: Size, image_s
     if divisor == 1:
         return decode_rgb(data, path, size)
     _refuse_truncated(data, path)
-    displayed, stored = _header(BytesIO(data), path)
+    displayed, stored, is_turned = _header(BytesIO(data), path)
     if tuple(size) not in (displayed, stored):
         raise _wrong_size(path, displayed, size)
     as_stored = cv2.IMREAD_IGNORE_ORIENTATION if tuple(size) != displayed else 0
+    if is_turned and not as_stored and (size[0] % divisor or size[1] % divisor):
+        return decode_rgb(data, path, size)  # the partial row or column may have been turned to the front
     return _decode(data, _COLOUR | _REDUCTIONS[divisor] | as_stored, path)
 
 
@@ -204,7 +208,8 @@ def draw(
     place = letterbox_geometry(*size, image_size, canvas.shape[:2])
     if train:
         image = decode_scaled(data, path, size, image_size)
-        paste(_resize_reduced(image, place, size, reduction(data, size, image_size)), place, canvas)
+        divisor = round(max(size) / max(image.shape[:2]))
+        paste(_resize_reduced(image, place, size, divisor), place, canvas)
     else:
         paste(resize(decode_rgb(data, path, size), place, linear=False), place, canvas)
 

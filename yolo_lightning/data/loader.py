@@ -128,6 +128,7 @@ class TrainLoader:
         batch_size: B.
         workers: Processes that make batches; 0 makes them here, when they are asked for, with a
             thread for each usable core.
+        threads: How many instead.
 
     Attributes:
         sampler: Lightning tells it the epoch.
@@ -136,18 +137,24 @@ class TrainLoader:
     """
 
     def __init__(
-        self, dataset: DetectionDataset, sampler: TrainSampler, batch_size: int, workers: int
+        self,
+        dataset: DetectionDataset,
+        sampler: TrainSampler,
+        batch_size: int,
+        workers: int,
+        threads: int | None = None,
     ) -> None:
         self.sampler = sampler
         self.batch_size = batch_size
         self.workers = workers
         count = workers * PREFETCH_BATCHES + _HELD_BATCHES
         self.slots = Slots(count, batch_size, dataset.image_size, dataset.capacity)
-        self._writer = SlotWriter(dataset, self.slots, 1 if workers else usable_cores())
+        self._writer = SlotWriter(dataset, self.slots, 1 if workers else threads or usable_cores())
         self._requests = Requests(sampler, self.slots, batch_size)
         self._results: Iterator[Filled] = iter(())
         self._at: tuple[int, int] | None = None
         """Epoch and batch that ``_results`` gives next."""
+        self._iteration = 0
         self._read_ns = self._total_ns = 0
         self._loader = self._make_loader()
 
@@ -179,7 +186,11 @@ class TrainLoader:
         if self._at != (epoch, 0):
             self._requests.first_epoch = epoch
             self._results = iter(self._loader or map(self._writer.__getitems__, iter(self._requests)))
+        self._iteration += 1
+        own = self._iteration
         for number in range(1, batches + 1):
+            if own != self._iteration:
+                raise RuntimeError("a newer iteration over this loader has taken over its workers")
             self._at = None  # an error leaves it so, and the next iteration starts over
             filled = next(self._results)
             self._requests.issued.discard(filled.slot)

@@ -21,6 +21,7 @@ def train_loader(
     workers: int,
     device: torch.device,
     resident: bool,
+    cores: int | None = None,
 ) -> BatchLoader:
     """Batches of training images on a device: resident ones, or those that workers make.
 
@@ -30,12 +31,13 @@ def train_loader(
         batch_size: B.
         workers: Processes that make batches.
         device: Of the training.
+        cores: For threads, where there are no workers; all that are usable if left out.
         resident: Whether the images of the data set's cache are to live there.
     """
     if resident:
         images = ResidentLoader(dataset, sampler, batch_size, device)
         return DeviceFeed(images, device) if device.type == "cuda" else images
-    loader = TrainLoader(dataset, sampler, batch_size, workers)
+    loader = TrainLoader(dataset, sampler, batch_size, workers, cores)
     return DeviceFeed(loader, device, loader.slots) if device.type == "cuda" else loader
 
 

@@ -166,16 +166,14 @@ class DetectionDataModule(LightningDataModule):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes 0 .. C-1."""
-        known = next(iter(self._indices.values()), None)
-        return known.class_names if known else self.source.class_names()
+        known = [*self._indices.values()]
+        return known[0].class_names if known else self.source.class_names()
 
     @property
     def category_ids(self) -> IntArray:
         """int64 (C,), the COCO id of each class; 1 .. C for YOLO. Reads an index if none is there."""
-        for index in self._indices.values():
-            return index.category_ids
         split: Split = "val" if self.source.has("val") else "train"
-        return self.index(split).category_ids
+        return self.index(next(iter(self._indices), split)).category_ids
 
     @cached_property
     def predict_paths(self) -> list[Path]:
@@ -227,7 +225,8 @@ class DetectionDataModule(LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         """Full batches of squares in seeded order, on the device of the training."""
         dataset = self._dataset("train")
-        sampler = TrainSampler(dataset, self.batch_size, self.seed)
+        overfits = getattr(self.trainer, "overfit_batches", 0) > 0
+        sampler = TrainSampler(dataset, self.batch_size, self.seed, same_order=overfits)
         if self.trainer is not None:
             # Workers begin to fetch before Lightning tells the sampler which epoch a resumed run is in.
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
@@ -238,6 +237,7 @@ class DetectionDataModule(LightningDataModule):
             self._placement.worker_count("train", self.num_workers),
             self._placement.device,
             resident=self._placement.rung.cache == "device",
+            cores=self._placement.cores,
         )
         return self._train_loader
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from ..errors import InputError
-from .cache import ImageCache, cache_path, open_cache
+from .cache import ImageCache, NoRoom, cache_folder, cache_path, open_cache
 from .index import DatasetIndex
 from .ladder import DEVICE_SHARE, FILE_SHARE, NO_CACHE, CacheMode, Rung, choose_rung, find_room
 from .layout import Split
@@ -51,6 +51,7 @@ class Placement:
         self.device = device
         self.cores = cores
         self.announce = announce
+        self.asked = cache
         self._caches: dict[Split, ImageCache] = {}
         self.rung = self._rung(cache)
 
@@ -78,9 +79,11 @@ class Placement:
         """The fastest rung that had room for the images at the start, whether or not it was asked for."""
         if not self.indices:
             return NO_CACHE
-        files = [cache_path(i, self.image_size, s == "train", "disk") for s, i in self.indices.items()]
-        cached = sum(file.stat().st_size for file in files if file.is_file())
-        room = find_room(files[0].parent, self.device, cached)
+        cached = 0
+        if self.asked != "none":  # else there is no reason to look at every image
+            files = [cache_path(i, self.image_size, s == "train", "disk") for s, i in self.indices.items()]
+            cached = sum(file.stat().st_size for file in files if file.is_file())
+        room = find_room(cache_folder(next(iter(self.indices.values())), "disk"), self.device, cached)
         train = self._decoded_bytes("train" if "train" in self.indices else next(iter(self.indices)))
         return choose_rung(train, sum(map(self._decoded_bytes, self.indices)), room)
 
@@ -97,7 +100,14 @@ class Placement:
             return None
         if split not in self._caches:
             index, train = self.indices[split], split == "train"
-            self._caches[split] = open_cache(index, self.image_size, train, self.rung.file, self.announce)
+            try:
+                self._caches[split] = open_cache(index, self.image_size, train, self.rung.file, self.announce)
+            except NoRoom as error:
+                if self.asked != "auto":
+                    raise
+                self.announce(f"cache: none after all; {error}")
+                self.rung = NO_CACHE
+                return None
         return self._caches[split]
 
     def worker_count(self, split: Split | None, num_workers: int | Literal["auto"]) -> int:

@@ -73,4 +73,6 @@ def resident_pixels(cache: ImageCache, device: torch.device) -> Tensor:
     pixels = torch.empty(mapped.shape, dtype=torch.uint8, device=device)
     for begin in range(0, len(mapped), _CHUNK_IMAGES):
         pixels[begin : begin + _CHUNK_IMAGES] = mapped[begin : begin + _CHUNK_IMAGES].to(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # batches are gathered on another stream
     return pixels

@@ -37,6 +37,7 @@ class TrainSampler(DistributedSampler[int]):
         seed: Of the order.
         world_size: Number of processes; asked of torch.distributed when None.
         rank: Of this process.
+        same_order: Give every epoch the order of the first.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class TrainSampler(DistributedSampler[int]):
         seed: int = 0,
         world_size: int | None = None,
         rank: int | None = None,
+        same_order: bool = False,
     ) -> None:
         world_size, rank = _place(world_size, rank)
         assert isinstance(dataset, Dataset) or hasattr(dataset, "__len__")
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         self.images = len(dataset)
+        self.same_order = same_order
         self.num_samples = -(-self.images // (world_size * batch_size)) * batch_size
         self.total_size = self.num_samples * world_size
 
@@ -60,7 +63,9 @@ class TrainSampler(DistributedSampler[int]):
     def order(self, epoch: int) -> list[int]:
         """Positions of this rank's images in an epoch, as many as fill its batches."""
         # seed + epoch, as torch has it, would give seed 0 in epoch 1 what seed 1 has in epoch 0.
-        mixed = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)[0]
+        mixed = np.random.SeedSequence((self.seed, 0 if self.same_order else epoch)).generate_state(
+            1, np.uint64
+        )[0]
         generator = torch.Generator().manual_seed(int(mixed) >> 1)
         order = torch.randperm(self.images, generator=generator)
         positions = torch.arange(self.rank, self.total_size, self.num_replicas)

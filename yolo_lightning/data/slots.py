@@ -7,9 +7,12 @@ anonymously, which the kernel shares with forked workers without /dev/shm and it
 from __future__ import annotations
 
 import mmap
+import os
 import platform
+import warnings
 import weakref
 from collections import deque
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -117,9 +120,25 @@ class Slots:
 
     def pin(self) -> None:
         """Lock the memory in place, so that a GPU copies from it while the host goes on."""
-        if not self.is_pinned:
-            status = torch.cuda.cudart().cudaHostRegister(self.memory.data_ptr(), self.memory.numel(), 0)
-            self.is_pinned = int(status) == 0
+        if self.is_pinned:
+            return
+        runtime, address = torch.cuda.cudart(), self.memory.data_ptr()
+        status = int(runtime.cudaHostRegister(address, self.memory.numel(), 0))
+        if status:
+            warnings.warn(f"the loader's memory cannot be page-locked (CUDA error {status})", stacklevel=2)
+            with suppress(RuntimeError):  # the error would come up in the next kernel, whatever that is
+                torch.zeros(1, device="cuda")
+            return
+        self.is_pinned = True
+        # The next mapping may get this very address. Runs before the memory itself is let go.
+        weakref.finalize(self, _unpin, address, os.getpid(), self.memory)
+
+
+def _unpin(address: int, process: int, memory: Tensor) -> None:
+    """Undo :meth:`Slots.pin`, in the process that did it; ``memory`` is only held until then."""
+    if os.getpid() == process:
+        torch.cuda.synchronize()
+        torch.cuda.cudart().cudaHostUnregister(address)
 
 
 def _shared(size: int) -> Tensor:

@@ -96,7 +96,7 @@ class Store:
 
 def default_path() -> Path:
     """The file of the user who runs this: choices.json in the cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "yolo_lightning" / "choices.json"
 
 
