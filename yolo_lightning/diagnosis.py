@@ -211,7 +211,7 @@ def _more_workers(loading: Loading) -> list[str]:
 def advise_copying(loading: Loading | None) -> Advice:
     """What to do where the host has its batches in time and the device has not."""
     fits = loading is not None and loading.fitting_cache == "device" and loading.cache != "device"
-    remedy = _set(["--data.cache device (fits)"]) if fits else f"set --data.pin_memory true; {_DOCTOR}"
+    remedy = _set(["--data.cache device (fits)"]) if fits else f"give a smaller --data.image_size; {_DOCTOR}"
     return Advice("copy", "the host had the images in time, their way to the device is slow", remedy)
 
 

@@ -94,7 +94,6 @@ class DetectionDataset(Dataset[Sample]):
         self.truth_capacity = 0 if train else label_capacity(index.most_labels)
         self.train = train
         self.cache = cache
-        self.read_ns = 0
         self.canvases = np.full((len(index), 2), image_size)
         if not train:
             scaled = [letterbox_geometry(h, w, image_size) for h, w in index.sizes.tolist()]
@@ -113,7 +112,6 @@ class DetectionDataset(Dataset[Sample]):
     def timed_sample(self, i: int, image: Pixels) -> tuple[Sample, int]:
         """The same, and the time in ns that reading the file took."""
         read_ns = self._draw(i, image)
-        self.read_ns += read_ns
         return self._with_labels(i, image), read_ns
 
     def labels(self, i: int) -> Sample:

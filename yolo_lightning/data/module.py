@@ -65,8 +65,8 @@ class DetectionDataModule(LightningDataModule):
         test_annotations: COCO JSON of the test split, instead of the one under root.
         test_images: Folder of the test images, instead of the one under root.
         seed: Of the order of the training images, 0 or more.
-        pin_memory: Copy batches to page-locked memory, from which a GPU fetches them while it computes;
-            auto does so where CUDA is there.
+        pin_memory: Copy batches of evaluation to page-locked memory, from which a GPU fetches them while
+            it computes; auto does so where CUDA is there. Training batches are made in such memory.
 
     Raises:
         InputError: An option is out of range.
