@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 
-from yolo_lightning.batch import label_capacity
+from yolo_lightning.batch import Batch, label_capacity
 from yolo_lightning.data import dataset as data_set
 from yolo_lightning.data.cache import ImageCache
 from yolo_lightning.data.coco import read_coco
@@ -128,6 +129,20 @@ def test_endless_batches_go_from_epoch_to_epoch(sample: TrainingSample) -> None:
     for epoch in (taken[:2], taken[2:]):
         assert sorted(torch.cat(epoch).tolist()) == list(range(8))
     assert loader.sampler.epoch == 1
+
+
+@pytest.mark.parametrize(("workers", "timed"), [(0, 2), (2, 2), (3, 3)])
+def test_bursts_of_workers_are_timed_whole(
+    sample: TrainingSample, monkeypatch: pytest.MonkeyPatch, workers: int, timed: int
+) -> None:
+    loader = make_loader(sample.dataset, 4, 0, CPU, resident=False)
+    monkeypatch.setattr(loader, "workers", workers)
+    trained: list[Batch] = []
+    step = MagicMock(device=CPU, side_effect=trained.append)
+    pipeline = Pipeline(loader, step)
+    pipeline.seconds(0.0)
+    assert len(trained) == batches_ahead(loader) + 2 * timed
+    pipeline.close()
 
 
 def test_there_is_nothing_to_copy_on_a_cpu() -> None:

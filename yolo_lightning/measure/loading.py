@@ -96,6 +96,11 @@ def batches_ahead(loader: BatchLoader) -> int:
     return loader.workers * PREFETCH_BATCHES
 
 
+def batches_at_once(loader: BatchLoader) -> int:
+    """Timed are multiples of so many batches: workers that begin together end together, in bursts."""
+    return max(2, loader.workers)
+
+
 def measure_loader(loader: BatchLoader, batch_size: int, device: torch.device, seconds: float) -> LoaderRate:
     """Images a second of a loader by itself, once what it had made ahead is used up.
 
@@ -106,10 +111,10 @@ def measure_loader(loader: BatchLoader, batch_size: int, device: torch.device, s
         seconds: how long; two batches are measured in any case.
     """
     batches = endless(loader)
-    for _ in range(1 + batches_ahead(loader)):
+    for _ in range(batches_at_once(loader) + batches_ahead(loader)):
         next(batches)
     count, began = 0, time.perf_counter()
-    while count < 2 or time.perf_counter() - began < seconds:
+    while count % batches_at_once(loader) or not count or time.perf_counter() - began < seconds:
         next(batches)
         count += 1
     if device.type == "cuda":

@@ -9,7 +9,7 @@ import torch
 
 from ..batch import Batch
 from ..data.feed import BatchLoader
-from .loading import batches_ahead, endless
+from .loading import batches_ahead, batches_at_once, endless
 from .training_step import TrainingStep
 
 ROUNDS = 4
@@ -38,9 +38,9 @@ class Pipeline:
     def seconds(self, seconds: float) -> float:
         """Mean duration of loading a batch and training on it, over so many seconds; two batches at least.
 
-        What the loader had made ahead, while nobody asked it, is used up before.
+        What the loader had made ahead, or had begun, while nobody asked it, is used up before.
         """
-        for _ in range(batches_ahead(self.loader)):
+        for _ in range(batches_ahead(self.loader) + batches_at_once(self.loader)):
             self.step(next(self.batches))
         return self._mean_seconds(seconds, lambda: next(self.batches))
 
@@ -56,9 +56,10 @@ class Pipeline:
         self.loader.close()
 
     def _mean_seconds(self, seconds: float, give: Callable[[], Batch]) -> float:
+        least = batches_at_once(self.loader)
         self._finish()
         count, began = 0, time.perf_counter()
-        while count < 2 or time.perf_counter() - began < seconds:
+        while count % least or not count or time.perf_counter() - began < seconds:
             self.step(give())
             count += 1
         self._finish()
