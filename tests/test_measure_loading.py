@@ -142,7 +142,7 @@ def test_bursts_of_workers_are_timed_whole(
     pipeline = Pipeline(loader, step)
     pipeline.seconds(0.0)
     assert len(trained) == batches_ahead(loader) + 2 * timed
-    pipeline.close()
+    pipeline.batches.close()
 
 
 def test_there_is_nothing_to_copy_on_a_cpu() -> None:
