@@ -98,7 +98,7 @@ def batches_ahead(loader: BatchLoader) -> int:
 
 def batches_at_once(loader: BatchLoader) -> int:
     """Timed are multiples of so many batches: workers that begin together end together, in bursts."""
-    return max(2, loader.workers)
+    return max(1, loader.workers)
 
 
 def measure_loader(loader: BatchLoader, batch_size: int, device: torch.device, seconds: float) -> LoaderRate:
@@ -114,7 +114,7 @@ def measure_loader(loader: BatchLoader, batch_size: int, device: torch.device, s
     for _ in range(batches_at_once(loader) + batches_ahead(loader)):
         next(batches)
     count, began = 0, time.perf_counter()
-    while count % batches_at_once(loader) or not count or time.perf_counter() - began < seconds:
+    while count < 2 or count % batches_at_once(loader) or time.perf_counter() - began < seconds:
         next(batches)
         count += 1
     if device.type == "cuda":

@@ -42,7 +42,7 @@ class Pipeline:
         """
         for _ in range(batches_ahead(self.loader) + batches_at_once(self.loader)):
             self.step(next(self.batches))
-        return self._mean_seconds(seconds, lambda: next(self.batches))
+        return self._mean_seconds(seconds, lambda: next(self.batches), batches_at_once(self.loader))
 
     def warm_up(self) -> None:
         """Two steps, in which whatever is compiled is compiled."""
@@ -55,11 +55,10 @@ class Pipeline:
         self.batches.close()
         self.loader.close()
 
-    def _mean_seconds(self, seconds: float, give: Callable[[], Batch]) -> float:
-        least = batches_at_once(self.loader)
+    def _mean_seconds(self, seconds: float, give: Callable[[], Batch], at_once: int = 1) -> float:
         self._finish()
         count, began = 0, time.perf_counter()
-        while count % least or not count or time.perf_counter() - began < seconds:
+        while count < 2 or count % at_once or time.perf_counter() - began < seconds:
             self.step(give())
             count += 1
         self._finish()
