@@ -13,11 +13,10 @@ import platform
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -26,6 +25,7 @@ from ..errors import InputError
 from .cores import free_in_group, usable_cores
 from .decode import Pixels, draw, read_bytes
 from .index import DatasetIndex
+from .locks import take_lock
 
 FileMode = Literal["ram", "disk"]
 
@@ -87,8 +87,9 @@ def open_cache(
     size = int(np.prod(cache.shape))
     if not _is_whole(cache.path, size):
         make_folder(cache.path.parent)
-        with _lock(cache.path.parent) as is_alone:  # the first process builds, the others wait here
-            if is_alone:  # what killed builds have left
+        with _lock_file(cache.path.parent) as file:
+            if take_lock(file):  # the first process builds, the others wait here
+                # What killed builds have left.
                 for part in cache.path.parent.glob(f"{_family(cache.path)}_*.part"):
                     part.unlink(missing_ok=True)
             if not _is_whole(cache.path, size):
@@ -134,9 +135,14 @@ def cache_folder(index: DatasetIndex, mode: FileMode) -> Path:
         shared = Path("/dev/shm")
         base = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
         return base / f"yolo_lightning_{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    return disk_folder(index.root)
+
+
+def disk_folder(root: Path) -> Path:
+    """Where files about a data set go: beside it, or to the user's cache folder where it is read-only."""
     # An administrator may write to a folder that is marked read-only, but that is not what was meant.
-    if os.access(index.root, os.W_OK) and index.root.stat().st_mode & stat.S_IWUSR:
-        return index.root / FOLDER
+    if os.access(root, os.W_OK) and root.stat().st_mode & stat.S_IWUSR:
+        return root / FOLDER
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "yolo_lightning"
 
 
@@ -170,27 +176,14 @@ def _check_room(folder: Path, size: int, free: int, mode: FileMode) -> None:
         )
 
 
-@contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Held by one process at a time, until it dies at the latest; gives whether the file system has locks."""
+def _lock_file(folder: Path) -> IO[str]:
+    """The open file that is locked while a cache is built."""
     try:
-        import fcntl
-    except ImportError:  # Windows
-        yield False
-        return
-    try:
-        file = (folder / "lock").open("w")
+        return (folder / "lock").open("w")
     except OSError as error:
         raise NoRoom(
             f"{folder}: the cache cannot be made there ({error.strerror}); set --data.cache none"
         ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            is_alone = True
-        except OSError:
-            is_alone = False
-        yield is_alone
 
 
 def available_memory() -> int:

@@ -48,7 +48,7 @@ def read_coco(
         InputError: The JSON is broken, lacks something, contradicts itself, or images are missing.
     """
     document, columns = _load(annotations)
-    root = root or _root_of(annotations)
+    root = root or root_of(annotations)
     names, category_ids = _categories(document, annotations)
     file_names, image_ids, sizes = _images(document, annotations, split)
     kept = _annotation_rows(document, annotations)
@@ -57,7 +57,7 @@ def read_coco(
         for name, count in _repeated(file_names)
     ]
     del document
-    folders = [images] if images else _image_folders(root, split, annotations)
+    folders = [images] if images else image_folders(root, split, annotations)
     paths = _locate_images(folders, file_names, annotations, split)
     rows = columns.finish(kept)
     image = _lookup(rows.image, image_ids, rows.row_id, annotations, "image_id", "images")
@@ -243,12 +243,12 @@ def _lookup(
     return found
 
 
-def _root_of(annotations: Path) -> Path:
-    folder = annotations.parent
-    return folder.parent if folder.name == "annotations" else folder
+def root_of(annotations: Path) -> Path:
+    """The folder of the data set that a JSON belongs to, when none was given."""
+    return annotations.parent.parent if annotations.parent.name == "annotations" else annotations.parent
 
 
-def _image_folders(root: Path, split: str, annotations: Path) -> list[Path]:
+def image_folders(root: Path, split: str, annotations: Path) -> list[Path]:
     """Where the images of ``instances_train2017.json`` can be, the likeliest first."""
     name = annotations.stem.removeprefix("instances_")
     places = (f"images/{name}", name, f"images/{split}", split, "images", "")

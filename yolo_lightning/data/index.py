@@ -164,38 +164,11 @@ def build_index(
         notes: Problems that the reader has found already, one sentence each.
     """
     order = np.array(sorted(range(len(paths)), key=paths.__getitem__), np.int64)
-    position = np.empty_like(order)
-    position[order] = np.arange(len(order))
-    image = position[annotations.image]
-    by_image = np.argsort(image, kind="stable")
-    image = image[by_image]
-    names = [paths[i] for i in order]
-    sizes = sizes[order]
-    classes = annotations.classes[by_image]
-    boxes = annotations.boxes[by_image].astype(np.float32)
-    crowd = annotations.crowd[by_image]
-    areas = annotations.areas[by_image].astype(np.float32)
+    names, sizes = [paths[i] for i in order], sizes[order]
     encoded = [os.fsencode(name) for name in names]
-
-    inside = clip_to_images(boxes, sizes[image])
-    no_area = ~crowd & ((inside[:, 2:] - inside[:, :2]).min(axis=1, initial=np.inf) <= TOLERANCE_PX)
-    clipped = ~crowd & ~no_area & (np.abs(boxes - inside).max(axis=1, initial=0) > TOLERANCE_PX)
-    duplicate = _repeats(image, classes, boxes, candidates=~crowd & ~no_area)
-    row_id = annotations.row_id[by_image]
-    report = measure(
-        class_names=class_names,
-        source=source,
-        images=len(names),
-        labelled_images=len(np.unique(image)),
-        classes=classes,
-        areas=areas,
-        crowd=crowd,
-        no_area=no_area,
-        clipped=clipped,
-        duplicate=duplicate,
-        describe=lambda row: describe(names[image[row]], int(row_id[row])),
-        notes=notes,
-    )
+    rows = _by_image(annotations, order)
+    boxes, areas = rows.boxes.astype(np.float32), rows.areas.astype(np.float32)
+    odd = _find_odd(rows, boxes, sizes)
     return DatasetIndex(
         root=root,
         split=split,
@@ -206,13 +179,76 @@ def build_index(
         path_offsets=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
         image_ids=image_ids[order],
         sizes=sizes,
-        offsets=np.searchsorted(image, np.arange(len(names) + 1)).astype(np.int64),
-        classes=classes,
+        offsets=np.searchsorted(rows.image, np.arange(len(names) + 1)).astype(np.int64),
+        classes=rows.classes,
         boxes=boxes,
         areas=areas,
-        crowd=crowd,
-        trainable=~(crowd | no_area | duplicate),
-        report=report,
+        crowd=rows.crowd,
+        trainable=~(rows.crowd | odd.no_area | odd.duplicate),
+        report=_report(class_names, source, names, rows, areas, odd, describe, notes),
+    )
+
+
+def _by_image(annotations: Annotations, order: IntArray) -> Annotations:
+    """The annotations in the order of their images, those of one image as in the file.
+
+    Args:
+        annotations: T of them, in file order.
+        order: int64 (I,), the reader's position of each image.
+    """
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order))
+    image = position[annotations.image]
+    rows = np.argsort(image, kind="stable")
+    columns = {name: values[rows] for name, values in vars(annotations).items()}
+    return Annotations(**{**columns, "image": image[rows]})
+
+
+@dataclass(frozen=True, eq=False)
+class _Odd:
+    """What is wrong with each of T annotations; nothing is with crowds."""
+
+    no_area: BoolArray
+    """bool (T,), no area inside the image."""
+    clipped: BoolArray
+    """bool (T,), reaches out of the image."""
+    duplicate: BoolArray
+    """bool (T,), repeats an earlier one."""
+
+
+def _find_odd(rows: Annotations, boxes: FloatArray, sizes: npt.NDArray[np.int32]) -> _Odd:
+    """Look at annotations, their boxes as float32 (T, 4), and the sizes of the images (I, 2)."""
+    inside = clip_to_images(boxes, sizes[rows.image])
+    no_area = ~rows.crowd & ((inside[:, 2:] - inside[:, :2]).min(axis=1, initial=np.inf) <= TOLERANCE_PX)
+    clipped = ~rows.crowd & ~no_area & (np.abs(boxes - inside).max(axis=1, initial=0) > TOLERANCE_PX)
+    duplicate = _repeats(rows.image, rows.classes, boxes, candidates=~rows.crowd & ~no_area)
+    return _Odd(no_area, clipped, duplicate)
+
+
+def _report(
+    class_names: tuple[str, ...],
+    source: Path,
+    names: Sequence[str],
+    rows: Annotations,
+    areas: FloatArray,
+    odd: _Odd,
+    describe: Callable[[str, int], str],
+    notes: Iterable[str],
+) -> IndexReport:
+    """What there is to say about ``rows``, which are in the order of the images ``names``."""
+    return measure(
+        class_names=class_names,
+        source=source,
+        images=len(names),
+        labelled_images=len(np.unique(rows.image)),
+        classes=rows.classes,
+        areas=areas,
+        crowd=rows.crowd,
+        no_area=odd.no_area,
+        clipped=odd.clipped,
+        duplicate=odd.duplicate,
+        describe=lambda row: describe(names[rows.image[row]], int(rows.row_id[row])),
+        notes=notes,
     )
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import InputError
-from .coco import annotation_file, read_categories, read_coco
+from .coco import annotation_file, read_categories
 from .index import DatasetIndex
-from .yolo import data_yaml, read_data_yaml, read_yolo
+from .index_file import CocoReading, Reading, YoloReading, read_once
+from .yolo import data_yaml, read_data_yaml
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -66,28 +67,38 @@ class DataSource:
             return annotation_file(path, split) is not None
         return split in self.images or split in read_data_yaml(path).splits
 
-    def read(self, split: Split) -> DatasetIndex:
+    def read(self, split: Split, keep: bool = False) -> DatasetIndex:
         """Read and validate one split.
+
+        Args:
+            split: Which one.
+            keep: Take the index from its file beside the data (in the user's cache folder if that is
+                read-only) when nothing has changed since that was written; otherwise read, and write it.
 
         Raises:
             InputError: The split is not there, or something in it is wrong.
         """
+        reading = self._reading(split)
+        return read_once(reading) if keep else reading.read()
+
+    def _reading(self, split: Split) -> Reading:
+        """Which reader a split needs, with its arguments."""
         images = self.images.get(split)
         if images is not None and not images.exists():
             raise InputError(f"{images}: the images do not exist; correct --data.{split}_images")
         if split in self.annotations:
             folder = self.root if self.root is None or self.root.is_dir() else self.root.parent
-            return read_coco(self.annotations[split], split, root=folder, images=images)
+            return CocoReading(self.annotations[split], split, images, folder)
         layout, path = self.layout()
         if layout == "yolo":
-            return read_yolo(path, split, images=images)
+            return YoloReading(path, split, images)
         found = annotation_file(path, split)
         if found is None:
             raise InputError(
                 f"{path}: there is no {split} split; add annotations/instances_{split}.json or give "
                 f"--data.{split}_annotations and --data.{split}_images"
             )
-        return read_coco(found, split, root=path, images=images)
+        return CocoReading(found, split, images, path)
 
     def class_names(self, splits: Sequence[Split] = ("val", "train")) -> tuple[str, ...]:
         """The class names alone, from the YAML or from the smallest annotation file of some splits."""

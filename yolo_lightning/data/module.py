@@ -133,7 +133,7 @@ class DetectionDataModule(LightningDataModule):
             InputError: The split is missing or wrong.
         """
         if split not in self._indices:
-            self._indices[split] = index = self.source.read(split)
+            self._indices[split] = index = self.source.read(split, keep=self.cache != "none")
             rank_zero_info(index.report.summary(f"{split} ({index.source})"))
         return self._indices[split]
 

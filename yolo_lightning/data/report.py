@@ -33,6 +33,7 @@ class IndexReport:
         large: Annotations with an area of 96^2 px^2 or more.
         side_px: Minimum, median and maximum of the square root of the area, in px.
         problems: One sentence each, naming the file and the line or annotation.
+        from_cache: Whether this was read before and kept since, see ``index_file``.
     """
 
     class_names: tuple[str, ...]
@@ -48,6 +49,7 @@ class IndexReport:
     large: int
     side_px: tuple[float, float, float]
     problems: tuple[str, ...]
+    from_cache: bool = False
 
     def summary(self, title: str = "") -> str:
         """A few lines for the screen; long lists are cut, with their total."""
@@ -60,7 +62,7 @@ class IndexReport:
             classes = [*classes[:_SHOWN], f"... {hidden} more ...", *classes[-_SHOWN:]]
         lines = [
             f"{title + ': ' if title else ''}{self.images:,} images ({self.unlabelled:,} without labels), "
-            f"{total:,} labels of {len(self.class_names)} classes",
+            f"{total:,} labels of {len(self.class_names)} classes{'; read from the cache' * self.from_cache}",
             f"  labels by class: {', '.join(classes)}",
             f"  box sizes: {self.small:,} small, {self.medium:,} medium, {self.large:,} large; "
             f"side {low:.0f} to {high:.0f} px, median {middle:.0f} px",

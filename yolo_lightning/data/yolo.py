@@ -102,9 +102,9 @@ def read_yolo(path: Path, split: str, *, images: Path | None = None) -> DatasetI
     if images is None and split not in description.splits:
         raise InputError(f"{path}: there is no {split} split; add the key '{split}' with its images")
     sources = (
-        [images] if images else [_resolve(description, split, entry) for entry in description.splits[split]]
+        [images] if images else [resolve(description, split, entry) for entry in description.splits[split]]
     )
-    listed = [image for source in sources for image in _list_images(source, description)]
+    listed = [image for source in sources for image in list_split(source, description)]
     found = set(listed)
     if not found:
         names = ", ".join(str(source) for source in sources)
@@ -247,7 +247,7 @@ def _names(content: dict[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def _resolve(description: DataYaml, split: str, entry: str) -> Path:
+def resolve(description: DataYaml, split: str, entry: str) -> Path:
     """Where an entry of the YAML is on disk."""
     entries = [entry]
     if entry.startswith("../"):  # some exporters write ../train/images for train/images
@@ -262,7 +262,7 @@ def _resolve(description: DataYaml, split: str, entry: str) -> Path:
     raise InputError(f"{description.path}: '{split}' names {candidates[0]}, which does not exist; correct it")
 
 
-def _list_images(source: Path, description: DataYaml) -> list[str]:
+def list_split(source: Path, description: DataYaml) -> list[str]:
     """Absolute paths of the images of a folder (with those below it), of a .txt list, or the image itself."""
     if source.is_dir():
         return images_below(source)
