@@ -26,16 +26,16 @@ def test_waiting_gradients_survive_a_save() -> None:
     network(torch.tensor([[1.0, 2.0]])).sum().backward()
     accumulator = GradientAccumulator()
     accumulator.window_is_full(4)
-    saved = accumulator.state_dict(network)
+    saved = accumulator.state_dict(network, batch_size=8)
     network.zero_grad()  # the copy is not touched by what happens next
 
     other, restored = nn.Linear(2, 1), GradientAccumulator()
     restored.load_state_dict(saved)
-    restored.restore_gradients(other)
+    restored.restore_gradients(other, batch_size=8)
     assert restored.pending == 1
     assert other.weight.grad is not None and other.weight.grad.tolist() == [[1.0, 2.0]]
     other.weight.grad.zero_()
-    restored.restore_gradients(other)  # once only: later fits start clean
+    restored.restore_gradients(other, batch_size=8)  # once only: later fits start clean
     assert other.weight.grad.tolist() == [[0.0, 0.0]]
 
 
@@ -45,4 +45,4 @@ def test_nothing_waits_after_a_step() -> None:
     accumulator = GradientAccumulator()
     accumulator.window_is_full(1)
     accumulator.stepped()
-    assert accumulator.state_dict(network) == {"pending": 0, "gradients": {}}
+    assert accumulator.state_dict(network, 8) == {"images": 0, "gradients": {}}

@@ -28,7 +28,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "accumulation": set(),  # sums gradients over micro-batches
     "parser": set(),  # options that are wrong, and messages that are held back
     "settings": set(),  # options made definite, or refused
-    "runs": set(),  # names of folders and files of a run
+    "storage.*": set(),  # checkpoint files that are never half
+    "checkpoint_io": {"storage.*", "runs"},
+    "runs": {"storage.*"},  # names of folders and files of a run
+    "resumption": set(),  # what a checkpoint says about its run
+    "preemption": set(),  # signals that ask a run to stop
+    "preflight.*": {"data.*"},  # what all ranks must have alike before they train
+    "cluster.*": set(),  # batch scripts
+    "strategy": set(),  # DDP and its options
     "losses.*": {"boxes", "batch"},
     "postprocess": {"boxes", "batch"},
     "augment.*": {"boxes", "batch"},
@@ -44,23 +51,29 @@ MAY_IMPORT: dict[str, set[str]] = {
     | MATHEMATICS,
     "measure.*": {"boxes", "batch", "model.*", "optim", "compilation", "training", "data.*", "streams"}
     | MATHEMATICS,  # what is fastest on this machine
-    "callbacks.*": {"module", "batch", "runs", "diagnosis"},
+    "callbacks.*": {"module", "batch", "runs", "diagnosis", "streams", "preemption", "checkpoint_io"},
+    "equipment": {"callbacks.*", "checkpoint_io", "runs"},  # callbacks, logger and plugins of a fit
     "commands.*": {"*"},
+    "step_choice": {"augment.*", "compilation", "measure.*"},  # what was left to auto
     "launcher": {
-        "augment.*",
         "callbacks.*",
-        "compilation",
         "data.*",
-        "measure.*",
+        "equipment",
         "module",
+        "preflight.*",
+        "resumption",
         "runs",
         "settings",
+        "step_choice",
+        "storage.*",
+        "strategy",
     },
     "cli": {"*"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "preemption"},
     "__init__": {"module", "data.module"},  # the names of the public interface
 }
 LIGHTNING = {"cli", "launcher", "parser", "commands.*", "module", "data.module", "callbacks.*"}
+LIGHTNING |= {"checkpoint_io", "equipment", "step_choice", "strategy"}
 """Only these import Lightning; the rest runs and is tested without it."""
 ONLY_IMPORTED_BY: dict[str, set[str]] = {"cli": {"__main__"}, "commands.*": {"cli"}, "__main__": set()}
 """Rooms that nobody else may import."""

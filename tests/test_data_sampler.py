@@ -7,6 +7,7 @@ import pytest
 from torch.utils.data import DistributedSampler, SequentialSampler
 
 from yolo_lightning.data.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
+from yolo_lightning.errors import InputError
 
 
 def _epoch(images: int, batch: int, world: int, rank: int, seed: int = 0, epoch: int = 0) -> list[int]:
@@ -93,3 +94,53 @@ def test_the_same_order_for_every_epoch_where_that_is_asked_for() -> None:
     sampler = TrainSampler(range(10), 2, seed=3, world_size=1, rank=0, same_order=True)
     first = TrainSampler(range(10), 2, seed=3, world_size=1, rank=0).order(0)
     assert [sampler.order(epoch) for epoch in (0, 1, 7)] == [first] * 3
+
+
+def _resumed(images: int, batch: int, world: int, rank: int, seen: int) -> TrainSampler:
+    sampler = TrainSampler(range(images), batch, 5, world, rank)
+    sampler.resume(2, seen)
+    sampler.set_epoch(2)
+    return sampler
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3, 6])
+def test_a_resumed_epoch_is_the_rest_of_one_that_was_not_stopped(batches: int) -> None:
+    for rank in range(2):
+        whole = TrainSampler(range(27), 2, 5, 2, rank).order(2)
+        sampler = _resumed(27, 2, 2, rank, seen=batches * 4)
+        assert sampler.order(2) == whole[batches * 2 :]
+        assert sampler.begins_at(2) == batches
+        assert sampler.order(3) == TrainSampler(range(27), 2, 5, 2, rank).order(3)
+        assert (sampler.begins_at(3), sampler.seen(3)) == (0, 0)
+
+
+@pytest.mark.parametrize(("world", "batch"), [(1, 4), (3, 2), (4, 3), (2, 1), (1, 40)])
+@pytest.mark.parametrize("seen", [4, 8, 24])
+def test_on_another_number_of_ranks_each_image_of_the_epoch_is_seen_once(
+    world: int, batch: int, seen: int
+) -> None:
+    images = 28
+    before = sorted(chain(*(TrainSampler(range(images), 2, 5, 2, rank).order(2) for rank in range(2))))
+    assert before == list(range(images))
+    first = [TrainSampler(range(images), 2, 5, 2, rank).order(2)[: seen // 2] for rank in range(2)]
+    samplers = [_resumed(images, batch, world, rank, seen) for rank in range(world)]
+    rest = [sampler.order(2) for sampler in samplers]
+    assert len({len(order) for order in rest}) == 1 and len(rest[0]) % batch == 0
+    joined = list(chain(*zip(*rest, strict=True)))  # in the order in which all ranks see them
+    assert sorted([*chain(*first), *joined[: images - seen]]) == list(range(images))
+    assert len(joined) - (images - seen) < world * batch  # what fills up the last batch
+    whole = -(-images // (world * batch))
+    assert samplers[0].begins_at(2) + len(rest[0]) // batch == whole
+
+
+def test_batches_before_the_resumption_come_first() -> None:
+    whole = TrainSampler(range(27), 2, 5, 2, 1).order(2)
+    sampler = _resumed(27, 2, 2, 1, seen=12)
+    assert sampler.order(2, before=2) == whole[2:]
+    assert sampler.order(2, before=9) == whole
+
+
+@pytest.mark.parametrize("seen", [-1, 27, 40])
+def test_a_place_that_the_epoch_does_not_have_is_refused(seen: int) -> None:
+    with pytest.raises(InputError, match="resume with the data set"):
+        TrainSampler(range(27), 2).resume(0, seen)

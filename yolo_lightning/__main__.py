@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 from .errors import InputError
+from .preemption import watching
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -13,10 +15,17 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: arguments after the program's name; those of the process if left out.
     """
+    arguments = sys.argv[1:] if argv is None else argv
+    # Only training has something to save before it ends. What takes seconds to import comes after.
+    with watching() if arguments[:1] == ["fit"] else nullcontext():
+        _run(arguments)
+
+
+def _run(arguments: list[str]) -> None:
     from .cli import run
 
     try:
-        run(sys.argv[1:] if argv is None else argv)
+        run(arguments)
     except InputError as error:
         # One that crossed over from a loader worker carries that process's traceback in front.
         sentence = str(error).strip().splitlines()[-1].removeprefix("yolo_lightning.errors.InputError: ")

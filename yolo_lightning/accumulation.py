@@ -12,6 +12,10 @@ class GradientAccumulator:
 
     A window of batches that an epoch's end cuts is not dropped and not applied early, with too few
     images in it: it goes on in the next epoch, or in the run that resumes.
+
+    With several ranks ``.grad`` holds the sum over all of them: gradients are reduced in every backward
+    pass, although DDP's ``no_sync`` could put that off, so that the checkpoint which one rank writes in
+    the middle of a window is complete.
     """
 
     def __init__(self) -> None:
@@ -28,8 +32,13 @@ class GradientAccumulator:
         """The optimizer has used the gradients and they are gone."""
         self.pending = 0
 
-    def state_dict(self, network: nn.Module) -> dict[str, Any]:
-        """The count, and copies of the gradients that wait (none right after a step)."""
+    def state_dict(self, network: nn.Module, batch_size: int) -> dict[str, Any]:
+        """The images that wait, and copies of their gradients (none right after a step).
+
+        Args:
+            network: whose gradients wait.
+            batch_size: images of a batch of all ranks together.
+        """
         gradients = {}
         if self.pending:
             gradients = {
@@ -37,17 +46,23 @@ class GradientAccumulator:
                 for name, parameter in network.named_parameters()
                 if parameter.grad is not None
             }
-        return {"pending": self.pending, "gradients": gradients}
+        return {"images": self.pending * batch_size, "gradients": gradients}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Remember what a checkpoint holds until :meth:`restore_gradients`."""
         self._restored = state
 
-    def restore_gradients(self, network: nn.Module) -> None:
-        """Give the remembered gradients back to the parameters, once those are on their device."""
+    def restore_gradients(self, network: nn.Module, batch_size: int) -> None:
+        """Give the remembered gradients back to the parameters, once those are on their device.
+
+        Args:
+            network: whose gradients wait.
+            batch_size: images of a batch of all ranks together, which may be another one now.
+        """
         if not self._restored:
             return
-        self.pending = self._restored["pending"]
+        images = self._restored.get("images", self._restored.get("pending", 0) * batch_size)
+        self.pending = -(-images // batch_size)
         gradients = self._restored["gradients"]
         for name, parameter in network.named_parameters():
             if name in gradients:

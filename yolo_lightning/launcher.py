@@ -7,11 +7,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -19,27 +17,25 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from .augment import AugmentationConfig
-from .callbacks.checkpoint import EpochCheckpoint
 from .callbacks.ema import ExponentialMovingAverage
 from .callbacks.predictions import PredictionWriter
 from .callbacks.progress import EpochProgress
-from .callbacks.record import RunRecorder
-from .callbacks.stalls import StallMonitor
-from .compilation import compiler_obstacle
 from .data.layout import read_class_names
+from .equipment import run_plugins, tensorboard, training_callbacks
 from .errors import InputError
-from .measure.agreement import NOMINAL_LABELS, choose_for_run
-from .measure.candidates import StepShape
 from .module import YOLOv5
+from .resumption import read_resumption
 from .runs import (
     CHECKPOINTS,
     DEFAULT_NAME,
+    begun_run_directory,
     claim_run_directory,
     find_checkpoint,
     run_directory_of,
 )
-from .settings import check_resumption, make_paths_absolute, refuse_impossible
+from .settings import make_paths_absolute, refuse_impossible
+from .step_choice import settle_step
+from .storage import newest_whole
 
 YOLOV5_DEFAULT = inspect.signature(YOLOv5).parameters["architecture"].default
 
@@ -59,7 +55,9 @@ class YoloCLI(LightningCLI):
 
     run_directory: Path
     checkpoint: Path | None = None
-    _resumed_step = 0
+    _begun: Path | None = None
+    """Run directory of a start that came to no checkpoint, which this one goes on in."""
+    _purge_step: int | None = None
     _is_new = False
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -69,6 +67,18 @@ class YoloCLI(LightningCLI):
             type=str | None,
             default=None,
             help="Runs of one name are numbered: RUNS_DIR/RUN_NAME/version_K (default: the subcommand).",
+        )
+        parser.add_argument(
+            "--checkpoint_minutes",
+            type=float,
+            default=15.0,
+            help="Minutes after which last.ckpt is written within an epoch, too; 0: only before a stop.",
+        )
+        parser.add_argument(
+            "--patience",
+            type=int,
+            default=100,
+            help="Epochs without a better val/map after which training ends; 0: never.",
         )
         parser.add_lightning_class_args(ExponentialMovingAverage, "ema")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
@@ -104,57 +114,26 @@ class YoloCLI(LightningCLI):
         config.trainer.default_root_dir = str(self.run_directory)
 
     def _choose(self, config: Any) -> None:
-        """Settle what was left to ``auto``: precision, memory format and compilation."""
-        on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-        if self.subcommand != "fit":
-            if config.trainer.precision is None and on_gpu:
-                config.trainer.precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-            return
-        model, devices = config.model, config.trainer.devices
-        augmentation = AugmentationConfig(**config.model.augmentation.as_dict())
-        shape = StepShape(
-            model.architecture,
-            model.num_classes,
-            config.data.image_size,
-            config.data.batch_size,
-            NOMINAL_LABELS,
-            f"cuda:{devices[0] if isinstance(devices, list) else 0}" if on_gpu else "cpu",
-            augmentation,
-        )
-        choice = choose_for_run(
-            shape,
-            config.trainer.precision,
-            model.channels_last,
-            model.compile,
-            nodes=int(config.trainer.num_nodes),
-            announce=rank_zero_info,
-        )
-        rank_zero_info(f"step: {choice.reason}")
-        config.trainer.precision = choice.candidate.precision
-        model.channels_last = choice.candidate.channels_last
-        if model.compile == "auto" and choice.candidate.compile:
-            model.compile = "default"
-        elif model.compile == "auto" and on_gpu:  # where the rule of the module would compile
-            model.compile = False if compiler_obstacle("cuda") else "augmentation"
+        settle_step(config, is_training=self.subcommand == "fit")
 
     def _read_checkpoint(self, config: Any) -> None:
         """Find the checkpoint, and take from it what the network has to be."""
         if not config.ckpt_path:
             return
-        self.checkpoint = find_checkpoint(config.ckpt_path, config.runs_dir, config.run_name or DEFAULT_NAME)
+        name = config.run_name or DEFAULT_NAME
+        found = find_checkpoint(config.ckpt_path, config.runs_dir, name)
+        if found is None:
+            config.ckpt_path, self._purge_step = None, 0
+            self._begun = begun_run_directory(config.runs_dir, name)
+            rank_zero_info(f"there is no checkpoint of '{name}' in {config.runs_dir} yet; training starts")
+            return
+        self.checkpoint = newest_whole(found, rank_zero_warn)
         config.ckpt_path = str(self.checkpoint)
-        try:
-            contents = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
-            known = contents["hyper_parameters"]
-            self._resumed_step, epoch = int(contents["global_step"]), int(contents["epoch"])
-        except Exception as error:
-            raise InputError(
-                f"{self.checkpoint}: is damaged or is not a checkpoint of yolo-lightning "
-                f"({type(error).__name__}); give another, or start from its weights with --model.weights"
-            ) from error
-        rank_zero_info(f"checkpoint {self.checkpoint}, after epoch {epoch + 1}")
+        resumption = read_resumption(self.checkpoint)
+        known, self._purge_step = resumption.hyper_parameters, resumption.purge_step
+        rank_zero_info(str(resumption))
         if self.subcommand == "fit":
-            check_resumption(self.checkpoint, epoch + 1, config.trainer.max_epochs)
+            resumption.check_epochs(config.trainer.max_epochs)
         asked = config.model.architecture
         # With the configuration of its run in front, whatever differs was asked for.
         unasked = None if run_directory_of(self.checkpoint) else YOLOV5_DEFAULT
@@ -205,8 +184,8 @@ class YoloCLI(LightningCLI):
     def _claim_directory(self, config: Any) -> Path:
         """The directory of the run that is resumed, or a new one; the same for every process of a run."""
         resumed = run_directory_of(self.checkpoint) if self.checkpoint and self.subcommand == "fit" else None
-        if resumed:
-            return resumed
+        if resumed or self._begun:
+            return resumed or self._begun
         if getattr(rank_zero_only, "rank", 0):  # only rank zero writes, except where it says where
             return Path(os.environ.get(RUN_DIRECTORY, config.runs_dir)).absolute()
         directory = claim_run_directory(config.runs_dir, config.run_name or str(self.subcommand))
@@ -249,13 +228,13 @@ class YoloCLI(LightningCLI):
         trainer_config["callbacks"] = callbacks
         # None leaves it to the callbacks; False keeps Lightning from adding a checkpoint of its own.
         kwargs["enable_checkpointing"] = None if any(isinstance(c, Checkpoint) for c in callbacks) else False
+        if self.subcommand == "fit":
+            plugins = trainer_config.get("plugins") or []
+            kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), *run_plugins()]
         return super().instantiate_trainer(**kwargs)
 
     def _tensorboard(self) -> TensorBoardLogger:
-        options: dict[str, Any] = {"name": "", "version": "", "default_hp_metric": False}
-        if self.checkpoint:  # what lies behind the point of resumption is going to be logged again
-            options["purge_step"] = self._resumed_step + 1
-        return TensorBoardLogger(self.run_directory, **options)
+        return tensorboard(self.run_directory, self._purge_step)
 
     def _callbacks(self, keep_checkpoints: bool) -> list[Callback]:
         bar = self._get(self.config_init, "trainer").get("enable_progress_bar") is not False
@@ -263,17 +242,10 @@ class YoloCLI(LightningCLI):
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter())
         if self.subcommand == "fit":
-            checkpoint = partial(
-                EpochCheckpoint,
-                dirpath=self.run_directory / CHECKPOINTS,
-                enable_version_counter=False,
-                save_on_train_epoch_end=True,
+            options = self.config[self.subcommand]
+            callbacks += training_callbacks(
+                self.run_directory, keep_checkpoints, options.checkpoint_minutes, options.patience
             )
-            callbacks.append(StallMonitor())
-            if keep_checkpoints:
-                callbacks.append(checkpoint(filename="best", monitor="val/map", mode="max"))
-                callbacks.append(checkpoint(filename="last"))
-            callbacks.append(RunRecorder(self.run_directory))
         return callbacks
 
 

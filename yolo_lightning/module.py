@@ -179,7 +179,7 @@ class YOLOv5(LightningModule):
         rank_zero_info(describe_gains(self.criterion, getattr(self._datamodule, "image_size", 640)))
         if self.trainer.world_size > 1:
             self.criterion.rank_mean, self.criterion.ranks = rank_mean, self.trainer.world_size
-        self.accumulator.restore_gradients(self.network)
+        self.accumulator.restore_gradients(self.network, self._total_batch_size)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """Augment, run the network, add the gradients, and step when enough images were seen."""
@@ -289,7 +289,7 @@ class YOLOv5(LightningModule):
         self.metric.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["accumulation"] = self.accumulator.state_dict(self.network)
+        checkpoint["accumulation"] = self.accumulator.state_dict(self.network, self._total_batch_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.accumulator.load_state_dict(checkpoint.get("accumulation", {}))

@@ -10,13 +10,17 @@ from pathlib import Path
 import yaml
 
 from .errors import InputError
+from .storage import previous_path
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+LAST = "last.ckpt"
 DEFAULT_NAME = "fit"
 """Whose ``last`` and ``best`` are meant where no name is given."""
 _VERSION = re.compile(r"version_(\d+)")
 _SHORTHANDS = ("last", "best")
+AUTO = "auto"
+"""``--ckpt_path``: the newest checkpoint of the run of that name if it has one, else a start from nothing."""
 
 
 def claim_run_directory(runs_dir: str | Path, name: str) -> Path:
@@ -44,33 +48,48 @@ def claim_run_directory(runs_dir: str | Path, name: str) -> Path:
             ) from error
 
 
-def find_checkpoint(ckpt_path: str, runs_dir: str | Path, name: str) -> Path:
-    """The file that ``--ckpt_path`` means.
+def find_checkpoint(ckpt_path: str, runs_dir: str | Path, name: str) -> Path | None:
+    """The file that ``--ckpt_path`` means; it, or the one kept from before it, is there (see ``storage``).
 
     Args:
-        ckpt_path: a path, or ``last`` or ``best`` of the newest run of that name that has one.
+        ckpt_path: a path, ``last`` or ``best`` of the newest run of that name that has one, or ``auto``.
         runs_dir: where runs are kept.
         name: name of the run.
+
+    Returns:
+        None for ``auto`` where there is no checkpoint.
 
     Raises:
         InputError: there is no such checkpoint.
     """
-    if ckpt_path not in _SHORTHANDS:
+    if ckpt_path not in (*_SHORTHANDS, AUTO):
         path = Path(ckpt_path).absolute()
-        if not path.is_file():
+        if not _is_kept(path):
             raise InputError(
                 f"--ckpt_path {ckpt_path}: no such file; give a run's checkpoint, or 'last' or 'best'"
             )
         return path
     parent = Path(runs_dir).absolute() / name
     for _, version in sorted(_versions(parent), reverse=True):
-        path = version / CHECKPOINTS / f"{ckpt_path}.ckpt"
-        if path.is_file():
+        path = version / CHECKPOINTS / (LAST if ckpt_path == AUTO else f"{ckpt_path}.ckpt")
+        if _is_kept(path):
             return path
+    if ckpt_path == AUTO:
+        return None
     raise InputError(
         f"--ckpt_path {ckpt_path}: no run in {parent} has a {CHECKPOINTS}/{ckpt_path}.ckpt; "
         "give the path of a checkpoint, or the --runs_dir and --run_name of the run"
     )
+
+
+def _is_kept(checkpoint: Path) -> bool:
+    return checkpoint.is_file() or previous_path(checkpoint).is_file()
+
+
+def begun_run_directory(runs_dir: str | Path, name: str) -> Path | None:
+    """The directory of the newest run of that name, if it was stopped before its first checkpoint."""
+    _, newest = max(_versions(Path(runs_dir).absolute() / name), default=(0, None))
+    return newest if newest and not any((newest / CHECKPOINTS).glob("*.ckpt")) else None
 
 
 def run_directory_of(checkpoint: Path) -> Path | None:
@@ -97,7 +116,8 @@ def with_run_config(argv: list[str]) -> list[str]:
     if "ckpt_path" not in given:
         return argv
     name = given.get("run_name", DEFAULT_NAME)
-    run = run_directory_of(find_checkpoint(given["ckpt_path"], given.get("runs_dir", "runs"), name))
+    checkpoint = find_checkpoint(given["ckpt_path"], given.get("runs_dir", "runs"), name)
+    run = run_directory_of(checkpoint) if checkpoint else None
     if run is None:
         return argv
     # What is not training gets a directory under a name of its own.

@@ -60,16 +60,3 @@ def refuse_impossible(config: Any) -> None:
         )
     if trainer.barebones:
         raise InputError("trainer.barebones leaves out the checkpoints and the metrics; set it to false")
-
-
-def check_resumption(checkpoint: Path, trained_epochs: int, max_epochs: int | None) -> None:
-    """Refuse to resume a run for fewer epochs than it has been trained already.
-
-    Raises:
-        InputError: it has.
-    """
-    if max_epochs is not None and 0 <= max_epochs < trained_epochs:
-        raise InputError(
-            f"{checkpoint}: has been trained for {trained_epochs} epochs already, more than "
-            f"--trainer.max_epochs {max_epochs}; give more"
-        )

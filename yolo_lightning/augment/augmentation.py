@@ -61,6 +61,10 @@ class Augmentation(nn.Module):
         """Empty the ring of mosaic partners; a change of epoch does so by itself."""
         self.ring.reset()
 
+    def remember(self, batch: Batch, epoch: int) -> None:
+        """Take a batch as a source of mosaic partners for those that follow it in the epoch."""
+        self.ring.write(batch, _scalar(epoch, torch.int64, batch.images.device))
+
     def compile_core(self, **options: Any) -> None:
         """Compile all but the ring's bookkeeping into one graph, in place.
 

@@ -38,9 +38,11 @@ class RunRecorder(Checkpoint):
     """Writes one row an epoch to ``metrics.csv`` and the state of the run to ``summary.json``.
 
     A run that resumes keeps the rows of the epochs before it, drops those of epochs that it trains
-    again, and adds its own. Each file is written beside its place and moved into it, so that a
-    killed run leaves the last whole one. Being a ``Checkpoint``, it is called after everything that
-    an epoch logs, and after the checkpoints listed before it.
+    again, and adds its own. The last one that it keeps is logged again: a run that was killed may
+    have lost it from the curves, where whatever is as late has been taken out (``purge_step``).
+    Each file is written beside its place and moved into it, so that a killed run leaves the last
+    whole one. Being a ``Checkpoint``, it is called after everything that an epoch logs; listed before
+    those that save, it has written the row of every epoch that there is a checkpoint of.
 
     Args:
         directory: the run directory.
@@ -51,6 +53,8 @@ class RunRecorder(Checkpoint):
         self.directory = Path(directory)
         self.monitor = monitor
         self._rows: list[dict[str, float]] = []
+        self._logged_step = -1
+        """Of the loggers, for the epoch of the last row; -1 without one."""
         self._earlier_seconds = 0.0
         self._started = time.monotonic()
         self._validated = False
@@ -66,7 +70,13 @@ class RunRecorder(Checkpoint):
         """Runs once the epoch to go on from is known."""
         rows = read_metrics(self.directory / "metrics.csv")
         self._rows = [row for row in rows if row["epoch"] < trainer.current_epoch]
-        self._earlier_seconds = self._rows[-1].get("wall_seconds", 0.0) if self._rows else 0.0
+        if self._rows and self._logged_step >= 0:
+            own = {"step", "wall_seconds"}  # the others are what was logged
+            for logger in trainer.loggers:
+                logger.log_metrics(
+                    {n: v for n, v in self._rows[-1].items() if n not in own}, self._logged_step
+                )
+                logger.save()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated = not trainer.sanity_checking
@@ -79,12 +89,36 @@ class RunRecorder(Checkpoint):
             if self._validated or not name.startswith("val/")  # else they are an earlier epoch's
         }
         self._validated = False
-        seconds = self._earlier_seconds + time.monotonic() - self._started
+        seconds = self._seconds
+        self._logged_step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1  # as Lightning counts
         position = {"epoch": float(trainer.current_epoch), "step": float(trainer.global_step)}
         self._rows.append({**position, **logged, "wall_seconds": seconds})
+        for logger in trainer.loggers:
+            logger.save()  # what was logged so far is older than the checkpoint that comes next
         write_atomically(self.directory / "metrics.csv", metrics_as_csv(self._rows))
+        self._write_summary()
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Runs when the last checkpoint is there."""
+        if self._rows:
+            self._write_summary()
+
+    def _write_summary(self) -> None:
         summary = summarise(self._rows, self.monitor, self.directory / "checkpoints")
         write_atomically(self.directory / "summary.json", json.dumps(summary, indent=2))
+
+    @property
+    def _seconds(self) -> float:
+        """That the run has taken so far, the parts before it was stopped included."""
+        return self._earlier_seconds + time.monotonic() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"logged_step": self._logged_step, "wall_seconds": self._seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._logged_step = state_dict["logged_step"]
+        self._earlier_seconds = state_dict["wall_seconds"]
 
 
 def summarise(rows: list[dict[str, float]], monitor: str, checkpoints: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -29,6 +29,12 @@ class BatchLoader(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Batch]: ...
+
+    def earlier(self, batches: int) -> Iterator[Batch]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -66,6 +72,16 @@ class DeviceFeed:
 
     def __len__(self) -> int:
         return len(self.loader)
+
+    def earlier(self, batches: int) -> Iterator[Batch]:
+        """See ``OrderedLoader.earlier``; in host memory."""
+        return self.loader.earlier(batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.loader.load_state_dict(state_dict)
 
     def close(self) -> None:
         """End the workers."""

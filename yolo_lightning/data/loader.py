@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..batch import Batch
 from .cores import usable_cores
 from .dataset import DetectionDataset
+from .ordered import OrderedLoader
 from .sampler import TrainSampler
 from .slots import Slots
 
@@ -115,7 +117,7 @@ class Requests:
             epoch += 1
 
 
-class TrainLoader:
+class TrainLoader(OrderedLoader):
     """Batches of squares in seeded order; each iteration is the epoch that the sampler was told.
 
     Workers go on with the next epoch while the last batches of one are used, validated and saved.
@@ -144,8 +146,7 @@ class TrainLoader:
         workers: int,
         threads: int | None = None,
     ) -> None:
-        self.sampler = sampler
-        self.batch_size = batch_size
+        super().__init__(dataset, sampler, batch_size)
         self.workers = workers
         count = workers * PREFETCH_BATCHES + _HELD_BATCHES
         self.slots = Slots(count, batch_size, dataset.image_size, dataset.capacity)
@@ -174,15 +175,12 @@ class TrainLoader:
             multiprocessing_context="fork" if sys.platform == "linux" else None,
         )
 
-    def __len__(self) -> int:
-        return self.sampler.num_samples // self.batch_size
-
     @property
     def read_fraction(self) -> float:
         return self._read_ns / self._total_ns if self._total_ns else float("nan")
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, batches = self.sampler.epoch, len(self)
+        epoch, batches = self._begin()
         if self._at != (epoch, 0):
             self._requests.first_epoch = epoch
             self._results = iter(self._loader or map(self._writer.__getitems__, iter(self._requests)))
@@ -198,6 +196,7 @@ class TrainLoader:
             self._total_ns += filled.total_ns
             # Before the batch is handed out, because nobody need ask for more after the last.
             self._at = (epoch, number) if number < batches else (epoch + 1, 0)
+            self._give()
             yield self.slots.lend(filled.slot)
 
     def close(self) -> None:
@@ -211,12 +210,17 @@ def _as_it_is(filled: Filled) -> Filled:
 
 
 def prepare_worker(worker_id: int) -> None:
-    """Set up a worker process: one thread, and memory that is kept for the next image.
+    """Set up a worker process: a process group, one thread, and memory that is kept for the next image.
+
+    A signal that asks the run to stop often goes to its whole process group, by Ctrl-C or by a
+    cluster. Its workers have to go on until the batch that the run ends with.
 
     Workers are the parallelism; threads within them would fight over the same cores. By default
     glibc gives the memory of a decoded image back to the system, and the next image pays for a page
     fault every 4 KiB: 715 faults an image at 640 px, up to twice the time of decoding it.
     """
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

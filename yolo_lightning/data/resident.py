@@ -11,13 +11,14 @@ from torch import Tensor
 from ..batch import Batch
 from .cache import ImageCache
 from .dataset import DetectionDataset, collate
+from .ordered import OrderedLoader
 from .sampler import TrainSampler
 
 _CHUNK_IMAGES = 256
 """Images copied to the device at once."""
 
 
-class ResidentLoader:
+class ResidentLoader(OrderedLoader):
     """The same batches as ``TrainLoader``, gathered on the device from all images of the set.
 
     On a CPU the images are the mapped file of the cache: its pages are the system's, shared by all
@@ -42,24 +43,22 @@ class ResidentLoader:
         self, dataset: DetectionDataset, sampler: TrainSampler, batch_size: int, device: torch.device
     ) -> None:
         assert dataset.cache is not None
-        self.sampler = sampler
-        self.batch_size = batch_size
+        super().__init__(dataset, sampler, batch_size)
         self.device = device
         self.pixels = resident_pixels(dataset.cache, device)  # uint8 (I, S, S, 3)
         labels = collate([dataset.labels(i) for i in range(len(dataset))])
         self.labels = Batch(*(tensor.to(device) for tensor in labels))  # its images are empty
 
-    def __len__(self) -> int:
-        return self.sampler.num_samples // self.batch_size
-
     def close(self) -> None:
         """There are no workers to end."""
 
     def __iter__(self) -> Iterator[Batch]:
-        order = torch.tensor(self.sampler.order(self.sampler.epoch)).to(self.device)
+        epoch, _ = self._begin()
+        order = torch.tensor(self.sampler.order(epoch)).to(self.device)
         for rows in order.split(self.batch_size):
             images = self.pixels.index_select(0, rows).permute(0, 3, 1, 2)  # (B, 3, S, S), channels last
             labels = Batch(*(tensor.index_select(0, rows) for tensor in self.labels))
+            self._give()
             yield labels._replace(images=images)
 
 

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import BatchSampler, Dataset, DistributedSampler, SequentialSampler
 
+from ..errors import InputError
+
 
 def _place(world_size: int | None, rank: int | None) -> tuple[int, int]:
     """World size and rank as given, or those of the process group, or of a process alone."""
@@ -30,6 +32,9 @@ class TrainSampler(DistributedSampler[int]):
     The order is a function of (seed, epoch) alone. At its end it starts over, until all ranks have
     the same number of full batches: shapes stay fixed and no image is left out. Batch k of all
     ranks together is the batch k that one process with the joined batch size would see.
+
+    An epoch that a stopped run has begun goes on where it was (:meth:`resume`), with another number
+    of ranks or another batch size too: what all ranks together have seen is the start of the order.
 
     Args:
         dataset: The I images.
@@ -54,21 +59,61 @@ class TrainSampler(DistributedSampler[int]):
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         self.images = len(dataset)
         self.same_order = same_order
-        self.num_samples = -(-self.images // (world_size * batch_size)) * batch_size
+        self.batch_size = batch_size
+        self.num_samples = self._batches(self.images) * batch_size
         self.total_size = self.num_samples * world_size
+        self._resumed: tuple[int, int] | None = None
+
+    def _batches(self, images: int) -> int:
+        """Batches of a rank that take ``images`` of all ranks, the last one filled up."""
+        return -(-images // (self.num_replicas * self.batch_size))
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order(self.epoch))
 
-    def order(self, epoch: int) -> list[int]:
-        """Positions of this rank's images in an epoch, as many as fill its batches."""
+    def resume(self, epoch: int, seen: int) -> None:
+        """Begin one epoch where a stopped run was.
+
+        Args:
+            epoch: The epoch, from 0.
+            seen: Images of it that all ranks together have trained on.
+
+        Raises:
+            InputError: The epoch has not so many images; the data set is another one.
+        """
+        if not 0 <= seen < self.images:
+            raise InputError(
+                f"the checkpoint was written after {seen} images of an epoch, but the data has "
+                f"{self.images}; resume with the data set that the run was started on"
+            )
+        self._resumed = epoch, seen
+
+    def seen(self, epoch: int) -> int:
+        """Images of an epoch, of all ranks together, before the place where it begins here."""
+        return self._resumed[1] if self._resumed and self._resumed[0] == epoch else 0
+
+    def begins_at(self, epoch: int) -> int:
+        """The batch that an epoch begins with: 0, or the one from which a resumed epoch has enough left."""
+        return self._batches(self.images) - self._batches(self.images - self.seen(epoch))
+
+    def order(self, epoch: int, before: int = 0) -> list[int]:
+        """Positions of this rank's images in an epoch, as many as fill its batches.
+
+        Args:
+            epoch: From 0.
+            before: Batches to go back from where a resumed epoch begins, in which they come first;
+                no further than to its start.
+        """
         # seed + epoch, as torch has it, would give seed 0 in epoch 1 what seed 1 has in epoch 0.
         mixed = np.random.SeedSequence((self.seed, 0 if self.same_order else epoch)).generate_state(
             1, np.uint64
         )[0]
         generator = torch.Generator().manual_seed(int(mixed) >> 1)
         order = torch.randperm(self.images, generator=generator)
-        positions = torch.arange(self.rank, self.total_size, self.num_replicas)
+        seen, joined = self.seen(epoch), self.batch_size * self.num_replicas
+        first = seen - min(before, seen // joined) * joined
+        stop = seen + self._batches(self.images - seen) * joined
+        positions = torch.arange(first + self.rank, stop, self.num_replicas)
         taken: list[int] = order[positions % self.images].tolist()
         return taken
 

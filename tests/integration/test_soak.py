@@ -1,0 +1,85 @@
+"""A run that is killed again and again ends with the weights of one that is not."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.run_comparison import assert_equal_runs, contents
+from yolo_lightning.data.synthetic import make_dataset
+
+KILLS = 30
+EPOCHS, BATCHES = 10, 20
+
+
+def train(arguments: list[str], log: Path) -> None:
+    """The command in a process of its own, its output into a file."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    import torch
+
+    from yolo_lightning.__main__ import main
+
+    torch.set_num_threads(1)
+    main(arguments)
+
+
+def wait_until(happened: Callable[[], bool], process: multiprocessing.process.BaseProcess) -> None:
+    while process.is_alive() and not happened():
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}")  # pytest shows it when the test fails
+    moment = random.Random(seed)
+    shapes = make_dataset(tmp_path / "shapes", train_images=2 * BATCHES, val_images=3, image_size=64)
+    options = [
+        "fit", "--data.root", str(shapes), "--data.image_size=64", "--data.batch_size=2",
+        "--data.num_workers=0", "--model.compile=false", "--model.channels_last=true",
+        "--trainer.precision=32-true",
+        "--model.optimizer.nominal_batch_size=4", "--trainer.accelerator=cpu", "--trainer.devices=1",
+        f"--trainer.max_epochs={EPOCHS}", f"--runs_dir={tmp_path}", "--ckpt_path=auto",
+        "--checkpoint_minutes=0.001",
+    ]  # fmt: skip
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["yolo_lightning.cli"])  # a start takes 1 s instead of 6
+    whole = context.Process(target=train, args=([*options, "--run_name=whole"], tmp_path / "whole.log"))
+    whole.start()
+    whole.join()
+    assert whole.exitcode == 0, (tmp_path / "whole.log").read_text()[-3000:]
+
+    run, log = tmp_path / "parts" / "version_0", tmp_path / "parts.log"
+    last = run / "checkpoints" / "last.ckpt"
+    saved = 0
+    for kill in range(KILLS):
+        process = context.Process(target=train, args=([*options, "--run_name=parts"], log))
+        process.start()
+        known = last.stat().st_mtime_ns if last.exists() else 0
+        if kill % 5 == 4:  # before or while it finds its checkpoint
+            process.join(moment.uniform(0, 3))
+        else:
+            wait_until(lambda: last.exists() and last.stat().st_mtime_ns != known, process)  # noqa: B023
+            process.join(moment.uniform(0, 0.4))
+        assert process.exitcode is None, log.read_text()[-3000:]
+        process.kill()
+        process.join()
+        saved += last.exists() and last.stat().st_mtime_ns != known
+    assert saved > KILLS // 2  # else it was not training that was killed
+    assert len(list(run.parent.iterdir())) == 1
+    final = context.Process(target=train, args=([*options, "--run_name=parts"], log))
+    final.start()
+    final.join()
+    assert final.exitcode == 0, log.read_text()[-3000:]
+    assert "damaged" not in log.read_text()
+    assert_equal_runs(tmp_path / "whole" / "version_0", run)
+    assert contents(run)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == EPOCHS

@@ -1,0 +1,134 @@
+"""Runs that are stopped in the middle of an epoch go on as if they had not been."""
+
+from __future__ import annotations
+
+import signal
+from itertools import count
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.callbacks import Timer
+
+from tests.run_comparison import assert_equal_runs, contents, rows
+from yolo_lightning.__main__ import main
+
+EPOCHS, BATCHES = 3, 5
+PARTS = Path("runs/parts/version_0")
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def options(shapes: Path, *more: str) -> list[str]:
+    """Five batches of two pictures an epoch, of which mosaics draw from all before them."""
+    return [
+        "--data.root", str(shapes), "--data.image_size=64", "--data.batch_size=2", "--data.num_workers=0",
+        "--model.compile=false", "--model.channels_last=true", "--trainer.precision=32-true",
+        "--model.optimizer.nominal_batch_size=4",
+        "--trainer.accelerator=cpu", "--trainer.devices=1", f"--trainer.max_epochs={EPOCHS}", *more,
+    ]  # fmt: skip
+
+
+def signal_at(number: str, epoch: int, batch: int) -> list[str]:
+    place = f"{{number: {number}, epoch: {epoch}, batch: {batch}}}"
+    return [f"--trainer.callbacks=[{{class_path: tests.signals.SignalAt, init_args: {place}}}]"]
+
+
+def stopped(*argv: str) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", *argv])
+    assert exit_.value.code == 75
+
+
+@pytest.fixture(scope="module")
+def whole(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that is never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    main(["fit", *options(shapes, f"--runs_dir={folder}", "--run_name=whole")])
+    return folder / "whole" / "version_0"
+
+
+@pytest.mark.parametrize(
+    ("epoch", "batch", "more"),
+    [
+        (0, 0, ()),
+        (1, 2, ()),
+        (1, 3, ("--data.cache=none", "--data.num_workers=1")),
+        (2, 3, ("--data.cache=none",)),
+        (1, BATCHES - 1, ()),
+        (1, -1, ()),
+    ],
+)
+def test_a_run_that_is_stopped_anywhere_ends_with_the_weights_of_one_that_is_not(
+    epoch: int,
+    batch: int,
+    more: tuple[str, ...],
+    shapes: Path,
+    whole: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stopped(*options(shapes, "--run_name=parts", *signal_at("SIGTERM", epoch, batch), *more))
+    saved_as = Path.cwd() / PARTS / "checkpoints/last.ckpt"
+    assert f"resume with   yolo-lightning fit --ckpt_path {saved_as}" in caplog.text
+    saved = contents(PARTS)["loops"]["fit_loop"]
+    within = 0 <= batch < BATCHES - 1
+    assert saved["epoch_progress"]["current"]["processed"] == epoch + (not within)
+    if within:
+        assert saved["epoch_loop.batch_progress"]["current"]["processed"] == batch + 1
+    main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null"])
+    assert_equal_runs(whole, PARTS)
+
+
+def test_stopped_at_every_batch(shapes: Path, whole: Path) -> None:
+    """Each time the newest checkpoint is found without being named."""
+    arguments = options(shapes, "--run_name=parts", "--ckpt_path=auto")
+    for number in range(EPOCHS * BATCHES - 1):
+        epoch, batch = divmod(number, BATCHES)
+        if batch < BATCHES - 1:  # a stop at the last one is the end of the epoch
+            stopped(*arguments, *signal_at("SIGUSR1", epoch, batch))
+            assert (
+                contents(PARTS)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
+                == number + 1
+            )
+    main(["fit", *arguments, "--trainer.callbacks=null"])
+    assert_equal_runs(whole, PARTS)
+    assert [path.name for path in Path("runs/parts").iterdir()] == ["version_0"]
+
+
+def test_handlers_are_those_of_before_when_the_run_has_ended(shapes: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    stopped(*options(shapes, *signal_at("SIGINT", 0, 1)))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == before
+
+
+@pytest.mark.parametrize(
+    ("limit", "no_limit"),
+    [
+        ("--trainer.max_steps=5", "--trainer.max_steps=-1"),
+        ("--trainer.max_time=00:00:00:09", "--trainer.max_time=01:00:00:00"),
+    ],
+)
+def test_a_limit_saves_where_it_stops(
+    limit: str, no_limit: str, shapes: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = count()
+    monkeypatch.setattr(Timer, "time_elapsed", lambda *_: float(next(looks)))  # a second a look
+    main(["fit", *options(shapes, "--run_name=parts", limit)])
+    loop = contents(PARTS)["loops"]["fit_loop"]
+    assert loop["epoch_progress"]["current"]["processed"] < EPOCHS
+    assert 0 < loop["epoch_loop.batch_progress"]["current"]["processed"] < BATCHES
+    main(["fit", "--ckpt_path=last", "--run_name=parts", no_limit])
+    assert_equal_runs(whole, PARTS)
+
+
+def test_patience_ends_training_and_is_kept_by_a_resumption(
+    shapes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With such a learning rate val/map never gets above the 0 of the first epoch."""
+    learns_nothing = ("--model.optimizer.learning_rate=1e-9", "--trainer.max_epochs=9", "--patience=3")
+    stopped(*options(shapes, "--run_name=parts", *learns_nothing, *signal_at("SIGTERM", 2, 1)))
+    main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null"])
+    assert len(rows(PARTS)) == 4  # the first and three that are no better, one of them after the resumption
+    assert "val/map has not become better in 3 epochs" in caplog.text

@@ -1,0 +1,213 @@
+import errno
+import threading
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.test_storage import contents, number_of, python
+from yolo_lightning.model.network import build_network
+from yolo_lightning.storage import BackgroundWriter, NoSpace, background, files, previous_path, snapshot
+
+
+def test_a_snapshot_does_not_change_with_what_it_was_taken_of() -> None:
+    tensor = torch.arange(6.0)
+    inner: dict[str, Any] = {"lr": 0.1, "betas": [0.9, 0.99]}
+    original: dict[str, Any] = {"a": [tensor, (tensor[2:4],)], "groups": inner, "epoch": 3}
+    taken = snapshot(original)
+    tensor.fill_(-1)
+    inner["betas"][0] = 0.5
+    original["epoch"] = 4
+    whole, (part,) = taken["a"]
+    assert torch.equal(whole, torch.arange(6.0)) and torch.equal(part, torch.tensor([2.0, 3.0]))
+    assert (taken["groups"], taken["epoch"]) == ({"lr": 0.1, "betas": [0.9, 0.99]}, 3)
+
+
+def test_the_same_memory_is_copied_once_and_other_views_of_it_by_themselves(tmp_path: Path) -> None:
+    weight = torch.arange(12.0).view(3, 4)
+    views = {
+        "same": weight.view(3, 4),
+        "turned": weight.t(),
+        "row": weight[1],
+        "bits": weight.view(torch.int),
+    }
+    taken = snapshot({"a": weight, "b": weight, **views})
+    assert taken["a"] is taken["b"]
+    assert taken["a"].data_ptr() == taken["same"].data_ptr() != weight.data_ptr()
+    assert len({taken[name].data_ptr() for name in ("a", "turned", "row", "bits")}) == 4
+    assert all(torch.equal(taken[name], view) for name, view in views.items())
+    files.write(taken, tmp_path / "views.ckpt")
+    loaded = torch.load(tmp_path / "views.ckpt", weights_only=True)
+    assert loaded["a"].data_ptr() == loaded["b"].data_ptr() == loaded["same"].data_ptr()
+    with zipfile.ZipFile(tmp_path / "views.ckpt") as archive:
+        assert sum("/data/" in name for name in archive.namelist()) == 4
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        torch.rand(4, 6).t(),
+        torch.rand(6, 8)[:, ::2],
+        torch.rand(3, 1).expand(3, 5),
+        torch.rand(()),
+        torch.empty(0, 3),
+        torch.tensor([True, False]),
+        torch.rand(5).to(torch.bfloat16),
+        torch.nn.Parameter(torch.rand(3)),
+        torch.rand(3, requires_grad=True) * 2,
+        torch.rand(3).to_sparse(),
+    ],
+    ids=["channels_last", "turned", "strided", "expanded", "scalar", "empty", "bool", "bf16", "parameter",
+         "with_history", "sparse"],
+)  # fmt: skip
+def test_a_snapshot_has_the_values_and_the_order_in_memory(tensor: torch.Tensor) -> None:
+    if tensor.layout != torch.strided:
+        tensor = tensor.coalesce()
+    taken = snapshot([tensor])[0]
+    assert type(taken) is type(tensor) and taken.dtype == tensor.dtype and taken.layout == tensor.layout
+    assert torch.equal(taken.to_dense(), tensor.detach().to_dense()) and taken.grad_fn is None
+    if taken.layout == torch.strided:
+        assert taken.data_ptr() != tensor.data_ptr() or not tensor.numel()
+        assert taken.requires_grad == tensor.requires_grad
+    if tensor.layout == torch.strided and torch.ops.aten.is_non_overlapping_and_dense(tensor):
+        assert taken.stride() == tensor.stride()
+
+
+def test_a_network_s_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    network = build_network("yolov5n", 3).to(memory_format=torch.channels_last)
+    state = network.state_dict()
+    taken = snapshot(state)
+    assert type(taken) is OrderedDict and taken._metadata == state._metadata  # type: ignore[attr-defined]
+    files.write({"state_dict": taken}, tmp_path / "last.ckpt")
+    loaded = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert loaded.keys() == state.keys()
+    for name, value in state.items():
+        assert torch.equal(loaded[name], value) and loaded[name].stride() == value.stride()
+
+
+def test_the_moment_of_handing_over_counts(tmp_path: Path) -> None:
+    writer, last = BackgroundWriter(), tmp_path / "last.ckpt"
+    changing = contents(1)
+    for number in range(1, 6):
+        changing["epoch"] = number
+        for value in changing["state_dict"].values():
+            value.fill_(number)
+        writer.submit(changing, last, keep_previous=True)
+    for value in changing["state_dict"].values():
+        value.zero_()
+    writer.wait()
+    assert (number_of(last), number_of(previous_path(last))) == (5, 4)
+    assert writer.saves == 5 and writer.stall_seconds > 0
+    writer.close()
+    writer.submit(contents(6), last)  # after the end it begins anew
+    writer.close()
+    assert number_of(last) == 6
+
+
+class Gate:
+    """Stands for ``write``: lets one through when it is told to, and fails where it shall."""
+
+    def __init__(self) -> None:
+        self.permits = threading.Semaphore(0)
+        self.written: list[str] = []
+        self.under_way, self.most_under_way = 0, 0
+
+    def __call__(self, contents: Any, path: Any, keep_previous: bool) -> None:
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        assert self.permits.acquire(timeout=60)
+        self.under_way -= 1
+        if contents == "fails":
+            raise NoSpace(f"{path}: no room")
+        self.written.append(str(path))
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    gate = Gate()
+    monkeypatch.setattr(background, "write", gate)
+    return gate
+
+
+def test_no_more_than_two_snapshots_wait(gate: Gate) -> None:
+    writer = BackgroundWriter()
+    writer.submit(0, "a")
+    writer.submit(0, "b")
+    third = threading.Thread(target=writer.submit, args=(0, "c"))
+    third.start()
+    third.join(timeout=0.3)
+    assert third.is_alive() and writer.saves == 2
+    gate.permits.release()
+    third.join(timeout=60)
+    assert writer.saves == 3
+    gate.permits.release(2)
+    writer.close()
+    assert gate.written == ["a", "b", "c"] and gate.most_under_way == 1
+    assert writer.stall_seconds > 0.2
+
+
+def test_an_error_in_the_background_reaches_the_next_caller_once(gate: Gate) -> None:
+    writer = BackgroundWriter()
+    gate.permits.release()
+    writer.submit("fails", "best")
+    writer._pending[0].exception(timeout=60)
+    assert writer.failed
+    with pytest.raises(NoSpace, match="best: no room"):
+        writer.submit(0, "last")
+    assert not writer.failed and writer.saves == 1
+    writer.wait()
+    writer.submit("fails", "best")
+    writer.submit(0, "last")
+    gate.permits.release(2)
+    with pytest.raises(NoSpace, match="best: no room"):
+        writer.close()
+    writer.close()
+    assert gate.written == ["last"]  # what lay behind was tried all the same
+
+
+def test_a_full_disk_in_the_background_reaches_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer, last = BackgroundWriter(), tmp_path / "last.ckpt"
+    writer.submit(contents(1), last)
+    writer.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fail)
+        writer.submit(contents(2), last)
+        with pytest.raises(NoSpace, match="the disk is full"):
+            writer.wait()
+    assert number_of(last) == 1
+    writer.close()
+
+
+def test_a_process_that_ends_finishes_what_it_began(tmp_path: Path) -> None:
+    code = (
+        "import sys; from tests.test_storage import *; writer = BackgroundWriter()\n"
+        "for n in (1, 2): writer.submit(contents(n, elements=200_000), sys.argv[1], keep_previous=True)"
+    )
+    last = tmp_path / "last.ckpt"
+    done = python(code, str(last))
+    assert done.returncode == 0, done.stderr
+    assert (number_of(last), number_of(previous_path(last))) == (2, 1)
+
+
+def test_a_forked_process_starts_without_the_thread(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from tests.test_storage import *; writer = BackgroundWriter()\n"
+        "parent, child = sys.argv[1:]\n"
+        "writer.submit(contents(1, elements=500_000), parent)\n"
+        "if os.fork() == 0:\n"
+        "    writer.wait(); writer.submit(contents(2), child); writer.close(); os._exit(0)\n"
+        "assert os.wait()[1] == 0; writer.close()"
+    )
+    parent, child = tmp_path / "parent" / "last.ckpt", tmp_path / "child" / "last.ckpt"
+    done = python(code, str(parent), str(child))
+    assert done.returncode == 0, done.stderr
+    assert (number_of(parent), number_of(child)) == (1, 2)

@@ -1,0 +1,61 @@
+"""What any rank asks for, all ranks do at the same batch, and nobody waits to find out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import distributed
+
+
+class Agreement:
+    """Flags that all ranks see alike: raised on one, raised on all.
+
+    One process sees its own flags at once. With more, the flags of a batch are sent over a gloo
+    group of their own while the next batch is computed, and read at its end: the device's stream is
+    not touched and the host does not wait. So everybody learns one batch later, at the same batch.
+
+    Every rank has to make the same calls in the same order.
+
+    Args:
+        flags: How many there are.
+    """
+
+    def __init__(self, flags: int) -> None:
+        self.flags = flags
+        self._group = None
+        self._is_alone = not (distributed.is_available() and distributed.is_initialized())
+        if not self._is_alone:
+            self._is_alone = distributed.get_world_size() == 1
+        if not self._is_alone:
+            self._group = distributed.new_group(backend="gloo")
+        self._raised = torch.zeros(flags, dtype=torch.int32)
+        self._under_way: distributed.Work | None = None
+
+    def exchange(self, flags: Sequence[bool]) -> list[bool]:
+        """Send this rank's flags, and return what all of them raised in the call before."""
+        if self._is_alone:
+            return list(flags)
+        answer = self._take()
+        self._send(flags)
+        return answer
+
+    def settle(self, flags: Sequence[bool]) -> list[bool]:
+        """What all ranks raise now or raised in the call before; waits for all of them."""
+        if self._is_alone:
+            return list(flags)
+        before = self._take()
+        self._send(flags)
+        return [a or b for a, b in zip(before, self._take(), strict=True)]
+
+    def _take(self) -> list[bool]:
+        if self._under_way is None:
+            return [False] * self.flags
+        self._under_way.wait()
+        self._under_way = None
+        return [bool(flag) for flag in self._raised.tolist()]
+
+    def _send(self, flags: Sequence[bool]) -> None:
+        self._raised = torch.tensor(list(flags), dtype=torch.int32)
+        maximum = distributed.ReduceOp.MAX
+        self._under_way = distributed.all_reduce(self._raised, maximum, group=self._group, async_op=True)

@@ -1,0 +1,112 @@
+"""Checkpoints within an epoch, and the end of a run that was asked to stop."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from time import monotonic
+from typing import Any, NoReturn
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities import rank_zero_info
+
+from .. import preemption
+from ..checkpoint_io import RunCheckpointIO
+from .agreement import Agreement
+
+
+class Interruption(Checkpoint):
+    """Saves ``last.ckpt`` within an epoch: every few minutes, and when the run has to stop there.
+
+    A run has to stop when a signal has asked any of its ranks to (see ``preemption``), or when a
+    limit on time or steps is reached. The ranks agree on it and save together at the end of a batch.
+    After a signal the process ends with ``preemption.EXIT_STATUS``; a Slurm job is queued again
+    first. A stop that falls on the last batch of an epoch waits for its validation and is saved by
+    the epoch's own checkpoint.
+
+    Being a ``Checkpoint`` that is listed last, it runs after everything else at the end of a batch
+    or an epoch. Lightning's own handlers, which save and talk to other ranks inside the handler, are
+    left out, and with them its broadcast before each batch, for which the host waits.
+
+    Args:
+        path: Of ``last.ckpt``; None where checkpoints are turned off.
+        minutes: Between two checkpoints within an epoch; 0 saves none but those before a stop.
+    """
+
+    def __init__(self, path: Path | None, minutes: float) -> None:
+        self.path = path
+        self.interval_s = minutes * 60
+        self._saved_s = 0.0
+        self._agreement: Agreement
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._agreement = Agreement(flags=2)
+        trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        preemption.training_begins()
+        self._saved_s = monotonic()
+        stop, _ = self._agreement.settle([preemption.received() is not None, False])
+        if stop:
+            self._stop(trainer, "before training began")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        is_due = self.interval_s > 0 and monotonic() - self._saved_s >= self.interval_s
+        asked = preemption.received() is not None
+        stop, save = self._agreement.exchange([asked, is_due and trainer.is_global_zero])
+        loop = trainer.fit_loop.epoch_loop
+        if loop.batch_progress.is_last_batch:
+            self._stop_at_epoch_end = stop
+            return
+        if self.path and (stop or save or loop.done):
+            trainer.save_checkpoint(self.path, weights_only=False)
+            self._saved_s = monotonic()
+        if stop:
+            self._stop(trainer, f"in epoch {trainer.current_epoch + 1}, after batch {batch_idx + 1}")
+
+    _stop_at_epoch_end = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_s = monotonic()
+        stop, _ = self._agreement.settle([preemption.received() is not None, False])
+        if stop or self._stop_at_epoch_end:
+            self._stop(trainer, f"after epoch {trainer.current_epoch + 1}")
+
+    def _stop(self, trainer: Trainer, where: str) -> NoReturn:
+        io = trainer.strategy.checkpoint_io
+        if isinstance(io, RunCheckpointIO):
+            io.wait()  # a job that is queued again may start at once
+        trainer.strategy.barrier("stop")
+        reason = preemption.received() or "a signal to another process"
+        rank_zero_info(f"stopped by {reason} {where}")
+        if trainer.is_global_zero:
+            slurm = preemption.in_slurm_job() and preemption.received() != "SIGINT"
+            rank_zero_info(preemption.requeue() if slurm else self._how_to_go_on())
+        raise SystemExit(exit_status(trainer))
+
+    def _how_to_go_on(self) -> str:
+        if self.path is None:
+            return "no checkpoint was saved, because checkpoints are turned off"
+        if not self.path.is_file():
+            return "nothing was saved, because nothing was trained yet"
+        return f"resume with   yolo-lightning fit --ckpt_path {shlex.quote(str(self.path))}"
+
+
+def exit_status(trainer: Trainer) -> int:
+    """Status of a process that was asked to stop.
+
+    Of processes that Lightning started here it is 0: what watches them would take another for a crash,
+    and kill the one that started them while it cleans up.
+    """
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    is_child = isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
+    return 0 if is_child else preemption.EXIT_STATUS
+
+
+def _nothing() -> None:
+    """What Lightning does instead of installing its handlers, and before each batch."""

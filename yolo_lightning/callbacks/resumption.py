@@ -1,0 +1,98 @@
+"""A run that resumes within an epoch goes on as if it had never stopped."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from ..module import YOLOv5
+from ..streams import run_beside
+
+_KEY = "within_epoch"
+
+
+class MidEpochResumption(Callback):
+    """Saves and restores what only matters within an epoch, beside what Lightning keeps.
+
+    The loader keeps its own place (see ``OrderedLoader``), the module its waiting gradients. Here
+    are the images that mosaics draw their partners from, which are loaded again, the running means
+    of the losses, and the state of the random number generators.
+
+    On another number of ranks, or with another batch size, an epoch goes on with the images that it
+    has not seen; it then counts its batches from where so many are left.
+    """
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Any] = {}
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        assert isinstance(pl_module, YOLOv5)
+        checkpoint[_KEY] = {"losses": dict(pl_module.running_losses), "random": random_state()}
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._restored = checkpoint.get(_KEY, {})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, YOLOv5)
+        restored, self._restored = self._restored, {}
+        if not restored:
+            return
+        set_random_state(restored["random"])
+        if not trainer.fit_loop.restarted_mid_epoch:
+            return
+        losses = restored["losses"]
+        pl_module.running_losses = {name: value.to(pl_module.device) for name, value in losses.items()}
+        loader = trainer.train_dataloader
+        if not hasattr(loader, "earlier"):
+            return  # another data module's
+        epoch = trainer.current_epoch
+        count_batches_from(trainer, loader.sampler.begins_at(epoch))
+
+        def remember() -> tuple[torch.Tensor, ...]:
+            for batch in loader.earlier(pl_module.augmentation.ring.ring_batches - 1):
+                on_device = type(batch)(*(tensor.to(pl_module.device) for tensor in batch))
+                pl_module.augmentation.remember(on_device, epoch)
+            return ()
+
+        run_beside(pl_module.device, remember, after_current=True)
+
+
+def count_batches_from(trainer: Trainer, batch: int) -> None:
+    """Let the epoch that is resumed go on with the batch of that number, from 0."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    progress.ready = progress.started = progress.processed = batch
+    progress.completed = batch - 1  # Lightning counts the batch after which it saved when it goes on
+
+
+def random_state() -> dict[str, Any]:
+    """The state of Python's, NumPy's and torch's generators, as plain types and tensors."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    state = {
+        "python": random.getstate(),
+        "numpy": (name, [int(key) for key in keys], *rest),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Undo what happened to the generators since :func:`random_state`."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

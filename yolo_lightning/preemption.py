@@ -1,0 +1,94 @@
+"""Signals that ask a run to stop: noted at once, acted on at the end of a batch.
+
+Nothing is done inside a handler but to note the signal: what saves a checkpoint may be in the middle
+of changing what is to be saved, and a collective there would wait for ranks that wait for this one.
+Imports nothing that takes time, so that the handlers are in place as soon as a process has started:
+until then SIGUSR1, by which Slurm gives notice, ends a process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+EXIT_STATUS = 75
+"""Of a run that was asked to stop and has saved itself: EX_TEMPFAIL of sysexits.h, "try again later"."""
+
+_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+
+
+class _State:
+    received: str | None = None
+    is_interrupted = False
+    is_training = False
+
+
+def received() -> str | None:
+    """Name of the first signal that asked to stop, or None."""
+    return _State.received
+
+
+def training_begins() -> None:
+    """From here on there is something to save: SIGINT and SIGTERM no longer end the process at once."""
+    _State.is_training = True
+
+
+@contextmanager
+def watching() -> Iterator[None]:
+    """Note signals while the block runs; in a thread that is not the main one, which gets none, nothing."""
+    _State.received, _State.is_interrupted, _State.is_training = None, False, False
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _note) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _note(number: int, frame: object) -> None:
+    nothing_to_save = not _State.is_training and not in_slurm_job()
+    if number == signal.SIGINT:
+        if _State.is_interrupted or nothing_to_save:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)  # so that the shell sees what ended the process
+        _State.is_interrupted = True
+    elif number == signal.SIGTERM and nothing_to_save:
+        sys.exit(EXIT_STATUS)
+    _State.received = _State.received or signal.Signals(number).name
+
+
+def in_slurm_job() -> bool:
+    """Whether this is a batch job of Slurm, which can be queued again; an interactive one cannot."""
+    interactive = os.environ.get("SLURM_JOB_NAME") in {"bash", "interactive"}
+    return "SLURM_JOB_ID" in os.environ and not interactive
+
+
+def requeue() -> str:
+    """Put this Slurm job back into the queue, unless it is being cancelled; a sentence on what happened."""
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    with suppress(OSError, subprocess.SubprocessError):  # without an answer it is tried
+        if re.search(r"\bJobState=CANCELLED\b", _scontrol("show", "job", "-o", job)):
+            return f"Slurm job {job} is being cancelled and is not queued again"
+    try:
+        _scontrol("requeue", job)
+    except subprocess.CalledProcessError as error:
+        return f"Slurm job {job} could not be queued again: {' '.join(error.stderr.split())}"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"Slurm job {job} could not be queued again: {error}"
+    return f"Slurm job {job} is queued again and will go on from there"
+
+
+def _scontrol(*arguments: str) -> str:
+    command = ["scontrol", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout

@@ -1,0 +1,97 @@
+"""A thread that writes checkpoints while training goes on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from .files import write
+from .snapshot import snapshot
+
+_MOST_SNAPSHOTS = 2
+"""In memory at a time: one that is being written and one behind it, as best and last of one epoch."""
+
+
+class BackgroundWriter:
+    """Writes checkpoints one after the other on a thread of its own, from snapshots.
+
+    It belongs to one thread of its owner. A process that ends waits for what is under way; a forked
+    process, such as a loader worker, starts without.
+
+    Attributes:
+        saves: checkpoints that were handed over.
+        stall_seconds: how long callers were held for them, all together.
+    """
+
+    def __init__(self) -> None:
+        self.saves = 0
+        self.stall_seconds = 0.0
+        self._pending: deque[Future[None]] = deque()
+        self._executor: ThreadPoolExecutor | None = None
+        self._process = os.getpid()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the next :meth:`submit` or :meth:`wait` is going to raise; does not wait."""
+        return any(future.done() and future.exception() for future in self._pending)
+
+    def submit(self, contents: object, path: str | Path, keep_previous: bool = False) -> None:
+        """Take a snapshot and see to it that it is written; returns before it is on the disk.
+
+        Holds the caller for the snapshot, and for as long as there are two that are not yet written.
+
+        Raises:
+            NoSpace, OSError: of an earlier write; this one has not been begun.
+        """
+        with self._held():
+            self._settle(_MOST_SNAPSHOTS - 1)
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+            copied = snapshot(contents)
+            self._pending.append(self._executor.submit(write, copied, path, keep_previous))
+            self.saves += 1
+
+    def wait(self) -> None:
+        """Return when everything that was submitted is on the disk.
+
+        Raises:
+            NoSpace, OSError: of a write since the last call; the others have been tried all the same.
+        """
+        with self._held():
+            self._settle(0)
+
+    def close(self) -> None:
+        """:meth:`wait`, and end the thread; another :meth:`submit` starts a new one."""
+        try:
+            self.wait()
+        finally:
+            if self._executor is not None:
+                self._executor.shutdown()
+                self._executor = None
+
+    def _settle(self, most: int) -> None:
+        """Wait until no more than so many writes are pending, and raise what one of them raised."""
+        while self._pending and (len(self._pending) > most or self._pending[0].done()):
+            error = self._pending[0].exception()
+            self._pending.popleft()
+            if error is not None:
+                # Those behind it are brought to an end too: their errors would be the same once more.
+                while self._pending:
+                    self._pending[0].exception()
+                    self._pending.popleft()
+                raise error
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        if self._process != os.getpid():  # forked: the thread stayed with the parent
+            self._pending, self._executor, self._process = deque(), None, os.getpid()
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stall_seconds += time.perf_counter() - begin

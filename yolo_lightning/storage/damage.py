@@ -1,0 +1,100 @@
+"""Whether a checkpoint file is whole, and which one to go on from where it is not."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..errors import InputError
+
+_PIECE_BYTES = 16 * 2**20  # that much of a record is held at a time while its checksum is formed
+_ZIP_START = b"PK\x03\x04"
+_IS_FOLDER = 0x10  # among the attributes of a record
+
+
+def previous_path(path: str | Path) -> Path:
+    """Where the checkpoint before this one is kept: ``last.ckpt`` -> ``last.previous.ckpt``."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def fault(path: str | Path) -> str | None:
+    """What is wrong with a checkpoint file, in a few words that follow its name; None if it is whole.
+
+    Reads all of it: torch does not look at the checksums of the records when it loads.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return "is not a file" if path.exists() else "is missing"
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_ZIP_START))
+        if not start:
+            return "is empty"
+        if not has_end(path):
+            return "is cut short" if _ZIP_START.startswith(start) else "is not a checkpoint, or damaged"
+        return _fault_in_records(path) or _fault_in_loading(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def has_end(path: Path) -> bool:
+    """Whether a file ends as a checkpoint does, which a torn one does not; quick, the rest is not read."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
+
+
+def _fault_in_records(path: Path) -> str | None:
+    name = "its directory"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                name = record.filename
+                # Torch compresses nothing, and reads nothing from what is marked as a folder.
+                if record.compress_type != zipfile.ZIP_STORED or record.external_attr & _IS_FOLDER:
+                    return f"is damaged in {name!r}"
+                with archive.open(record) as file:
+                    while file.read(_PIECE_BYTES):
+                        pass
+    except Exception:  # whatever the damage makes of the format
+        return f"is damaged in {name!r}"
+    return None
+
+
+def _fault_in_loading(path: Path) -> str | None:
+    """Let torch open it; the tensors, just read, are only mapped."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        pass  # it is whole, but holds more than tensors and plain values
+    except Exception:
+        return "is not a checkpoint, or damaged in its directory"
+    return None
+
+
+def newest_whole(path: str | Path, announce: Callable[[str], object]) -> Path:
+    """The checkpoint to go on from: ``path``, or the one before it where ``path`` is damaged or missing.
+
+    Args:
+        path: a checkpoint.
+        announce: is given one sentence when it is not ``path``.
+
+    Raises:
+        InputError: neither of them is whole.
+    """
+    path, previous = Path(path), previous_path(path)
+    wrong = fault(path)
+    if wrong is None:
+        return path
+    wrong_before = fault(previous)
+    if wrong_before is None:
+        announce(f"{path}: {wrong}; {previous}, the checkpoint before it, is used instead")
+        return previous
+    also = f", and {previous.name} beside it {wrong_before}" if previous.exists() else ""
+    raise InputError(f"{path}: {wrong}{also}; a damaged file cannot be used, give another checkpoint")
