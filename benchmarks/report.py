@@ -12,7 +12,9 @@ from .plan import REPOSITORY
 from .results import Result, read_results
 
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
-_ORDER = ("loader", "loader_12mp", "train", "train_nu", "fit_wall", "ceiling", "metric", "memory")
+_ORDER = (
+    "loader", "loader_12mp", "train", "train_nu", "fit_wall", "ceiling", "checkpoints", "metric", "memory",
+)  # fmt: skip
 _PEER_VERSIONS = {"yolov5": "yolov5", "ultralytics": "ultralytics-opencv-headless"}
 _DETAILS = {
     "best_map": "best mAP {:.3f}",
@@ -21,6 +23,7 @@ _DETAILS = {
     "peak_growth_mb": "{:.0f} MB at most",
     "private_growth_mb": "its own pages grew by {:.1f} MB",
     "resident_growth_mb": "process grew by {:.0f} MB",
+    "stall_s": "training held {:.2f} s",
 }
 """What is shown of the details, as the mean over the rounds."""
 

@@ -19,11 +19,13 @@ from .contest import Benchmark, hold
 from .peers import environment_of, python_of
 from .plan import CORES, REPOSITORY, Plan
 from .results import Result, describe_machine, git_commit, without_places, write_result
+from .suite.checkpoints import checkpoints
 from .suite.loaders import loader, loader_12mp
 from .suite.ours import memory, metric
 from .suite.training import ceiling, fit_wall, train, train_nu
 
 BENCHMARKS: dict[str, Callable[[Plan], Benchmark]] = {
+    "checkpoints": checkpoints,
     "loader": loader,
     "loader_12mp": loader_12mp,
     "train": train,
@@ -33,8 +35,8 @@ BENCHMARKS: dict[str, Callable[[Plan], Benchmark]] = {
     "metric": metric,
     "fit_wall": fit_wall,
 }
-_NEEDS_BCCD = ("train", "train_nu", "ceiling", "fit_wall")
-_NEEDS_WEIGHTS = ("train", "ceiling", "fit_wall")
+_NEEDS_BCCD = ("train", "train_nu", "ceiling", "fit_wall", "checkpoints")
+_NEEDS_WEIGHTS = ("train", "ceiling", "fit_wall", "checkpoints")
 _DEFAULT_WORK = "~/.cache/yolo_lightning_benchmarks"
 
 

@@ -51,16 +51,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     | MATHEMATICS,
     "measure.*": {"boxes", "batch", "model.*", "optim", "compilation", "training", "data.*", "streams"}
     | MATHEMATICS,  # what is fastest on this machine
-    "callbacks.*": {"module", "batch", "runs", "diagnosis", "streams", "preemption", "checkpoint_io"},
+    "callbacks.*": {"module", "batch", "runs", "diagnosis", "streams", "preemption", "checkpoint_io"}
+    | {"preflight.*"},
     "equipment": {"callbacks.*", "checkpoint_io", "runs"},  # callbacks, logger and plugins of a fit
     "commands.*": {"*"},
     "step_choice": {"augment.*", "compilation", "measure.*"},  # what was left to auto
+    "ranks": {"callbacks.*", "model.*", "preflight.*", "settings", "strategy"},  # how processes meet
     "launcher": {
         "callbacks.*",
         "data.*",
         "equipment",
         "module",
         "preflight.*",
+        "ranks",
         "resumption",
         "runs",
         "settings",
@@ -68,12 +71,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         "storage.*",
         "strategy",
     },
+    "dry_launcher": {"launcher"},  # for the doctor
     "cli": {"*"},
-    "__main__": {"cli", "preemption"},
+    "__main__": {"cli", "preemption", "preflight.failure", "storage.*"},
     "__init__": {"module", "data.module"},  # the names of the public interface
 }
 LIGHTNING = {"cli", "launcher", "parser", "commands.*", "module", "data.module", "callbacks.*"}
-LIGHTNING |= {"checkpoint_io", "equipment", "step_choice", "strategy"}
+LIGHTNING |= {"checkpoint_io", "dry_launcher", "equipment", "ranks", "step_choice", "strategy"}
 """Only these import Lightning; the rest runs and is tested without it."""
 ONLY_IMPORTED_BY: dict[str, set[str]] = {"cli": {"__main__"}, "commands.*": {"cli"}, "__main__": set()}
 """Rooms that nobody else may import."""

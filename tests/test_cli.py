@@ -202,7 +202,7 @@ def test_every_epoch_is_saved_also_without_a_step(shapes: Path) -> None:
     main(["fit", *options, "--trainer.max_epochs=2"])
     checkpoint = torch.load(Path("runs/fit/version_0/checkpoints/last.ckpt"), weights_only=True)
     assert (checkpoint["epoch"], checkpoint["global_step"]) == (1, 0)
-    assert checkpoint["accumulation"]["pending"] == 6
+    assert checkpoint["accumulation"]["images"] == 24
 
 
 def test_an_epoch_that_a_limit_cut_short_is_not_saved_as_whole(shapes: Path) -> None:

@@ -65,7 +65,7 @@ def test_index_is_read_once(root: Path) -> None:
 
 def test_class_names_before_any_index(root: Path) -> None:
     data = make_module(root)
-    assert data.class_names == ("dog", "cat") and not data._indices
+    assert data.class_names == ("dog", "cat") and not data.indices
     assert data.category_ids.tolist() == [5, 90]
 
 

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 from .errors import InputError
 from .preemption import watching
+from .preflight.failure import FailedElsewhere
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,10 +27,20 @@ def _run(arguments: list[str]) -> None:
 
     try:
         run(arguments)
+    except FailedElsewhere:
+        sys.exit(2)
     except InputError as error:
         # One that crossed over from a loader worker carries that process's traceback in front.
         sentence = str(error).strip().splitlines()[-1].removeprefix("yolo_lightning.errors.InputError: ")
         sys.exit(_fail(sentence))
+    except Exception as error:
+        from .storage import full_disk_error
+
+        full = full_disk_error(error)
+        if full is None:
+            raise
+        where = full.filename or "the run directory"
+        sys.exit(_fail(f"{where}: {full.strerror}; make room and resume with --ckpt_path last"))
 
 
 def _fail(sentence: str) -> int:

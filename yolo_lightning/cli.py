@@ -15,8 +15,9 @@ from .commands.doctor import diagnose, show
 from .commands.synth import synth
 from .data.cores import limit_threads
 from .data.module import DetectionDataModule
+from .dry_launcher import DryCLI
 from .errors import InputError
-from .launcher import TRAINER_DEFAULTS, DryCLI, YoloCLI
+from .launcher import TRAINER_DEFAULTS, YoloCLI
 from .module import YOLOv5
 from .parser import Parser, quieten
 from .runs import with_run_config

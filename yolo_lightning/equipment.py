@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
 
 from .callbacks.checkpoint import EpochCheckpoint
 from .callbacks.interruption import Interruption
@@ -55,9 +56,18 @@ def training_callbacks(
     return callbacks
 
 
-def run_plugins() -> list[Any]:
-    """What writes the checkpoints."""
-    return [RunCheckpointIO()]
+def with_checkpoint_io(plugins: Any, strategy: Any) -> list[Any]:
+    """The plugins that the user gives, and what writes our checkpoints unless one of his does.
+
+    Args:
+        plugins: as ``trainer.plugins``.
+        strategy: as ``trainer.strategy``, or an object.
+    """
+    given = plugins if isinstance(plugins, list) else [plugins] if plugins else []
+    writes = any(isinstance(plugin, CheckpointIO) for plugin in given)
+    if writes or getattr(strategy, "_checkpoint_io", None):
+        return given
+    return [*given, RunCheckpointIO()]
 
 
 def tensorboard(run_directory: Path, purge_step: int | None) -> TensorBoardLogger:

@@ -19,11 +19,16 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from .callbacks.ema import ExponentialMovingAverage
 from .callbacks.predictions import PredictionWriter
+from .callbacks.preflight import FirstAllReduce
 from .callbacks.progress import EpochProgress
 from .data.layout import read_class_names
-from .equipment import run_plugins, tensorboard, training_callbacks
+from .equipment import tensorboard, training_callbacks, with_checkpoint_io
 from .errors import InputError
 from .module import YOLOv5
+from .preflight.allreduce import ALL_REDUCE_S
+from .preflight.facts import index_facts
+from .preflight.rendezvous import Rendezvous
+from .ranks import facts_of, meet
 from .resumption import read_resumption
 from .runs import (
     CHECKPOINTS,
@@ -33,9 +38,10 @@ from .runs import (
     find_checkpoint,
     run_directory_of,
 )
-from .settings import make_paths_absolute, refuse_impossible
+from .settings import check_source, make_paths_absolute, refuse_impossible
 from .step_choice import settle_step
 from .storage import newest_whole
+from .strategy import DDPConfig, build_strategy
 
 YOLOV5_DEFAULT = inspect.signature(YOLOv5).parameters["architecture"].default
 
@@ -54,6 +60,7 @@ class YoloCLI(LightningCLI):
     """LightningCLI with run directories, classes learnt from the data, and our callbacks."""
 
     run_directory: Path
+    meeting: Rendezvous
     checkpoint: Path | None = None
     _begun: Path | None = None
     """Run directory of a start that came to no checkpoint, which this one goes on in."""
@@ -80,6 +87,13 @@ class YoloCLI(LightningCLI):
             default=100,
             help="Epochs without a better val/map after which training ends; 0: never.",
         )
+        parser.add_argument(
+            "--preflight_seconds",
+            type=float,
+            default=120.0,
+            help="How long processes that are started side by side wait for each other at the start.",
+        )
+        parser.add_class_arguments(DDPConfig, "ddp")
         parser.add_lightning_class_args(ExponentialMovingAverage, "ema")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -98,10 +112,19 @@ class YoloCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        self.meeting = meet(config)
+        self.meeting.share("checking the options", lambda: self._check_options(config))
+        self._choose(config)
+        directory = self.meeting.decide("claiming the run directory", lambda: self._claim_directory(config))
+        self.run_directory = Path(directory)
+        config.trainer.default_root_dir = directory
+
+    def _check_options(self, config: Any) -> None:
+        """Make the options definite, and refuse what cannot be."""
         refuse_impossible(config)
         make_paths_absolute(config)
         self._read_checkpoint(config)
-        self._check_source(config)
+        check_source(config, str(self.subcommand))
         self._read_classes(config)
         if "verbose" in config:
             config.verbose = False  # the progress callback prints the table
@@ -109,9 +132,6 @@ class YoloCLI(LightningCLI):
             config.return_predictions = False  # they are on disk; a large folder would fill the memory
         if "weights_only" in config:
             config.weights_only = True  # a checkpoint is data, not a program
-        self._choose(config)
-        self.run_directory = self._claim_directory(config)
-        config.trainer.default_root_dir = str(self.run_directory)
 
     def _choose(self, config: Any) -> None:
         settle_step(config, is_training=self.subcommand == "fit")
@@ -146,17 +166,6 @@ class YoloCLI(LightningCLI):
             config.model[name] = known.get(name, config.model[name])
         config.model.weights = None  # the checkpoint replaces them, and the file may be gone
 
-    def _check_source(self, config: Any) -> None:
-        if self.subcommand == "predict":
-            if not config.data.predict_source:
-                raise InputError(
-                    "data.predict_source is not set; give --data.predict_source with images or folders"
-                )
-            if not (config.ckpt_path or config.model.weights):
-                raise InputError("there is nothing to predict with; give --ckpt_path or --model.weights")
-        elif not (config.data.root or config.data.train_annotations or config.data.val_annotations):
-            raise InputError("data.root is not set; give --data.root with the folder of your data set")
-
     def _read_classes(self, config: Any) -> None:
         """Resolve the classes now, so that the saved configuration holds them."""
         if self.subcommand == "predict":
@@ -181,24 +190,43 @@ class YoloCLI(LightningCLI):
             rank_zero_warn(f"{data.root}: its classes have other names than those of {self.checkpoint}")
         config.model.num_classes, config.model.class_names = len(names), names
 
-    def _claim_directory(self, config: Any) -> Path:
+    def _claim_directory(self, config: Any) -> str:
         """The directory of the run that is resumed, or a new one; the same for every process of a run."""
         resumed = run_directory_of(self.checkpoint) if self.checkpoint and self.subcommand == "fit" else None
         if resumed or self._begun:
-            return resumed or self._begun
+            return str(resumed or self._begun)
         if getattr(rank_zero_only, "rank", 0):  # only rank zero writes, except where it says where
-            return Path(os.environ.get(RUN_DIRECTORY, config.runs_dir)).absolute()
+            return os.environ.get(RUN_DIRECTORY, config.runs_dir)
         directory = claim_run_directory(config.runs_dir, config.run_name or str(self.subcommand))
         self._is_new = True
         os.environ[RUN_DIRECTORY] = str(directory)
-        return directory
+        return str(directory)
 
     def instantiate_classes(self) -> None:
         """Build everything, and read the data before any process group starts."""
+        config, meeting = self.config[self.subcommand], self.meeting
         with self._directory_given_back():
-            super().instantiate_classes()
+            if meeting.world_size > 1:
+                facts = facts_of(config, self.run_directory, self.subcommand == "fit")
+                for warning in meeting.compare(facts):
+                    rank_zero_warn(warning)
+            meeting.share("building the run", self._build)
+            meeting.share("reading the data", lambda: self.datamodule.build_indices(self.subcommand))
+            if meeting.world_size > 1 and self.subcommand != "predict":
+                meeting.compare(index_facts(self.datamodule.indices), "comparing the data")
             trainer = self.trainer
-            self.datamodule.prepare(self.subcommand, trainer.strategy.root_device, trainer.num_devices)
+            meeting.share(
+                "caching the images",
+                lambda: self.datamodule.prepare(
+                    self.subcommand, trainer.strategy.root_device, trainer.num_devices
+                ),
+            )
+
+    def _build(self) -> None:
+        try:
+            super().instantiate_classes()
+        except MisconfigurationException as error:  # Lightning's word for wrong input
+            raise InputError(" ".join(str(error).split())) from error
 
     def _run_subcommand(self, subcommand: str) -> None:
         with self._directory_given_back():
@@ -227,10 +255,17 @@ class YoloCLI(LightningCLI):
         callbacks = [*(trainer_config.get("callbacks") or []), *self._callbacks(keep)]
         trainer_config["callbacks"] = callbacks
         # None leaves it to the callbacks; False keeps Lightning from adding a checkpoint of its own.
+        kwargs["strategy"] = build_strategy(
+            trainer_config.get("strategy"),
+            accelerator=trainer_config.get("accelerator"),
+            devices=trainer_config.get("devices"),
+            num_nodes=int(trainer_config.get("num_nodes")),
+            sync_batchnorm=bool(trainer_config.get("sync_batchnorm")),
+            config=self._get(self.config_init, "ddp"),
+        )
         kwargs["enable_checkpointing"] = None if any(isinstance(c, Checkpoint) for c in callbacks) else False
         if self.subcommand == "fit":
-            plugins = trainer_config.get("plugins") or []
-            kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), *run_plugins()]
+            kwargs["plugins"] = with_checkpoint_io(trainer_config.get("plugins"), kwargs["strategy"])
         return super().instantiate_trainer(**kwargs)
 
     def _tensorboard(self) -> TensorBoardLogger:
@@ -238,7 +273,9 @@ class YoloCLI(LightningCLI):
 
     def _callbacks(self, keep_checkpoints: bool) -> list[Callback]:
         bar = self._get(self.config_init, "trainer").get("enable_progress_bar") is not False
-        callbacks: list[Callback] = [EpochProgress()] if bar else []
+        # Before anything else uses the process group. It may take a moment to connect it.
+        callbacks: list[Callback] = [FirstAllReduce(self.meeting, ALL_REDUCE_S)]
+        callbacks += [EpochProgress()] if bar else []
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter())
         if self.subcommand == "fit":
@@ -247,26 +284,3 @@ class YoloCLI(LightningCLI):
                 self.run_directory, keep_checkpoints, options.checkpoint_minutes, options.patience
             )
         return callbacks
-
-
-class DryCLI(YoloCLI):
-    """Builds what ``fit`` would build, checks it as ``fit`` would, and runs and writes nothing."""
-
-    precision: str | None = None
-    """As it was asked for; None leaves it to be measured."""
-
-    def _claim_directory(self, config: Any) -> Path:
-        return Path(config.runs_dir)
-
-    def _choose(self, config: Any) -> None:
-        self.precision = config.trainer.precision
-
-    def instantiate_classes(self) -> None:
-        super(YoloCLI, self).instantiate_classes()
-        self.datamodule.build_indices("fit")
-
-    def _callbacks(self, keep_checkpoints: bool) -> list[Callback]:
-        return []
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing."""

@@ -60,3 +60,20 @@ def refuse_impossible(config: Any) -> None:
         )
     if trainer.barebones:
         raise InputError("trainer.barebones leaves out the checkpoints and the metrics; set it to false")
+
+
+def check_source(config: Any, subcommand: str) -> None:
+    """Refuse to begin without data, or to predict without weights.
+
+    Raises:
+        InputError: an option that says where they are is missing.
+    """
+    if subcommand == "predict":
+        if not config.data.predict_source:
+            raise InputError(
+                "data.predict_source is not set; give --data.predict_source with images or folders"
+            )
+        if not (config.ckpt_path or config.model.weights):
+            raise InputError("there is nothing to predict with; give --ckpt_path or --model.weights")
+    elif not (config.data.root or config.data.train_annotations or config.data.val_annotations):
+        raise InputError("data.root is not set; give --data.root with the folder of your data set")

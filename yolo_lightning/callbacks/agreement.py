@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import distributed
@@ -23,7 +24,7 @@ class Agreement:
 
     def __init__(self, flags: int) -> None:
         self.flags = flags
-        self._group = None
+        self._group: Any = None
         self._is_alone = not (distributed.is_available() and distributed.is_initialized())
         if not self._is_alone:
             self._is_alone = distributed.get_world_size() == 1

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .. import preemption
 from ..checkpoint_io import RunCheckpointIO
+from ..preflight.failure import FailedElsewhere
 from .agreement import Agreement
 
 
@@ -42,14 +43,14 @@ class Interruption(Checkpoint):
         self._agreement: Agreement
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._agreement = Agreement(flags=2)
+        self._agreement = Agreement(flags=3)
         trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         preemption.training_begins()
         self._saved_s = monotonic()
-        stop, _ = self._agreement.settle([preemption.received() is not None, False])
+        stop, _, _ = self._agreement.settle([_asked(), False, False])
         if stop:
             self._stop(trainer, "before training began")
 
@@ -57,8 +58,11 @@ class Interruption(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         is_due = self.interval_s > 0 and monotonic() - self._saved_s >= self.interval_s
-        asked = preemption.received() is not None
-        stop, save = self._agreement.exchange([asked, is_due and trainer.is_global_zero])
+        stop, save, failed = self._agreement.exchange(
+            [_asked(), is_due and trainer.is_global_zero, _has_failed(trainer)]
+        )
+        if failed:
+            self._tell_of_failure(trainer)
         loop = trainer.fit_loop.epoch_loop
         if loop.batch_progress.is_last_batch:
             self._stop_at_epoch_end = stop
@@ -73,9 +77,18 @@ class Interruption(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_s = monotonic()
-        stop, _ = self._agreement.settle([preemption.received() is not None, False])
+        stop, _, failed = self._agreement.settle([_asked(), False, _has_failed(trainer)])
+        if failed:
+            self._tell_of_failure(trainer)
         if stop or self._stop_at_epoch_end:
             self._stop(trainer, f"after epoch {trainer.current_epoch + 1}")
+
+    def _tell_of_failure(self, trainer: Trainer) -> None:
+        """End on all ranks because a checkpoint could not be written; rank zero says why."""
+        io = trainer.strategy.checkpoint_io
+        if trainer.is_global_zero and isinstance(io, RunCheckpointIO):
+            io.wait()  # raises what went wrong
+        raise FailedElsewhere("a checkpoint could not be written")
 
     def _stop(self, trainer: Trainer, where: str) -> NoReturn:
         io = trainer.strategy.checkpoint_io
@@ -106,6 +119,15 @@ def exit_status(trainer: Trainer) -> int:
     environment = getattr(trainer.strategy, "cluster_environment", None)
     is_child = isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
     return 0 if is_child else preemption.EXIT_STATUS
+
+
+def _asked() -> bool:
+    return preemption.received() is not None
+
+
+def _has_failed(trainer: Trainer) -> bool:
+    io = trainer.strategy.checkpoint_io
+    return isinstance(io, RunCheckpointIO) and io.failed
 
 
 def _nothing() -> None:

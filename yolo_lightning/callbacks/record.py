@@ -190,7 +190,7 @@ def describe_environment(trainer: Trainer) -> dict[str, Any]:
         "cuda": torch.version.cuda if gpus else None,
         "precision": str(trainer.precision),
         "world_size": trainer.world_size,
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
     }
 
 
@@ -201,7 +201,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Commit of the checkout that this code runs from; None when it is installed without one."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:

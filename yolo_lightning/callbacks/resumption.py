@@ -52,7 +52,7 @@ class MidEpochResumption(Callback):
             return
         losses = restored["losses"]
         pl_module.running_losses = {name: value.to(pl_module.device) for name, value in losses.items()}
-        loader = trainer.train_dataloader
+        loader: Any = trainer.train_dataloader
         if not hasattr(loader, "earlier"):
             return  # another data module's
         epoch = trainer.current_epoch
@@ -69,7 +69,7 @@ class MidEpochResumption(Callback):
 
 def count_batches_from(trainer: Trainer, batch: int) -> None:
     """Let the epoch that is resumed go on with the batch of that number, from 0."""
-    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     progress.ready = progress.started = progress.processed = batch
     progress.completed = batch - 1  # Lightning counts the batch after which it saved when it goes on
 

@@ -10,6 +10,12 @@ from lightning.pytorch.cli import SaveConfigCallback
 from ..runs import CONFIG
 from .record import write_atomically
 
+KEPT = {
+    "seed_everything", "trainer", "model", "data", "ema", "ddp", "runs_dir", "run_name",
+    "checkpoint_minutes", "patience", "preflight_seconds",
+}  # fmt: skip
+"""The options of ``fit`` that make a run what it is."""
+
 
 class SaveConfig(SaveConfigCallback):
     """Keeps the configuration that really ran, so that ``--config RUN/config.yaml`` runs it again."""
@@ -25,7 +31,7 @@ class SaveConfig(SaveConfigCallback):
         if trainer.is_global_zero:
             config = self.config.clone()
             for key in list(vars(config)):
-                if key not in {"seed_everything", "trainer", "model", "data", "ema", "runs_dir", "run_name"}:
+                if key not in KEPT:
                     del config[key]
             text = self.parser.dump(config, skip_none=False, skip_validation=True)
             write_atomically(Path(trainer.default_root_dir, CONFIG), text)

@@ -118,7 +118,8 @@ class DetectionDataModule(LightningDataModule):
         self.pin_memory = pin_memory
         self.stride = 32
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
-        self._indices: dict[Split, DatasetIndex] = {}
+        self.indices: dict[Split, DatasetIndex] = {}
+        """Those that were read so far."""
         self._stage = "fit"
         self._placement: Placement
         self._prepared_for: tuple[str, torch.device, int] | None = None
@@ -132,10 +133,10 @@ class DetectionDataModule(LightningDataModule):
         Raises:
             InputError: The split is missing or wrong.
         """
-        if split not in self._indices:
-            self._indices[split] = index = self.source.read(split, keep=self.cache != "none")
+        if split not in self.indices:
+            self.indices[split] = index = self.source.read(split, keep=self.cache != "none")
             rank_zero_info(index.report.summary(f"{split} ({index.source})"))
-        return self._indices[split]
+        return self.indices[split]
 
     def build_indices(self, stage: str) -> None:
         """Read all that a stage needs; meant to be called before any process group starts.
@@ -166,14 +167,14 @@ class DetectionDataModule(LightningDataModule):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes 0 .. C-1."""
-        known = [*self._indices.values()]
+        known = [*self.indices.values()]
         return known[0].class_names if known else self.source.class_names()
 
     @property
     def category_ids(self) -> IntArray:
         """int64 (C,), the COCO id of each class; 1 .. C for YOLO. Reads an index if none is there."""
         split: Split = "val" if self.source.has("val") else "train"
-        return self.index(next(iter(self._indices), split)).category_ids
+        return self.index(next(iter(self.indices), split)).category_ids
 
     @cached_property
     def predict_paths(self) -> list[Path]:

@@ -1,0 +1,46 @@
+"""Benchmark of what checkpoints cost."""
+
+from __future__ import annotations
+
+from ..contest import ROUND, Benchmark, Contender
+from ..datasets import TOY, copy_bccd, make_set
+from ..plan import Plan
+
+
+def checkpoints(plan: Plan) -> Benchmark:
+    """The same fit with checkpoints at the end of every epoch and without any; the round is the seed."""
+    arguments = (
+        *("--root", str(make_set(plan, TOY) if plan.toy else copy_bccd(plan))),
+        *("--epochs", str(2 if plan.toy else plan.fit_epochs)),
+        *("--seed", ROUND),
+        *("--runs", str(plan.work / "runs")),
+        *(("--size", "64", "--batch", "4") if plan.toy else ()),
+        *("--weights", str(plan.weights)),
+    )
+    return Benchmark(
+        name="checkpoints",
+        title=f"Checkpoints in a fit of {plan.fit_epochs} epochs: YOLOv5n, BCCD, 320 px, batch 16, 2 cores",
+        unit="s",
+        higher_is_better=False,
+        rounds=plan.rounds_of(5),
+        contenders=[
+            Contender(
+                name="every epoch",
+                does="fit with every option at its default: best.ckpt and last.ckpt, and the last before it",
+                module="checkpoint_fit",
+                arguments=arguments,
+            ),
+            Contender(
+                name="none",
+                does="the same with --trainer.enable_checkpointing false",
+                module="checkpoint_fit",
+                arguments=(*arguments, "--trainer.enable_checkpointing", "false"),
+                is_ours=False,
+            ),
+        ],
+        notes=[
+            "seconds of checkpoints run from the start of the first epoch to the end of fit, when the last "
+            "file is on the disk; both contenders train and validate the same batches",
+        ],
+        timeout_s=4 * 3600,
+    )

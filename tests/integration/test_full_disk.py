@@ -1,0 +1,102 @@
+"""A whole run whose disk fills in its third epoch, and that goes on once there is room again."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from yolo_lightning.checkpoint_io import RunCheckpointIO
+from yolo_lightning.storage import fault
+
+REPOSITORY = Path(__file__).parents[2]
+HOW = "TEST_DISK_FILLS"
+"""Environment variable: ``limit``, or the file that fills the disk; a resumed run has the callback too."""
+
+
+class DiskFills(Callback):
+    """Takes the room away when the second epoch is saved and the third begins."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        how = os.environ.get(HOW)
+        if not how or trainer.current_epoch != 2:
+            return
+        io = trainer.strategy.checkpoint_io
+        assert isinstance(io, RunCheckpointIO)
+        io.wait()
+        if how == "limit":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, resource.RLIM_INFINITY))
+            return
+        status = os.statvfs(Path(how).parent)
+        with open(how, "wb") as file:  # one megabyte is left: small files go on being written
+            for _ in range(status.f_bfree * status.f_frsize // 2**20 - 1):
+                file.write(bytes(2**20))
+
+
+@pytest.fixture(params=["limit", "disk"])
+def runs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """Folder of the runs, and how its disk is filled."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    if request.param == "limit":
+        yield folder, "limit"
+        return
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a file system is not permitted here")
+    try:
+        yield folder, str(folder / "ballast")
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def fit(*options: str, how: str = "") -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "yolo_lightning", "fit", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), HOW: how}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def epochs_in(path: Path) -> int:
+    """Whole epochs that a checkpoint has seen."""
+    contents = torch.load(path, weights_only=True)
+    return int(contents["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence_and_it_goes_on_later(
+    runs: tuple[Path, str], shapes: Path
+) -> None:
+    folder, how = runs
+    options = [
+        f"--data.root={shapes}", "--data.image_size=64", "--data.batch_size=4", "--data.num_workers=0",
+        "--model.compile=false", "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.max_epochs=4",
+        "--trainer.precision=32-true", "--model.channels_last=false", f"--runs_dir={folder}",
+        "--trainer.callbacks+=tests.integration.test_full_disk.DiskFills",
+    ]  # fmt: skip
+    done = fit(*options, how=how)
+    assert done.returncode == 2, done.stderr[-3000:]
+    [sentence] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    checkpoints = folder / "fit" / "version_0" / "checkpoints"
+    reason = "see ulimit -f" if how == "limit" else "the disk is full"
+    assert reason in sentence and ".ckpt: cannot be written" in sentence
+    assert "the earlier checkpoints are whole, make room and resume with --ckpt_path" in sentence
+    assert "Traceback" not in done.stderr
+    left = {file.name for file in checkpoints.iterdir()}
+    assert left == {"best.ckpt", "last.ckpt", "last.previous.ckpt"}
+    assert [fault(checkpoints / name) for name in left] == [None] * 3
+    trained = [epochs_in(checkpoints / name) for name in ("last.ckpt", "last.previous.ckpt")]
+    assert trained == [2, 1]
+    advised = Path(sentence.split("--ckpt_path ")[1])
+    assert advised in {checkpoints / name for name in left} and epochs_in(advised) == 2
+
+    if how != "limit":
+        Path(how).unlink()
+    done = fit("--ckpt_path=last", f"--runs_dir={folder}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert epochs_in(checkpoints / "last.ckpt") == 4
+    assert len((checkpoints.parent / "metrics.csv").read_text().splitlines()) == 5

@@ -1,0 +1,85 @@
+"""How the processes of a run that were started side by side meet before anything costs time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+from .callbacks.record import PACKAGES, git_commit
+from .errors import InputError
+from .model.network import build_network
+from .preflight.environment import Environment, started_by_hand
+from .preflight.facts import Facts, gather_facts, option_values
+from .preflight.joining import join
+from .preflight.rendezvous import Rendezvous, alone
+from .settings import PATHS
+from .strategy import count_devices
+
+_BYTES_A_PARAMETER = 12
+"""Of a checkpoint: weights, their average and momentum, float32 each."""
+
+
+def meet(config: Any) -> Rendezvous:
+    """Meet the other processes of the run; those that Lightning starts are no concern of this.
+
+    Args:
+        config: the options of a subcommand.
+
+    Raises:
+        InputError: the first process cannot be reached, or some do not come.
+    """
+    environment = _environment(config)
+    return join(environment, config.preflight_seconds) if environment else alone()
+
+
+def _environment(config: Any) -> Environment | None:
+    """Who started this process beside others; asked in the order in which Lightning asks."""
+    trainer = config.trainer
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    on_gpu = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    devices = count_devices(trainer.devices, torch.cuda.device_count() if on_gpu else 1)
+    if SLURMEnvironment.detect():
+        tasks, processes = int(os.environ["SLURM_NTASKS"]), devices * int(trainer.num_nodes)
+        if tasks == processes:
+            return SLURMEnvironment()
+        if tasks > 1 and "SLURM_STEP_ID" in os.environ:  # else srun has not started this, and all is well
+            raise InputError(
+                f"Slurm started {tasks} tasks, but trainer.devices {trainer.devices} on trainer.num_nodes "
+                f"{trainer.num_nodes} are {processes} processes; give --trainer.devices the tasks of a node "
+                "(--ntasks-per-node) and --trainer.num_nodes the nodes"
+            )
+    return started_by_hand(os.environ, devices)
+
+
+def facts_of(config: Any, run_directory: Path, is_training: bool) -> Facts:
+    """What has to be alike on all ranks, and what each needs.
+
+    Args:
+        config: the options of a subcommand, resolved.
+        run_directory: of the run.
+        is_training: whether it is ``fit``.
+    """
+    names = ("root", *PATHS)
+    data = {f"data.{name}": Path(config.data[name]) for name in names if config.data[name]}
+    run_bytes = 0
+    if is_training:
+        with torch.device("meta"):
+            network = build_network(config.model.architecture, config.model.num_classes)
+        checkpoint_bytes = _BYTES_A_PARAMETER * sum(p.numel() for p in network.parameters())
+        run_bytes = 3 * checkpoint_bytes  # best, last, and the one that is being written
+    options = option_values(config.as_dict(), leave_out=("runs_dir", *data))
+    checkpoint = config.ckpt_path and (Path(config.ckpt_path), Path(config.ckpt_path).stat().st_size)
+    return gather_facts(
+        packages=PACKAGES,
+        commit=git_commit(),
+        data=data,
+        run_directory=run_directory,
+        run_bytes=run_bytes,
+        options=options,
+        checkpoint=checkpoint or None,
+    )
