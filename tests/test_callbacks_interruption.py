@@ -106,7 +106,7 @@ def test_handlers_are_those_of_before_when_the_run_has_ended(shapes: Path) -> No
 @pytest.mark.parametrize(
     ("limit", "no_limit"),
     [
-        ("--trainer.max_steps=5", "--trainer.max_steps=-1"),
+        ("--trainer.max_steps=7", "--trainer.max_steps=-1"),
         ("--trainer.max_time=00:00:00:09", "--trainer.max_time=01:00:00:00"),
     ],
 )

@@ -209,7 +209,9 @@ def test_an_epoch_that_a_limit_cut_short_is_not_saved_as_whole(shapes: Path) -> 
     options = small("--data.root", str(shapes), "--model.optimizer.nominal_batch_size=4")
     main(["fit", *options, "--trainer.max_steps=4"])  # one batch into the second epoch
     checkpoint = torch.load(Path("runs/fit/version_0/checkpoints/last.ckpt"), weights_only=True)
-    assert (checkpoint["epoch"], checkpoint["global_step"]) == (0, 3)
+    assert checkpoint["global_step"] == 4
+    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+    assert (progress["started"], progress["processed"]) == (2, 1)
 
 
 def test_resuming_for_fewer_epochs_is_refused_and_changes_nothing(

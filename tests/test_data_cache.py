@@ -15,7 +15,7 @@ import pytest
 
 from tests.tiny_data import coco_document, write_coco, write_image
 from yolo_lightning.data import cache as cache_room
-from yolo_lightning.data.cache import cache_path, free_bytes, open_cache
+from yolo_lightning.data.cache import FOLDER, cache_path, disk_folder, free_bytes, open_cache
 from yolo_lightning.data.coco import read_coco
 from yolo_lightning.data.dataset import DetectionDataset
 from yolo_lightning.data.decode import draw, read_bytes
@@ -242,3 +242,10 @@ def test_a_whole_cache_needs_no_lock(index: DatasetIndex, monkeypatch: pytest.Mo
     np.testing.assert_array_equal(open_cache(index, 32, True, "disk")[1], _decoded(index, 1))
     with pytest.raises(InputError, match="the cache cannot be made there"):
         open_cache(index, 64, True, "disk")
+
+
+def test_another_folder_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOLO_LIGHTNING_CACHE", str(tmp_path / "scratch"))
+    assert disk_folder(tmp_path) == tmp_path / "scratch"
+    monkeypatch.setenv("YOLO_LIGHTNING_CACHE", "")
+    assert disk_folder(tmp_path) == tmp_path / FOLDER

@@ -119,8 +119,12 @@ def test_the_newest_whole_checkpoint_is_found_and_a_damaged_one_named(tmp_path: 
     assert said == [f"{last}: is cut short{rest}", f"{last}: is missing{rest}"]
     last.write_bytes(data[:5000])
     previous_path(last).write_bytes(b"")
-    with pytest.raises(InputError, match=r"last\.ckpt: is cut short, and last\.previous\.ckpt beside it is empty; a"):
+    with pytest.raises(
+        InputError, match=r"last\.ckpt: is cut short, and last\.previous\.ckpt beside it is empty; a"
+    ):
         newest_whole(last, never)
     previous_path(last).unlink()
-    with pytest.raises(InputError, match=r"last\.ckpt: is cut short; a damaged file cannot be used, give another"):
+    with pytest.raises(
+        InputError, match=r"last\.ckpt: is cut short; a damaged file cannot be used, give another"
+    ):
         newest_whole(last, never)

@@ -12,6 +12,7 @@ from jsonargparse import auto_cli, set_parsing_settings
 
 from .callbacks.save_config import SaveConfig
 from .commands.doctor import diagnose, show
+from .commands.submit import submit
 from .commands.synth import synth
 from .data.cores import limit_threads
 from .data.module import DetectionDataModule
@@ -25,11 +26,11 @@ from .runs import with_run_config
 Cli = TypeVar("Cli", bound=YoloCLI)
 
 COMMANDS: dict[str, Callable[..., Any]] = {"synth": synth}
-"""What the command line can do besides Lightning's own subcommands and ``doctor``."""
+"""What the command line can do besides Lightning's own subcommands, ``doctor`` and ``submit``."""
 
 _DESCRIPTION = (
-    "Train YOLOv5 on your own images. Two more commands: 'synth' makes a small data set to try it on, "
-    "'doctor' measures what a fit would wait for (yolo-lightning synth --help, yolo-lightning doctor --help)"
+    "Train YOLOv5 on your own images. Three more commands, each with a --help of its own: 'synth' makes a "
+    "small data set to try it on, 'doctor' measures what a fit would wait for, 'submit' hands it to a cluster"
 )
 
 _DOCTOR_HELP = """usage: yolo-lightning doctor [--json] [options of fit]
@@ -66,6 +67,8 @@ def run(argv: list[str]) -> None:
         )
     elif command == "doctor":
         _doctor(argv[1:])
+    elif command == "submit":
+        raise SystemExit(submit(argv[1:]))
     else:
         _launch(YoloCLI, with_run_config(argv or ["--help"]))
 

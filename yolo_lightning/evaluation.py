@@ -49,3 +49,35 @@ def detect(
         )
         original = from_letterbox(detections[..., :4], batch.letterbox, batch.original_sizes)
         return torch.cat((original, detections[..., 4:]), dim=-1), counts
+
+
+class MeanLosses:
+    """Means over all images of all ranks, however unequal their shares, in one exchange.
+
+    Args:
+        names: Of the losses.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self._sums: Tensor | None = None
+
+    def add(self, losses: dict[str, Tensor], images: int) -> None:
+        """Add the means over a batch, scalars on one device, weighted by its images; never waits for it."""
+        values = torch.stack([losses[name].detach().double() for name in self.names])
+        row = torch.cat((values * images, values.new_tensor([images])))  # (losses + 1,)
+        self._sums = row if self._sums is None else self._sums + row
+
+    def take(self, device: torch.device) -> dict[str, Tensor]:
+        """The means, float32 scalars, and a new start; NaN where no rank had an image.
+
+        Args:
+            device: Where ranks without an image take part.
+        """
+        sums = self._sums
+        if sums is None:
+            sums = torch.zeros(len(self.names) + 1, dtype=torch.float64, device=device)
+        self._sums = None
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+        return dict(zip(self.names, (sums[:-1] / sums[-1]).float(), strict=True))

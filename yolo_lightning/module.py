@@ -16,7 +16,7 @@ from .augment import Augmentation, AugmentationConfig, normalise
 from .batch import Batch, row_mask
 from .compilation import CompileOption, decide_compilation
 from .errors import InputError
-from .evaluation import detect
+from .evaluation import MeanLosses, detect
 from .losses import AnchorFreeLoss, AnchorFreeLossConfig, AnchorLoss, AnchorLossConfig
 from .metrics import CocoMeanAveragePrecision, log_values
 from .model.network import DetectionNetwork, build_network, check_architecture
@@ -136,6 +136,7 @@ class YOLOv5(LightningModule):
             self.network.to(memory_format=torch.channels_last)
         self.criterion = build_criterion(self.network.head, self.loss_config, self.anchor_free_loss_config)
         self.metric = CocoMeanAveragePrecision(self.num_classes)
+        self.mean_losses = MeanLosses(("loss", *(f"{name}_loss" for name in self.criterion.parts)))
         self.hparams.update({n: getattr(self, n) for n in ("num_classes", "class_names", "category_ids")})
         self._tell_stride()
         self._compile()
@@ -277,14 +278,13 @@ class YOLOv5(LightningModule):
         maps = self.network.forward(images)  # eager: images have many shapes here
         with torch.autocast(self.device.type, enabled=False):
             loss, parts = self.criterion(maps, batch.targets, row_mask(batch.count, batch.targets.shape[1]))
-        losses = {f"{stage}/loss": loss} | {f"{stage}/{name}_loss": value for name, value in parts.items()}
-        self.log_dict(losses, on_epoch=True, sync_dist=True, batch_size=len(images))
+        self.mean_losses.add({"loss": loss} | {f"{name}_loss": v for name, v in parts.items()}, len(images))
         detections, counts = detect(self.network.head, maps, batch)
         self.metric.update(batch.image_ids, detections, counts, batch.truth, batch.truth_count)
 
     def _log_metric(self, stage: str) -> None:
         names = self.class_names or [str(c) for c in range(self.num_classes or 0)]
-        values = log_values(self.metric.compute(), names)
+        values = log_values(self.metric.compute(), names) | self.mean_losses.take(self.device)
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
         self.metric.reset()
 

@@ -41,5 +41,6 @@ def quieten() -> None:
         ".*isinstance.treespec, LeafSpec.*",
         ".*does not have many workers.*",  # workers follow the cores
         ".*checkpoint directory .* exists and is not empty.*",  # a run that resumes
+        ".*sync_dist=True.*",  # what is logged is the same on all ranks, or is reduced already
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .augment import AugmentationConfig
 from .compilation import compiler_obstacle
+from .errors import InputError
 from .measure.agreement import NOMINAL_LABELS, choose_for_run
 from .measure.candidates import StepShape
 
@@ -35,6 +36,13 @@ def settle_step(config: Any, is_training: bool) -> None:
         f"cuda:{devices[0] if isinstance(devices, list) else 0}" if on_gpu else "cpu",
         AugmentationConfig(**model.augmentation.as_dict()),
     )
+    if config.trainer.sync_batchnorm:  # its layer waits for the device, which no one graph can
+        if model.compile not in ("auto", "augmentation", False):
+            raise InputError(
+                f"model.compile is {model.compile}, but networks with synchronised batch norms are not "
+                "compiled; set --model.compile augmentation or --trainer.sync_batchnorm false"
+            )
+        model.compile = "augmentation" if on_gpu and model.compile == "auto" else model.compile
     choice = choose_for_run(
         shape,
         config.trainer.precision,

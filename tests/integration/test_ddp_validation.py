@@ -112,7 +112,6 @@ def test_validation_is_the_same_on_any_number_of_ranks(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.xfail(strict=True, reason="Lightning halves the 87 images of two ranks to 43, in whole numbers")
 def test_the_validation_loss_is_the_same_on_any_number_of_ranks(
     validated: dict[int, list[dict[str, Any]]],
 ) -> None:

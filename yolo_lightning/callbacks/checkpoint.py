@@ -13,7 +13,7 @@ class EpochCheckpoint(ModelCheckpoint):
     * An epoch that ends without an optimizer step since the last checkpoint is saved all the same: with
       few images a step takes several epochs of gradients, and those are part of the state.
     * An epoch that a limit on steps or time cut short is not saved as a whole one, because its other
-      batches would never be trained; the epoch before it stays the one to resume from.
+      batches would never be trained; ``Interruption`` has saved where it stopped.
     * Where validation has nothing to find, and the metric is -1, the newest epoch is the best one.
     """
 

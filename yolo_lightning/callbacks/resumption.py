@@ -34,7 +34,8 @@ class MidEpochResumption(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         assert isinstance(pl_module, YOLOv5)
-        checkpoint[_KEY] = {"losses": dict(pl_module.running_losses), "random": random_state()}
+        losses = {name: pl_module.all_gather(v).reshape(-1) for name, v in pl_module.running_losses.items()}
+        checkpoint[_KEY] = {"losses": losses, "random": random_state()}
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -50,8 +51,12 @@ class MidEpochResumption(Callback):
         set_random_state(restored["random"])
         if not trainer.fit_loop.restarted_mid_epoch:
             return
-        losses = restored["losses"]
-        pl_module.running_losses = {name: value.to(pl_module.device) for name, value in losses.items()}
+        pl_module.running_losses = {
+            name: (ranks[trainer.global_rank] if len(ranks) == trainer.world_size else ranks.mean()).to(
+                pl_module.device
+            )
+            for name, ranks in restored["losses"].items()
+        }
         loader: Any = trainer.train_dataloader
         if not hasattr(loader, "earlier"):
             return  # another data module's

@@ -139,7 +139,12 @@ def cache_folder(index: DatasetIndex, mode: FileMode) -> Path:
 
 
 def disk_folder(root: Path) -> Path:
-    """Where files about a data set go: beside it, or to the user's cache folder where it is read-only."""
+    """Where files about a data set go: beside it, or to the user's cache folder where it is read-only.
+
+    ``YOLO_LIGHTNING_CACHE`` in the environment names another folder, such as a disk of each node's own.
+    """
+    if os.environ.get("YOLO_LIGHTNING_CACHE"):
+        return Path(os.environ["YOLO_LIGHTNING_CACHE"]).expanduser().absolute()
     # An administrator may write to a folder that is marked read-only, but that is not what was meant.
     if os.access(root, os.W_OK) and root.stat().st_mode & stat.S_IWUSR:
         return root / FOLDER

@@ -148,6 +148,8 @@ class AnchorLoss(nn.Module):
 
     anchors: Tensor
     rank_mean: Callable[[Tensor], Tensor] | None
+    parts = ("box", "obj", "cls")
+    """Names of what the loss is the sum of."""
 
     def __init__(
         self,
@@ -206,7 +208,7 @@ class AnchorLoss(nn.Module):
             classes = classes + level_classes / counts[level]
         box, objectness, classes = box * gains.box, objectness * gains.objectness, classes * gains.classes
         return box + objectness + classes, {
-            "box": box.detach(),
+            "box": box.detach(),  # as in ``parts``
             "obj": objectness.detach(),
             "cls": classes.detach(),
         }

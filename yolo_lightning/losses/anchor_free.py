@@ -82,6 +82,9 @@ class AnchorFreeLoss(nn.Module):
 
     rank_mean: Callable[[Tensor], Tensor] | None
 
+    parts = ("box", "cls", "dfl")
+    """Names of what the loss is the sum of."""
+
     def __init__(
         self,
         strides: Sequence[int],
