@@ -34,8 +34,9 @@ class MidEpochResumption(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         assert isinstance(pl_module, YOLOv5)
-        losses = {name: pl_module.all_gather(v).reshape(-1) for name, v in pl_module.running_losses.items()}
-        checkpoint[_KEY] = {"losses": losses, "random": random_state()}
+        gather: Any = pl_module.all_gather
+        losses = {name: gather(value).reshape(-1) for name, value in pl_module.running_losses.items()}
+        checkpoint[_KEY] = {"losses": losses, "random": random_state()}  # each loss: (ranks,)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
