@@ -45,6 +45,25 @@ def test_epochs_do_not_share_what_was_given_out(index: DatasetIndex) -> None:
         assert_same(found, batch)
 
 
+def test_a_resumed_epoch_begins_where_it_was(index: DatasetIndex) -> None:
+    stopped, whole = _make(index), list(expected(index, 3))
+    stopped.sampler.set_epoch(3)
+    batches = iter(stopped)
+    for _ in range(2):
+        next(batches)
+    resumed = _make(index)
+    resumed.load_state_dict(stopped.state_dict())
+    resumed.sampler.set_epoch(3)
+    for found, batch in zip(resumed.earlier(7), whole[:2], strict=True):
+        assert_same(found, batch)
+    for found, batch in zip(resumed, whole[2:], strict=True):
+        assert_same(found, batch)
+    assert len(resumed) == BATCHES
+    resumed.sampler.set_epoch(4)
+    assert list(resumed.earlier(7)) == []
+    assert len(list(resumed)) == BATCHES
+
+
 def test_labels_have_the_capacity_of_the_data_set(index: DatasetIndex) -> None:
     loader = _make(index, capacity=48)
     assert loader.labels.targets.shape == (IMAGES, 48, 5)

@@ -1,7 +1,7 @@
 import torch
 
 from yolo_lightning.batch import Batch
-from yolo_lightning.evaluation import detect
+from yolo_lightning.evaluation import MeanLosses, detect
 from yolo_lightning.model.network import build_network
 
 
@@ -29,3 +29,12 @@ def test_one_hot_cell_comes_back_in_original_pixels() -> None:
     # Letterboxed (25, -6.5, 55, 54.5); minus the padding and doubled, then clipped to 128 x 64.
     expected = torch.tensor([50.0, 0.0, 110.0, 64.0, 1.0, 1.0])
     torch.testing.assert_close(detections[0, 0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_losses_are_weighted_by_the_images_of_their_batches() -> None:
+    losses = MeanLosses(("loss", "box_loss"))
+    losses.add({"box_loss": torch.tensor(1.0), "loss": torch.tensor(4.0)}, images=3)
+    losses.add({"box_loss": torch.tensor(5.0), "loss": torch.tensor(8.0)}, images=1)
+    means = losses.take(torch.device("cpu"))
+    assert {name: float(value) for name, value in means.items()} == {"loss": 5.0, "box_loss": 2.0}
+    assert all(torch.isnan(value) for value in losses.take(torch.device("cpu")).values())  # a new start

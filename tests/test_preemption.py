@@ -55,6 +55,13 @@ def status(code: str, **environment: str) -> int:
 KILL = "os.kill(os.getpid(), signal.{})"
 
 
+@pytest.mark.parametrize(("body", "expected"), [(KILL.format("SIGUSR1"), 75), ("pass", -signal.SIGTERM)])
+def test_a_program_that_was_asked_to_stop_ends_in_its_own_way(body: str, expected: int) -> None:
+    watched = f"with watching(is_program=True):\n  {body}\n{KILL.format('SIGTERM')}\nsys.exit(75)"
+    program = f"import os, signal, sys\nfrom yolo_lightning.preemption import *\n{watched}"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == expected
+
+
 def test_before_training_begins_there_is_nothing_to_wait_for() -> None:
     assert status(KILL.format("SIGINT")) == -signal.SIGINT
     assert status(KILL.format("SIGTERM")) == preemption.EXIT_STATUS
@@ -93,7 +100,7 @@ def test_batch_jobs_are_told_from_interactive_ones(
 SCONTROL = """#!/bin/sh
 echo "$@" >>"$CALLS"
 if [ "$1" = show ]; then echo "JobId=7 JobName=train JobState=$STATE Reason=None"; fi
-[ "$1$STATE" = requeueSTUCK ] || exit 0
+[ "$1$STATE" = "requeueRUNNING STUCK=1" ] || exit 0
 echo "slurm_requeue error: Requested operation is presently disabled" >&2
 exit 1
 """
@@ -104,8 +111,13 @@ exit 1
     [
         ("RUNNING", False, ["show job -o 7", "requeue 7"], "Slurm job 7 is queued again"),
         ("RUNNING", True, ["show job -o 5_3", "requeue 5_3"], "Slurm job 5_3 is queued again"),
-        ("CANCELLED", False, ["show job -o 7"], "is being cancelled"),
-        ("STUCK", False, ["show job -o 7", "requeue 7"], "could not be queued again: slurm_requeue error"),
+        ("COMPLETING", False, ["show job -o 7"], "Slurm is ending job 7"),  # as by scancel
+        (
+            "RUNNING STUCK=1",
+            False,
+            ["show job -o 7", "requeue 7"],
+            "could not be queued again: slurm_requeue error",
+        ),
     ],
 )
 def test_requeue(

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if argv is None else argv
     # Only training has something to save before it ends. What takes seconds to import comes after.
-    with watching() if arguments[:1] == ["fit"] else nullcontext():
+    with watching(is_program=argv is None) if arguments[:1] == ["fit"] else nullcontext():
         _run(arguments)
 
 

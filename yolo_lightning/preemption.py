@@ -40,8 +40,13 @@ def training_begins() -> None:
 
 
 @contextmanager
-def watching() -> Iterator[None]:
-    """Note signals while the block runs; in a thread that is not the main one, which gets none, nothing."""
+def watching(is_program: bool = False) -> Iterator[None]:
+    """Note signals while the block runs; in a thread that is not the main one, which gets none, nothing.
+
+    Args:
+        is_program: The process ends with the block. If it was asked to, it then ignores those who ask again,
+            as Slurm does of every process of a job, so that its exit status is its own.
+    """
     _State.received, _State.is_interrupted, _State.is_training = None, False, False
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -50,8 +55,9 @@ def watching() -> Iterator[None]:
     try:
         yield
     finally:
+        ends = is_program and _State.received is not None
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if ends and number != signal.SIGINT else handler)
 
 
 def _note(number: int, frame: object) -> None:
@@ -73,13 +79,14 @@ def in_slurm_job() -> bool:
 
 
 def requeue() -> str:
-    """Put this Slurm job back into the queue, unless it is being cancelled; a sentence on what happened."""
+    """Put this Slurm job back into the queue, unless it is being ended; a sentence on what happened."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     with suppress(OSError, subprocess.SubprocessError):  # without an answer it is tried
-        if re.search(r"\bJobState=CANCELLED\b", _scontrol("show", "job", "-o", job)):
-            return f"Slurm job {job} is being cancelled and is not queued again"
+        state = re.search(r"\bJobState=(\w+)", _scontrol("show", "job", "-o", job))
+        if state and state[1] != "RUNNING":  # to queue a cancelled job would bring it back
+            return f"Slurm is ending job {job} ({state[1]}); what becomes of it is Slurm's to decide"
     try:
         _scontrol("requeue", job)
     except subprocess.CalledProcessError as error:

@@ -46,6 +46,11 @@ def _environment(config: Any) -> Environment | None:
     if SLURMEnvironment.detect():
         tasks, processes = int(os.environ["SLURM_NTASKS"]), devices * int(trainer.num_nodes)
         if tasks == processes:
+            if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning cannot do without
+                raise InputError(
+                    f"Slurm was asked for {tasks} tasks, but not how many of them a node has; give "
+                    "--ntasks-per-node, not --ntasks"
+                )
             return SLURMEnvironment()
         if tasks > 1 and "SLURM_STEP_ID" in os.environ:  # else srun has not started this, and all is well
             raise InputError(

@@ -94,12 +94,12 @@ class Interruption(Checkpoint):
         io = trainer.strategy.checkpoint_io
         if isinstance(io, RunCheckpointIO):
             io.wait()  # a job that is queued again may start at once
-        trainer.strategy.barrier("stop")
         reason = preemption.received() or "a signal to another process"
         rank_zero_info(f"stopped by {reason} {where}")
         if trainer.is_global_zero:
             slurm = preemption.in_slurm_job() and preemption.received() != "SIGINT"
             rank_zero_info(preemption.requeue() if slurm else self._how_to_go_on())
+        trainer.strategy.barrier("stop")  # srun ends the others when one has ended
         raise SystemExit(exit_status(trainer))
 
     def _how_to_go_on(self) -> str:

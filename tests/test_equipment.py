@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import SingleDeviceStrategy
+
+from yolo_lightning.callbacks.checkpoint import EpochCheckpoint
+from yolo_lightning.callbacks.interruption import Interruption
+from yolo_lightning.callbacks.patience import Patience
+from yolo_lightning.callbacks.record import RunRecorder
+from yolo_lightning.checkpoint_io import RunCheckpointIO
+from yolo_lightning.equipment import training_callbacks, with_checkpoint_io
+from yolo_lightning.errors import InputError
+
+
+def saving(callbacks: list[Callback]) -> list[type]:
+    return [type(callback) for callback in callbacks if isinstance(callback, Checkpoint)]
+
+
+def test_an_epoch_is_written_down_then_saved_and_only_then_the_run_stops(tmp_path: Path) -> None:
+    callbacks = training_callbacks(tmp_path, True, 15, 100)
+    assert saving(callbacks) == [RunRecorder, EpochCheckpoint, EpochCheckpoint, Interruption]
+    assert callbacks[-1].path == tmp_path / "checkpoints" / "last.ckpt"  # type: ignore[attr-defined]
+    assert callbacks[-1].interval_s == 900  # type: ignore[attr-defined]
+
+
+def test_without_checkpoints_and_patience(tmp_path: Path) -> None:
+    callbacks = training_callbacks(tmp_path, False, 0, 0)
+    assert saving(callbacks) == [RunRecorder, Interruption]
+    assert not any(isinstance(callback, Patience) for callback in callbacks)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "patience", "name"), [(-1, 1, "checkpoint_minutes"), (1, -1, "patience")]
+)
+def test_negative_numbers_are_refused(minutes: float, patience: int, name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{name} is -1; give 0 or more"):
+        training_callbacks(tmp_path, True, minutes, patience)
+
+
+def test_what_the_user_plugs_in_stays() -> None:
+    other, own = LightningEnvironment(), TorchCheckpointIO()
+    assert [type(plugin) for plugin in with_checkpoint_io(None, "auto")] == [RunCheckpointIO]
+    assert with_checkpoint_io(other, "auto")[0] is other
+    assert with_checkpoint_io([other, own], "auto") == [other, own]
+    strategy = SingleDeviceStrategy("cpu", checkpoint_io=own)
+    assert with_checkpoint_io([], strategy) == []
