@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import Timer
 
 from tests.run_comparison import assert_equal_runs, contents, rows
@@ -26,7 +27,7 @@ def options(shapes: Path, *more: str) -> list[str]:
     return [
         "--data.root", str(shapes), "--data.image_size=64", "--data.batch_size=2", "--data.num_workers=0",
         "--model.compile=false", "--model.channels_last=true", "--trainer.precision=32-true",
-        "--model.optimizer.nominal_batch_size=4",
+        "--model.optimizer.nominal_batch_size=4", "--model.optimizer.warmup_epochs=0",
         "--trainer.accelerator=cpu", "--trainer.devices=1", f"--trainer.max_epochs={EPOCHS}", *more,
     ]  # fmt: skip
 
@@ -132,3 +133,10 @@ def test_patience_ends_training_and_is_kept_by_a_resumption(
     main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null"])
     assert len(rows(PARTS)) == 4  # the first and three that are no better, one of them after the resumption
     assert "val/map has not become better in 3 epochs" in caplog.text
+
+
+def test_gradients_that_wait_for_their_step_outlive_a_validation(shapes: Path, whole: Path) -> None:
+    """Five batches an epoch, two a step: with and without validations the weights are the same."""
+    main(["fit", *options(shapes, "--run_name=parts", "--trainer.limit_val_batches=0", "--patience=0")])
+    validated, unvalidated = (contents(run)["live_state_dict"] for run in (whole, PARTS))
+    assert [name for name, value in validated.items() if not torch.equal(value, unvalidated[name])] == []

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from . import training
 from .accumulation import GradientAccumulator
 from .augment import Augmentation, AugmentationConfig, normalise
 from .batch import Batch, row_mask
@@ -23,16 +24,6 @@ from .model.network import DetectionNetwork, build_network, check_architecture
 from .model.weights import load_weights, transfer_weights
 from .optim import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
 from .streams import run_beside
-from .training import (
-    add_to_means,
-    build_criterion,
-    compile_training,
-    describe_gains,
-    gradient_scale,
-    rank_mean,
-    resume_sharing,
-    share_buffers,
-)
 
 
 class YOLOv5(LightningModule):
@@ -134,7 +125,9 @@ class YOLOv5(LightningModule):
             rank_zero_info(str(transfer_weights(self.network, weights)))
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self.criterion = build_criterion(self.network.head, self.loss_config, self.anchor_free_loss_config)
+        self.criterion = training.build_criterion(
+            self.network.head, self.loss_config, self.anchor_free_loss_config
+        )
         self.metric = CocoMeanAveragePrecision(self.num_classes)
         self.mean_losses = MeanLosses(("loss", *(f"{name}_loss" for name in self.criterion.parts)))
         self.hparams.update({n: getattr(self, n) for n in ("num_classes", "class_names", "category_ids")})
@@ -159,7 +152,7 @@ class YOLOv5(LightningModule):
         precision = str(trainer.precision) if trainer else "32-true"
         compilation = decide_compilation(self.compile_option, device, precision)
         rank_zero_info(f"compile: {compilation.reason}")
-        self._training_losses = compile_training(self.network, compilation.mode)
+        self._training_losses = training.compile_training(self.network, compilation.mode)
         if compilation.augmentation:
             self.augmentation.compile_core()
 
@@ -177,9 +170,12 @@ class YOLOv5(LightningModule):
                 "trainer.max_epochs is not set; the learning rate has to know over how many to fall"
             )
         rank_zero_info(describe_scaling(self.optimizer_config, self._total_batch_size))
-        rank_zero_info(describe_gains(self.criterion, getattr(self._datamodule, "image_size", 640)))
+        rank_zero_info(training.describe_gains(self.criterion, getattr(self._datamodule, "image_size", 640)))
         if self.trainer.world_size > 1:
-            self.criterion.rank_mean, self.criterion.ranks = rank_mean, self.trainer.world_size
+            self.criterion.rank_mean, self.criterion.ranks = training.rank_mean, self.trainer.world_size
+
+    def on_train_start(self) -> None:
+        """Give back the gradients that waited when the run was stopped; until now Lightning clears them."""
         self.accumulator.restore_gradients(self.network, self._total_batch_size)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
@@ -202,13 +198,13 @@ class YOLOv5(LightningModule):
         if not self.channels_last:  # convolutions follow the order of their input
             images = images.contiguous()
         loss, parts = self._training_losses(self.network, self.criterion, images, targets, mask)
-        self.manual_backward(loss * gradient_scale(len(images), self.trainer.world_size))
+        self.manual_backward(loss * training.gradient_scale(len(images), self.trainer.world_size))
         if self.accumulator.window_is_full(settings.accumulate):
             optimizer.step()  # type: ignore[union-attr]
             optimizer.zero_grad()  # type: ignore[union-attr]
             self.accumulator.stepped()
         means = self.running_losses if batch_index else {}
-        self.running_losses = add_to_means(means, parts, batch_index + 1)
+        self.running_losses = training.add_to_means(means, parts, batch_index + 1)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient, after the precision plugin has unscaled it."""
@@ -216,6 +212,9 @@ class YOLOv5(LightningModule):
             torch.nn.utils.clip_grad_norm_(
                 self.network.parameters(), self.optimizer_config.gradient_clip_norm, foreach=True
             )
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Keep the gradients that wait for their step."""
 
     def on_train_epoch_end(self) -> None:
         """Log the mean losses of the epoch and the learning rates it ended with."""
@@ -245,10 +244,10 @@ class YOLOv5(LightningModule):
         self._evaluate(batch, "test")
 
     def on_validation_start(self) -> None:
-        share_buffers(self.trainer.model)
+        training.share_buffers(self.trainer.model)
 
     def on_validation_end(self) -> None:
-        resume_sharing(self.trainer.model)
+        training.resume_sharing(self.trainer.model)
 
     on_test_start = on_validation_start
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -262,7 +263,8 @@ class FirstSteps(Callback):
 def _train(rank: int, port: int, data: str, folder: str) -> None:
     """The same fit eager and compiled."""
     join(rank, port)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/compiled"  # nothing that was cut off elsewhere
+    # Traced as in earnest, without the minutes of code generation.
+    torch.compile = partial(torch.compile, backend="aot_eager")  # type: ignore[assignment]
     for compile in (False, "default"):
         seed_everything(0, verbose=False)
         module = YOLOv5(compile=compile)  # type: ignore[arg-type]

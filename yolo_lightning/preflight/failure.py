@@ -38,7 +38,8 @@ def _is_first_on_host(subject: str) -> bool:
     except ImportError:  # Windows
         return True
     step = "/".join(os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-    run = os.environ.get("TORCHELASTIC_RUN_ID") or step.strip("/") or os.getppid()
+    door = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    run = os.environ.get("TORCHELASTIC_RUN_ID") or step.strip("/") or door.strip(":") or os.getppid()
     digest = hashlib.sha256(f"{os.getuid()}/{run}/{subject}".encode()).hexdigest()[:16]
     path = os.path.join(tempfile.gettempdir(), f"yolo_lightning_{digest}.lock")
     try:

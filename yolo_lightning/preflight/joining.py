@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 ARRIVAL_S = 120.0
 """How long the first waits for the last by default, in s."""
-RESOLVE_S = 12.0
+RESOLVE_S = 8.0
 """How long a name may take to get an address, in s."""
 _DOOR = "yolo_lightning/preflight/door"
 
