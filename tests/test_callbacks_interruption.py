@@ -140,3 +140,50 @@ def test_gradients_that_wait_for_their_step_outlive_a_validation(shapes: Path, w
     main(["fit", *options(shapes, "--run_name=parts", "--trainer.limit_val_batches=0", "--patience=0")])
     validated, unvalidated = (contents(run)["live_state_dict"] for run in (whole, PARTS))
     assert [name for name, value in validated.items() if not torch.equal(value, unvalidated[name])] == []
+
+
+@pytest.mark.parametrize("place", [(0, 1), (1, 2), (1, 3)])
+def test_with_validations_within_an_epoch(place: tuple[int, int], shapes: Path) -> None:
+    """After the second and the fourth of five batches; a stop there waits until the validation is done."""
+    arguments = options(shapes, "--trainer.val_check_interval=2")
+    main(["fit", *arguments, "--run_name=whole"])
+    stopped(*arguments, "--run_name=parts", *signal_at("SIGTERM", *place))
+    main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null"])
+    assert_equal_runs(Path("runs/whole/version_0"), PARTS)
+
+
+@pytest.mark.parametrize("more", ["--trainer.max_steps=1000", "--trainer.overfit_batches=3"])
+@pytest.mark.parametrize("place", [(0, 1), (0, -1)])
+def test_with_limits_that_change_how_lightning_loops(more: str, place: tuple[int, int], shapes: Path) -> None:
+    arguments = options(shapes, more)
+    main(["fit", *arguments, "--run_name=whole"])
+    stopped(*arguments, "--run_name=parts", *signal_at("SIGTERM", *place))
+    main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null"])
+    assert_equal_runs(Path("runs/whole/version_0"), PARTS)
+
+
+def test_a_signal_in_the_last_epoch_changes_nothing_and_a_finished_run_stays_as_it_is(
+    shapes: Path, whole: Path
+) -> None:
+    main(["fit", *options(shapes, "--run_name=parts", *signal_at("SIGTERM", EPOCHS - 1, -1))])
+    assert_equal_runs(whole, PARTS)
+    main(["fit", *options(shapes, "--run_name=parts", "--ckpt_path=auto")])
+    assert_equal_runs(whole, PARTS)
+
+
+def test_patience_within_an_epoch_saves_and_can_be_raised(shapes: Path) -> None:
+    learns_nothing = ("--model.optimizer.learning_rate=1e-9", "--trainer.val_check_interval=2")
+    main(["fit", *options(shapes, "--run_name=parts", "--patience=1", *learns_nothing)])
+    progress = contents(PARTS)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+    assert progress["processed"] == 4  # the second validation is no better than the first
+    main(["fit", "--ckpt_path=last", "--run_name=parts", "--patience=50"])
+    assert [row["epoch"] for row in rows(PARTS)] == ["0", "1", "2"]
+
+
+def test_nothing_is_evaluated_where_no_checkpoint_is(
+    shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["validate", "--data.root", str(shapes), "--ckpt_path=auto"])
+    assert exit_.value.code == 2
+    assert "no run of 'fit'" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,6 +90,20 @@ def test_what_was_made_ahead_is_used(index: DatasetIndex, make: MakeLoader, work
     expected_images = BATCH * (epochs * BATCHES + workers * PREFETCH_BATCHES)
     wait_until(lambda: made.stat().st_size >= expected_images)
     assert made.stat().st_size == expected_images
+
+
+def test_a_signal_to_all_processes_of_a_job_leaves_the_workers_alone(
+    index: DatasetIndex, make: MakeLoader
+) -> None:
+    loader = make(2, kind=Signed)
+    batches = iter(loader)
+    workers = {next(batches).image_ids[0].item() for _ in range(2)}
+    for worker in workers:
+        assert os.getpgid(int(worker)) != os.getpgid(0)  # out of reach of Ctrl-C
+        subprocess.run(["sh", "-c", f"kill -TERM {worker}"], check=True)  # by somebody else
+    assert {batch.image_ids[0].item() for batch in batches} <= workers
+    loader.sampler.set_epoch(1)
+    assert {batch.image_ids[0].item() for batch in loader} <= workers  # none has ended
 
 
 def test_workers_end_with_their_loader(index: DatasetIndex, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from yolo_lightning.resumption import read_resumption
 
 def write(path: Path, epoch: dict[str, int], batches: int, **more: Any) -> Path:
     loop = {
+        "epoch_loop.state_dict": {"_batches_that_stepped": 14},
         "epoch_progress": {"current": epoch},
         "epoch_loop.batch_progress": {"current": {"processed": batches}},
     }
@@ -27,6 +28,9 @@ def write(path: Path, epoch: dict[str, int], batches: int, **more: Any) -> Path:
 
 def test_at_the_end_of_an_epoch(tmp_path: Path) -> None:
     path = write(tmp_path / "last.ckpt", {"started": 2, "processed": 2}, 5)
+    logged = {"RunRecorder": {"logged_step": 9}}
+    other = write(tmp_path / "other.ckpt", {"started": 2, "processed": 2}, 5, callbacks=logged)
+    assert read_resumption(other).purge_step == 9
     found = read_resumption(path)
     assert (found.epochs, found.batches, found.hyper_parameters, found.purge_step) == (2, 0, {"seed": 3}, 8)
     assert str(found) == f"checkpoint {path}, after epoch 2"
@@ -37,10 +41,10 @@ def test_at_the_end_of_an_epoch(tmp_path: Path) -> None:
 
 
 def test_in_the_middle_of_one(tmp_path: Path) -> None:
-    callbacks = {"RunRecorder": {"logged_step": 9}}
-    path = write(tmp_path / "last.ckpt", {"started": 3, "processed": 2}, 5, callbacks=callbacks)
+    logged = {"RunRecorder": {"logged_step": 9}}
+    path = write(tmp_path / "last.ckpt", {"started": 3, "processed": 2}, 5, callbacks=logged)
     found = read_resumption(path)
-    assert (found.epochs, found.batches, found.purge_step) == (2, 5, 9)
+    assert (found.epochs, found.batches, found.purge_step) == (2, 5, 14)
     assert str(found) == f"checkpoint {path}, in epoch 3 after batch 5"
 
 

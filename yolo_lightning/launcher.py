@@ -85,7 +85,7 @@ class YoloCLI(LightningCLI):
             "--patience",
             type=int,
             default=100,
-            help="Epochs without a better val/map after which training ends; 0: never.",
+            help="Epochs (validations) without a better val/map after which training ends; 0: never.",
         )
         parser.add_argument(
             "--preflight_seconds",
@@ -142,6 +142,11 @@ class YoloCLI(LightningCLI):
             return
         name = config.run_name or DEFAULT_NAME
         found = find_checkpoint(config.ckpt_path, config.runs_dir, name)
+        if found is None and self.subcommand != "fit":
+            raise InputError(
+                f"--ckpt_path auto: no run of '{name}' in {config.runs_dir} has a checkpoint; "
+                "train first, or give a path"
+            )
         if found is None:
             config.ckpt_path, self._purge_step = None, 0
             self._begun = begun_run_directory(config.runs_dir, name)
@@ -162,8 +167,8 @@ class YoloCLI(LightningCLI):
                 f"{self.checkpoint}: holds a {known['architecture']}, not a {asked}; "
                 "leave --model.architecture out"
             )
-        for name in ("architecture", "num_classes", "class_names", "category_ids", "channels_last"):
-            config.model[name] = known.get(name, config.model[name])
+        for option in ("architecture", "num_classes", "class_names", "category_ids", "channels_last"):
+            config.model[option] = known.get(option, config.model[option])
         config.model.weights = None  # the checkpoint replaces them, and the file may be gone
 
     def _read_classes(self, config: Any) -> None:
@@ -252,7 +257,8 @@ class YoloCLI(LightningCLI):
             kwargs["logger"] = self._tensorboard() if self.subcommand == "fit" else False
         trainer_config = self._get(self.config_init, "trainer")
         keep = trainer_config.get("enable_checkpointing") is not False
-        callbacks = [*(trainer_config.get("callbacks") or []), *self._callbacks(keep)]
+        given = trainer_config.get("callbacks") or []
+        callbacks = [*(given if isinstance(given, list) else [given]), *self._callbacks(keep)]
         trainer_config["callbacks"] = callbacks
         # None leaves it to the callbacks; False keeps Lightning from adding a checkpoint of its own.
         kwargs["strategy"] = build_strategy(

@@ -25,7 +25,6 @@ _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal,
 
 class _State:
     received: str | None = None
-    is_interrupted = False
     is_training = False
 
 
@@ -47,7 +46,7 @@ def watching(is_program: bool = False) -> Iterator[None]:
         is_program: The process ends with the block. If it was asked to, it then ignores those who ask again,
             as Slurm does of every process of a job, so that its exit status is its own.
     """
-    _State.received, _State.is_interrupted, _State.is_training = None, False, False
+    _State.received, _State.is_training = None, False
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -62,14 +61,13 @@ def watching(is_program: bool = False) -> Iterator[None]:
 
 def _note(number: int, frame: object) -> None:
     nothing_to_save = not _State.is_training and not in_slurm_job()
+    _State.received = _State.received or signal.Signals(number).name
     if number == signal.SIGINT:
-        if _State.is_interrupted or nothing_to_save:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)  # so that the shell sees what ended the process
-        _State.is_interrupted = True
+        signal.signal(number, signal.SIG_DFL)  # the next one ends the process, whatever it is doing
+        if nothing_to_save:
+            os.kill(os.getpid(), number)  # so that the shell sees what ended it
     elif number == signal.SIGTERM and nothing_to_save:
         sys.exit(EXIT_STATUS)
-    _State.received = _State.received or signal.Signals(number).name
 
 
 def in_slurm_job() -> bool:

@@ -58,8 +58,9 @@ def read_resumption(path: Path) -> Resumption:
         loop = contents["loops"]["fit_loop"]
         epoch, batch = (loop[name]["current"] for name in ("epoch_progress", "epoch_loop.batch_progress"))
         within = epoch["started"] > epoch["processed"]
-        # Logged once more by the recorder of the run, whose checkpoint may be older than the curves.
         logged = contents["callbacks"].get("RunRecorder", {}).get("logged_step", -1)
+        if within:  # what was logged by then is in the curves, what came later is going to come again
+            logged = loop["epoch_loop.state_dict"]["_batches_that_stepped"]
         return Resumption(
             path=path,
             hyper_parameters=contents["hyper_parameters"],

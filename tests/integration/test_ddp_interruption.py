@@ -19,7 +19,8 @@ def fit(shapes: Path, runs: Path, *options: str) -> subprocess.CompletedProcess[
     command = [
         sys.executable, "-m", "yolo_lightning", "fit", "--data.root", str(shapes), "--data.image_size=64",
         "--data.batch_size=1", "--data.num_workers=0", "--model.compile=false", "--model.channels_last=true",
-        "--trainer.precision=32-true", "--model.optimizer.nominal_batch_size=4", "--model.optimizer.warmup_epochs=0", "--trainer.max_epochs=3",
+        "--trainer.precision=32-true", "--model.optimizer.nominal_batch_size=4",
+        "--model.optimizer.warmup_epochs=0", "--trainer.max_epochs=3",
         "--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", f"--runs_dir={runs}",
         *options,
     ]  # fmt: skip

@@ -47,7 +47,8 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         "fit", "--data.root", str(shapes), "--data.image_size=64", "--data.batch_size=2",
         "--data.num_workers=0", "--model.compile=false", "--model.channels_last=true",
         "--trainer.precision=32-true",
-        "--model.optimizer.nominal_batch_size=4", "--model.optimizer.warmup_epochs=0", "--trainer.accelerator=cpu", "--trainer.devices=1",
+        "--model.optimizer.nominal_batch_size=4", "--model.optimizer.warmup_epochs=0",
+        "--trainer.accelerator=cpu", "--trainer.devices=1",
         f"--trainer.max_epochs={EPOCHS}", f"--runs_dir={tmp_path}", "--ckpt_path=auto",
         "--checkpoint_minutes=0.001",
     ]  # fmt: skip

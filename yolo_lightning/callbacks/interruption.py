@@ -21,11 +21,12 @@ from .agreement import Agreement
 class Interruption(Checkpoint):
     """Saves ``last.ckpt`` within an epoch: every few minutes, and when the run has to stop there.
 
-    A run has to stop when a signal has asked any of its ranks to (see ``preemption``), or when a
-    limit on time or steps is reached. The ranks agree on it and save together at the end of a batch.
-    After a signal the process ends with ``preemption.EXIT_STATUS``; a Slurm job is queued again
-    first. A stop that falls on the last batch of an epoch waits for its validation and is saved by
-    the epoch's own checkpoint.
+    A run has to stop when a signal has asked any of its ranks to (see ``preemption``), when a limit on
+    time or steps is reached, or for want of patience. The ranks agree on it and save together at the
+    end of a batch. After a signal the process ends with ``preemption.EXIT_STATUS``; a Slurm job is
+    queued again first. What falls on a batch that is followed by a validation waits for it, and for
+    one more batch; at the end of an epoch the epoch's own checkpoint is enough. A run that ends
+    there anyway ends as usual.
 
     Being a ``Checkpoint`` that is listed last, it runs after everything else at the end of a batch
     or an epoch. Lightning's own handlers, which save and talk to other ranks inside the handler, are
@@ -39,8 +40,11 @@ class Interruption(Checkpoint):
     def __init__(self, path: Path | None, minutes: float) -> None:
         self.path = path
         self.interval_s = minutes * 60
-        self._saved_s = 0.0
         self._agreement: Agreement
+        self._saved_s = 0.0
+        self._saved_batch = -1
+        self._postponed = False, False
+        """What is asked for (stop, save) and has to wait for a validation."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._agreement = Agreement(flags=3)
@@ -58,29 +62,50 @@ class Interruption(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         is_due = self.interval_s > 0 and monotonic() - self._saved_s >= self.interval_s
+        if is_due:
+            self._saved_s = monotonic()  # asked for once, although the other ranks learn of it a batch later
         stop, save, failed = self._agreement.exchange(
             [_asked(), is_due and trainer.is_global_zero, _has_failed(trainer)]
         )
         if failed:
             self._tell_of_failure(trainer)
         loop = trainer.fit_loop.epoch_loop
-        if loop.batch_progress.is_last_batch:
-            self._stop_at_epoch_end = stop
+        stop, save = stop or self._postponed[0], save or self._postponed[1]
+        validates = not loop.done and loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+        if loop.batch_progress.is_last_batch or validates:
+            # A run that resumed from here would leave the validation out.
+            self._postponed = stop, save
             return
-        if self.path and (stop or save or loop.done):
-            trainer.save_checkpoint(self.path, weights_only=False)
-            self._saved_s = monotonic()
+        self._postponed = False, False
+        if stop or save or loop.done:
+            self._save(trainer)
         if stop:
             self._stop(trainer, f"in epoch {trainer.current_epoch + 1}, after batch {batch_idx + 1}")
 
-    _stop_at_epoch_end = False
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save when a validation within an epoch ends the training, by patience or a limit on time."""
+        loop = trainer.fit_loop
+        is_within = not (trainer.sanity_checking or loop.epoch_loop.batch_progress.is_last_batch)
+        if is_within and trainer.should_stop and loop._can_stop_early:
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        """Save within an epoch, once a batch."""
+        batch = trainer.fit_loop.total_batch_idx
+        if self.path is None or batch == self._saved_batch:
+            return
+        for logger in trainer.loggers:
+            logger.save()  # what was logged so far is not logged again
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self._saved_s, self._saved_batch = monotonic(), batch
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_s = monotonic()
         stop, _, failed = self._agreement.settle([_asked(), False, _has_failed(trainer)])
         if failed:
             self._tell_of_failure(trainer)
-        if stop or self._stop_at_epoch_end:
+        stop, self._postponed = stop or self._postponed[0], (False, False)
+        if stop and not _is_finished(trainer):
             self._stop(trainer, f"after epoch {trainer.current_epoch + 1}")
 
     def _tell_of_failure(self, trainer: Trainer) -> None:
@@ -91,9 +116,7 @@ class Interruption(Checkpoint):
         raise FailedElsewhere("a checkpoint could not be written")
 
     def _stop(self, trainer: Trainer, where: str) -> NoReturn:
-        io = trainer.strategy.checkpoint_io
-        if isinstance(io, RunCheckpointIO):
-            io.wait()  # a job that is queued again may start at once
+        trainer.strategy.checkpoint_io.teardown()  # writes all: a job that is queued again may start at once
         reason = preemption.received() or "a signal to another process"
         rank_zero_info(f"stopped by {reason} {where}")
         if trainer.is_global_zero:
@@ -119,6 +142,17 @@ def exit_status(trainer: Trainer) -> int:
     environment = getattr(trainer.strategy, "cluster_environment", None)
     is_child = isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
     return 0 if is_child else preemption.EXIT_STATUS
+
+
+def _is_finished(trainer: Trainer) -> bool:
+    """Whether training comes to its end with the epoch that ends now."""
+    loop = trainer.fit_loop
+    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
+    return (
+        0 <= epochs <= trainer.current_epoch + 1
+        or 0 <= steps <= trainer.global_step
+        or (trainer.should_stop and loop._can_stop_early)
+    )
 
 
 def _asked() -> bool:

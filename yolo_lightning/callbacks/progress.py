@@ -45,7 +45,8 @@ class EpochProgress(ProgressBar):
         self._train_bar: tqdm | None = None
         self._evaluation_bar: tqdm | None = None
         self._epoch = 0
-        self._first_epoch = 0
+        self._start = 0.0
+        """Epochs trained when this process began, with a part of one."""
         self._run_start_s = 0.0
         self._epoch_start_s = 0.0
         self._epoch_seconds: float | None = None
@@ -89,7 +90,9 @@ class EpochProgress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._header, self._lines, self._epoch_seconds = [], 0, None
         self._run_start_s = perf_counter()
-        self._first_epoch = trainer.current_epoch
+        loop, total = trainer.fit_loop, self.total_train_batches
+        done = loop.epoch_loop.batch_progress.current.ready if loop.restarted_mid_epoch else 0
+        self._start = trainer.current_epoch + (done / total if 0 < total < math.inf else 0)
         self._begin_epoch(trainer)  # a run that resumes within an epoch does not pass through its start
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -125,7 +128,7 @@ class EpochProgress(ProgressBar):
         if epochs < 1 or math.isinf(total):
             return ""
         reached = self._epoch + batches / total
-        seconds = (now - self._run_start_s) / (reached - self._first_epoch) * (epochs - reached)
+        seconds = (now - self._run_start_s) / (reached - self._start) * (epochs - reached)
         return f"run {tqdm.format_interval(max(seconds, 0))} left"
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

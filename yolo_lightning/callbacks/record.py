@@ -38,8 +38,9 @@ class RunRecorder(Checkpoint):
     """Writes one row an epoch to ``metrics.csv`` and the state of the run to ``summary.json``.
 
     A run that resumes keeps the rows of the epochs before it, drops those of epochs that it trains
-    again, and adds its own. The last one that it keeps is logged again: a run that was killed may
-    have lost it from the curves, where whatever is as late has been taken out (``purge_step``).
+    again, and adds its own. At an epoch's end the last one that it keeps is logged again: it is logged
+    when its checkpoint is saved already, so that a run that was killed may have lost it from the curves,
+    where whatever is as late has been taken out (``Resumption.purge_step``).
     Each file is written beside its place and moved into it, so that a killed run leaves the last
     whole one. Being a ``Checkpoint``, it is called after everything that an epoch logs; listed before
     those that save, it has written the row of every epoch that there is a checkpoint of.
@@ -55,7 +56,10 @@ class RunRecorder(Checkpoint):
         self._rows: list[dict[str, float]] = []
         self._logged_step = -1
         """Of the loggers, for the epoch of the last row; -1 without one."""
-        self._earlier_seconds = 0.0
+        self._ends_validated = False
+        """Whether there was a validation at that step, and not only earlier in the epoch."""
+        self._validated_batch = -1
+        self._earlier_seconds: float | None = None
         self._started = time.monotonic()
         self._validated = False
 
@@ -68,18 +72,24 @@ class RunRecorder(Checkpoint):
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Runs once the epoch to go on from is known."""
+        self._take_up(trainer)
+
+    def _take_up(self, trainer: Trainer) -> None:
+        """Go on with the rows and curves of the run that is resumed."""
         rows = read_metrics(self.directory / "metrics.csv")
         self._rows = [row for row in rows if row["epoch"] < trainer.current_epoch]
-        if self._rows and self._logged_step >= 0:
-            own = {"step", "wall_seconds"}  # the others are what was logged
+        if self._rows and self._earlier_seconds is None:  # a checkpoint of before it was saved
+            self._earlier_seconds = self._rows[-1].get("wall_seconds")
+        if self._rows and self._logged_step >= 0 and not trainer.fit_loop.restarted_mid_epoch:
+            not_logged = ("step", "wall_seconds", *(() if self._ends_validated else ("val/",)))
+            logged = {n: v for n, v in self._rows[-1].items() if not n.startswith(not_logged)}
             for logger in trainer.loggers:
-                logger.log_metrics(
-                    {n: v for n, v in self._rows[-1].items() if n not in own}, self._logged_step
-                )
+                logger.log_metrics(logged, self._logged_step)
                 logger.save()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated = not trainer.sanity_checking
+        self._validated_batch = trainer.fit_loop.total_batch_idx
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -91,6 +101,7 @@ class RunRecorder(Checkpoint):
         self._validated = False
         seconds = self._seconds
         self._logged_step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1  # as Lightning counts
+        self._ends_validated = self._validated_batch == trainer.fit_loop.total_batch_idx
         position = {"epoch": float(trainer.current_epoch), "step": float(trainer.global_step)}
         self._rows.append({**position, **logged, "wall_seconds": seconds})
         for logger in trainer.loggers:
@@ -100,7 +111,9 @@ class RunRecorder(Checkpoint):
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Runs when the last checkpoint is there."""
+        """Runs when the last checkpoint is there; the only hook of a run that had been trained to its end."""
+        if not self._rows:
+            self._take_up(trainer)
         if self._rows:
             self._write_summary()
 
@@ -111,13 +124,17 @@ class RunRecorder(Checkpoint):
     @property
     def _seconds(self) -> float:
         """That the run has taken so far, the parts before it was stopped included."""
-        return self._earlier_seconds + time.monotonic() - self._started
+        return (self._earlier_seconds or 0.0) + time.monotonic() - self._started
 
     def state_dict(self) -> dict[str, Any]:
-        return {"logged_step": self._logged_step, "wall_seconds": self._seconds}
+        return {
+            "logged_step": self._logged_step,
+            "ends_validated": self._ends_validated,
+            "wall_seconds": self._seconds,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._logged_step = state_dict["logged_step"]
+        self._logged_step, self._ends_validated = state_dict["logged_step"], state_dict["ends_validated"]
         self._earlier_seconds = state_dict["wall_seconds"]
 
 
@@ -213,5 +230,8 @@ def git_commit() -> str | None:
 def write_atomically(path: Path, text: str) -> None:
     """Write a file so that whoever reads it finds the old text or the new, never a part."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # or a power cut might leave the new name without its text
     temporary.replace(path)

@@ -29,6 +29,7 @@ class MidEpochResumption(Callback):
 
     def __init__(self) -> None:
         self._restored: dict[str, Any] = {}
+        self._max_steps = -1
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -44,7 +45,16 @@ class MidEpochResumption(Callback):
         if trainer.state.fn == TrainerFn.FITTING:
             self._restored = checkpoint.get(_KEY, {})
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hide a limit on steps while the loops are restored.
+
+        With one, Lightning takes every resumption for one within an epoch.
+        """
+        loop = trainer.fit_loop.epoch_loop
+        self._max_steps, loop.max_steps = loop.max_steps, -1
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.fit_loop.epoch_loop.max_steps = self._max_steps
         assert isinstance(pl_module, YOLOv5)
         restored, self._restored = self._restored, {}
         if not restored:
@@ -77,7 +87,8 @@ def count_batches_from(trainer: Trainer, batch: int) -> None:
     """Let the epoch that is resumed go on with the batch of that number, from 0."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     progress.ready = progress.started = progress.processed = batch
-    progress.completed = batch - 1  # Lightning counts the batch after which it saved when it goes on
+    # Saved at the end of a batch, not after a validation: Lightning counts that batch when it goes on.
+    progress.completed = batch - int(trainer.fit_loop.epoch_loop.restarted_on_train_batch_end)
 
 
 def random_state() -> dict[str, Any]:

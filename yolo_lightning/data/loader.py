@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter_ns
@@ -209,6 +211,13 @@ def _as_it_is(filled: Filled) -> Filled:
     return filled
 
 
+def _obey_parent() -> None:
+    """End at the SIGTERM of the training process, not at one that all processes of a job get."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
 def prepare_worker(worker_id: int) -> None:
     """Set up a worker process: a process group, one thread, and memory that is kept for the next image.
 
@@ -221,6 +230,9 @@ def prepare_worker(worker_id: int) -> None:
     """
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, daemon=True).start()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

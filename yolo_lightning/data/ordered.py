@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..batch import Batch
+from ..errors import InputError
 from .dataset import DetectionDataset, collate
 from .sampler import TrainSampler
 
@@ -26,7 +27,7 @@ class OrderedLoader:
     """
 
     def __init__(self, dataset: DetectionDataset, sampler: TrainSampler, batch_size: int) -> None:
-        self.dataset = dataset
+        self._dataset = dataset  # by a public one Lightning would take this for a torch DataLoader
         self.sampler = sampler
         self.batch_size = batch_size
         self._place = (0, 0)
@@ -47,15 +48,20 @@ class OrderedLoader:
         self._place = epoch, seen + self.batch_size * self.sampler.num_replicas
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch, and how many of its images all ranks together have been given."""
-        return {"epoch": self._place[0], "seen": self._place[1]}
+        """The epoch, how many of its images all ranks together have been given, and how many there are."""
+        return {"epoch": self._place[0], "seen": self._place[1], "images": len(self._dataset)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let that epoch begin behind the images seen; for the number of ranks that there are now.
 
         Raises:
-            InputError: The epoch has not so many images.
+            InputError: The epoch has another number of images.
         """
+        if state_dict["images"] != len(self._dataset):
+            raise InputError(
+                f"the checkpoint was written within an epoch of {state_dict['images']} images, but the data "
+                f"has {len(self._dataset)}; resume with the data set that the run was started on"
+            )
         self.sampler.resume(state_dict["epoch"], state_dict["seen"])
 
     def earlier(self, batches: int) -> Iterator[Batch]:
@@ -67,7 +73,7 @@ class OrderedLoader:
         epoch = self.sampler.epoch
         order = self.sampler.order(epoch, before=batches)
         order = order[: len(order) - len(self.sampler.order(epoch))]
-        size = self.dataset.image_size
+        size = self._dataset.image_size
         for begin in range(0, len(order), self.batch_size):
             rows = order[begin : begin + self.batch_size]
-            yield collate([self.dataset.sample(i, np.empty((size, size, 3), np.uint8)) for i in rows])
+            yield collate([self._dataset.sample(i, np.empty((size, size, 3), np.uint8)) for i in rows])
