@@ -71,6 +71,8 @@ NodeName={nodes[1]} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=64
 PartitionName=low Nodes=ALL Default=YES OverSubscribe=EXCLUSIVE PriorityTier=1 GraceTime=30
 PartitionName=high Nodes=ALL OverSubscribe=EXCLUSIVE PriorityTier=10 PreemptMode=OFF
 """
+_OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "DEADLINE")
+"""States of a job that has ended."""
 
 
 class SlurmMissing(Exception):
@@ -184,7 +186,7 @@ class SlurmCluster:
             time.sleep(0.1)
 
     def begin(self, number: int, starts: int = 1) -> None:
-        """Wait until a job runs for the n-th time.
+        """Wait until a job runs for the n-th time, or has done so already.
 
         Slurm lets a job that was queued again wait for some seconds; we make that two, the least after
         which it does not take its credential for that of the start before.
@@ -197,7 +199,7 @@ class SlurmCluster:
             if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime" and not hurried:
                 self.run("scontrol", "update", f"JobId={number}", "StartTime=now+2")
                 hurried = True
-            return job["JobState"] == "RUNNING" and int(job["Restarts"]) == starts - 1
+            return job["JobState"] in ("RUNNING", *_OVER) and int(job["Restarts"]) == starts - 1
 
         self.until(runs, 60, f"start {starts} of job {number}")
 
@@ -208,8 +210,7 @@ class SlurmCluster:
 
     def finish(self, number: int, timeout_s: float = 120) -> str:
         """Wait for the end of a job; returns its state."""
-        over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "DEADLINE")
-        self.until(lambda: self.state(number) in over, timeout_s, f"the end of job {number}")
+        self.until(lambda: self.state(number) in _OVER, timeout_s, f"the end of job {number}")
         return self.state(number)
 
     def tell(self) -> str:

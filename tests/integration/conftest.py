@@ -52,7 +52,8 @@ def submit(cluster: SlurmCluster) -> Submit:
     of_fit = (
         "--data.root", str(images), "--data.image_size=64", "--data.batch_size=2", "--data.num_workers=0",
         "--model.compile=false", "--model.channels_last=true", "--trainer.precision=32-true",
-        "--model.optimizer.nominal_batch_size=8",  # two batches a step: a stop may fall between them
+        # Two batches a step: a stop may fall between them.
+        "--model.optimizer.nominal_batch_size=8", "--model.optimizer.warmup_epochs=0",
         f"--trainer.max_epochs={EPOCHS}", "--checkpoint_minutes=0",
     )  # fmt: skip
 
