@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from jsonargparse import auto_cli, set_parsing_settings
 
+from .allocator import keep_freed_memory
 from .callbacks.save_config import SaveConfig
+from .commands.compare import run_compare
 from .commands.doctor import diagnose, show
+from .commands.report import run_report
 from .commands.submit import submit
 from .commands.synth import synth
+from .commands.visualize import run_visualize
 from .data.cores import limit_threads
 from .data.module import DetectionDataModule
 from .dry_launcher import DryCLI
@@ -25,12 +30,23 @@ from .runs import with_run_config
 
 Cli = TypeVar("Cli", bound=YoloCLI)
 
-COMMANDS: dict[str, Callable[..., Any]] = {"synth": synth}
-"""What the command line can do besides Lightning's own subcommands, ``doctor`` and ``submit``."""
+COMMANDS: dict[str, Callable[[list[str]], Any]] = {
+    "synth": lambda argv: auto_cli(
+        synth, args=argv, as_positional=False, prog="yolo-lightning synth", parser_class=Parser
+    ),
+    "doctor": lambda argv: _doctor(argv),
+    "submit": lambda argv: sys.exit(submit(argv)),
+    "report": run_report,
+    "compare": run_compare,
+    "visualize": run_visualize,
+}
+"""What the command line can do besides Lightning's own subcommands; each is given the arguments."""
 
 _DESCRIPTION = (
-    "Train YOLOv5 on your own images. Three more commands, each with a --help of its own: 'synth' makes a "
-    "small data set to try it on, 'doctor' measures what a fit would wait for, 'submit' hands it to a cluster"
+    "Train YOLOv5 on your own images. More commands, each with a --help of its own: 'synth' makes a small "
+    "data set to try it on, 'doctor' measures what a fit would wait for, 'submit' hands it to a cluster, "
+    "'report' makes the page of a run again, 'compare' puts runs side by side, 'visualize' draws what the "
+    "layers of a network see"
 )
 
 _DOCTOR_HELP = """usage: yolo-lightning doctor [--json] [options of fit]
@@ -56,19 +72,10 @@ def run(argv: list[str]) -> None:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it; nothing on a CPU
     limit_threads()
+    keep_freed_memory()
     command = argv[0] if argv else "--help"
     if command in COMMANDS:
-        auto_cli(
-            COMMANDS[command],
-            args=argv[1:],
-            as_positional=False,
-            prog=f"yolo-lightning {command}",
-            parser_class=Parser,
-        )
-    elif command == "doctor":
-        _doctor(argv[1:])
-    elif command == "submit":
-        raise SystemExit(submit(argv[1:]))
+        COMMANDS[command](argv[1:])
     else:
         _launch(YoloCLI, with_run_config(argv or ["--help"]))
 
