@@ -96,6 +96,7 @@ torchrun=$!
 # The first signal goes to the training processes, past torchrun: they save and end together on all nodes,
 # and torchrun ends as after any training. Told itself, it would leave the other nodes waiting for it.
 asked=0
+# shellcheck disable=SC2329  # called by the trap
 ask() {
     asked=$((asked + 1))
     if [ "$asked" -gt 1 ] || ! ls "$LAUNCH_FOLDER"/process.* >/dev/null 2>&1; then

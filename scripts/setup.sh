@@ -34,6 +34,6 @@ fi
 wanted="$root $(cksum <"$root/pyproject.toml")"
 if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
     echo "Installing into $venv; the first time takes minutes and 6 GB (PyTorch comes with CUDA)."
-    "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --editable "$root[dev]"
+    "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --editable "${root}[dev]"
     echo "$wanted" >"$venv/installed"
 fi

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import hashlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tests.debian import fetch
 
 PACKAGES = (
     "slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins",
@@ -24,9 +22,6 @@ PACKAGES = (
 
 NODES = ("127.0.0.1", "127.0.0.2")
 """Names that are addresses, so that they resolve on any machine."""
-
-USER_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo_lightning"
-"""Read when this is imported: the tests set XDG_CACHE_HOME to a folder that lives as long as they do."""
 
 _STRANGERS = ("SLURM", "SBATCH", "SRUN", "MASTER_", "PMI", "OMPI_", "WORLD_SIZE", "RANK", "LOCAL_RANK")
 """Beginnings of variables by which another launcher would speak to our jobs."""
@@ -73,10 +68,6 @@ PartitionName=high Nodes=ALL OverSubscribe=EXCLUSIVE PriorityTier=10 PreemptMode
 """
 _OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "DEADLINE")
 """States of a job that has ended."""
-
-
-class SlurmMissing(Exception):
-    """Slurm's programs are not here and cannot be fetched; says why."""
 
 
 class SlurmCluster:
@@ -269,58 +260,9 @@ def fetch_slurm() -> Path:
     """Debian's Slurm, unpacked in the user's cache folder; downloaded on the first call on a machine.
 
     Raises:
-        SlurmMissing: There is no apt or dpkg, or nothing can be downloaded.
+        PackagesMissing: There is no apt or dpkg, or nothing can be downloaded.
     """
-    for program in ("apt-get", "dpkg"):
-        if shutil.which(program) is None:
-            raise SlurmMissing(f"{program} is not on this machine, so that Debian's Slurm cannot be fetched")
-    cache = _writable_folder() / "slurm"
-    cache.mkdir(exist_ok=True)
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        programs = cache / hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()[:8]
-        if not programs.is_dir():
-            with tempfile.TemporaryDirectory(dir=cache) as folder:
-                debs, unpacked = Path(folder) / "debs", Path(folder) / "programs"
-                debs.mkdir()
-                _download(debs)
-                for deb in debs.glob("*.deb"):
-                    subprocess.run(["dpkg", "-x", deb, unpacked], check=True, timeout=60)
-                unpacked.rename(programs)
-    return programs
-
-
-def _download(folder: Path) -> None:
-    if _apt(folder, "download", *PACKAGES).returncode == 0:
-        return
-    # No lists of packages here, or old ones: read them into a folder of our own, for which nobody is root.
-    state = folder / "apt"
-    (state / "lists" / "partial").mkdir(parents=True)
-    (state / "archives" / "partial").mkdir(parents=True)
-    own = (f"-oDir::State::Lists={state}/lists", f"-oDir::Cache={state}", "-oAPT::Sandbox::User=")
-    updated = _apt(folder, *own, "update")
-    downloaded = _apt(folder, *own, "download", *PACKAGES)
-    if downloaded.returncode:
-        raise SlurmMissing(f"apt-get cannot fetch Slurm: {updated.stderr[-500:]} {downloaded.stderr[-1000:]}")
-
-
-def _apt(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["apt-get", "-q", *arguments]
-    try:
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
-    except subprocess.TimeoutExpired:
-        raise SlurmMissing(f"{' '.join(command)} took more than 240 s") from None
-
-
-def _writable_folder() -> Path:
-    for folder in (USER_CACHE, Path(tempfile.gettempdir()) / f"yolo_lightning_{os.getuid()}"):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(folder, os.W_OK):
-            return folder
-    raise SlurmMissing("neither the user's cache folder nor that of temporary files can be written")
+    return fetch("slurm", PACKAGES)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm_cluster import SlurmCluster, SlurmMissing, fetch_slurm
+from tests.debian import PackagesMissing
+from tests.slurm_cluster import SlurmCluster, fetch_slurm
 from yolo_lightning.data.synthetic import make_dataset
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "submit_slurm.sh"
@@ -25,7 +26,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """A controller and two idle nodes. On a machine of CI it is an error if there can be none."""
     try:
         programs = fetch_slurm()
-    except SlurmMissing as error:
+    except PackagesMissing as error:
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(str(error))

@@ -1,0 +1,83 @@
+# syntax=docker/dockerfile:1
+# yolo-lightning with all that training needs, for NVIDIA GPUs and for CPUs. In a clone of the repository:
+#
+#   docker build --build-arg USER_ID="$(id -u)" --build-arg GROUP_ID="$(id -g)" --tag yolo-lightning .
+#   mkdir -p runs datasets    # yours; where they are missing, Docker makes them for root
+#   docker run --rm -it --gpus all --ipc=host \
+#     -v "$PWD/runs:/workspace/yolo-lightning/runs" \
+#     -v "$PWD/datasets:/workspace/yolo-lightning/datasets" \
+#     yolo-lightning [shell | jupyter | ssh | yolo-lightning fit … | any other command]
+#
+# --gpus all   the host's GPUs; needs NVIDIA's container toolkit on the host. Without it training runs on the CPU.
+# --ipc=host   loader workers hand over their batches in shared memory, of which a container has 64 MB by itself.
+# runs/        is a volume: what was trained outlives the container.
+#
+# docs/container.md has the ports, the variables and what to do when something is refused.
+
+# PyTorch, CUDA and cuDNN of one release, built for each other. CUDA 13 needs a driver of the host from 580 on;
+# for an older one: --build-arg BASE=pytorch/pytorch:2.11.0-cuda12.6-cudnn9-runtime
+ARG BASE=pytorch/pytorch:2.11.0-cuda13.0-cudnn9-runtime
+
+FROM ${BASE} AS wheel
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE ./
+COPY yolo_lightning yolo_lightning
+RUN python -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+FROM ${BASE}
+ARG USER_ID=1000
+ARG GROUP_ID=1000
+
+# Compilers and Python's headers are for run time: torch.compile writes C++ for the CPU, and Triton a launcher in C
+# for each kernel of the GPU, and both are compiled on the spot. tini hands signals on and clears away ended
+# processes. The keys of the ssh server that its package makes would be the same in all containers.
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+        ca-certificates g++ gcc git openssh-client openssh-server python3-dev python3-venv tini \
+    && rm -rf /var/lib/apt/lists/* \
+    && rm -f /etc/ssh/ssh_host_*
+
+# Its number is that of the user outside, who so owns what is written to mounted folders. Ubuntu's own user has the
+# same number by default.
+RUN if [ "${USER_ID}" = 0 ]; then echo "USER_ID is root's; give that of an ordinary user" >&2; exit 1; fi \
+    && if id ubuntu >/dev/null 2>&1; then userdel --remove ubuntu; fi \
+    && groupadd --non-unique --gid "${GROUP_ID}" yolo \
+    && useradd --no-log-init --non-unique --uid "${USER_ID}" --gid yolo --create-home --shell /bin/bash yolo \
+    && install --directory --owner yolo --group yolo \
+        /home/yolo/.cache /home/yolo/.local /home/yolo/.local/state /opt/yolo-lightning \
+        /workspace/yolo-lightning /workspace/yolo-lightning/datasets /workspace/yolo-lightning/runs
+
+COPY deploy/container/profile.sh /etc/profile.d/yolo-lightning.sh
+COPY deploy/container/entrypoint.sh /usr/local/bin/entrypoint.sh
+
+# By number, so that Kubernetes can tell that it is not root's.
+USER ${USER_ID}:${GROUP_ID}
+ENV VIRTUAL_ENV=/opt/yolo-lightning
+ENV PATH=$VIRTUAL_ENV/bin:$PATH \
+    TORCHINDUCTOR_CACHE_DIR=/home/yolo/.cache/torchinductor \
+    TRITON_CACHE_DIR=/home/yolo/.cache/triton
+
+# An environment on top of the base's packages. torch and torchvision are held at the base's versions: pip would else
+# be free to replace them by ones of another CUDA. The user may add to it, also where a devcontainer or docker run
+# --user gives that user another number.
+COPY --from=wheel /wheels /tmp/wheels
+RUN python -m venv --system-site-packages "$VIRTUAL_ENV" \
+    && python -c "from importlib.metadata import version; \
+print(*(f'{name}=={version(name)}' for name in ('torch', 'torchvision')), sep='\n')" >/tmp/base.txt \
+    && "$VIRTUAL_ENV/bin/python" -m pip install --no-cache-dir --constraint /tmp/base.txt \
+        /tmp/wheels/*.whl "jupyterlab>=4.2" "ipykernel>=6.29" \
+    && chmod --recursive a+rwX "$VIRTUAL_ENV" \
+    && rm /tmp/base.txt
+
+WORKDIR /workspace/yolo-lightning
+COPY --chown=yolo:yolo configs configs
+COPY --chown=yolo:yolo notebooks notebooks
+COPY --chown=yolo:yolo scripts scripts
+
+VOLUME ["/workspace/yolo-lightning/runs"]
+# Jupyter, ssh, TensorBoard
+EXPOSE 8888 22 6006
+# Of jupyter and ssh: that their port answers. Training says for itself how it is.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["entrypoint.sh", "health"]
+ENTRYPOINT ["tini", "--", "entrypoint.sh"]
+CMD ["shell"]

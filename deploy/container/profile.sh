@@ -1,0 +1,7 @@
+# shellcheck shell=sh
+# For login shells in the container, as those of ssh: /etc/profile forgets the image's own PATH.
+export VIRTUAL_ENV=/opt/yolo-lightning
+export PATH="$VIRTUAL_ENV/bin:/usr/local/nvidia/bin:/usr/local/cuda/bin:$PATH"
+case $- in
+*i*) entrypoint.sh greeting ;;
+esac
