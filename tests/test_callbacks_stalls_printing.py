@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+from tests.screen import Screen
 from tests.stall_run import Run, Tiny
 from yolo_lightning import diagnosis
 from yolo_lightning.callbacks.progress import EpochProgress
@@ -100,12 +101,14 @@ def test_a_line_stands_below_the_row_of_its_epoch(
     stream = io.StringIO()
     stream.isatty = lambda: terminal  # type: ignore[method-assign]
     monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "300")
     trainer = Trainer(
         default_root_dir=tmp_path, max_epochs=2, accelerator="cpu", devices=1, logger=False,
         enable_checkpointing=False, enable_model_summary=False, callbacks=[EpochProgress(), StallMonitor()],
     )  # fmt: skip
     trainer.fit(Slow())
-    lines = [line.strip() for line in re.split(r"[\r\n]", stream.getvalue())]
+    lines = [line.strip() for line in Screen(300).write(stream.getvalue()).text.splitlines()]
     row = next(i for i, line in enumerate(lines) if re.match(r"1/2 ", line))
     told = [i for i, line in enumerate(lines) if "of this epoch was lost waiting for images" in line]
     assert len(told) == 1  # the second epoch has the same cause

@@ -54,3 +54,10 @@ def test_a_compiler_that_fails_is_found_out(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("torch.compile", broken)
     assert "cannot find g++" in str(compilation.compiler_obstacle("cpu"))
     compilation.compiler_obstacle.cache_clear()
+
+
+def test_what_is_compiled_is_announced() -> None:
+    assert decide_compilation(False, "cuda", "bf16-mixed").announcement is None
+    assert "network and loss" in str(decide_compilation(True, "cuda", "bf16-mixed").announcement)
+    alone = str(decide_compilation("auto", "cpu", "32-true").announcement)
+    assert "the augmentation" in alone and "network" not in alone

@@ -31,6 +31,17 @@ class Compilation:
     reason: str
     """A sentence for the log."""
 
+    @property
+    def announcement(self) -> str | None:
+        """What to say before the first batch, which compiles and so takes long; None if nothing does."""
+        if self.mode is not None:
+            what, long = "augmentation, network and loss", "minutes"
+        elif self.augmentation:
+            what, long = "the augmentation", "up to a minute"
+        else:
+            return None
+        return f"compiling {what}: the first batch takes longer ({long}, where nothing is cached)"
+
 
 def decide_compilation(option: CompileOption, device_type: str, precision: str) -> Compilation:
     """Turn ``model.compile`` into a decision.

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
-from tqdm import tqdm  # type: ignore[import-untyped]
 
+from ..display import counting
 from ..errors import InputError
 from .cores import free_in_group, usable_cores
 from .decode import Pixels, draw, read_bytes
@@ -218,11 +218,10 @@ def _build(cache: ImageCache, index: DatasetIndex, train: bool, mode: FileMode) 
             path, (height, width) = index.path(i), index.sizes[i].tolist()
             draw(read_bytes(path), path, (height, width), image_size, train, pixels[i])
 
-        # A bar on a terminal, nothing in a log.
-        bar = tqdm(desc=f"caching {index.split}", total=len(index), unit="image", disable=None, leave=False)
-        with bar, ThreadPoolExecutor(usable_cores()) as pool:
+        bar = counting(f"caching {index.split}", len(index))  # on a terminal; nothing in a log
+        with bar as advance, ThreadPoolExecutor(usable_cores()) as pool:
             for _ in pool.map(fill, range(len(index))):
-                bar.update()
+                advance()
         pixels.flush()
         part.replace(cache.path)
     except OSError as error:
