@@ -287,6 +287,8 @@ def _one_rank(rank: int, world: int, images: list[dict[str, Any]], folder: str) 
     for turn, ends in enumerate(((0, 7, 9, 9), (0, 0, 4, 9))):
         feed(metric, images[ends[rank] : ends[rank + 1]])
         torch.save(metric.compute(), f"{folder}/{turn}-{rank}.pt")
+        assert metric.details is not None
+        np.save(f"{folder}/{turn}-{rank}.npy", metric.details.confusion)
         metric.reset()
     torch.distributed.destroy_process_group()
 
@@ -296,8 +298,13 @@ def test_ranks_with_unequal_numbers_of_images_agree_with_one_process(tmp_path: P
     images = random_images(np.random.default_rng(8), 9, 3, most=14)
     mp.start_processes(_one_rank, (3, images, str(tmp_path)), nprocs=3, start_method="spawn")
     expected = pycocotools_figures(images, 3)
-    for file in (f"{turn}-{rank}.pt" for turn in range(2) for rank in range(3)):
-        assert_same(torch.load(tmp_path / file), expected)
+    alone = CocoMeanAveragePrecision(3)
+    feed(alone, images)
+    alone.compute()
+    assert alone.details is not None
+    for name in (f"{turn}-{rank}" for turn in range(2) for rank in range(3)):
+        assert_same(torch.load(tmp_path / f"{name}.pt"), expected)
+        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), alone.details.confusion)
 
 
 def _counting(function: Callable[..., Any], calls: list[str]) -> Callable[..., Any]:

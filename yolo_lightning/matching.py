@@ -188,14 +188,14 @@ def _touching_pairs(detections: Detections, annotations: Annotations) -> tuple[_
         d = np.repeat(chunk, pairs)
         g = by_group[np.repeat(low[chunk], pairs) + offset]
         found, truth = detections.boxes[d].astype(np.float64), annotations.boxes[g].astype(np.float64)
-        iou = _pair_iou(found, truth, annotations.crowd[g])
+        iou = pair_iou(found, truth, annotations.crowd[g])
         near = iou >= IOU_THRESHOLDS[0]
         parts.append((d[near], g[near], iou[near]))
     d_parts, g_parts, iou_parts = zip(*parts, strict=True)
     return np.concatenate(d_parts), np.concatenate(g_parts), np.concatenate(iou_parts)
 
 
-def _pair_iou(found: _Floats, truth: _Floats, crowd: _Bools) -> _Floats:
+def pair_iou(found: _Floats, truth: _Floats, crowd: _Bools) -> _Floats:
     """IoU (P,) of xyxy boxes (P, 4), pair by pair; zero where the boxes do not overlap."""
     width = np.minimum(found[:, 2], truth[:, 2]) - np.maximum(found[:, 0], truth[:, 0])
     height = np.minimum(found[:, 3], truth[:, 3]) - np.maximum(found[:, 1], truth[:, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from .curves import EvaluationDetails, evaluation_details
 from .matching import (
     AREA_RANGES,
     IOU_THRESHOLDS,
@@ -46,6 +48,8 @@ class CocoMeanAveragePrecision(Metric):
     images: list[Tensor]
     detections: list[Tensor]
     truth: list[Tensor]
+    details: EvaluationDetails | None = None
+    """What :meth:`compute` has looked at, of all ranks; None again once other images come."""
 
     def __init__(self, num_classes: int, class_names: Sequence[str] | None = None, **kwargs: Any) -> None:
         """Start with no image.
@@ -93,6 +97,7 @@ class CocoMeanAveragePrecision(Metric):
                 annotated, 1 for a crowd.
             truth_counts: int64 (B,), how many rows of ``truth`` are real.
         """
+        self.details = None
         columns = (
             image_ids,
             torch.full_like(image_ids, detections.shape[1]),
@@ -116,10 +121,12 @@ class CocoMeanAveragePrecision(Metric):
         Raises:
             ValueError: a class is not in 0 .. num_classes - 1.
         """
-        found, truth, found_outside = self._tables()
+        found, score, truth, found_outside = self._tables()
         matches = match(found, truth)
         precision = _average_precision(found, found_outside, truth, matches, self.num_classes)  # (C, 4, 10)
         recall = _recall(found, truth, matches, self.num_classes)  # (C, 10, 4)
+        at_all = precision[:, 0]  # (C, 10)
+        self.details = evaluation_details(found, score, truth, matches, at_all, most=_AP_DETECTIONS)
         areas = dict(zip(AREA_RANGES, np.moveaxis(precision, 1, 0), strict=True))  # each (C, 10)
         figures = {
             "map": areas["all"],
@@ -135,8 +142,8 @@ class CocoMeanAveragePrecision(Metric):
     def _tensor(self, values: float | _Floats) -> Tensor:
         return torch.as_tensor(values, dtype=torch.float32, device=self.device)
 
-    def _tables(self) -> tuple[Detections, Annotations, npt.NDArray[np.bool_]]:
-        """The real rows of all images, and bool (D, 4): detections outside each area range."""
+    def _tables(self) -> tuple[Detections, npt.NDArray[np.float32], Annotations, npt.NDArray[np.bool_]]:
+        """Detections, their scores (D,), annotations, and bool (D, 4): detections outside each area range."""
         images = dim_zero_cat(self.images).cpu().numpy()  # (I, 5)
         _, first, number = np.unique(images[:, 0], return_index=True, return_inverse=True)
         once = np.zeros(len(images), bool)
@@ -144,7 +151,9 @@ class CocoMeanAveragePrecision(Metric):
         rows, image = _real_rows(images[:, 1], np.where(once, images[:, 2], 0))
         found = dim_zero_cat(self.detections).cpu().numpy()[rows]  # (D, 6)
         found_label = self._labels(found[:, 5], "detection")
-        ordered = order_detections(number[image], found_label, found[:, 4], found[:, :4], self.num_classes)
+        # The scores are sorted along with the boxes.
+        ordered = order_detections(number[image], found_label, found[:, 4], found[:, :5], self.num_classes)
+        score, ordered = ordered.boxes[:, 4], replace(ordered, boxes=ordered.boxes[:, :4])
         rows, image = _real_rows(images[:, 3], np.where(once, images[:, 4], 0))
         truth = dim_zero_cat(self.truth).cpu().numpy()[rows]  # (G, 7)
         label = self._labels(truth[:, 0], "annotation")
@@ -156,7 +165,7 @@ class CocoMeanAveragePrecision(Metric):
             crowd=crowd,
             ignored=crowd[:, None] | outside_areas(truth[:, 5]),
         )
-        return ordered, annotations, outside_areas(box_areas(ordered.boxes))
+        return ordered, score, annotations, outside_areas(box_areas(ordered.boxes))
 
     def _labels(self, classes: npt.NDArray[Any], what: str) -> _Ints:
         label = classes.astype(np.int64)

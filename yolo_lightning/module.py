@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal
@@ -93,6 +94,8 @@ class YOLOv5(LightningModule):
         self.accumulator = GradientAccumulator()
         self.running_losses: dict[str, Tensor] = {}
         """Mean of each part of the training loss since the epoch began, on the device."""
+        self.on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None = None
+        """Is shown each training batch as the network sees it: images, targets and which of them are real."""
         # Plain types only: a checkpoint has to load without executing anything.
         configs = ("optimizer", "loss", "anchor_free_loss", "augmentation")
         self.save_hyperparameters(
@@ -150,10 +153,10 @@ class YOLOv5(LightningModule):
         trainer = self._trainer
         device = trainer.strategy.root_device.type if trainer else self.device.type
         precision = str(trainer.precision) if trainer else "32-true"
-        compilation = decide_compilation(self.compile_option, device, precision)
-        rank_zero_info(f"compile: {compilation.reason}")
-        self._training_losses = training.compile_training(self.network, compilation.mode)
-        if compilation.augmentation:
+        self.compilation = decide_compilation(self.compile_option, device, precision)
+        rank_zero_info(f"compile: {self.compilation.reason}")
+        self._training_losses = training.compile_training(self.network, self.compilation.mode)
+        if self.compilation.augmentation:
             self.augmentation.compile_core()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -195,6 +198,8 @@ class YOLOv5(LightningModule):
         unordered = not getattr(self._datamodule, "copies_beside", False)
         with torch.autocast(self.device.type, enabled=False):
             images, targets, mask = run_beside(self.device, augment, after_current=unordered)
+        if self.on_augmented:
+            self.on_augmented(images, targets, mask)
         if not self.channels_last:  # convolutions follow the order of their input
             images = images.contiguous()
         loss, parts = self._training_losses(self.network, self.criterion, images, targets, mask)
@@ -218,9 +223,8 @@ class YOLOv5(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the mean losses of the epoch and the learning rates it ended with."""
-        self.log_dict(
-            {f"train/{name}_loss": value for name, value in self.running_losses.items()}, sync_dist=True
-        )
+        losses = {f"train/{name}_loss": value for name, value in self.running_losses.items()}
+        self.log_dict(losses, sync_dist=True)
         bias, weight = self.optimizers().param_groups[:2]  # type: ignore[union-attr]
         self.log_dict({"lr/bias": bias["lr"], "lr/weight": weight["lr"]})
 
@@ -237,11 +241,19 @@ class YOLOv5(LightningModule):
     def _datamodule(self) -> Any:
         return getattr(self._trainer, "datamodule", None)
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
-        self._evaluate(batch, "val")
+    def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
+        """Add a batch to the mean losses and the metric; return what ``detect`` found, for callbacks."""
+        with torch.autocast(self.device.type, enabled=False):
+            images = normalise(batch.images)
+        maps = self.network.forward(images)  # eager: images have many shapes here
+        with torch.autocast(self.device.type, enabled=False):
+            loss, parts = self.criterion(maps, batch.targets, row_mask(batch.count, batch.targets.shape[1]))
+        self.mean_losses.add({"loss": loss} | {f"{name}_loss": v for name, v in parts.items()}, len(images))
+        detections, counts = detect(self.network.head, maps, batch)
+        self.metric.update(batch.image_ids, detections, counts, batch.truth, batch.truth_count)
+        return {"detections": detections, "counts": counts}
 
-    def test_step(self, batch: Batch, batch_index: int) -> None:
-        self._evaluate(batch, "test")
+    test_step = validation_step
 
     def on_validation_start(self) -> None:
         training.share_buffers(self.trainer.model)
@@ -269,17 +281,6 @@ class YOLOv5(LightningModule):
             iou_threshold=self.iou_threshold,
             multi_label=False,
         )
-
-    def _evaluate(self, batch: Batch, stage: str) -> None:
-        """Loss and detections of a batch, into the running means and the metric."""
-        with torch.autocast(self.device.type, enabled=False):
-            images = normalise(batch.images)
-        maps = self.network.forward(images)  # eager: images have many shapes here
-        with torch.autocast(self.device.type, enabled=False):
-            loss, parts = self.criterion(maps, batch.targets, row_mask(batch.count, batch.targets.shape[1]))
-        self.mean_losses.add({"loss": loss} | {f"{name}_loss": v for name, v in parts.items()}, len(images))
-        detections, counts = detect(self.network.head, maps, batch)
-        self.metric.update(batch.image_ids, detections, counts, batch.truth, batch.truth_count)
 
     def _log_metric(self, stage: str) -> None:
         names = self.class_names or [str(c) for c in range(self.num_classes or 0)]

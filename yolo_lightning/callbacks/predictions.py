@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import json
 import os
 from collections import Counter
@@ -17,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from .. import pictures
 from ..batch import Batch
 
 _COCO_NAMES = (
@@ -163,9 +163,9 @@ def gather(found: Found) -> Found:
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
-    """BGR of a class, always the same; neighbours differ by the golden angle in hue."""
-    red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1.0, 0.85, (1.0, 0.8)[label // 12 % 2])
-    return round(255 * blue), round(255 * green), round(255 * red)
+    """BGR of a class, the same as in all pictures."""
+    red, green, blue = pictures.class_colour(label)
+    return blue, green, red
 
 
 def draw_detections(image: Pixels, rows: npt.NDArray[np.float32], names: Sequence[str]) -> Pixels:

@@ -1,0 +1,69 @@
+"""Work that nobody waits for: pictures, plots and files, on a thread of their own."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+_Task = Callable[[], Any]
+
+
+class BackgroundQueue:
+    """Runs what is submitted, in order, on one thread; what does not fit is dropped, so nobody is held.
+
+    Attributes:
+        dropped: tasks that found the queue full.
+        failed: tasks that raised. The first one is told in a warning; the others go on.
+    """
+
+    def __init__(self, most: int = 16) -> None:
+        """Start without a thread; the first task starts it.
+
+        Args:
+            most: tasks that may wait.
+        """
+        self.dropped = 0
+        self.failed = 0
+        self._tasks: queue.Queue[_Task] = queue.Queue(most)
+        self._thread: threading.Thread | None = None
+        self._process = os.getpid()
+
+    def submit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+        """Have ``function`` called soon, with data that nobody changes any more; False when it is dropped."""
+        self._notice_fork()
+        try:
+            self._tasks.put_nowait(lambda: function(*args, **kwargs))
+        except queue.Full:
+            self.dropped += 1
+            return False
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="background", daemon=True)
+            self._thread.start()
+        return True
+
+    def drain(self) -> None:
+        """Return when everything that was submitted has run."""
+        self._notice_fork()
+        self._tasks.join()
+
+    def _work(self) -> None:
+        while True:
+            task = self._tasks.get()
+            try:
+                task()
+            except Exception as error:  # whatever it is, training is worth more than a picture
+                self.failed += 1
+                if self.failed == 1:
+                    what = f"a picture or file could not be made: {type(error).__name__}: {error}"
+                    warnings.warn(f"{what}; training goes on", stacklevel=1)
+            finally:
+                self._tasks.task_done()
+
+    def _notice_fork(self) -> None:
+        """Begin anew in a forked process, such as a loader worker: the thread stayed with the parent."""
+        if self._process != os.getpid():
+            self._tasks, self._thread, self._process = queue.Queue(self._tasks.maxsize), None, os.getpid()
