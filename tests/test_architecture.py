@@ -25,6 +25,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.*": {"boxes"},
     "optim": {"boxes"},
     "compilation": set(),  # decides from device and precision whether to compile
+    "allocator": set(),  # memory that a step frees, kept for the next
+    "background": set(),  # work that nobody waits for
+    "dashboard": set(),  # what a run shows of itself, as options
+    "display.*": set(),  # bars on a terminal and in a notebook
+    "health.*": set(),  # readings of a GPU to figures and sentences
+    "confusion": {"matching"},
+    "curves": {"confusion", "matching"},  # precision and recall against confidence
+    "pictures.*": {"boxes", "batch", "matching", "curves", "confusion"},  # arrays to pictures, on the CPU
+    "features.*": {"model.*"},  # what layers make of an image
+    "report.*": set(),  # files of a run to a page
     "accumulation": set(),  # sums gradients over micro-batches
     "parser": set(),  # options that are wrong, and messages that are held back
     "settings": set(),  # options made definite, or refused
@@ -40,10 +50,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "postprocess": {"boxes", "batch"},
     "augment.*": {"boxes", "batch"},
     "matching": {"boxes", "batch"},
-    "metrics": {"boxes", "batch", "matching"},
+    "metrics": {"boxes", "batch", "matching", "curves"},
     "diagnosis": set(),  # measurements of a run to words
     "streams": set(),  # the CUDA stream beside the network's
-    "data.*": {"boxes", "batch", "diagnosis", "streams"},
+    "data.*": {"boxes", "batch", "diagnosis", "display.*", "streams"},
     "training": {"model.*", "losses.*"},  # network and loss as one function
     "evaluation": {"boxes", "batch", "model.*", "postprocess"},  # maps to detections
     "module": {"boxes", "batch", "model.*", "optim", "compilation", "accumulation", "training", "evaluation"}
@@ -52,13 +62,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "measure.*": {"boxes", "batch", "model.*", "optim", "compilation", "training", "data.*", "streams"}
     | MATHEMATICS,  # what is fastest on this machine
     "callbacks.*": {"module", "batch", "runs", "diagnosis", "streams", "preemption", "checkpoint_io"}
-    | {"preflight.*"},
-    "equipment": {"callbacks.*", "checkpoint_io", "runs"},  # callbacks, logger and plugins of a fit
+    | {"preflight.*", "boxes", "matching", "augment.*", "model.*", "background", "curves", "display.*"}
+    | {"features.*", "health.*", "pictures.*", "report.*"},
+    "equipment": {"background", "callbacks.*", "checkpoint_io", "dashboard", "runs"},
     "commands.*": {"*"},
     "step_choice": {"augment.*", "compilation", "measure.*"},  # what was left to auto
     "ranks": {"callbacks.*", "model.*", "preflight.*", "settings", "strategy"},  # how processes meet
     "launcher": {
         "callbacks.*",
+        "dashboard",
         "data.*",
         "equipment",
         "module",
@@ -297,9 +309,12 @@ def undeclared(package: Path, pyproject: str) -> list[str]:
         re.split(r"[\[<>=!~ ]", entry)[0].lower() for entry in re.findall(r'^\s*"([^"]+)"', block[1], re.M)
     }
     used = {name.split(".")[0] for file in package.rglob("*.py") for _, name in imports(file, package)}
-    used -= {*sys.stdlib_module_names, package.name}
+    used -= {*sys.stdlib_module_names, package.name, *THERE_ALREADY}
     return sorted(name for name in used if SHIPPED_BY.get(name, name).lower() not in declared)
 
+
+THERE_ALREADY = {"IPython"}
+"""Imported only by whoever is run by it."""
 
 SHIPPED_BY = {
     "cv2": "opencv-python-headless",

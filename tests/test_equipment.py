@@ -9,10 +9,16 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from yolo_lightning.callbacks.checkpoint import EpochCheckpoint
+from yolo_lightning.callbacks.curves import EvaluationCurves
+from yolo_lightning.callbacks.feature_maps import FeatureMaps
+from yolo_lightning.callbacks.gpu_health import GpuHealth
 from yolo_lightning.callbacks.interruption import Interruption
 from yolo_lightning.callbacks.patience import Patience
+from yolo_lightning.callbacks.pictures import Pictures
 from yolo_lightning.callbacks.record import RunRecorder
+from yolo_lightning.callbacks.report import RunReport
 from yolo_lightning.checkpoint_io import RunCheckpointIO
+from yolo_lightning.dashboard import DashboardConfig
 from yolo_lightning.equipment import training_callbacks, with_checkpoint_io
 from yolo_lightning.errors import InputError
 
@@ -23,15 +29,26 @@ def saving(callbacks: list[Callback]) -> list[type]:
 
 def test_an_epoch_is_written_down_then_saved_and_only_then_the_run_stops(tmp_path: Path) -> None:
     callbacks = training_callbacks(tmp_path, True, 15, 100)
-    assert saving(callbacks) == [RunRecorder, EpochCheckpoint, EpochCheckpoint, Interruption]
+    assert saving(callbacks) == [RunRecorder, EpochCheckpoint, EpochCheckpoint, RunReport, Interruption]
     assert callbacks[-1].path == tmp_path / "checkpoints" / "last.ckpt"  # type: ignore[attr-defined]
     assert callbacks[-1].interval_s == 900  # type: ignore[attr-defined]
 
 
 def test_without_checkpoints_and_patience(tmp_path: Path) -> None:
     callbacks = training_callbacks(tmp_path, False, 0, 0)
-    assert saving(callbacks) == [RunRecorder, Interruption]
+    assert saving(callbacks) == [RunRecorder, RunReport, Interruption]
     assert not any(isinstance(callback, Patience) for callback in callbacks)
+
+
+def test_a_run_shows_what_it_is_asked_to(tmp_path: Path) -> None:
+    nothing = DashboardConfig(pictures=0, curves=False, graph=False, gpu_health=False, report=False)
+    optional = {Pictures, EvaluationCurves, GpuHealth, RunReport, FeatureMaps}
+    quiet = {type(callback) for callback in training_callbacks(tmp_path, dashboard=nothing)}
+    usual = {type(callback) for callback in training_callbacks(tmp_path)}
+    everything = training_callbacks(tmp_path, dashboard=DashboardConfig(feature_maps_every=3))
+    assert not quiet & optional
+    assert usual - quiet == optional - {FeatureMaps}
+    assert {type(callback) for callback in everything} - usual == {FeatureMaps}
 
 
 @pytest.mark.parametrize(

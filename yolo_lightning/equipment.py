@@ -10,30 +10,45 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from .background import BackgroundQueue
 from .callbacks.checkpoint import EpochCheckpoint
+from .callbacks.curves import EvaluationCurves
+from .callbacks.dashboard import Dashboard
+from .callbacks.feature_maps import FeatureMaps
+from .callbacks.gpu_health import GpuHealth
 from .callbacks.interruption import Interruption
 from .callbacks.patience import Patience
+from .callbacks.phase_clock import process_began_s
+from .callbacks.pictures import Pictures
 from .callbacks.record import RunRecorder
+from .callbacks.report import RunReport
 from .callbacks.resumption import MidEpochResumption
 from .callbacks.stalls import StallMonitor
+from .callbacks.time_budget import TimeBudget
 from .checkpoint_io import RunCheckpointIO
+from .dashboard import DashboardConfig
 from .errors import InputError
 from .runs import CHECKPOINTS, LAST
 
 
 def training_callbacks(
-    run_directory: Path, keep_checkpoints: bool, checkpoint_minutes: float, patience: int
+    run_directory: Path,
+    keep_checkpoints: bool = True,
+    checkpoint_minutes: float = 15.0,
+    patience: int = 100,
+    dashboard: DashboardConfig = DashboardConfig(),
 ) -> list[Callback]:
     """The callbacks of training, besides progress and the average of the weights.
 
     At the end of an epoch first its row is written, then the best and the newest checkpoint are
-    saved, and only then does a run stop that was asked to.
+    saved, and only then does a run stop that was asked to. The report comes when all else is there.
 
     Args:
         run_directory: Where everything goes.
         keep_checkpoints: Whether there are to be any.
         checkpoint_minutes: Between checkpoints within an epoch; 0 for none.
         patience: Epochs without a better ``val/map`` after which training ends; 0 for never.
+        dashboard: What the run shows of itself.
 
     Raises:
         InputError: a number is negative.
@@ -45,15 +60,33 @@ def training_callbacks(
     checkpoint = partial(
         EpochCheckpoint, dirpath=folder, enable_version_counter=False, save_on_train_epoch_end=True
     )
-    callbacks: list[Callback] = [StallMonitor(), MidEpochResumption()]
+    queue = BackgroundQueue()
+    showing = _showing(run_directory, dashboard, queue)
+    callbacks: list[Callback] = [*showing, StallMonitor(), MidEpochResumption()]
     if patience:
         callbacks.append(Patience(patience))
+    report = [RunReport(run_directory, queue)] if dashboard.report else []
+    callbacks.append(TimeBudget(run_directory, queue, [*showing, *report], process_began_s()))
     callbacks.append(RunRecorder(run_directory))
     if keep_checkpoints:
         callbacks.append(checkpoint(filename="best", monitor="val/map", mode="max"))
         callbacks.append(checkpoint(filename=Path(LAST).stem))
+    callbacks += report
     callbacks.append(Interruption(folder / LAST if keep_checkpoints else None, checkpoint_minutes))
     return callbacks
+
+
+def _showing(run_directory: Path, config: DashboardConfig, queue: BackgroundQueue) -> list[Callback]:
+    """What shows the run while it trains."""
+    showing: list[Callback] = [GpuHealth(run_directory)] if config.gpu_health else []
+    if config.pictures:
+        showing.append(Pictures(run_directory, config.pictures, config.pictures_every, queue))
+    if config.curves:
+        showing.append(EvaluationCurves(run_directory, queue))
+    if config.feature_maps_every:
+        showing.append(FeatureMaps(config.feature_maps_every, queue))
+    showing.append(Dashboard(run_directory, queue, config.graph))
+    return showing
 
 
 def with_checkpoint_io(plugins: Any, strategy: Any) -> list[Any]:

@@ -21,6 +21,7 @@ from .callbacks.ema import ExponentialMovingAverage
 from .callbacks.predictions import PredictionWriter
 from .callbacks.preflight import FirstAllReduce
 from .callbacks.progress import EpochProgress
+from .dashboard import DashboardConfig
 from .data.layout import read_class_names
 from .equipment import tensorboard, training_callbacks, with_checkpoint_io
 from .errors import InputError
@@ -94,6 +95,7 @@ class YoloCLI(LightningCLI):
             help="How long processes that are started side by side wait for each other at the start.",
         )
         parser.add_class_arguments(DDPConfig, "ddp")
+        parser.add_class_arguments(DashboardConfig, "dashboard")
         parser.add_lightning_class_args(ExponentialMovingAverage, "ema")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -287,6 +289,10 @@ class YoloCLI(LightningCLI):
         if self.subcommand == "fit":
             options = self.config[self.subcommand]
             callbacks += training_callbacks(
-                self.run_directory, keep_checkpoints, options.checkpoint_minutes, options.patience
+                self.run_directory,
+                keep_checkpoints,
+                options.checkpoint_minutes,
+                options.patience,
+                self._get(self.config_init, "dashboard"),
             )
         return callbacks

@@ -41,6 +41,7 @@ def quieten() -> None:
         ".*isinstance.treespec, LeafSpec.*",
         ".*does not have many workers.*",  # workers follow the cores
         ".*checkpoint directory .* exists and is not empty.*",  # a run that resumes
+        ".*callbacks used to create the checkpoint need to be provided.*",  # evaluation needs none of fit's
         ".*sync_dist=True.*",  # what is logged is the same on all ranks, or is reduced already
     ):
         warnings.filterwarnings("ignore", message=message)
