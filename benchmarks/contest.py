@@ -55,6 +55,8 @@ class Benchmark:
     notes: list[str] = field(default_factory=list)
     """What a reader has to know of how it was measured."""
     timeout_s: float = 3600.0
+    warm_up: Contender | None = None
+    """Runs once before the first round, unread: it fills caches that the first contender would fill alone."""
 
 
 class Failure(RuntimeError):
@@ -76,10 +78,17 @@ def hold(
         interpreters: Python of each peer; None is ours.
         environments: environment variables of each peer.
         save: is given the result so far after every round.
+
+    Raises:
+        Failure: the warm-up ended without a reading.
     """
     readings: dict[str, list[dict[str, Any]]] = {c.name: [] for c in benchmark.contenders}
     failures: dict[str, str] = {}
     result: Result = {}
+    if benchmark.warm_up is not None:
+        peer = benchmark.warm_up.peer
+        logs = plan.work / "logs" / benchmark.name
+        run_contender(benchmark.warm_up, 0, interpreters[peer], environments[peer], logs, benchmark.timeout_s)
     for number in range(benchmark.rounds):
         for contender in benchmark.contenders:
             if contender.name in failures:

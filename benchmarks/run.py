@@ -20,12 +20,14 @@ from .peers import environment_of, python_of
 from .plan import CORES, REPOSITORY, Plan
 from .results import Result, describe_machine, git_commit, without_places, write_result
 from .suite.checkpoints import checkpoints
+from .suite.dashboard import dashboard
 from .suite.loaders import loader, loader_12mp
 from .suite.ours import memory, metric
 from .suite.training import ceiling, fit_wall, train, train_nu
 
 BENCHMARKS: dict[str, Callable[[Plan], Benchmark]] = {
     "checkpoints": checkpoints,
+    "dashboard": dashboard,
     "loader": loader,
     "loader_12mp": loader_12mp,
     "train": train,
@@ -35,8 +37,8 @@ BENCHMARKS: dict[str, Callable[[Plan], Benchmark]] = {
     "metric": metric,
     "fit_wall": fit_wall,
 }
-_NEEDS_BCCD = ("train", "train_nu", "ceiling", "fit_wall", "checkpoints")
-_NEEDS_WEIGHTS = ("train", "ceiling", "fit_wall", "checkpoints")
+_NEEDS_BCCD = ("train", "train_nu", "ceiling", "fit_wall", "checkpoints", "dashboard")
+_NEEDS_WEIGHTS = ("train", "ceiling", "fit_wall", "checkpoints", "dashboard")
 _DEFAULT_WORK = "~/.cache/yolo_lightning_benchmarks"
 
 

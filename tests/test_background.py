@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import warnings
 
 import pytest
 
-from yolo_lightning.background import BackgroundQueue
+from yolo_lightning.background import BackgroundQueue, Pace
 
 
 def test_tasks_run_in_order_on_another_thread() -> None:
@@ -59,3 +60,21 @@ def test_a_forked_process_begins_anew() -> None:
     go.set()
     queue.drain()
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_work_is_due_again_when_it_has_taken_no_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, busy = [100.0], [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "thread_time", lambda: busy[0])
+    pace = Pace(0.01)
+    assert pace.is_due()
+
+    def work(seconds: float) -> None:
+        busy[0] += seconds
+        now[0] += seconds
+
+    pace.run(work, 0.5)
+    due_at = []
+    for now[0] in (110.0, 149.0, 150.0, 151.0):
+        due_at.append(pace.is_due())
+    assert due_at == [False, False, True, True]

@@ -25,6 +25,12 @@ from yolo_lightning.callbacks.pictures import Pictures, log_encoded
 from yolo_lightning.errors import InputError
 
 
+@pytest.fixture(autouse=True)
+def drawing_takes_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs here are so short that no set but the first and the last would be due."""
+    monkeypatch.setattr(pictures, "_SHARE", 1e9)
+
+
 def batch(first: int, images: int = 2) -> Batch:
     """Images of 32 x 48 px in rectangles of 64 x 64, with one object each; image k is of colour k."""
     index = torch.arange(first, first + images)

@@ -9,14 +9,14 @@ from ..plan import Plan
 
 def checkpoints(plan: Plan) -> Benchmark:
     """The same fit with checkpoints at the end of every epoch and without any; the round is the seed."""
-    arguments = (
+    common = (
         *("--root", str(make_set(plan, TOY) if plan.toy else copy_bccd(plan))),
-        *("--epochs", str(2 if plan.toy else plan.fit_epochs)),
         *("--seed", ROUND),
         *("--runs", str(plan.work / "runs")),
         *(("--size", "64", "--batch", "4") if plan.toy else ()),
         *("--weights", str(plan.weights)),
     )
+    arguments = (*common, "--epochs", str(2 if plan.toy else plan.fit_epochs))
     return Benchmark(
         name="checkpoints",
         title=f"Checkpoints in a fit of {plan.fit_epochs} epochs: YOLOv5n, BCCD, 320 px, batch 16, 2 cores",
@@ -43,4 +43,5 @@ def checkpoints(plan: Plan) -> Benchmark:
             "file is on the disk; both contenders train and validate the same batches",
         ],
         timeout_s=4 * 3600,
+        warm_up=Contender("warm-up", "one epoch", "checkpoint_fit", (*common, "--epochs", "1")),
     )

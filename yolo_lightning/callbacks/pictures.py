@@ -15,7 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ..background import BackgroundQueue
+from ..background import BackgroundQueue, Pace
 from ..batch import Batch
 from ..errors import InputError
 from ..pictures import (
@@ -38,6 +38,9 @@ from .tensorboard import step_of, writer_of
 
 FOLDER = "pictures"
 """In the run directory, and before the names in TensorBoard."""
+
+_SHARE = 0.005
+"""Of one core, that panels may take over the run."""
 
 _Hook = TypeVar("_Hook", bound=Callable[..., None])
 
@@ -68,12 +71,13 @@ class Pictures(Callback):
     the images that it has.
 
     Copies off the device are made in validation and at the end of an epoch, never in a training step;
-    drawing and writing are left to the queue. An error in it ends the pictures and not the training.
+    drawing and writing are left to the queue, and a set is left out where it would take more than half a
+    percent of a core's time, unless it is the last. An error ends the pictures and not the training.
 
     Args:
         directory: the run directory.
         count: images in each panel.
-        every: epochs between two sets of pictures.
+        every: epochs between two sets of pictures, at the least.
         queue: runs what draws and writes.
 
     Raises:
@@ -92,6 +96,7 @@ class Pictures(Callback):
         self.queue = queue or BackgroundQueue()
         self.is_broken = False
         """Whether an error has ended the pictures."""
+        self._pace = Pace(_SHARE)
         self._augmented: tuple[int, Tensor, Tensor, Tensor] | None = None
         self._drawn_epoch: int | None = None
         """Of the newest pictures of a validation."""
@@ -113,13 +118,14 @@ class Pictures(Callback):
             statistics = label_statistics(*arrays, len(index.class_names), image_size)
             return draw_label_statistics(statistics, index.class_names, title)
 
-        self._submit(trainer, "labels", ".png", step_of(trainer), draw)
+        path, writer = self._path("labels", ".png"), writer_of(trainer)
+        self.queue.submit(_publish, draw, path, ".png", writer, step_of(trainer))
 
     # What the network sees
 
     @_never_fatal
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.current_epoch % self.every == 0:
+        if trainer.current_epoch % self.every == 0 and self._is_due(trainer):
             pl_module.on_augmented = functools.partial(self._keep, trainer, pl_module)  # type: ignore[assignment]
 
     @_never_fatal
@@ -142,7 +148,7 @@ class Pictures(Callback):
         images = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # (n, S, S, 3)
         table = targets.float().cpu().numpy()
         draw = functools.partial(draw_augmented, images, table, counts.tolist(), _class_names(pl_module))
-        self._submit(trainer, "augmented", ".jpg", step, draw)
+        self._submit(trainer, "augmented", step, draw)
 
     # What it finds
 
@@ -151,7 +157,8 @@ class Pictures(Callback):
         self._worst, self._shown = None, []
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        if self._drawn_epoch is None or trainer.current_epoch - self._drawn_epoch >= self.every:
+        is_next = self._drawn_epoch is None or trainer.current_epoch - self._drawn_epoch >= self.every
+        if is_next and self._is_due(trainer):
             self._worst = WorstErrors(self.count)
 
     @_never_fatal
@@ -195,11 +202,11 @@ class Pictures(Callback):
             [_image_name(trainer, image.position, image.image_id) for image, _ in shown],
             names,
         )
-        self._submit(trainer, "predictions", ".jpg", step, predictions)
+        self._submit(trainer, "predictions", step, predictions)
         if mistakes := worst.take(self.count):
             captions = [_image_name(trainer, m.position, m.image_id) for m in mistakes]
             draw = functools.partial(draw_worst, mistakes, captions, names)
-            self._submit(trainer, "worst", ".jpg", step, draw)
+            self._submit(trainer, "worst", step, draw)
 
     # What becomes of it
 
@@ -207,18 +214,15 @@ class Pictures(Callback):
         """Wait for the last pictures: the logger is closed next."""
         self.queue.drain()
 
+    def _is_due(self, trainer: Trainer) -> bool:
+        return self._pace.is_due() or trainer.current_epoch + 1 == trainer.max_epochs
+
     def _path(self, name: str, suffix: str) -> Path:
         return self.directory / FOLDER / f"{name}{suffix}"
 
-    def _submit(
-        self,
-        trainer: Trainer,
-        name: str,
-        suffix: Literal[".jpg", ".png"],
-        step: int,
-        draw: Callable[[], Pixels],
-    ) -> None:
-        self.queue.submit(_publish, draw, self._path(name, suffix), suffix, writer_of(trainer), step)
+    def _submit(self, trainer: Trainer, name: str, step: int, draw: Callable[[], Pixels]) -> None:
+        path, writer = self._path(name, ".jpg"), writer_of(trainer)
+        self.queue.submit(self._pace.run, _publish, draw, path, ".jpg", writer, step)
 
 
 def _publish(

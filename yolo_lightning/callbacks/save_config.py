@@ -11,7 +11,7 @@ from ..runs import CONFIG
 from .record import write_atomically
 
 KEPT = {
-    "seed_everything", "trainer", "model", "data", "ema", "ddp", "runs_dir", "run_name",
+    "seed_everything", "trainer", "model", "data", "ema", "dashboard", "ddp", "runs_dir", "run_name",
     "checkpoint_minutes", "patience", "preflight_seconds",
 }  # fmt: skip
 """The options of ``fit`` that make a run what it is."""
