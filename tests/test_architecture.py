@@ -86,7 +86,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dry_launcher": {"launcher"},  # for the doctor
     "cli": {"*"},
     "__main__": {"cli", "preemption", "preflight.failure", "storage.*"},
-    "__init__": {"module", "data.module"},  # the names of the public interface
+    "__init__": {"module", "data.module", "equipment"},  # the names of the public interface
 }
 LIGHTNING = {"cli", "launcher", "parser", "commands.*", "module", "data.module", "callbacks.*"}
 LIGHTNING |= {"checkpoint_io", "dry_launcher", "equipment", "ranks", "step_choice", "strategy"}

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
+from yolo_lightning import DetectionDataModule, YOLOv5
 from yolo_lightning.callbacks.checkpoint import EpochCheckpoint
 from yolo_lightning.callbacks.curves import EvaluationCurves
 from yolo_lightning.callbacks.feature_maps import FeatureMaps
@@ -19,7 +21,7 @@ from yolo_lightning.callbacks.record import RunRecorder
 from yolo_lightning.callbacks.report import RunReport
 from yolo_lightning.checkpoint_io import RunCheckpointIO
 from yolo_lightning.dashboard import DashboardConfig
-from yolo_lightning.equipment import training_callbacks, with_checkpoint_io
+from yolo_lightning.equipment import tensorboard, training_callbacks, with_checkpoint_io
 from yolo_lightning.errors import InputError
 
 
@@ -66,3 +68,25 @@ def test_what_the_user_plugs_in_stays() -> None:
     assert with_checkpoint_io([other, own], "auto") == [other, own]
     strategy = SingleDeviceStrategy("cpu", checkpoint_io=own)
     assert with_checkpoint_io([], strategy) == []
+
+
+def test_with_python_alone_a_run_leaves_what_the_command_line_leaves(shapes: Path, tmp_path: Path) -> None:
+    module = YOLOv5(compile=False)
+    data = DetectionDataModule(root=str(shapes), image_size=64, batch_size=4, num_workers=0)
+    run = tmp_path / "runs" / "mine"
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=tensorboard(run, None),
+        callbacks=training_callbacks(run),
+        limit_train_batches=2,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run,
+    )
+    trainer.fit(module, data)
+    left = {path.name for path in run.rglob("*") if path.is_file() and "tfevents" not in path.name}
+    assert left >= {
+        "metrics.csv", "summary.json", "environment.json", "evaluation.json", "time_budget.json", "report.html",
+        "best.ckpt", "last.ckpt", "labels.png", "augmented.jpg", "predictions.jpg",
+    }  # fmt: skip

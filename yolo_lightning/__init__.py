@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .data.module import DetectionDataModule
+    from .equipment import training_callbacks
     from .errors import InputError
     from .module import YOLOv5
 
 __version__ = "0.1.0"
-__all__ = ["DetectionDataModule", "InputError", "YOLOv5", "__version__"]
+__all__ = ["DetectionDataModule", "InputError", "YOLOv5", "__version__", "training_callbacks"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from .data.module import DetectionDataModule
 
         return DetectionDataModule
+    if name == "training_callbacks":
+        from .equipment import training_callbacks
+
+        return training_callbacks
     if name == "InputError":
         from .errors import InputError
 

@@ -32,7 +32,7 @@ from .runs import CHECKPOINTS, LAST
 
 
 def training_callbacks(
-    run_directory: Path,
+    run_directory: str | Path,
     keep_checkpoints: bool = True,
     checkpoint_minutes: float = 15.0,
     patience: int = 100,
@@ -44,7 +44,7 @@ def training_callbacks(
     saved, and only then does a run stop that was asked to. The report comes when all else is there.
 
     Args:
-        run_directory: Where everything goes.
+        run_directory: Where everything goes; it is made if it is not there.
         keep_checkpoints: Whether there are to be any.
         checkpoint_minutes: Between checkpoints within an epoch; 0 for none.
         patience: Epochs without a better ``val/map`` after which training ends; 0 for never.
@@ -53,9 +53,11 @@ def training_callbacks(
     Raises:
         InputError: a number is negative.
     """
+    run_directory = Path(run_directory)
     for name, value in (("checkpoint_minutes", checkpoint_minutes), ("patience", patience)):
         if not value >= 0:
             raise InputError(f"{name} is {value}; give 0 or more")
+    run_directory.mkdir(parents=True, exist_ok=True)
     folder = run_directory / CHECKPOINTS
     checkpoint = partial(
         EpochCheckpoint, dirpath=folder, enable_version_counter=False, save_on_train_epoch_end=True

@@ -42,8 +42,8 @@ def dashboard(plan: Plan) -> Benchmark:
             ),
         ],
         notes=[
-            "ms a step of dashboard are the mean of perf/step_ms over the epochs after the first; pictures of "
-            "an epoch are drawn while the next one trains, on the same cores"
+            "ms a step of dashboard are the mean of perf/step_ms over the epochs after the first; pictures "
+            "of an epoch are drawn while the next one trains, on the same cores"
         ],
         warm_up=Contender("warm-up", "one epoch", "step_time", (*common, "--epochs", "1")),
     )
