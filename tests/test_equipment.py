@@ -87,6 +87,6 @@ def test_with_python_alone_a_run_leaves_what_the_command_line_leaves(shapes: Pat
     trainer.fit(module, data)
     left = {path.name for path in run.rglob("*") if path.is_file() and "tfevents" not in path.name}
     assert left >= {
-        "metrics.csv", "summary.json", "environment.json", "evaluation.json", "time_budget.json", "report.html",
-        "best.ckpt", "last.ckpt", "labels.png", "augmented.jpg", "predictions.jpg",
+        "metrics.csv", "summary.json", "environment.json", "evaluation.json", "time_budget.json",
+        "report.html", "best.ckpt", "last.ckpt", "labels.png", "augmented.jpg", "predictions.jpg",
     }  # fmt: skip
