@@ -33,7 +33,7 @@ class Dashboard(Callback):
 
     At the start: the layout of the tab of custom scalars (see :func:`layout`), ``config.yaml`` and
     ``environment.json`` of the run directory as texts ``run/…``, the hyper-parameters, and the graph of
-    the network, which is traced in the background as a copy on the CPU. At the end: ``best/map`` and
+    the network, which is traced as a copy on the CPU. At the end: ``best/map`` and
     ``best/map_50`` of ``summary.json``, which stand beside the hyper-parameters together with the
     scalars ``val/map`` and ``val/map_50``. Everything goes to the event file that the scalars are in.
 
@@ -67,12 +67,13 @@ class Dashboard(Callback):
             writer._get_file_writer().add_summary(summary)
         network = getattr(pl_module, "network", None)
         if self.graph and network is not None and step_of(trainer) == 0:
-            self._submit_graph(writer, network)
+            self._write_graph(writer, network)
 
-    def _submit_graph(self, writer: SummaryWriter, network: nn.Module) -> None:
+    def _write_graph(self, writer: SummaryWriter, network: nn.Module) -> None:
+        """On this thread: for another one torch would keep a second pool of threads, which slows each step."""
         try:
             side = _CELLS * max(network.strides)  # type: ignore[arg-type]
-            self._queue.submit(write_graph, writer, empty_copy(network), torch.zeros(1, 3, side, side))
+            write_graph(writer, empty_copy(network), torch.zeros(1, 3, side, side))
         except Exception as error:  # whatever a network is made of, it may still be trained
             _warn_of_graph(error)
 
