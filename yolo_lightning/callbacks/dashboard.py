@@ -70,7 +70,7 @@ class Dashboard(Callback):
             self._write_graph(writer, network)
 
     def _write_graph(self, writer: SummaryWriter, network: nn.Module) -> None:
-        """On this thread: for another one torch would keep a second pool of threads, which slows each step."""
+        """On this thread: for another one torch would keep more threads, which slows each step."""
         try:
             side = _CELLS * max(network.strides)  # type: ignore[arg-type]
             write_graph(writer, empty_copy(network), torch.zeros(1, 3, side, side))
