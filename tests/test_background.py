@@ -78,3 +78,13 @@ def test_work_is_due_again_when_it_has_taken_no_more_than_its_share(monkeypatch:
     for now[0] in (110.0, 149.0, 150.0, 151.0):
         due_at.append(pace.is_due())
     assert due_at == [False, False, True, True]
+
+
+def test_where_warnings_are_errors_the_rest_goes_on_too() -> None:
+    queue, seen = BackgroundQueue(), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        queue.submit(lambda: 1 / 0)
+        queue.submit(seen.append, "after")
+        queue.drain()
+    assert seen == ["after"]

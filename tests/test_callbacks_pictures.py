@@ -169,6 +169,14 @@ def test_the_same_validation_images_each_epoch_from_all_batches(
     assert names == ["0", "1"]
 
 
+def test_the_first_validation_and_the_last_are_drawn_where_drawing_is_not_due(
+    tmp_path: Path, drawn: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "_SHARE", 1e-9)
+    fit(tmp_path, Pictures(tmp_path, count=4), max_epochs=7, check_val_every_n_epoch=2)
+    assert len(drawn["predictions"]) == 2  # of those after epochs 2, 4 and 6
+
+
 def test_more_images_are_asked_for_than_there_are(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
     fit(tmp_path, Pictures(tmp_path, count=50))
     assert len(drawn["predictions"][0][3]) == 9
@@ -201,7 +209,7 @@ def test_what_the_network_sees_is_what_is_drawn(tmp_path: Path, drawn: dict[str,
         (2, {"max_epochs": 5}, 3, [0, 2, 4]),
         (2, {"max_epochs": 6, "check_val_every_n_epoch": 2}, 3, [1, 3, 5]),
         (3, {"max_epochs": 6, "check_val_every_n_epoch": 2}, 2, [1, 5]),
-        (1, {"max_epochs": 2, "val_check_interval": 2}, 2, [0, 1]),
+        (1, {"max_epochs": 2, "val_check_interval": 2}, 2, [0, 1, 1]),
         (1, {"max_epochs": 1, "limit_val_batches": 0}, 1, []),
         (1, {"max_epochs": 0, "num_sanity_val_steps": 2}, 0, []),
     ],
@@ -218,10 +226,9 @@ def test_epochs_between_pictures(
 
     class Noting(Pictures):
         def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            before = self._drawn_epoch
-            super().on_validation_end(trainer, pl_module)
-            if self._drawn_epoch not in (before, None):
+            if self._worst is not None:
                 epochs.append(trainer.current_epoch)
+            super().on_validation_end(trainer, pl_module)
 
     fit(tmp_path, Noting(tmp_path, every=every), **options)
     assert len(drawn["augmented"]) == augmented

@@ -79,6 +79,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(ZeroDivisionError):
             write_whole(path, b"newer")
     assert path.read_bytes() == b"old"
+    assert [file.name for file in path.parent.iterdir()] == ["picture.jpg"]
     write_whole(path, b"newest")
     assert path.read_bytes() == b"newest"
-    assert [file.name for file in path.parent.iterdir()] == ["picture.jpg"]

@@ -96,3 +96,14 @@ def test_a_figure_of_no_label() -> None:
         np.zeros(0, bool), 2,
     )  # fmt: skip
     assert draw_label_statistics(statistics, ["a", "b"], "train").shape == (900, 1200, 3)
+
+
+def test_names_that_matplotlib_would_set_as_formulas() -> None:
+    names = ["$x^$", "cost $5 and $x^", "n" * 200]
+    rows = np.zeros((0, 4), np.float32)
+    empty = label_statistics(
+        np.zeros(0, np.int64), rows, np.zeros(1, np.int64), np.zeros((0, 2), np.int64), np.zeros(0, bool), 3
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert draw_label_statistics(empty, names, "three classes").ndim == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -63,8 +64,7 @@ class BackgroundQueue:
             except Exception as error:  # whatever it is, training is worth more than a picture
                 self.failed += 1
                 if self.failed == 1:
-                    what = f"a picture or file could not be made: {type(error).__name__}: {error}"
-                    warnings.warn(f"{what}; training goes on", stacklevel=1)
+                    _tell(error)
             finally:
                 self._tasks.task_done()
 
@@ -72,6 +72,13 @@ class BackgroundQueue:
         """Begin anew in a forked process, such as a loader worker: the thread stayed with the parent."""
         if self._process != os.getpid():
             self._tasks, self._thread, self._process = queue.Queue(self._tasks.maxsize), None, os.getpid()
+
+
+def _tell(error: Exception) -> None:
+    words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    what = f"a picture or file could not be made: {words}"
+    with contextlib.suppress(Exception):  # where warnings are errors: drain would never return
+        warnings.warn(f"{what}; training goes on", stacklevel=1)
 
 
 class Pace:

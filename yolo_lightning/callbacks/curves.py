@@ -82,11 +82,12 @@ class EvaluationCurves(Callback):
         names, step = _class_names(pl_module, details), step_of(trainer)
         self._queue.submit(write_pr_curves, writer, details, names, step)
         self._undrawn = (writer, details, names, step)
-        due, self._next_drawing = self._next_drawing, np.inf
-        if time.monotonic() >= due and self._queue.submit(self._draw, *self._undrawn):
-            self._undrawn = None
-        else:
-            self._next_drawing = due
+        if time.monotonic() >= self._next_drawing:
+            due, self._next_drawing = self._next_drawing, np.inf
+            if self._queue.submit(self._draw, *self._undrawn):
+                self._undrawn = None
+            else:
+                self._next_drawing = due
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         details, self._latest = self._latest, None

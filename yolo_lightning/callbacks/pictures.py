@@ -71,8 +71,9 @@ class Pictures(Callback):
     the images that it has.
 
     Copies off the device are made in validation and at the end of an epoch, never in a training step;
-    drawing and writing are left to the queue, and a set is left out where it would take more than half a
-    percent of a core's time, unless it is the last. An error ends the pictures and not the training.
+    drawing and writing are left to the queue. A set is left out where it would take more than half a percent
+    of a core's time, except the first one and that of the last planned validation. An error ends the pictures
+    and not the training.
 
     Args:
         directory: the run directory.
@@ -125,7 +126,7 @@ class Pictures(Callback):
 
     @_never_fatal
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.current_epoch % self.every == 0 and self._is_due(trainer):
+        if trainer.current_epoch % self.every == 0 and self._pace.is_due():
             pl_module.on_augmented = functools.partial(self._keep, trainer, pl_module)  # type: ignore[assignment]
 
     @_never_fatal
@@ -157,8 +158,9 @@ class Pictures(Callback):
         self._worst, self._shown = None, []
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        is_next = self._drawn_epoch is None or trainer.current_epoch - self._drawn_epoch >= self.every
-        if is_next and self._is_due(trainer):
+        drawn = self._drawn_epoch
+        is_next = drawn is None or (trainer.current_epoch - drawn >= self.every and self._pace.is_due())
+        if is_next or _is_last_validated(trainer):
             self._worst = WorstErrors(self.count)
 
     @_never_fatal
@@ -214,9 +216,6 @@ class Pictures(Callback):
         """Wait for the last pictures: the logger is closed next."""
         self.queue.drain()
 
-    def _is_due(self, trainer: Trainer) -> bool:
-        return self._pace.is_due() or trainer.current_epoch + 1 == trainer.max_epochs
-
     def _path(self, name: str, suffix: str) -> Path:
         return self.directory / FOLDER / f"{name}{suffix}"
 
@@ -258,6 +257,12 @@ def log_encoded(writer: SummaryWriter, tag: str, contents: bytes, shape: tuple[i
     height, width, channels = shape
     image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=contents)
     file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+
+
+def _is_last_validated(trainer: Trainer) -> bool:
+    """Whether this is the last of the planned epochs that is validated, or one after it."""
+    every = trainer.check_val_every_n_epoch or 1
+    return 0 < (trainer.max_epochs or -1) < trainer.current_epoch + 1 + every
 
 
 def _index(trainer: Trainer, split: str) -> Any:

@@ -161,6 +161,10 @@ class EpochProgress(ProgressBar):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_seconds = perf_counter() - self._epoch_start_s
+        score = self._validated.get("map", -1.0)  # of the last validation, as best.ckpt; below 0: no labels
+        self._is_best = score >= 0 and score > self._best.get("map", -math.inf)
+        if self._is_best:
+            self._best = {"map": score, "epoch": trainer.current_epoch}
         self._close_bars()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -233,10 +237,6 @@ class EpochProgress(ProgressBar):
             self._say("\n".join(metric_table("val", values)))
             return
         self._validated = values
-        score = values.get("map", math.nan)
-        self._is_best = score > self._best.get("map", -math.inf)
-        if self._is_best:
-            self._best = {"map": score, "epoch": trainer.current_epoch}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluation_bar = self._open_bar("testing", sum(trainer.num_test_batches))

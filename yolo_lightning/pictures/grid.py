@@ -104,8 +104,11 @@ def write_whole(path: Path, contents: bytes) -> None:
     """Write a file, and its folder, so that whoever reads it finds the old contents or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(contents)
-        file.flush()
-        os.fsync(file.fileno())  # or a power cut might leave the new name without its contents
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut might leave the new name without its contents
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # a part of it would take the room that is missing

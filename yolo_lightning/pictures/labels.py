@@ -19,6 +19,7 @@ _Doubles = npt.NDArray[np.float64]
 
 _MOST_CELLS = 50
 """Of the heat map, along each side; fewer where there are few labels."""
+_MOST_LETTERS = 24
 _MOST_BARS = 50
 """Of more classes than this the most and the least frequent are shown."""
 _DARK, _MAP = "#1f4e79", "viridis"
@@ -126,7 +127,7 @@ def _draw_classes(axes: Axes, counts: _Ints, names: Sequence[str]) -> None:
     bars = axes.barh(place, counts[shown], color=_DARK)
     size = float(np.clip(240 / len(shown), 4.5, 10))
     axes.bar_label(bars, [f"{count:,}" for count in counts[shown]], padding=3, fontsize=size)
-    axes.set_yticks(place, [names[label] for label in shown], fontsize=size)
+    axes.set_yticks(place, [_printable(names[label]) for label in shown], fontsize=size)
     axes.invert_yaxis()
     axes.margins(x=0.15, y=0.01)
     axes.set_xlabel("labels")
@@ -155,6 +156,12 @@ def _draw_centres(axes: Axes, centres: _Ints) -> None:
     axes.set_xlabel("x / width of the image")
     axes.set_ylabel("y / height of the image")
     axes.set_title("centres of boxes")
+
+
+def _printable(name: str) -> str:
+    """A name that leaves room for its bar, and is no formula to Matplotlib."""
+    short = name if len(name) <= _MOST_LETTERS else f"{name[:_MOST_LETTERS]}…"
+    return short.replace("$", r"\$")
 
 
 def _heat(axes: Axes, x: _Doubles, y: _Doubles, counts: _Ints) -> None:

@@ -58,10 +58,14 @@ def section(run: Run) -> Section:
 def phase_seconds(budget: dict[str, Any]) -> tuple[float, dict[str, float]]:
     """Wall time, and seconds by phase; (0, {}) where they are not there."""
     wall, seconds = budget.get("wall_seconds"), budget.get("seconds")
-    if not isinstance(wall, (int, float)) or not isinstance(seconds, dict):
+    if not _is_duration(wall) or not isinstance(seconds, dict):
         return 0.0, {}
-    known = {name: float(value) for name, value in seconds.items() if isinstance(value, (int, float))}
+    known = {name: float(value) for name, value in seconds.items() if _is_duration(value)}
     return float(wall), {name: known[name] for name in dict.fromkeys([*PHASES, *known]) if name in known}
+
+
+def _is_duration(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < 1e12
 
 
 def _phase(name: str) -> _Phase:

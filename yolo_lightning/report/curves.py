@@ -45,7 +45,7 @@ def card_of(
 
 def loss_parts(rows: Sequence[Row]) -> list[str]:
     """Names of the parts of the loss, such as ``box``, in the order of their columns."""
-    names = [name for row in rows for name in row if name.endswith(_LOSS)]
+    names = [name for row in rows for name in row if name.endswith(_LOSS) and name.count("/") == 1]
     return list(dict.fromkeys(name.removesuffix(_LOSS).partition("/")[2] for name in names))
 
 
