@@ -30,7 +30,7 @@ _THRESHOLDS = np.linspace(0.0, 1.0, 101)
 """TensorBoard takes it that they are evenly spaced; more than 127 break it."""
 _MOST_CLASSES = 100
 """Classes with a curve of their own in TensorBoard: those with most annotations."""
-_SHARE = 0.01
+_SHARE = 0.005
 """Of the time that drawing may take."""
 
 
@@ -40,7 +40,7 @@ class EvaluationCurves(Callback):
     TensorBoard gets precision and recall with their counts, of each class and of all together (``pr/…``,
     for its plugin), and the plots ``curves/precision_recall``, ``curves/f1`` and ``curves/confusion``.
     Plots take a core for some tenths of a second, which short epochs would feel: one is left out
-    if drawing would take more than a hundredth of the time; the last validation is always drawn.
+    if drawing would take more than half a percent of the time; the last validation is always drawn.
 
     ``evaluation.json`` in the run directory (see ``curves.describe_evaluation``) is that of the epoch with
     the best mean average precision, the first of equals, judged by the last validation of each epoch,
