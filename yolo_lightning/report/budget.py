@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from .layout import Section, both, duration, table
 from .markup import Child, Markup, tag
@@ -64,7 +64,7 @@ def phase_seconds(budget: dict[str, Any]) -> tuple[float, dict[str, float]]:
     return float(wall), {name: known[name] for name in dict.fromkeys([*PHASES, *known]) if name in known}
 
 
-def _is_duration(value: Any) -> bool:
+def _is_duration(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and 0 <= value < 1e12
 
 
