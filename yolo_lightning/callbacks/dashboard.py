@@ -91,16 +91,15 @@ class Dashboard(Callback):
                 text = f"```{language}\n{path.read_text().rstrip()}\n```"
                 writer.add_text(f"run/{name}", text, step_of(trainer))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        writer = writer_of(trainer)
-        if writer is None or self._end is None:
-            return
-        for name, value in _best(self.directory / "summary.json").items():
-            writer.add_scalar(f"best/{name}", value, step_of(trainer))
-        writer._get_file_writer().add_summary(self._end)
-        self._end = None
-
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Runs for a run that was at its end already, too: its last step is taken out of the curves."""
+        writer = writer_of(trainer)
+        if writer is not None:
+            for name, value in _best(self.directory / "summary.json").items():
+                writer.add_scalar(f"best/{name}", value, step_of(trainer))
+            if self._end is not None:
+                writer._get_file_writer().add_summary(self._end)
+            self._end = None
         if trainer.is_global_zero:
             self._queue.drain()  # the writer is closed next
 
