@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Locator, LocatorAssertions, Page, expect
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
@@ -86,6 +86,11 @@ def page(browser: Browser) -> Iterator[Page]:
         yield context.new_page()
 
 
+def seen(what: Locator) -> LocatorAssertions:
+    expect.set_options(timeout=1000 * PATIENCE_S)
+    return expect(what)
+
+
 def test_the_event_file_holds_all_that_is_to_be_seen(run: Path, class_names: list[str]) -> None:
     (file,) = run.glob("events.out.tfevents*")
     found = EventAccumulator(str(file), size_guidance={"tensors": 0, "images": 0}).Reload()
@@ -123,16 +128,16 @@ def test_the_event_file_holds_all_that_is_to_be_seen(run: Path, class_names: lis
 def test_the_first_screen_answers_three_questions(page: Page, address: str) -> None:
     page.goto(f"{address}#custom_scalars")
     for title in ("is it learning?", "box loss", "mean average precision", "is it fast?", "is the GPU well?"):
-        page.get_by_text(title, exact=True).first.wait_for()
-    page.get_by_text("Matches (2)").first.wait_for()  # losses of training and validation in one chart
-    page.get_by_text("Matches (3)").first.wait_for()
+        seen(page.get_by_text(title, exact=True).first).to_be_visible()
+    seen(page.get_by_text("Matches (2)").first).to_be_visible()  # losses of training and validation together
+    seen(page.get_by_text("Matches (3)").first).to_be_visible()
 
 
 def test_images_are_on_the_page(page: Page, address: str) -> None:
     for tag in ("curves/confusion", "pictures/predictions"):
         page.goto("about:blank")  # a change of the fragment alone would not be read
         page.goto(f"{address}#images&tagFilter={tag.replace('/', '%2F')}")
-        page.get_by_text(tag, exact=True).first.wait_for()
+        seen(page.get_by_text(tag, exact=True).first).to_be_visible()
         page.wait_for_function(
             """() => {
                 const inside = (root) => [...root.querySelectorAll("*")].flatMap(
@@ -146,23 +151,23 @@ def test_pr_curves_of_the_classes_are_on_the_page(
     page: Page, address: str, class_names: list[str]
 ) -> None:
     page.goto(f"{address}#pr_curves")
-    page.get_by_text("tag: pr/all classes together").first.wait_for()
-    page.get_by_text(f"tag: pr/{class_names[0]}").first.wait_for()
+    seen(page.get_by_text("tag: pr/all classes together").first).to_be_visible()
+    seen(page.get_by_text(f"tag: pr/{class_names[0]}").first).to_be_visible()
     # Below a curve that has been fetched.
-    page.locator(".step-label-text", has_text=re.compile(r"step \d+")).first.wait_for()
+    seen(page.locator(".step-label-text", has_text=re.compile(r"step \d+")).first).to_be_visible()
 
 
 def test_hyper_parameters_stand_beside_the_metrics(page: Page, address: str) -> None:
     page.goto(f"{address}#hparams")
-    page.get_by_text("yolov5n", exact=True).first.wait_for()
-    page.get_by_text("val/map", exact=True).first.wait_for()
-    page.get_by_text("optimizer.learning_rate", exact=True).first.wait_for()
+    seen(page.get_by_text("yolov5n", exact=True).first).to_be_visible()
+    seen(page.get_by_text("val/map", exact=True).first).to_be_visible()
+    seen(page.get_by_text("optimizer.learning_rate", exact=True).first).to_be_visible()
 
 
 def test_the_configuration_and_the_graph_are_on_the_page(page: Page, address: str) -> None:
     page.goto(f"{address}#text")
-    page.get_by_text("tag: run/config.yaml/text_summary").first.wait_for()
-    page.get_by_text("seed_everything: 0").first.wait_for()
+    seen(page.get_by_text("tag: run/config.yaml/text_summary").first).to_be_visible()
+    seen(page.get_by_text("seed_everything: 0").first).to_be_visible()
     page.goto("about:blank")
     page.goto(f"{address}#graphs")
-    page.get_by_text("DetectionNetwork").first.wait_for(state="attached")
+    seen(page.get_by_text("DetectionNetwork").first).to_be_attached()
