@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report.*": set(),  # files of a run to a page
     "accumulation": set(),  # sums gradients over micro-batches
     "parser": set(),  # options that are wrong, and messages that are held back
-    "settings": set(),  # options made definite, or refused
+    "settings": {"model.weights"},  # options made definite, or refused
     "storage.*": set(),  # checkpoint files that are never half
     "checkpoint_io": {"storage.*", "runs"},
     "runs": {"storage.*"},  # names of folders and files of a run

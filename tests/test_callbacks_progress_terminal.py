@@ -48,9 +48,7 @@ def test_a_terminal_shows_bars_and_the_same_lines(tmp_path: Path, monkeypatch: p
     assert [text.split()[0] for text in screen.coloured if "━" not in text] == ["1/3", "2/3", "best"]
 
 
-def test_what_others_write_is_above_the_bars(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_others_write_is_above_the_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = use_terminal(monkeypatch)
     monkeypatch.setattr(sys, "stderr", terminal)
     logger = logging.getLogger("tests.progress")
@@ -77,9 +75,7 @@ def test_what_others_write_is_above_the_bars(
     assert sum("epoch" in line for line in lines) == 2  # the header, and the best
 
 
-def test_a_narrow_terminal_has_whole_lines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_narrow_terminal_has_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = use_terminal(monkeypatch, width=40)
     make_trainer(tmp_path / "r").fit(Tiny(), loader(), loader(2))
     screen = Screen(40).write(terminal.getvalue())

@@ -381,6 +381,16 @@ def test_missing_checkpoint(capsys: pytest.CaptureFixture[str], shapes: Path) ->
     assert "no run in" in refused(capsys, "fit", "--data.root", str(shapes), "--ckpt_path=last")
 
 
+def test_weights_are_looked_for_before_time_is_spent(
+    capsys: pytest.CaptureFixture[str], shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[Any] = []
+    monkeypatch.setattr("yolo_lightning.launcher.settle_step", lambda *_, **__: measured.append(1))
+    line = refused(capsys, "fit", "--data.root", str(shapes), "--model.weights=none.pt")
+    assert "none.pt: is not a file" in line and "https://github.com/ultralytics/yolov5/releases" in line
+    assert measured == []
+
+
 def test_predict_without_pictures_or_weights(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--data.predict_source" in refused(capsys, "predict")
     assert "--model.weights" in refused(capsys, "predict", "--data.predict_source=x")

@@ -154,7 +154,7 @@ def test_the_training_step_passes_its_options_on(tmp_path: Path) -> None:
     program.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
     program.chmod(0o755)
     [script] = [step["run"] for step in steps("train.yml") if step.get("name") == "Train"]
-    environment = {**os.environ, "DATA": "", "OPTIONS": "--a *  --b $(touch here)"}
+    environment = {**os.environ, "DATA": "", "OPTIONS": "--a *\n--b $(touch here)"}
     done = subprocess.run(
         ["bash", "-e", "-c", script], cwd=tmp_path, env=environment, check=True,
         stdout=subprocess.PIPE, text=True,

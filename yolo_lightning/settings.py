@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .model.weights import load_weights
 
 PATHS = tuple(f"{split}_{kind}" for split in ("train", "val", "test") for kind in ("annotations", "images"))
 """Options of ``data`` that are paths, besides ``root`` and ``predict_source``."""
@@ -63,10 +64,10 @@ def refuse_impossible(config: Any) -> None:
 
 
 def check_source(config: Any, subcommand: str) -> None:
-    """Refuse to begin without data, or to predict without weights.
+    """Refuse to begin without data, to predict without weights, or with weights that cannot be read.
 
     Raises:
-        InputError: an option that says where they are is missing.
+        InputError: an option that says where they are is missing, or the file of the weights is unsound.
     """
     if subcommand == "predict":
         if not config.data.predict_source:
@@ -77,3 +78,5 @@ def check_source(config: Any, subcommand: str) -> None:
             raise InputError("there is nothing to predict with; give --ckpt_path or --model.weights")
     elif not (config.data.root or config.data.train_annotations or config.data.val_annotations):
         raise InputError("data.root is not set; give --data.root with the folder of your data set")
+    if config.model.weights:
+        load_weights(config.model.weights)  # again when the network is built, but that can be an hour later

@@ -12,6 +12,7 @@ from .compilation import compiler_obstacle
 from .errors import InputError
 from .measure.agreement import NOMINAL_LABELS, choose_for_run
 from .measure.candidates import StepShape
+from .measure.choice import has_native_bf16
 
 
 def settle_step(config: Any, is_training: bool) -> None:
@@ -24,7 +25,7 @@ def settle_step(config: Any, is_training: bool) -> None:
     on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     if not is_training:
         if config.trainer.precision is None and on_gpu:
-            config.trainer.precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+            config.trainer.precision = "bf16-mixed" if has_native_bf16("cuda") else "32-true"
         return
     model, devices = config.model, config.trainer.devices
     shape = StepShape(

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from ..contest import ROUND, Benchmark, Contender
-from ..datasets import TOY, copy_bccd, make_set
 from ..plan import Plan
+from .training import common_arguments
 
 
 def checkpoints(plan: Plan) -> Benchmark:
     """The same fit with checkpoints at the end of every epoch and without any; the round is the seed."""
-    common = (
-        *("--root", str(make_set(plan, TOY) if plan.toy else copy_bccd(plan))),
-        *("--seed", ROUND),
-        *("--runs", str(plan.work / "runs")),
-        *(("--size", "64", "--batch", "4") if plan.toy else ()),
-        *("--weights", str(plan.weights)),
+    arguments, one_epoch = (
+        (*common_arguments(plan, epochs, ROUND), "--weights", str(plan.weights))
+        for epochs in (plan.fit_epochs, 1)
     )
-    arguments = (*common, "--epochs", str(2 if plan.toy else plan.fit_epochs))
     return Benchmark(
         name="checkpoints",
         title=f"Checkpoints in a fit of {plan.fit_epochs} epochs: YOLOv5n, BCCD, 320 px, batch 16, 2 cores",
@@ -43,5 +39,5 @@ def checkpoints(plan: Plan) -> Benchmark:
             "file is on the disk; both contenders train and validate the same batches",
         ],
         timeout_s=4 * 3600,
-        warm_up=Contender("warm-up", "one epoch", "checkpoint_fit", (*common, "--epochs", "1")),
+        warm_up=Contender("warm-up", "one epoch", "checkpoint_fit", one_epoch),
     )

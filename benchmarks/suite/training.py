@@ -9,7 +9,7 @@ from ..contest import ROUND, Benchmark, Contender
 from ..datasets import TOY, copy_bccd, make_set
 from ..plan import CORES, Plan
 
-_CLOCK = (
+CLOCK = (
     "images of the training split over the seconds of the median epoch, from the start of the epoch to the "
     "end of its last batch; validation and the first epoch are left out"
 )
@@ -19,7 +19,8 @@ def _data(plan: Plan) -> Path:
     return make_set(plan, TOY) if plan.toy else copy_bccd(plan)
 
 
-def _common(plan: Plan, epochs: int, seed: str = "0") -> tuple[str, ...]:
+def common_arguments(plan: Plan, epochs: int, seed: str = "0") -> tuple[str, ...]:
+    """What every trainer is given."""
     size = ("--size", "64", "--batch", "4") if plan.toy else ()
     return (
         *("--root", str(_data(plan))),
@@ -32,24 +33,24 @@ def _common(plan: Plan, epochs: int, seed: str = "0") -> tuple[str, ...]:
 
 def train(plan: Plan) -> Benchmark:
     """Fine-tuning of the classic YOLOv5n."""
-    arguments = (*_common(plan, 4), "--weights", str(plan.weights))
+    arguments = (*common_arguments(plan, 4), "--weights", str(plan.weights))
     return Benchmark(
         name="train",
         title="Training end to end on a CPU: YOLOv5n, BCCD, 320 px, batch 16, 2 cores",
         unit="images/s",
         rounds=plan.rounds_of(5),
         contenders=[
-            _ours("ours", "fit with every option at its default", arguments),
+            ours("ours", "fit with every option at its default", arguments),
             _yolov5("yolov5", "yolov5 train --workers 2 --noplots", arguments),
             _yolov5("yolov5, RAM cache", "the same with --cache ram", (*arguments, "--cache", "ram")),
         ],
-        notes=[_CLOCK],
+        notes=[CLOCK],
     )
 
 
 def train_nu(plan: Plan) -> Benchmark:
     """The anchor-free yolov5nu from scratch."""
-    arguments = _common(plan, 4)
+    arguments = common_arguments(plan, 4)
     tuned = (*arguments, "cache=ram", f"threads={CORES}")
     return Benchmark(
         name="train_nu",
@@ -57,7 +58,7 @@ def train_nu(plan: Plan) -> Benchmark:
         unit="images/s",
         rounds=plan.rounds_of(5),
         contenders=[
-            _ours(
+            ours(
                 "ours",
                 "fit --model.architecture yolov5nu with every other option at its default",
                 (*arguments, "--model.architecture", "yolov5nu"),
@@ -74,13 +75,13 @@ def train_nu(plan: Plan) -> Benchmark:
                 (*tuned, "compile=True"),
             ),
         ],
-        notes=[_CLOCK],
+        notes=[CLOCK],
     )
 
 
 def fit_wall(plan: Plan) -> Benchmark:
     """Wall time and accuracy of a whole fit; the round is the seed."""
-    arguments = (*_common(plan, plan.fit_epochs, ROUND), "--weights", str(plan.weights))
+    arguments = (*common_arguments(plan, plan.fit_epochs, ROUND), "--weights", str(plan.weights))
     return Benchmark(
         name="fit_wall",
         title=f"The whole fit of {plan.fit_epochs} epochs: YOLOv5n, BCCD, 320 px, batch 16, 2 cores",
@@ -120,14 +121,14 @@ def fit_wall(plan: Plan) -> Benchmark:
 
 def ceiling(plan: Plan) -> Benchmark:
     """How near ``fit`` comes to a training that never waits for data."""
-    arguments = (*_common(plan, 5), "--weights", str(plan.weights))
+    arguments = (*common_arguments(plan, 5), "--weights", str(plan.weights))
     return Benchmark(
         name="ceiling",
         title="fit against its ceiling, one resident batch: YOLOv5n, BCCD, 320 px, batch 16, 2 cores",
         unit="images/s",
         rounds=plan.rounds_of(5),
         contenders=[
-            _ours("fit", "fit with every option at its default", arguments),
+            ours("fit", "fit with every option at its default", arguments),
             Contender(
                 name="resident batch",
                 does="the same, but every step gets the same batch, augmentation included",
@@ -136,11 +137,12 @@ def ceiling(plan: Plan) -> Benchmark:
                 is_ours=False,
             ),
         ],
-        notes=[_CLOCK, "the details of fit hold its own perf/data_wait_fraction"],
+        notes=[CLOCK, "the details of fit hold its own perf/data_wait_fraction"],
     )
 
 
-def _ours(name: str, does: str, arguments: tuple[str, ...]) -> Contender:
+def ours(name: str, does: str, arguments: tuple[str, ...]) -> Contender:
+    """Our ``fit`` as a contender."""
     return Contender(name=name, does=does, module="train_ours", arguments=arguments)
 
 

@@ -147,9 +147,7 @@ def test_images_are_on_the_page(page: Page, address: str) -> None:
         )
 
 
-def test_pr_curves_of_the_classes_are_on_the_page(
-    page: Page, address: str, class_names: list[str]
-) -> None:
+def test_pr_curves_of_the_classes_are_on_the_page(page: Page, address: str, class_names: list[str]) -> None:
     page.goto(f"{address}#pr_curves")
     seen(page.get_by_text("tag: pr/all classes together").first).to_be_visible()
     seen(page.get_by_text(f"tag: pr/{class_names[0]}").first).to_be_visible()

@@ -18,9 +18,7 @@ class EpochTable:
         self._titles: list[str] = []
         self._rows = 0
 
-    def lines(
-        self, cells: dict[str, str], is_best: bool, width: int | None = None
-    ) -> tuple[str | None, str]:
+    def lines(self, cells: dict[str, str], is_best: bool, width: int | None = None) -> tuple[str | None, str]:
         """The header where it is due, and the row.
 
         Args:

@@ -1,6 +1,7 @@
 """Which images come when: seeded, divided among processes, the same after a resume.
 
-Both are torch ``DistributedSampler``s, also for one process, so that Lightning leaves them in place.
+Both are torch ``DistributedSampler``s, also for one process. A Trainer of your own needs
+``use_distributed_sampler=False``, because Lightning does not look into batch samplers.
 """
 
 from __future__ import annotations

@@ -95,7 +95,10 @@ def load_weights(path: str | Path) -> LoadedWeights:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: is not a file; set model.weights to a .pt, .ckpt or .safetensors file")
+        raise InputError(
+            f"{path}: is not a file; set model.weights to a .pt, .ckpt or .safetensors file "
+            "(the official ones: https://github.com/ultralytics/yolov5/releases/tag/v7.0)"
+        )
     try:
         if path.suffix == ".safetensors":
             return _describe(path, load_file(path), None, None, "safetensors")
