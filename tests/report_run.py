@@ -12,7 +12,7 @@ import yaml
 
 from yolo_lightning.callbacks.record import metrics_as_csv
 
-NASTY = "<img src=x onerror=alert(1)> & \"it's\""
+NASTY = '<img src=x onerror=alert(1)> & "it\'s"'
 """A name of a class that would be markup."""
 
 
@@ -91,6 +91,7 @@ def environment() -> dict[str, Any]:
         "gpus": [],
         "cuda": None,
         "precision": "32-true",
+        "world_size": 1,
     }
 
 

@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "optim": {"boxes"},
     "compilation": set(),  # decides from device and precision whether to compile
     "allocator": set(),  # memory that a step frees, kept for the next
+    "atomic": set(),  # small files that are never half
     "background": set(),  # work that nobody waits for
     "dashboard": set(),  # what a run shows of itself, as options
     "display.*": set(),  # bars on a terminal and in a notebook
@@ -34,13 +35,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "curves": {"confusion", "matching"},  # precision and recall against confidence
     "pictures.*": {"boxes", "batch", "matching", "curves", "confusion"},  # arrays to pictures, on the CPU
     "features.*": {"model.*"},  # what layers make of an image
-    "report.*": set(),  # files of a run to a page
+    "report.*": {"atomic", "runs"},  # files of a run to a page
     "accumulation": set(),  # sums gradients over micro-batches
     "parser": set(),  # options that are wrong, and messages that are held back
-    "settings": {"model.weights"},  # options made definite, or refused
+    "settings": {"data.*", "model.*", "module"},  # options made definite, or refused
     "storage.*": set(),  # checkpoint files that are never half
     "checkpoint_io": {"storage.*", "runs"},
-    "runs": {"storage.*"},  # names of folders and files of a run
+    "runs": {"storage.*"},  # folders and files of a run, and its metrics
     "resumption": set(),  # what a checkpoint says about its run
     "preemption": set(),  # signals that ask a run to stop
     "preflight.*": {"data.*"},  # what all ranks must have alike before they train
@@ -63,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | MATHEMATICS,  # what is fastest on this machine
     "callbacks.*": {"module", "batch", "runs", "diagnosis", "streams", "preemption", "checkpoint_io"}
     | {"preflight.*", "boxes", "matching", "augment.*", "model.*", "background", "curves", "display.*"}
-    | {"features.*", "health.*", "pictures.*", "report.*"},
+    | {"features.*", "health.*", "pictures.*", "report.*", "atomic", "data.cores"},
     "equipment": {"background", "callbacks.*", "checkpoint_io", "dashboard", "runs"},
     "commands.*": {"*"},
     "step_choice": {"augment.*", "compilation", "measure.*"},  # what was left to auto

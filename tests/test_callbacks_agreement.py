@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.processes import side_by_side
 from yolo_lightning.callbacks.agreement import Agreement
 
 
@@ -33,7 +34,7 @@ def _work(rank: int, world: int, folder: str) -> None:
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_all_ranks_see_a_flag_one_batch_after_it_was_raised(world: int, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_work, (world, str(tmp_path)), nprocs=world)  # type: ignore[attr-defined]
+    side_by_side(_work, world, world, str(tmp_path))
     no = [False, False]
     expected = [no, no, [True, False], [False, True], no, [True, True], no]
     for rank in range(world):

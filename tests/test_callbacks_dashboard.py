@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
@@ -75,10 +75,12 @@ class WritesConfig(Callback):
         (self.folder / "config.yaml").write_text(self.text)
 
 
-def fit(folder: Path, network: nn.Module | None = None, epochs: int = 1, **options: Any) -> Trainer:
+def fit(
+    folder: Path, network: nn.Module | None = None, epochs: int = 1, logger: Any = None, **options: Any
+) -> Trainer:
     queue = BackgroundQueue()
     ckpt_path, config = options.pop("ckpt_path", None), options.pop("config", "model:\n  seed: 3\n")
-    logger = TensorBoardLogger(folder, "", "", default_hp_metric=False)
+    logger = logger or TensorBoardLogger(folder, "", "", default_hp_metric=False)
     trainer = Trainer(
         accelerator="cpu", devices=1, max_epochs=epochs, logger=logger,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
@@ -197,7 +199,7 @@ def test_the_graph_is_that_of_the_network(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as caught, SummaryWriter(tmp_path) as writer:
         warnings.simplefilter("always")
         queue = BackgroundQueue()
-        queue.submit(write_graph, writer, empty_copy(network), torch.zeros(1, 3, 64, 64))
+        queue.submit(write_graph, writer, network)
         queue.drain()
     assert [str(warning.message) for warning in caught] == []
     graph = GraphDef.FromString(events(tmp_path).Graph().SerializeToString())
@@ -250,6 +252,10 @@ def test_an_empty_copy_shares_nothing_and_keeps_the_shapes() -> None:
 def test_other_ranks_and_other_loggers_are_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fit(tmp_path, logger=CSVLogger(tmp_path, "", ""))
+    assert [*tmp_path.rglob("events.out.tfevents*")] == []
+    columns = (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    assert sorted(columns.split(",")) == ["epoch", "step", "val/map"]
     monkeypatch.setattr(Trainer, "is_global_zero", property(lambda _: False))
     fit(tmp_path)
     assert "custom_scalars__config__" not in events(tmp_path).Tags()["tensors"]

@@ -3,6 +3,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -90,14 +91,15 @@ class Seen(Callback):
 def test_the_weights_are_those_that_are_validated(
     tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[tuple[str, np.ndarray]] = []
-    writer = "torch.utils.tensorboard.SummaryWriter.add_image"
-    monkeypatch.setattr(writer, lambda self, tag, picture, step, dataformats: drawn.append((tag, picture)))
+    drawn: list[tuple[str, bytes]] = []
+    log = "yolo_lightning.callbacks.feature_maps.log_encoded"
+    monkeypatch.setattr(log, lambda writer, tag, contents, shape, step: drawn.append((tag, contents)))
     queue, seen = BackgroundQueue(), Seen()
     average = ExponentialMovingAverage(decay=0.5, ramp_updates=0.1)  # far from the live weights
     fit(tmp_path, shapes, average, FeatureMaps(5, queue, layers=[9]), seen, Drain(queue), epochs=1)
     assert [tag for tag, _ in drawn] == ["features/layer_9", "features/attention"]
-    assert np.array_equal(drawn[0][1], seen.pictures[0])
+    shown = cv2.imdecode(np.frombuffer(drawn[0][1], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.array_equal(shown, seen.pictures[0])
 
 
 def test_epochs_between_two_sets(tmp_path: Path, shapes: Path) -> None:

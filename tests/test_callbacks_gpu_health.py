@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from tests.fake_nvml import HEAT, IDENTITY, FakeNvml, State
+from tests.processes import free_port, side_by_side
 from tests.stall_run import Logged, Tiny
 from yolo_lightning.callbacks.gpu_health import GpuHealth
 from yolo_lightning.errors import InputError
@@ -212,10 +213,7 @@ def _work(rank: int, port: int, folder: str) -> None:
 def test_ranks_are_put_together(tmp_path: Path) -> None:
     import socket
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_work, (port, str(tmp_path)), nprocs=2)  # type: ignore[attr-defined]
+    side_by_side(_work, 2, free_port(), str(tmp_path))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first.keys() == second.keys()
     assert (first["gpu/temperature_c"], first["gpu/power_w"]) == (85, 150)

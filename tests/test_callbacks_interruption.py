@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Timer
 
+from tests.quiet import LOUD, QUIET
 from tests.run_comparison import assert_equal_runs, contents, rows
 from yolo_lightning.__main__ import main
 
@@ -28,7 +31,8 @@ def options(shapes: Path, *more: str) -> list[str]:
         "--data.root", str(shapes), "--data.image_size=64", "--data.batch_size=2", "--data.num_workers=0",
         "--model.compile=false", "--model.channels_last=true", "--trainer.precision=32-true",
         "--model.optimizer.nominal_batch_size=4", "--model.optimizer.warmup_epochs=0",
-        "--trainer.accelerator=cpu", "--trainer.devices=1", f"--trainer.max_epochs={EPOCHS}", *more,
+        "--trainer.accelerator=cpu", "--trainer.devices=1", f"--trainer.max_epochs={EPOCHS}",
+        *QUIET, *more,
     ]  # fmt: skip
 
 
@@ -44,17 +48,27 @@ def stopped(*argv: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that is never stopped."""
-    folder = tmp_path_factory.mktemp("whole")
-    main(["fit", *options(shapes, f"--runs_dir={folder}", "--run_name=whole")])
-    return folder / "whole" / "version_0"
+def never_stopped(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The run that is never stopped, made once for each set of options more."""
+
+    @cache
+    def run(*more: str) -> Path:
+        folder = tmp_path_factory.mktemp("whole")
+        main(["fit", *options(shapes, f"--runs_dir={folder}", *more)])
+        return folder / "fit" / "version_0"
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(never_stopped: Callable[..., Path]) -> Path:
+    """The run that is never stopped. It draws all that it can, the others nothing: that changes nothing."""
+    return never_stopped(*LOUD)
 
 
 @pytest.mark.parametrize(
     ("epoch", "batch", "more"),
     [
-        (0, 0, ()),
         (1, 2, ()),
         (1, 3, ("--data.cache=none", "--data.num_workers=1")),
         (2, 3, ("--data.cache=none",)),
@@ -132,7 +146,7 @@ def test_patience_ends_training_and_is_kept_by_a_resumption(
     stopped(*options(shapes, "--run_name=parts", *learns_nothing, *signal_at("SIGTERM", 2, 1)))
     main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null"])
     assert len(rows(PARTS)) == 4  # the first and three that are no better, one of them after the resumption
-    assert "val/map has not become better in 3 epochs" in caplog.text
+    assert "validations without a better val/map have come to 3 (--patience)" in caplog.text
 
 
 def test_gradients_that_wait_for_their_step_outlive_a_validation(shapes: Path, whole: Path) -> None:
@@ -143,23 +157,24 @@ def test_gradients_that_wait_for_their_step_outlive_a_validation(shapes: Path, w
 
 
 @pytest.mark.parametrize("place", [(0, 1), (1, 2), (1, 3)])
-def test_with_validations_within_an_epoch(place: tuple[int, int], shapes: Path) -> None:
+def test_with_validations_within_an_epoch(
+    place: tuple[int, int], shapes: Path, never_stopped: Callable[..., Path]
+) -> None:
     """After the second and the fourth of five batches; a stop there waits until the validation is done."""
-    arguments = options(shapes, "--trainer.val_check_interval=2")
-    main(["fit", *arguments, "--run_name=whole"])
-    stopped(*arguments, "--run_name=parts", *signal_at("SIGTERM", *place))
+    more = "--trainer.val_check_interval=2"
+    stopped(*options(shapes, more, "--run_name=parts", *signal_at("SIGTERM", *place)))
     main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null"])
-    assert_equal_runs(Path("runs/whole/version_0"), PARTS)
+    assert_equal_runs(never_stopped(more), PARTS)
 
 
 @pytest.mark.parametrize("more", ["--trainer.max_steps=1000", "--trainer.overfit_batches=3"])
 @pytest.mark.parametrize("place", [(0, 1), (0, -1)])
-def test_with_limits_that_change_how_lightning_loops(more: str, place: tuple[int, int], shapes: Path) -> None:
-    arguments = options(shapes, more)
-    main(["fit", *arguments, "--run_name=whole"])
-    stopped(*arguments, "--run_name=parts", *signal_at("SIGTERM", *place))
+def test_with_limits_that_change_how_lightning_loops(
+    more: str, place: tuple[int, int], shapes: Path, never_stopped: Callable[..., Path]
+) -> None:
+    stopped(*options(shapes, more, "--run_name=parts", *signal_at("SIGTERM", *place)))
     main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null"])
-    assert_equal_runs(Path("runs/whole/version_0"), PARTS)
+    assert_equal_runs(never_stopped(more), PARTS)
 
 
 def test_a_signal_in_the_last_epoch_changes_nothing_and_a_finished_run_stays_as_it_is(
@@ -171,11 +186,14 @@ def test_a_signal_in_the_last_epoch_changes_nothing_and_a_finished_run_stays_as_
     assert_equal_runs(whole, PARTS)
 
 
-def test_patience_within_an_epoch_saves_and_can_be_raised(shapes: Path) -> None:
+def test_patience_within_an_epoch_saves_and_can_be_raised(
+    shapes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     learns_nothing = ("--model.optimizer.learning_rate=1e-9", "--trainer.val_check_interval=2")
     main(["fit", *options(shapes, "--run_name=parts", "--patience=1", *learns_nothing)])
     progress = contents(PARTS)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
     assert progress["processed"] == 4  # the second validation is no better than the first
+    assert "validations without a better val/map have come to 1 (--patience)" in caplog.text
     main(["fit", "--ckpt_path=last", "--run_name=parts", "--patience=50"])
     assert [row["epoch"] for row in rows(PARTS)] == ["0", "1", "2"]
 

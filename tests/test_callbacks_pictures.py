@@ -21,7 +21,8 @@ from yolo_lightning import DetectionDataModule, YOLOv5
 from yolo_lightning.background import BackgroundQueue
 from yolo_lightning.batch import Batch, row_mask
 from yolo_lightning.callbacks import pictures
-from yolo_lightning.callbacks.pictures import Pictures, log_encoded
+from yolo_lightning.callbacks.pictures import Pictures
+from yolo_lightning.callbacks.tensorboard import log_encoded
 from yolo_lightning.errors import InputError
 
 
@@ -190,6 +191,19 @@ def test_the_worst_of_the_whole_validation(tmp_path: Path, drawn: dict[str, list
     assert [round(float(m.detections[m.row, 4]), 2) for m in mistakes] == [0.8, 0.7, 0.6]
     assert [int(m.view.image[0, 0, 0]) for m in mistakes] == [8, 7, 6]
     assert names == ["cell", "platelet"]
+
+
+def test_mistakes_that_are_no_longer_made_are_taken_away(tmp_path: Path) -> None:
+    class Learning(Detector):
+        def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
+            found = super().validation_step(batch, batch_index)
+            return found if self.current_epoch == 0 else {**found, "counts": found["counts"] - 1}
+
+    fit(tmp_path, Pictures(tmp_path), Learning())
+    worst = tmp_path / "pictures" / "worst.jpg"
+    assert worst.is_file()
+    fit(tmp_path, Pictures(tmp_path), Learning(), max_epochs=2)
+    assert not worst.exists() and worst.with_name("predictions.jpg").is_file()
 
 
 def test_what_the_network_sees_is_what_is_drawn(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:

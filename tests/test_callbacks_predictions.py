@@ -17,13 +17,13 @@ from yolo_lightning.callbacks.predictions import (
     COCO_IDS,
     COCO_NAMES,
     PredictionWriter,
-    class_colour,
     draw_detections,
     gather,
     to_coco,
     write_json,
 )
 from yolo_lightning.data.index import ids_from_paths
+from yolo_lightning.pictures import class_colour
 
 BOXES = [[10.0, 20.0, 40.0, 60.0, 0.875, 1.0], [5.123, 6.0, 9.0, 30.126, 0.25, 0.0]]
 
@@ -136,7 +136,7 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> Non
     untouched, drawn = (cv2.imread(str(folder / name)) for name in ("left/1.jpg", "2.png"))
     assert untouched.shape == drawn.shape == (80, 100, 3)
     assert np.abs(untouched.astype(int) - 90).max() <= 2
-    assert tuple(drawn[60, 25]) == class_colour(1)  # the lower edge of the first box
+    assert tuple(drawn[60, 25, ::-1]) == class_colour(1)  # the lower edge of the first box, in RGB
 
 
 def test_a_format_that_opencv_cannot_write_becomes_jpeg(tmp_path: Path) -> None:
@@ -193,10 +193,10 @@ def test_boxes_and_labels_lie_inside_pictures_of_any_size(size: tuple[int, int])
     image = np.zeros((height, width, 3), np.uint8)
     whole, corner = [0, 0, width, height, 0.9, 0], [width - 2, height - 2, width, height, 0.5, 1]
     rows = np.array([whole, corner], np.float32)
-    drawn = draw_detections(image, rows, ["first", "名前"])
+    drawn = draw_detections(image, rows, ["first", "second"])
     assert drawn.shape == image.shape
     assert not image.any()  # the argument is left alone
-    coloured = (drawn == class_colour(0)).all(axis=-1)
+    coloured = (drawn[..., ::-1] == class_colour(0)).all(axis=-1)
     assert coloured.any()
     if height >= 480:
         # The edges of the box and the ground of its label grow with the picture.
@@ -204,10 +204,25 @@ def test_boxes_and_labels_lie_inside_pictures_of_any_size(size: tuple[int, int])
         assert height / 100 < len(label_rows) < height / 10
 
 
-def test_colours_of_neighbouring_classes_differ() -> None:
-    colours = np.array([class_colour(label) for label in range(80)])
-    assert len(np.unique(colours, axis=0)) == 80
-    assert np.abs(np.diff(colours, axis=0)).sum(axis=1).min() > 100
+def test_the_surest_of_many_detections_is_on_top() -> None:
+    rows = np.array([[10, 10, 50, 50, 0.9 - 0.002 * i, i % 7] for i in range(300)], np.float32)
+    drawn = draw_detections(np.zeros((80, 100, 3), np.uint8), rows, [str(label) for label in range(7)])
+    assert tuple(drawn[50, 30, ::-1]) == class_colour(0)
+
+
+def test_a_class_is_called_by_its_name_where_the_font_has_its_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def note(image: Any, boxes: Any, captions: list[str], *_: Any, **__: Any) -> Any:
+        told.extend(captions)
+        return image
+
+    monkeypatch.setattr(predictions, "draw_boxes", note)
+    predict(tmp_path / "out", images(tmp_path / "a.jpg", tmp_path / "b.jpg"), Found(["a", "Blutplättchen"]))
+    predict(tmp_path / "out", images(tmp_path / "a.jpg", tmp_path / "b.jpg"), Found(["a", "猫"]))
+    assert told == ["Blutplättchen 0.88", "class 1 0.88"]
 
 
 def _gather_two(rank: int, folder: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from tests.progress_run import Tiny, loader, make_trainer, rows
 from yolo_lightning.callbacks import epoch_table, progress
@@ -71,15 +72,19 @@ def test_the_header_returns_sparingly(
     assert ["epoch" in line for line in lines[:8]] == [True, False, False, True, False, False, True, False]
 
 
-def test_fit_ends_with_where_everything_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("has_curves", [True, False])
+def test_fit_ends_with_where_everything_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], has_curves: bool
+) -> None:
     root = tmp_path / "a run"
-    make_trainer(root, saver(root), enable_checkpointing=True).fit(Tiny(), loader(), loader(2))
-    lines = capsys.readouterr().out.splitlines()[-5:]
+    logger = TensorBoardLogger(root) if has_curves else False
+    make_trainer(root, saver(root), enable_checkpointing=True, logger=logger).fit(Tiny(), loader(), loader(2))
+    lines = capsys.readouterr().out.splitlines()[-4 - has_curves :]
     assert lines[0] == "best val/map 0.3000 in epoch 2"
     assert lines[1].endswith(str(root))
     assert lines[2].endswith(f"{root}/checkpoints/best.ckpt")
     assert lines[3].endswith(f"{root}/checkpoints/last.ckpt")
-    assert lines[4].endswith(f"tensorboard --logdir '{root}'")
+    assert not has_curves or lines[4].endswith(f"tensorboard --logdir '{root}'")
 
 
 def saver(root: Path) -> ModelCheckpoint:
@@ -113,7 +118,7 @@ def test_interrupted_training_says_where_everything_is(
         make_trainer(tmp_path, Interrupt()).fit(Tiny(), loader(), loader(2))
     out = capsys.readouterr().out
     assert [row[0] for row in rows(out)] == ["1/3"]
-    assert f"tensorboard --logdir {tmp_path}" in out
+    assert f"run directory  {tmp_path}" in out
 
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
@@ -142,5 +147,5 @@ def test_only_the_first_process_prints(tmp_path: Path, capsys: pytest.CaptureFix
     bar = EpochProgress()
     bar.setup(SimpleNamespace(is_global_zero=False), Tiny(), "fit")  # type: ignore[arg-type]
     assert not bar.is_enabled
-    bar.on_fit_end(SimpleNamespace(default_root_dir=tmp_path), Tiny())  # type: ignore[arg-type]
+    bar.on_fit_end(SimpleNamespace(default_root_dir=tmp_path, is_global_zero=False), Tiny())  # type: ignore[arg-type]
     assert capsys.readouterr().out == ""

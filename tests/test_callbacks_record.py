@@ -1,5 +1,6 @@
 import json
 import math
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,10 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from yolo_lightning.callbacks.record import (
-    RunRecorder,
-    metrics_as_csv,
-    read_metrics,
-    summarise,
-    write_atomically,
-)
+from yolo_lightning.callbacks import record
+from yolo_lightning.callbacks.record import RunRecorder, metrics_as_csv, summarise
+from yolo_lightning.data.cores import usable_cores
+from yolo_lightning.runs import read_metrics
 
 
 def test_a_table_with_columns_that_come_later(tmp_path: Path) -> None:
@@ -24,10 +22,6 @@ def test_a_table_with_columns_that_come_later(tmp_path: Path) -> None:
     path.write_text(metrics_as_csv(rows))
     assert path.read_text().splitlines()[:2] == ["epoch,a,val/map", "0,0.1,"]
     assert read_metrics(path) == rows
-
-
-def test_no_file_has_no_rows(tmp_path: Path) -> None:
-    assert read_metrics(tmp_path / "metrics.csv") == []
 
 
 def test_summary_names_the_first_of_the_best_epochs(tmp_path: Path) -> None:
@@ -52,12 +46,21 @@ def test_without_validation_the_last_epoch_stands_for_the_best(tmp_path: Path) -
     assert summary["images_per_second"] is None
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "summary.json"
-    write_atomically(path, "old")
-    with pytest.raises(TypeError):
-        write_atomically(path, 7)  # type: ignore[arg-type]
-    assert path.read_text() == "old"
+def test_without_anything_to_find_the_last_epoch_is_the_best_as_in_the_checkpoint(tmp_path: Path) -> None:
+    rows = [{"epoch": float(i), "val/map": -1.0, "wall_seconds": 1.0} for i in range(3)]
+    assert summarise(rows, "val/map", tmp_path)["best"]["epoch"] == 2
+
+
+def test_the_commit_of_a_project_around_the_installation_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / ".venv" / "lib" / "site-packages" / "yolo_lightning" / "callbacks" / "record.py"
+    installed.parent.mkdir(parents=True)
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    monkeypatch.setattr(record, "__file__", str(installed))
+    assert record.git_commit() is None
 
 
 class Counting(LightningModule):
@@ -104,6 +107,7 @@ def test_a_row_holds_the_figures_of_its_own_epoch(tmp_path: Path) -> None:
     assert (summary["best"]["epoch"], summary["epochs"]) == (3, 4)
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert (environment["world_size"], environment["cpu_count"]) == (1, usable_cores())
 
 
 def test_a_resumed_run_keeps_earlier_rows_and_replaces_later_ones(tmp_path: Path) -> None:

@@ -119,8 +119,7 @@ def test_recompilations_are_counted_from_the_second_epoch_on(monkeypatch: pytest
 
 def test_peak_memory_of_a_process_follows_its_allocations() -> None:
     before = peak_memory_mb(torch.device("cpu"))
-    block = np.ones(200_000_000 // 8)  # pages that are written are resident
+    block = np.ones(int((before + 100) * 1e6) // 8)  # pages that are written are resident
     after = peak_memory_mb(torch.device("cpu"))
-    assert block.nbytes == 200_000_000
-    assert after >= before
-    assert after >= 200
+    assert block[-1] == 1  # it is still there
+    assert after >= before + 100

@@ -194,8 +194,6 @@ def test_each_second_goes_where_it_belongs(tmp_path: Path) -> None:
     assert seconds["start_up"] >= 0.02
     assert seconds["checkpoints"] >= 2 * 0.05
     assert seconds["drawing"] >= 2 * 0.05
-    slept = 6 * (0.04 + 0.03 + 0.02) + 4 * 0.05
-    assert sum(seconds.values()) >= slept
 
 
 def test_a_validation_within_an_epoch_is_no_wait(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     runs = [read_run(make_run(directory, whole=False)) for directory in directories]
     assert short_names(runs) == ["one/fit/version_0", "two/fit/version_0"]
     assert short_names(runs[:1]) == ["fit/version_0"]
+    assert short_names([replace(runs[0], directory=Path("/"))]) == ["/"]
 
 
 def test_differences_of_two_runs(two: tuple[Path, Path]) -> None:
@@ -93,7 +95,7 @@ def test_the_page_lays_curves_over_each_other(tmp_path: Path, capsys: pytest.Cap
     for name in ("a", "b"):
         make_run(tmp_path / "runs" / name / "version_0", classes=(NASTY, "x"), data__root=NASTY + name)
     output = tmp_path / "pages" / "compared.html"
-    run_compare(["a", "b", "--runs_dir", str(tmp_path / "runs"), "--output", str(output)])
+    run_compare(["a", "--runs_dir", str(tmp_path / "runs"), "--output", str(output), "b"])
     assert capsys.readouterr().out.splitlines()[-1] == str(output)
     text = output.read_text(encoding="utf-8")
     page = Texts(text)

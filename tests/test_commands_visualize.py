@@ -97,6 +97,17 @@ def test_a_checkpoint_brings_its_network_size_and_folder(run: Path, tmp_path: Pa
     assert digests[0] == digests[1]
 
 
+def test_a_checkpoint_whose_yaml_is_gone_needs_the_architecture(run: Path, tmp_path: Path) -> None:
+    content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    content["hyper_parameters"]["architecture"] = "gone.yaml"
+    torch.save(content, tmp_path / "mine.ckpt")
+    given = ["--ckpt_path", "mine.ckpt", "--source", "b.png", "--image_size", "64", "--layers", "17"]
+    with pytest.raises(InputError, match=r"^--architecture gone\.yaml: there is no such file"):
+        run_visualize(given)
+    run_visualize([*given, "--architecture", "yolov5n"])
+    assert (tmp_path / "visualize" / "b_layer17.png").is_file()
+
+
 def test_options_of_the_drawing_act(weights: Path) -> None:
     given = ["--weights", str(weights), "--source", "b.png", "--image_size", "64", "--layers", "17"]
     pictures = []

@@ -33,6 +33,16 @@ def test_parameter_counts_are_the_official_ones(architecture: str) -> None:
     assert sum(p.numel() for p in network.parameters()) == OFFICIAL_PARAMETERS[architecture]
 
 
+@pytest.mark.parametrize("architecture", ["yolov5n", "yolov5n6", "yolov5nu"])
+def test_parameters_are_counted_without_memory(architecture: str) -> None:
+    """As the processes of a run do that were started side by side."""
+    with torch.device("meta"):
+        counted = build_network(architecture, 3)
+    assert all(parameter.is_meta for parameter in counted.parameters())
+    sizes = [value.shape for value in build_network(architecture, 3).parameters()]
+    assert [value.shape for value in counted.parameters()] == sizes
+
+
 def test_anchor_maps_have_one_row_of_five_plus_classes_for_each_anchor_of_each_cell() -> None:
     network = build_network("yolov5n", 3)
     maps = network(torch.rand(2, 3, 64, 128))

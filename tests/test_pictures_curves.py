@@ -97,6 +97,12 @@ def test_the_colour_of_a_cell_is_its_part_of_the_column(classes: int) -> None:
     assert nothing.min() > 230
 
 
+def test_the_matrix_of_very_many_classes_is_no_larger() -> None:
+    pixels = confusion_picture(np.diag(np.full(1204, 5)), [str(i) for i in range(1203)])
+    assert pixels.dtype == np.uint8
+    assert 2000 < max(pixels.shape) <= 2600
+
+
 def test_counts_are_written_where_there_is_room() -> None:
     one, other = np.diag([7, 7, 7, 0]), np.diag([8, 8, 8, 0])
     # Of equal parts, so that nothing but numbers can differ.

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import cv2
 import numpy as np
-import pytest
 
 from yolo_lightning.pictures.boxes import font
-from yolo_lightning.pictures.grid import Tile, encode, shortened, tile_grid, write_whole
+from yolo_lightning.pictures.grid import Tile, encode, shortened, tile_grid
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
@@ -69,16 +65,3 @@ def test_files_hold_the_picture() -> None:
     )
     assert (png == image).all()
     assert np.abs(jpeg.astype(int) - image).mean() < 3
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "new" / "picture.jpg"
-    write_whole(path, b"old")
-    with monkeypatch.context() as patch:
-        patch.setattr(sys.modules[write_whole.__module__].os, "fsync", lambda _: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            write_whole(path, b"newer")
-    assert path.read_bytes() == b"old"
-    assert [file.name for file in path.parent.iterdir()] == ["picture.jpg"]
-    write_whole(path, b"newest")
-    assert path.read_bytes() == b"newest"

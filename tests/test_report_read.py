@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,5 +67,48 @@ def test_a_run_is_found_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest.
     assert find_run("pets", runs) == runs / "pets" / "version_10"
     with pytest.raises(InputError, match=r"cats: there is no such run"):
         find_run("cats")
-    with pytest.raises(InputError, match=r"version_11: has no metrics.csv"):
-        find_run("runs/pets/version_11")
+    for given in ("runs/pets/version_11", "pets/version_11"):
+        with pytest.raises(InputError, match=r"^\S*version_11: has no metrics.csv"):
+            find_run(given)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_run("~/runs/pets") == runs / "pets" / "version_10"
+    with pytest.raises(InputError, match=r"^~/runs: has no metrics.csv"):
+        find_run("~/runs")
+
+
+IN_ANY_LOCALE = r"""
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+from jsonargparse import ArgumentParser
+
+from yolo_lightning.atomic import write_whole
+from yolo_lightning.callbacks.record import metrics_as_csv
+from yolo_lightning.callbacks.save_config import SaveConfig
+from yolo_lightning.report.page import write_report
+from yolo_lightning.report.read import read_run
+
+directory, names = Path(sys.argv[1]), ["Blutpl\u00e4ttchen", "\u732b"]
+parser = ArgumentParser()
+parser.add_argument("--config", action="config")
+parser.add_argument("--model", type=dict)
+trainer = SimpleNamespace(is_global_zero=True, default_root_dir=directory)
+SaveConfig(parser, parser.parse_object({"model": {"class_names": names}})).on_train_start(trainer, None)
+row = {"epoch": 0.0, **{f"val/map_class/{name}": 0.5 for name in names}}
+write_whole(directory / "metrics.csv", metrics_as_csv([row]))
+
+run = read_run(directory)
+assert run.config["model"]["class_names"] == names
+assert run.last == row
+assert all(name in write_report(directory).read_text(encoding="utf-8") for name in names)
+again = parser.parse_args(["--config", str(directory / "config.yaml")])
+assert again.model["class_names"] == names
+"""
+
+
+def test_names_of_classes_survive_a_locale_without_their_letters(tmp_path: Path) -> None:
+    locale = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+    command = [sys.executable, "-c", IN_ANY_LOCALE, str(tmp_path)]
+    done = subprocess.run(command, env={**os.environ, **locale}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -71,6 +71,14 @@ def test_everything_stays_within_the_chart(points: list[tuple[float, float]]) ->
         assert len(numbers(path.attrib["points"])) <= 400
 
 
+def test_a_line_of_zeros_lies_on_the_ground() -> None:
+    root = drawing(line_chart([Line("a", [(1, 0.0), (2, 0.0)], "c0")], "epoch", from_zero=True))
+    assert not [text.text for text in root.iter("text") if str(text.text).startswith("-")]
+    [path] = root.iter("polyline")
+    lowest = max(float(line.attrib["y1"]) for line in root.iter("line") if line.attrib["class"] == "grid")
+    assert {y for _, y in numbers(path.attrib["points"])} == {lowest}
+
+
 def test_the_values_of_an_epoch_are_told_under_the_pointer() -> None:
     lines = [Line("train", [(1, 0.5), (2, 0.25)], "train"), Line("val", [(2, 0.75)], "val")]
     told = [title.text for title in drawing(line_chart(lines, "epoch", whole_x=True)).iter("title")]

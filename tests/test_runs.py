@@ -3,7 +3,13 @@ from pathlib import Path
 import pytest
 
 from yolo_lightning.errors import InputError
-from yolo_lightning.runs import claim_run_directory, find_checkpoint, run_directory_of, with_run_config
+from yolo_lightning.runs import (
+    claim_run_directory,
+    find_checkpoint,
+    read_metrics,
+    run_directory_of,
+    with_run_config,
+)
 
 
 def test_versions_count_up_and_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,3 +82,22 @@ def test_the_name_of_the_run_can_stand_in_a_config(tmp_path: Path) -> None:
     mine.write_text(f"run_name: mine\nruns_dir: {tmp_path}\n")
     given = ["--config", str(mine), "--ckpt_path", "last"]
     assert with_run_config(["fit", *given]) == ["fit", "--config", str(run / "config.yaml"), *given]
+
+
+def test_no_file_has_no_rows(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path / "metrics.csv") == []
+
+
+def test_a_home_folder_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves ``~`` after ``--option=`` as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "runs" / "mine" / "version_0"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text("")
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    checkpoint.write_text("")
+    (tmp_path / "my.yaml").write_text("runs_dir: ~/runs\nrun_name: mine\n")
+    assert find_checkpoint("last", "~/runs", "mine") == checkpoint
+    assert find_checkpoint("~/runs/mine/version_0/checkpoints/last.ckpt", "runs", "fit") == checkpoint
+    argv = ["fit", "--config=~/my.yaml", "--ckpt_path=last"]
+    assert with_run_config(argv)[1:3] == ["--config", str(folder / "config.yaml")]

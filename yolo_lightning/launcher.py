@@ -39,7 +39,7 @@ from .runs import (
     find_checkpoint,
     run_directory_of,
 )
-from .settings import check_source, make_paths_absolute, refuse_impossible
+from .settings import check_source, check_values, make_paths_absolute, refuse_impossible
 from .step_choice import settle_step
 from .storage import newest_whole
 from .strategy import DDPConfig, build_strategy
@@ -96,7 +96,7 @@ class YoloCLI(LightningCLI):
         )
         parser.add_class_arguments(DDPConfig, "ddp")
         parser.add_class_arguments(DashboardConfig, "dashboard")
-        parser.add_lightning_class_args(ExponentialMovingAverage, "ema")
+        parser.add_class_arguments(ExponentialMovingAverage, "ema")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
@@ -134,6 +134,7 @@ class YoloCLI(LightningCLI):
             config.return_predictions = False  # they are on disk; a large folder would fill the memory
         if "weights_only" in config:
             config.weights_only = True  # a checkpoint is data, not a program
+        check_values(config)
 
     def _choose(self, config: Any) -> None:
         settle_step(config, is_training=self.subcommand == "fit")
@@ -288,6 +289,7 @@ class YoloCLI(LightningCLI):
             callbacks.append(PredictionWriter())
         if self.subcommand == "fit":
             options = self.config[self.subcommand]
+            callbacks.append(self._get(self.config_init, "ema"))  # within the step, for those that measure it
             callbacks += training_callbacks(
                 self.run_directory,
                 keep_checkpoints,

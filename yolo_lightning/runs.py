@@ -1,8 +1,10 @@
-"""Run directories: ``<runs_dir>/<name>/version_<k>/``, how one is claimed, and where its checkpoints lie."""
+"""Run directories ``<runs_dir>/<name>/version_<k>/``: how one is claimed, its checkpoints and its metrics."""
 
 from __future__ import annotations
 
+import csv
 import re
+import statistics
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -13,6 +15,7 @@ from .errors import InputError
 from .storage import previous_path
 
 CONFIG = "config.yaml"
+METRICS = "metrics.csv"
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
 DEFAULT_NAME = "fit"
@@ -32,9 +35,9 @@ def claim_run_directory(runs_dir: str | Path, name: str) -> Path:
     Raises:
         InputError: the folder cannot be written.
     """
-    parent = Path(runs_dir).absolute() / name
+    parent = Path(runs_dir).expanduser().absolute() / name
     while True:
-        version = max((k for k, _ in _versions(parent)), default=-1) + 1
+        version = max((k for k, _ in versions(parent)), default=-1) + 1
         path = parent / f"version_{version}"
         try:
             path.mkdir(parents=True)
@@ -63,14 +66,14 @@ def find_checkpoint(ckpt_path: str, runs_dir: str | Path, name: str) -> Path | N
         InputError: there is no such checkpoint.
     """
     if ckpt_path not in (*_SHORTHANDS, AUTO):
-        path = Path(ckpt_path).absolute()
+        path = Path(ckpt_path).expanduser().absolute()
         if not _is_kept(path):
             raise InputError(
                 f"--ckpt_path {ckpt_path}: no such file; give a run's checkpoint, or 'last' or 'best'"
             )
         return path
-    parent = Path(runs_dir).absolute() / name
-    for _, version in sorted(_versions(parent), reverse=True):
+    parent = Path(runs_dir).expanduser().absolute() / name
+    for _, version in sorted(versions(parent), reverse=True):
         path = version / CHECKPOINTS / (LAST if ckpt_path == AUTO else f"{ckpt_path}.ckpt")
         if _is_kept(path):
             return path
@@ -88,7 +91,7 @@ def _is_kept(checkpoint: Path) -> bool:
 
 def begun_run_directory(runs_dir: str | Path, name: str) -> Path | None:
     """The directory of the newest run of that name, if it was stopped before its first checkpoint."""
-    _, newest = max(_versions(Path(runs_dir).absolute() / name), default=(0, None))
+    _, newest = max(versions(Path(runs_dir).expanduser().absolute() / name), default=(0, None))
     return newest if newest and not any((newest / CHECKPOINTS).glob("*.ckpt")) else None
 
 
@@ -136,14 +139,43 @@ def _option_values(argv: list[str]) -> Iterator[tuple[str, str]]:
 def _run_of_config(path: str) -> dict[str, str]:
     """Name and folder of runs that a configuration gives; what is wrong with it is the parser's to tell."""
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     found = content if isinstance(content, dict) else {}
     return {key: str(found[key]) for key in ("run_name", "runs_dir") if found.get(key)}
 
 
-def _versions(parent: Path) -> list[tuple[int, Path]]:
+def versions(parent: Path) -> list[tuple[int, Path]]:
+    """Number and directory of each ``version_<k>`` in a folder, in any order; none without the folder."""
     if not parent.is_dir():
         return []
     return [(int(match[1]), path) for path in parent.iterdir() if (match := _VERSION.fullmatch(path.name))]
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a ``metrics.csv``, one an epoch; none when there is no file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, TypeError, csv.Error: it is no table of numbers.
+    """
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+
+
+def best_row(rows: list[dict[str, float]], monitor: str = "val/map") -> dict[str, float]:
+    """The row with the greatest value of a metric, the first of equals; the last row where none has one.
+
+    Below 0 is none: there was nothing to find.
+    """
+    judged = [row for row in rows if row.get(monitor, -1.0) >= 0]  # nor is NaN
+    return max(judged, key=lambda row: row[monitor], default=rows[-1])
+
+
+def images_per_second(rows: list[dict[str, float]]) -> float | None:
+    """The median over the epochs."""
+    speeds = [row["perf/images_per_second"] for row in rows if "perf/images_per_second" in row]
+    return statistics.median(speeds) if speeds else None

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from .data.module import DetectionDataModule
 from .errors import InputError
 from .model.weights import load_weights
+from .module import YOLOv5
 
 PATHS = tuple(f"{split}_{kind}" for split in ("train", "val", "test") for kind in ("annotations", "images"))
 """Options of ``data`` that are paths, besides ``root`` and ``predict_source``."""
@@ -61,6 +63,16 @@ def refuse_impossible(config: Any) -> None:
         )
     if trainer.barebones:
         raise InputError("trainer.barebones leaves out the checkpoints and the metrics; set it to false")
+
+
+def check_values(config: Any) -> None:
+    """Let the network and the data refuse a value now, and not when the step has been measured for it.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+    YOLOv5(**config.model.as_dict())
+    DetectionDataModule(**config.data.as_dict())
 
 
 def check_source(config: Any, subcommand: str) -> None:

@@ -121,7 +121,7 @@ def fit_wall(plan: Plan) -> Benchmark:
 
 def ceiling(plan: Plan) -> Benchmark:
     """How near ``fit`` comes to a training that never waits for data."""
-    arguments = (*common_arguments(plan, 5), "--weights", str(plan.weights))
+    arguments = (*common_arguments(plan, 12), "--weights", str(plan.weights))
     return Benchmark(
         name="ceiling",
         title="fit against its ceiling, one resident batch: YOLOv5n, BCCD, 320 px, batch 16, 2 cores",

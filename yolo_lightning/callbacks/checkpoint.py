@@ -13,7 +13,8 @@ class EpochCheckpoint(ModelCheckpoint):
     * An epoch that ends without an optimizer step since the last checkpoint is saved all the same: with
       few images a step takes several epochs of gradients, and those are part of the state.
     * An epoch that a limit on steps or time cut short is not saved as a whole one, because its other
-      batches would never be trained; ``Interruption`` has saved where it stopped.
+      batches would never be trained; ``Interruption`` has saved where it stopped. A validation with which
+      it ends can be the best one all the same.
     * Where validation has nothing to find, and the metric is -1, the newest epoch is the best one.
     """
 
@@ -21,6 +22,13 @@ class EpochCheckpoint(ModelCheckpoint):
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._last_global_step_saved = -1
             super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judge a validation within an epoch with which training ends, by patience or a limit on time."""
+        loop = trainer.fit_loop
+        is_within = not (trainer.sanity_checking or loop.epoch_loop.batch_progress.is_last_batch)
+        if self.monitor and is_within and trainer.should_stop and loop._can_stop_early:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         return (current is not None and bool(current < 0)) or super().check_monitor_top_k(trainer, current)

@@ -12,6 +12,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.tensorboard import SummaryWriter
 
+from ..atomic import write_whole
 from ..background import BackgroundQueue
 from ..curves import (
     CURVES,
@@ -22,8 +23,7 @@ from ..curves import (
     precision_at_recall,
 )
 from ..matching import RECALL_LEVELS
-from .record import write_atomically
-from .tensorboard import step_of, writer_of
+from .tensorboard import log_encoded, step_of, writer_of
 
 EVALUATION = "evaluation.json"
 _THRESHOLDS = np.linspace(0.0, 1.0, 101)
@@ -113,7 +113,7 @@ class EvaluationCurves(Callback):
             self._queue.drain()  # the writer is closed next
 
     def _write(self, details: EvaluationDetails, names: Sequence[str], epoch: int) -> None:
-        write_atomically(self.path, json.dumps(describe_evaluation(details, names, epoch)))
+        write_whole(self.path, json.dumps(describe_evaluation(details, names, epoch)))
 
     def _draw(
         self, writer: SummaryWriter, details: EvaluationDetails, names: Sequence[str], step: int
@@ -165,6 +165,7 @@ def write_plots(
         class_names: C names.
         step: of the run.
     """
+    from ..pictures import encode
     from ..pictures.curves import confidence_picture, confusion_picture, precision_recall_picture
 
     curves = confidence_curves(details)
@@ -178,7 +179,7 @@ def write_plots(
         "confusion": confusion_picture(details.confusion, class_names),
     }
     for name, pixels in plots.items():
-        writer.add_image(f"curves/{name}", pixels, step, dataformats="HWC")
+        log_encoded(writer, f"curves/{name}", encode(pixels, ".png"), pixels.shape, step)
 
 
 def _class_names(pl_module: LightningModule, details: EvaluationDetails) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -67,15 +67,8 @@ class Dashboard(Callback):
             writer._get_file_writer().add_summary(summary)
         network = getattr(pl_module, "network", None)
         if self.graph and network is not None and step_of(trainer) == 0:
-            self._write_graph(writer, network)
-
-    def _write_graph(self, writer: SummaryWriter, network: nn.Module) -> None:
-        """On this thread: for another one torch would keep more threads, which slows each step."""
-        try:
-            side = _CELLS * max(network.strides)  # type: ignore[arg-type]
-            write_graph(writer, empty_copy(network), torch.zeros(1, 3, side, side))
-        except Exception as error:  # whatever a network is made of, it may still be trained
-            _warn_of_graph(error)
+            # On this thread: for another one torch would keep more threads, which slows each step.
+            write_graph(writer, network)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -88,7 +81,7 @@ class Dashboard(Callback):
         for name, language in TEXTS.items():
             path = self.directory / name
             if writer is not None and path.is_file():
-                text = f"```{language}\n{path.read_text().rstrip()}\n```"
+                text = f"```{language}\n{path.read_text(encoding='utf-8').rstrip()}\n```"
                 writer.add_text(f"run/{name}", text, step_of(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -184,31 +177,23 @@ def empty_copy(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def write_graph(writer: SummaryWriter, network: nn.Module, images: Tensor) -> None:
-    """Log the graph of a network; an error is a warning.
-
-    Args:
-        writer: where to.
-        network: on the CPU, for this alone.
-        images: float (B, 3, H, W).
-    """
+def write_graph(writer: SummaryWriter, network: nn.Module) -> None:
+    """Log the graph of a network with ``strides``, traced as a copy on the CPU; an error is a warning."""
     # Not undone: other threads may change the filters meanwhile.
     for message in ("`torch.jit.trace", "The input to trace is already a ScriptModule"):
         warnings.filterwarnings("ignore", message=message)
     try:
-        list_of_maps = network.forward
-        network.forward = lambda images: tuple(list_of_maps(images))  # a trace wants no lists
-        traced = torch.jit.trace(network, (images,), check_trace=False)
+        side = _CELLS * max(network.strides)  # type: ignore[arg-type]
+        images, copied = torch.zeros(1, 3, side, side), empty_copy(network)
+        list_of_maps = copied.forward
+        copied.forward = lambda images: tuple(list_of_maps(images))  # a trace wants no lists
+        traced = torch.jit.trace(copied, (images,), check_trace=False)
         writer.add_graph(traced, (images,))  # by itself it would trace twice, and print its errors
-    except Exception as error:
-        _warn_of_graph(error)
-
-
-def _warn_of_graph(error: Exception) -> None:
-    what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    warnings.warn(
-        f"TensorBoard will not show the graph of the network ({what}); training goes on", stacklevel=2
-    )
+    except Exception as error:  # whatever a network is made of, it may still be trained
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        warnings.warn(
+            f"TensorBoard will not show the graph of the network ({what}); training goes on", stacklevel=2
+        )
 
 
 def _best(summary: Path) -> dict[str, float]:

@@ -10,6 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from ..errors import InputError
+
 
 def ema_decay(updates: int, decay: float = 0.9999, ramp_updates: float = 2000.0) -> float:
     """Decay of the ``updates``-th update, from 1: near 0 at first, so that early weights are forgotten."""
@@ -25,10 +27,17 @@ class ExponentialMovingAverage(Callback):
 
     Args:
         decay: decay after the ramp, 0..1; 0 turns averaging off.
-        ramp_updates: optimizer steps after which the decay has come to 63 % of its value.
+        ramp_updates: optimizer steps after which the decay has come to 63 % of its value; above 0.
+
+    Raises:
+        InputError: a number is out of its range.
     """
 
     def __init__(self, decay: float = 0.9999, ramp_updates: float = 2000.0) -> None:
+        if not 0 <= decay <= 1:
+            raise InputError(f"ema.decay is {decay}; give a number from 0 to 1")
+        if not ramp_updates > 0:
+            raise InputError(f"ema.ramp_updates is {ramp_updates}; give a number above 0")
         self.decay = decay
         self.ramp_updates = ramp_updates
         self.updates = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,10 +18,8 @@ from ..batch import Batch
 from ..boxes import to_letterbox
 from ..errors import InputError
 from ..model.network import DetectionNetwork
-from .tensorboard import step_of, writer_of
-
-SCORE_THRESHOLD = 0.25
-"""Of detections that lead the attention."""
+from ..pictures import SCORE_THRESHOLD, encode
+from .tensorboard import log_encoded, never_fatal, step_of, writer_of
 
 
 class FeatureMaps(Callback):
@@ -57,6 +54,7 @@ class FeatureMaps(Callback):
         if self.layers is not None:
             features.check_layers(_network(pl_module), self.layers)
 
+    @never_fatal("feature maps cannot be drawn")
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -72,16 +70,11 @@ class FeatureMaps(Callback):
         writer = writer_of(trainer)
         if writer is None:
             return
-        try:
-            self._submit(writer, step_of(trainer), _network(pl_module), outputs, batch)
-            self._drawn_epoch = trainer.current_epoch
-        except Exception as error:
-            self.is_broken = True
-            what = f"feature maps cannot be drawn: {type(error).__name__}: {error}"
-            warnings.warn(f"{what}; training goes on without them", stacklevel=2)
+        self._submit(writer, step_of(trainer), _network(pl_module), outputs, batch)
+        self._drawn_epoch = trainer.current_epoch
 
     def _is_due(self, trainer: Trainer) -> bool:
-        if self.is_broken or trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.sanity_checking or trainer.state.fn != "fit":
             return False
         return self._drawn_epoch is None or trainer.current_epoch - self._drawn_epoch >= self.every
 
@@ -93,7 +86,7 @@ class FeatureMaps(Callback):
         found = features.feature_maps(network, normalise(first), layers).layers
         arrays = {number: value[0].float().cpu().numpy() for number, value in found.items()}  # (C, h, w)
         detections = outputs["detections"][0].float()  # (D, 6)
-        sure = detections[detections[:, 4] > SCORE_THRESHOLD]  # padding has a score of 0
+        sure = detections[detections[:, 4] >= SCORE_THRESHOLD]  # padding has a score of 0
         boxes = to_letterbox(sure[:, :4], batch.letterbox[0]).cpu().numpy()
         image = first[0].permute(1, 2, 0).cpu().numpy().copy()  # (H, W, 3)
         self.queue.submit(functools.partial(_draw, writer, step, arrays, boxes, image))
@@ -111,7 +104,7 @@ def _draw(
     pictures = {f"layer_{number}": features.draw_grid(array) for number, array in arrays.items()}
     pictures["attention"] = features.draw_overlay(image, attention)
     for name, picture in pictures.items():
-        writer.add_image(f"features/{name}", picture, step, dataformats="HWC")
+        log_encoded(writer, f"features/{name}", encode(picture, ".png"), picture.shape, step)
 
 
 def _network(pl_module: LightningModule) -> DetectionNetwork:

@@ -16,13 +16,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
 
+from ..atomic import write_whole
 from ..errors import InputError
 from ..health.faults import Kind
 from ..health.identity import GpuIdentity, identify
 from ..health.nvml import open_gpu
 from ..health.sampler import GpuSampler
 from ..health.summary import scalars_of_ranks, table
-from .record import write_atomically
 
 FILE = "gpu_health.json"
 
@@ -160,7 +160,7 @@ class GpuHealth(Callback):
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             content = {"period_seconds": self.period_s, "devices": devices}
-            write_atomically(self.directory / FILE, json.dumps(content, indent=2))
+            write_whole(self.directory / FILE, json.dumps(content, indent=2))
         except OSError as error:
             warnings.warn(f"{self.directory / FILE} could not be written: {error}", stacklevel=2)
 

@@ -7,13 +7,17 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+_NEVER = -1
+"""Epoch of a stop that there was not."""
 
 
 class Patience(EarlyStopping):
     """Ends training after so many epochs without a better ``val/map``, and says so.
 
     Its count is part of each checkpoint, the limit is not. What counts is validations: epochs without
-    one do not, and those with several count as often.
+    one do not, and those with several count as often; nor does one with nothing to find (-1).
 
     Args:
         epochs: 1 or more.
@@ -21,12 +25,18 @@ class Patience(EarlyStopping):
 
     def __init__(self, epochs: int) -> None:
         super().__init__("val/map", mode="max", patience=epochs, strict=False, check_finite=False)
+        self.stopped_epoch = _NEVER
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         epochs = self.patience
         super().load_state_dict(state_dict)
-        self.patience, self.stopped_epoch = epochs, 0
+        self.patience, self.stopped_epoch = epochs, _NEVER
+
+    def _validate_condition_metric(self, logs: dict[str, Tensor]) -> bool:
+        return super()._validate_condition_metric(logs) and not bool(logs[self.monitor] < 0)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.stopped_epoch:
-            rank_zero_info(f"stopped: val/map has not become better in {self.patience} epochs (--patience)")
+        if self.stopped_epoch != _NEVER:
+            rank_zero_info(
+                f"stopped: validations without a better val/map have come to {self.patience} (--patience)"
+            )

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from ..atomic import write_whole
 from ..background import BackgroundQueue, Pace
 from ..batch import Batch
 from ..errors import InputError
@@ -32,9 +31,8 @@ from ..pictures import (
     find_errors,
     label_statistics,
     take_apart,
-    write_whole,
 )
-from .tensorboard import step_of, writer_of
+from .tensorboard import log_encoded, never_fatal, step_of, writer_of
 
 FOLDER = "pictures"
 """In the run directory, and before the names in TensorBoard."""
@@ -42,24 +40,7 @@ FOLDER = "pictures"
 _SHARE = 0.005
 """Of one core, that panels may take over the run."""
 
-_Hook = TypeVar("_Hook", bound=Callable[..., None])
-
-
-def _never_fatal(hook: _Hook) -> _Hook:
-    """Let an error end the pictures, with a warning, and not the training."""
-
-    @functools.wraps(hook)
-    def guarded(self: Pictures, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        if self.is_broken or not trainer.is_global_zero:
-            return
-        try:
-            hook(self, trainer, *args, **kwargs)
-        except Exception as error:
-            self.is_broken = True
-            what = f"pictures cannot be made: {type(error).__name__}: {error}"
-            warnings.warn(f"{what}; training goes on without them", stacklevel=2)
-
-    return guarded  # type: ignore[return-value]
+_never_fatal = never_fatal("pictures cannot be made")
 
 
 class Pictures(Callback):
@@ -209,6 +190,8 @@ class Pictures(Callback):
             captions = [_image_name(trainer, m.position, m.image_id) for m in mistakes]
             draw = functools.partial(draw_worst, mistakes, captions, names)
             self._submit(trainer, "worst", step, draw)
+        else:  # those of an earlier validation would stand beside newer predictions
+            self.queue.submit(self._path("worst", ".jpg").unlink, missing_ok=True)
 
     # What becomes of it
 
@@ -237,26 +220,6 @@ def _publish(
     if writer is not None:
         log_encoded(writer, f"{FOLDER}/{path.stem}", contents, image.shape, step)
     write_whole(path, contents)
-
-
-def log_encoded(writer: SummaryWriter, tag: str, contents: bytes, shape: tuple[int, ...], step: int) -> None:
-    """Log a picture as the file it is; ``add_image`` would make a PNG of it, many times as large.
-
-    A writer that was closed is left alone.
-
-    Args:
-        writer: TensorBoard's.
-        tag: name of the picture.
-        contents: of a JPEG or PNG file.
-        shape: height, width and channels.
-        step: that it belongs to.
-    """
-    file_writer: Any = getattr(writer, "file_writer", None)  # its type does not tell that it may be None
-    if file_writer is None:
-        return
-    height, width, channels = shape
-    image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=contents)
-    file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
 def _is_last_validated(trainer: Trainer) -> bool:

@@ -16,8 +16,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from .. import pictures
+from ..atomic import write_whole
 from ..batch import Batch
+from ..pictures import Pixels, class_colour, draw_boxes, legible
 
 _COCO_NAMES = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,"
@@ -34,8 +35,6 @@ COCO_NAMES = _COCO_NAMES.split(",")
 _NOT_IN_COCO = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_IDS = [i for i in range(1, 91) if i not in _NOT_IN_COCO]
 """Their category ids: 1..90 with the ten ids left out that COCO lists without annotating."""
-
-Pixels = npt.NDArray[np.uint8]
 
 Found = dict[int, tuple[int, npt.NDArray[np.float32]]]
 """By position among the sources: id of the image, and (n, 6) x1, y1, x2, y2 px, score, class."""
@@ -73,6 +72,7 @@ class PredictionWriter(Callback):
         self._paths: list[Path] = []
         self._file_names: list[str] = []
         self._class_names: list[str] = []
+        self._drawn_names: list[str] = []
         self._category_ids: list[int] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -82,6 +82,7 @@ class PredictionWriter(Callback):
         self._paths = [Path(path) for path in trainer.datamodule.predict_paths]  # type: ignore[attr-defined]
         self._file_names = _relative_names(self._paths)
         self._class_names = _class_names(pl_module)
+        self._drawn_names = legible(self._class_names) if self.draw else []
         self._category_ids = _category_ids(pl_module, self._class_names)
 
     def on_predict_batch_end(
@@ -100,7 +101,7 @@ class PredictionWriter(Callback):
             self._found[index] = image_id, table[:count].copy()
             if self.draw:
                 image = trainer.datamodule.predict_image(index)  # type: ignore[attr-defined]
-                picture = draw_detections(image, table[:count], self._class_names)
+                picture = draw_detections(image, table[:count], self._drawn_names)
                 _write_picture(_picture_path(self._directory, self._file_names[index]), picture)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -146,11 +147,8 @@ def to_coco(
 
 def write_json(path: Path, results: list[dict[str, Any]]) -> None:
     """Write a list, an object a line, so that a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     lines = ",\n".join(json.dumps(result, ensure_ascii=False) for result in results)
-    part.write_text(f"[\n{lines}\n]\n" if results else "[]\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, f"[\n{lines}\n]\n" if results else "[]\n")
 
 
 def gather(found: Found) -> Found:
@@ -162,48 +160,22 @@ def gather(found: Found) -> Found:
     return {index: entry for part in parts for index, entry in part.items()}
 
 
-def class_colour(label: int) -> tuple[int, int, int]:
-    """BGR of a class, the same as in all pictures."""
-    red, green, blue = pictures.class_colour(label)
-    return blue, green, red
-
-
 def draw_detections(image: Pixels, rows: npt.NDArray[np.float32], names: Sequence[str]) -> Pixels:
-    """A copy of an image with a labelled box for each detection, the surest on top.
+    """A copy of an image with a box for each detection, the surest on top; see ``pictures.draw_boxes``.
 
     Args:
         image: uint8 BGR (H, W, 3).
         rows: (n, 6) x1, y1, x2, y2 in px, score, class.
-        names: name of each class.
+        names: of the classes, as ``pictures.legible`` gives them.
     """
-    image = np.ascontiguousarray(image).copy()
-    thickness = max(1, round(0.0015 * (image.shape[0] + image.shape[1])))  # px
-    for x1, y1, x2, y2, score, label in rows[np.argsort(rows[:, 4])].tolist():
-        colour = class_colour(int(label))
-        left, top = round(x1), round(y1)
-        cv2.rectangle(image, (left, top), (round(x2), round(y2)), colour, thickness)
-        name = names[int(label)]
-        # OpenCV's own font has no other letters.
-        text = f"{name if name.isascii() else int(label)} {score:.2f}"
-        _draw_label(image, text, left, top, colour, thickness)
-    return image
-
-
-def _draw_label(
-    image: Pixels, text: str, left: int, top: int, colour: tuple[int, int, int], thickness: int
-) -> None:
-    """Text on a filled ground above the corner (left, top), moved to where it lies inside the image."""
-    font, scale, stroke = cv2.FONT_HERSHEY_SIMPLEX, max(0.35, thickness / 4), max(1, thickness // 2)
-    (width, height), below = cv2.getTextSize(text, font, scale, stroke)
-    margin = stroke + 1
-    full_width, full_height = width + 2 * margin, height + below + 2 * margin
-    left = max(0, min(left, image.shape[1] - full_width))
-    top = top - full_height if top >= full_height else max(0, min(top, image.shape[0] - full_height))
-    cv2.rectangle(image, (left, top), (left + full_width, top + full_height), colour, cv2.FILLED)
-    blue, green, red = colour
-    luminance = 0.114 * blue + 0.587 * green + 0.299 * red  # ITU-R BT.601
-    ink = (0, 0, 0) if luminance > 127 else (255, 255, 255)
-    cv2.putText(image, text, (left + margin, top + margin + height), font, scale, ink, stroke, cv2.LINE_AA)
+    rows = rows[np.argsort(rows[:, 4])]
+    scores, labels = rows[:, 4].tolist(), rows[:, 5].astype(int).tolist()
+    captions = [f"{names[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    line_px = max(1, round(0.0015 * (image.shape[0] + image.shape[1])))
+    rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    colours = [class_colour(label) for label in labels]
+    drawn = draw_boxes(rgb, rows[:, :4], captions, colours, line_px, font_px=max(10, 7 * line_px))
+    return np.asarray(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), np.uint8)
 
 
 def _write_picture(path: Path, picture: Pixels) -> None:

@@ -17,6 +17,7 @@ from ..display import Bar, Display, duration, open_display
 from .epoch_table import EpochTable, metric_table, number
 from .first_batch import FirstBatch
 from .stalls import StallMonitor
+from .tensorboard import writer_of
 from .time_left import Estimate, TimeLeft, left_text, time_left
 
 _LOSS_INTERVAL_S = 1.0
@@ -112,8 +113,7 @@ class EpochProgress(ProgressBar):
         self._close_bars()
         self._epoch = trainer.current_epoch
         self._epoch_start_s = perf_counter()
-        self._validated, self._is_best = {}, False
-        self._losses_text = ""
+        self._validated, self._is_best, self._losses_text = {}, False, ""
         if self._time_left:
             self._time_left.begin_epoch(self._epoch_start_s, self._epoch, done)
         self._train_bar = self._open_bar(f"epoch {self._epoch_text(trainer)}", self.total_train_batches)
@@ -205,15 +205,15 @@ class EpochProgress(ProgressBar):
 
     def _print_whereabouts(self, trainer: Trainer) -> None:
         run = Path(trainer.default_root_dir)
-        if self._best:
-            best = f"best val/map {self._best['map']:.4f} in epoch {int(self._best['epoch']) + 1}"
-            self._say(best, "bold green")
+        if best := self._best:
+            self._say(f"best val/map {best['map']:.4f} in epoch {int(best['epoch']) + 1}", "bold green")
         self._say(f"run directory  {run}")
         for name in ("best", "last"):
             path = run / "checkpoints" / f"{name}.ckpt"
             if path.exists():
                 self._say(f"{name + ' weights':<13}  {path}")
-        self._say(f"curves         tensorboard --logdir {shlex.quote(str(run))}")
+        if writer_of(trainer) is not None:
+            self._say(f"curves         tensorboard --logdir {shlex.quote(str(run))}")
 
     # -- evaluation and prediction -----------------------------------------------------------------
 

@@ -6,9 +6,7 @@ import csv
 import io
 import json
 import math
-import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -20,6 +18,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
+
+from ..atomic import write_whole
+from ..data.cores import usable_cores
+from ..runs import METRICS, best_row, images_per_second, read_metrics
 
 PACKAGES = (
     "yolo-lightning",
@@ -67,7 +69,7 @@ class RunRecorder(Checkpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.monotonic()
         environment = describe_environment(trainer)
-        write_atomically(self.directory / "environment.json", json.dumps(environment, indent=2))
+        write_whole(self.directory / "environment.json", json.dumps(environment, indent=2))
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,7 +78,7 @@ class RunRecorder(Checkpoint):
 
     def _take_up(self, trainer: Trainer) -> None:
         """Go on with the rows and curves of the run that is resumed."""
-        rows = read_metrics(self.directory / "metrics.csv")
+        rows = read_metrics(self.directory / METRICS)
         self._rows = [row for row in rows if row["epoch"] < trainer.current_epoch]
         if self._rows and self._earlier_seconds is None:  # a checkpoint of before it was saved
             self._earlier_seconds = self._rows[-1].get("wall_seconds")
@@ -91,11 +93,13 @@ class RunRecorder(Checkpoint):
         self._validated = not trainer.sanity_checking
         self._validated_batch = trainer.fit_loop.total_batch_idx
 
-    @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = trainer.callback_metrics  # on all ranks: who reads first waits for the others' values
+        if not trainer.is_global_zero:
+            return
         logged = {
             name: float(value)
-            for name, value in trainer.callback_metrics.items()
+            for name, value in metrics.items()
             if self._validated or not name.startswith("val/")  # else they are an earlier epoch's
         }
         self._validated = False
@@ -106,7 +110,7 @@ class RunRecorder(Checkpoint):
         self._rows.append({**position, **logged, "wall_seconds": seconds})
         for logger in trainer.loggers:
             logger.save()  # what was logged so far is older than the checkpoint that comes next
-        write_atomically(self.directory / "metrics.csv", metrics_as_csv(self._rows))
+        write_whole(self.directory / METRICS, metrics_as_csv(self._rows))
         self._write_summary()
 
     @rank_zero_only
@@ -119,7 +123,7 @@ class RunRecorder(Checkpoint):
 
     def _write_summary(self) -> None:
         summary = summarise(self._rows, self.monitor, self.directory / "checkpoints")
-        write_atomically(self.directory / "summary.json", json.dumps(summary, indent=2))
+        write_whole(self.directory / "summary.json", json.dumps(summary, indent=2))
 
     @property
     def _seconds(self) -> float:
@@ -150,14 +154,11 @@ def summarise(rows: list[dict[str, float]], monitor: str, checkpoints: Path) -> 
         ``best`` and ``last`` (metrics, and the epoch counted from 0), ``epochs`` trained,
         ``images_per_second`` (median over the epochs), ``wall_seconds``, and ``checkpoints``.
     """
-    judged = [row for row in rows if not math.isnan(row.get(monitor, math.nan))]
-    best = max(judged, key=lambda row: row[monitor], default=rows[-1])
-    speeds = [row["perf/images_per_second"] for row in rows if "perf/images_per_second" in row]
     return {
-        "best": _whole_numbers(best),
+        "best": _whole_numbers(best_row(rows, monitor)),
         "last": _whole_numbers(rows[-1]),
         "epochs": len(rows),
-        "images_per_second": statistics.median(speeds) if speeds else None,
+        "images_per_second": images_per_second(rows),
         "wall_seconds": rows[-1]["wall_seconds"],
         "checkpoints": {
             name: str(path) if (path := checkpoints / f"{name}.ckpt").is_file() else None
@@ -184,14 +185,6 @@ def metrics_as_csv(rows: list[dict[str, float]]) -> str:
     return buffer.getvalue()
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a ``metrics.csv``; none when there is no file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
-
-
 def describe_environment(trainer: Trainer) -> dict[str, Any]:
     """Command, versions, commit and hardware of this run."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -201,7 +194,7 @@ def describe_environment(trainer: Trainer) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
+        "cpu_count": usable_cores(),
         "cpu": platform.processor() or platform.machine(),
         "gpus": gpus,
         "cuda": torch.version.cuda if gpus else None,
@@ -220,18 +213,11 @@ def _version(package: str) -> str | None:
 
 def git_commit() -> str | None:
     """Commit of the checkout that this code runs from; None when it is installed without one."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # git would look above, and find the repository of somebody's project
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that whoever reads it finds the old text or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())  # or a power cut might leave the new name without its text
-    temporary.replace(path)

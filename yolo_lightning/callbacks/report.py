@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from ..background import BackgroundQueue
 from ..report.page import write_report
-from ..report.read import METRICS
+from ..runs import METRICS
 
 
 class RunReport(Checkpoint):

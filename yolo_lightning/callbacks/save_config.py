@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+from ..atomic import write_whole
 from ..runs import CONFIG
-from .record import write_atomically
 
 KEPT = {
     "seed_everything", "trainer", "model", "data", "ema", "dashboard", "ddp", "runs_dir", "run_name",
@@ -34,4 +35,6 @@ class SaveConfig(SaveConfigCallback):
                 if key not in KEPT:
                     del config[key]
             text = self.parser.dump(config, skip_none=False, skip_validation=True)
-            write_atomically(Path(trainer.default_root_dir, CONFIG), text)
+            if not text.isascii():  # jsonargparse reads it in the encoding of whatever locale there is then
+                text = yaml.safe_dump(yaml.safe_load(text), sort_keys=False)
+            write_whole(Path(trainer.default_root_dir, CONFIG), text)

@@ -11,10 +11,10 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ..atomic import write_whole
 from ..background import BackgroundQueue
 from ..checkpoint_io import RunCheckpointIO
 from .phase_clock import PhaseClock, compile_seconds
-from .record import write_atomically
 
 PHASES = (
     "start_up", "compilation", "data_wait", "step", "validation", "checkpoints", "drawing", "other",
@@ -139,7 +139,7 @@ class TimeBudget(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._enter("other")
         if trainer.is_global_zero:
-            self._queue.submit(write_atomically, self.path, self._as_json())
+            self._queue.submit(write_whole, self.path, self._as_json())
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write_now(trainer)
@@ -159,7 +159,7 @@ class TimeBudget(Callback):
         with self._clock.during("drawing"):
             self._queue.drain()
         try:
-            write_atomically(self.path, self._as_json())
+            write_whole(self.path, self._as_json())
         except OSError as error:
             warnings.warn(f"{self.path}: cannot be written ({error.strerror})", stacklevel=1)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from ..atomic import write_whole
 from ..errors import InputError
 from ..report.compare import as_text, compare_runs
 from ..report.compare_page import comparison_page
-from ..report.page import write_page
 from ..report.read import find_run, read_run
-from .report import RUN_HELP, RUNS_DIR_HELP, Parser
+from .options import RUN_HELP, RUNS_DIR_HELP, Parser
 
 _DESCRIPTION = """Prints runs side by side: the options that differ, the metrics of their best epochs, and
 how fast they were. A star marks the best of a line. With --output the same is written as a page with the
@@ -35,8 +34,7 @@ def compare(runs: list[str], output: str | None = None, runs_dir: str = "runs") 
     if output is not None:
         path = Path(output).expanduser()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_page(path, comparison_page(read))
+            write_whole(path, comparison_page(read))
         except OSError as error:
             raise InputError(f"--output {output}: cannot be written ({error.strerror})") from None
         print(f"\n{path}")
@@ -49,12 +47,9 @@ def run_compare(argv: list[str]) -> None:
         InputError: an argument is wrong, or there is no such run.
         SystemExit: ``--help``.
     """
-    parser = Parser(
-        prog="yolo-lightning compare", usage="yolo-lightning compare [--output PAGE.html] RUN1 RUN2 …",
-        description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    parser = Parser("compare", "[--output PAGE.html] [--runs_dir DIR] RUN1 RUN2 …", _DESCRIPTION)
     parser.add_argument("runs", nargs="+", metavar="RUN", help=RUN_HELP)
     parser.add_argument("--output", metavar="PAGE.html", help="write a page as well")
     parser.add_argument("--runs_dir", default="runs", metavar="DIR", help=RUNS_DIR_HELP)
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     compare(options.runs, options.output, options.runs_dir)

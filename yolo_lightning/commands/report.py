@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import NoReturn
 
 from ..errors import InputError
 from ..report.page import write_report
 from ..report.read import find_run
+from .options import RUN_HELP, RUNS_DIR_HELP, Parser
 
 _DESCRIPTION = """Makes RUN/report.html out of the files in the run directory, and prints its path: what
 came out, curves, pictures, where the time went, the hardware, and the commands that go on from there. The
 page is one file that needs no network. A fit makes it by itself when it ends."""
-RUN_HELP = "directory of a run, or its name: 'fit' is the newest version in runs/fit"
-RUNS_DIR_HELP = "folder of all runs (default: runs)"
 
 
 def report(run: str, runs_dir: str = "runs") -> Path:
@@ -43,19 +40,8 @@ def run_report(argv: list[str]) -> None:
         InputError: an argument is wrong, or there is no such run.
         SystemExit: ``--help``.
     """
-    parser = Parser(
-        prog="yolo-lightning report", usage="yolo-lightning report [--runs_dir DIR] RUN",
-        description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    parser = Parser("report", "[--runs_dir DIR] RUN", _DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
     parser.add_argument("--runs_dir", default="runs", metavar="DIR", help=RUNS_DIR_HELP)
     options = parser.parse_args(argv)
     report(options.run, options.runs_dir)
-
-
-class Parser(argparse.ArgumentParser):
-    """Answers wrong arguments with one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong."""
-        raise InputError(f"{message} (see {self.prog} --help)")

@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from ..cluster import SlurmJob, sbatch_text, split_fit_options
 from ..errors import InputError
+from .options import Parser
 
 _DESCRIPTION = """Makes a job for Slurm out of a fit command and submits it: so many nodes, one process a GPU.
 When its time is nearly over, or it is pre-empted, the job saves itself, goes back into the queue, and
@@ -113,20 +113,9 @@ def _told(job: SlurmJob, number: str, runs: Path, script: Path) -> str:
   resume         RUN_NAME={name} sbatch --output={log} {quoted} --trainer.max_epochs N"""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see {self.prog} --help)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="yolo-lightning submit",
-        usage="yolo-lightning submit slurm [options] -- fit --data.root DIR [options of fit]",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    usage = "slurm [options] -- fit --data.root DIR [options of fit]"
+    parser = Parser("submit", usage, _DESCRIPTION, _EPILOG)
     parser.add_argument("cluster", choices=["slurm"], help="kind of cluster")
     size = parser.add_argument_group("size")
     size.add_argument("--nodes", type=int, default=SlurmJob.nodes, metavar="N", help="default: 1")

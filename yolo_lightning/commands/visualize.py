@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 import yaml
 
 from .. import features
+from ..atomic import write_whole
 from ..augment import normalise
 from ..batch import Batch
 from ..boxes import letterbox_geometry, to_letterbox
@@ -22,22 +22,23 @@ from ..errors import InputError
 from ..evaluation import detect
 from ..model.network import DetectionNetwork, build_network
 from ..model.weights import LoadedWeights, identify_architecture, load_weights, transfer_weights
-from ..pictures import Pixels, encode, write_whole
+from ..pictures import SCORE_THRESHOLD, Pixels, encode
 from ..resumption import read_resumption
 from ..runs import CONFIG, DEFAULT_NAME, find_checkpoint, run_directory_of
 from ..storage import newest_whole
-from .report import RUNS_DIR_HELP, Parser
+from .options import RUNS_DIR_HELP, Parser
 
 FOLDER = "visualize"
 """Where the pictures go: in the run directory, or in the working directory for weights of another origin."""
 _IMAGE_SIZE_PX = 640
-_SCORE_THRESHOLD, _IOU_THRESHOLD = 0.25, 0.45
+_IOU_THRESHOLD = 0.45
 """Of the detections that lead the attention, as for predict."""
 _OPTIONS = {
     "--data.predict_source": "--source",
     "--model.weights": "--weights",
     "model.weights": "--weights",
     "--model.architecture": "--architecture",
+    "model.architecture": "--architecture",
 }
 _DESCRIPTION = """Writes, for each image, a grid of feature maps of each layer (NAME_layerN.png, the
 channels that vary most first) and where the network looks (NAME_attention.png, EigenCAM over these layers).
@@ -82,7 +83,7 @@ def visualize(
         image_size: longer side that images are scaled to, px; that of the run, else 640, if left out.
         channels: tiles of a grid at most, 1 or more.
         interpolation: nearest shows the cells as they are, bilinear blurs them into each other.
-        architecture: of ``weights``, where it is a YAML of one's own; recognised if left out.
+        architecture: YAML of a model of one's own, where it is not found by itself.
         device: cpu, cuda, cuda:1; a GPU if there is one.
         runs_dir: folder of all runs.
         run_name: of the run that ``best`` and ``last`` belong to.
@@ -101,7 +102,7 @@ def visualize(
     with _own_options():
         paths = list_images(source)
         if ckpt_path is not None:
-            model = _from_checkpoint(ckpt_path, runs_dir, run_name or DEFAULT_NAME)
+            model = _from_checkpoint(ckpt_path, runs_dir, run_name or DEFAULT_NAME, architecture)
         else:
             model = _from_weights(str(weights), architecture)
     network = model.network
@@ -131,14 +132,14 @@ def _own_options() -> Iterator[None]:
         raise InputError(sentence) from error
 
 
-def _from_checkpoint(ckpt_path: str, runs_dir: str, run_name: str) -> _Model:
+def _from_checkpoint(ckpt_path: str, runs_dir: str, run_name: str, architecture: str | None) -> _Model:
     """The averaged weights of a run."""
     found = find_checkpoint(ckpt_path, runs_dir, run_name)
     if found is None:  # only where it is "auto"
         raise InputError(f"--ckpt_path {ckpt_path}: no run of '{run_name}' in {runs_dir} has a checkpoint")
     path = newest_whole(found, print)
     known = read_resumption(path).hyper_parameters
-    network = build_network(known["architecture"], int(known["num_classes"]))
+    network = build_network(architecture or known["architecture"], int(known["num_classes"]))
     _load(network, load_weights(path))
     run = run_directory_of(path)
     size = _image_size_of(run / CONFIG) if run else _IMAGE_SIZE_PX
@@ -146,7 +147,7 @@ def _from_checkpoint(ckpt_path: str, runs_dir: str, run_name: str) -> _Model:
 
 
 def _image_size_of(config: Path) -> int:
-    content = yaml.safe_load(config.read_text())
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
     return int(content["data"]["image_size"])
 
 
@@ -215,7 +216,7 @@ def _draw(
             network.head,
             raw,
             batch,
-            score_threshold=_SCORE_THRESHOLD,
+            score_threshold=SCORE_THRESHOLD,
             iou_threshold=_IOU_THRESHOLD,
             multi_label=False,
         )
@@ -254,11 +255,8 @@ def run_visualize(argv: list[str]) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="yolo-lightning visualize",
-        usage="yolo-lightning visualize (--ckpt_path CKPT | --weights FILE) --source IMAGE ... [options]",
-        description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
+    usage = "(--ckpt_path CKPT | --weights FILE) --source IMAGE ... [options]"
+    parser = Parser("visualize", usage, _DESCRIPTION)
     parser.add_argument("--source", nargs="+", required=True, metavar="IMAGE", help="images or folders")
     parser.add_argument(
         "--ckpt_path", metavar="CKPT", help="a run's checkpoint: a path, or 'best' or 'last' of the newest"
@@ -280,7 +278,10 @@ def _parser() -> Parser:
         "--interpolation", choices=get_args(features.Interpolation), default="nearest",
         help="between the cells of a map (default: nearest)",
     )  # fmt: skip
-    parser.add_argument("--architecture", metavar="FILE", help="YAML of a model of your own, with --weights")
+    parser.add_argument(
+        "--architecture", metavar="FILE",
+        help="YAML of a model of your own, where it is not found by itself",
+    )  # fmt: skip
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--runs_dir", default="runs", metavar="DIR", help=RUNS_DIR_HELP)
     parser.add_argument(

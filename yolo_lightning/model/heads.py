@@ -96,7 +96,8 @@ class AnchorFreeHead(Detect):
         super().__init__(nc=num_classes, ch=tuple(channels))
         self.num_classes = num_classes
         self.strides = tuple(strides)
-        self.stride = torch.tensor(strides, dtype=torch.float32)
+        # On the CPU also where a network is built on meta to count its parameters: bias_init reads them.
+        self.stride = torch.tensor(strides, dtype=torch.float32, device="cpu")
         self.bias_init()
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:  # type: ignore[override]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 
-Pixels = npt.NDArray[np.uint8]
+from .boxes import Pixels, legible
+
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
 
@@ -26,6 +25,8 @@ _COUNTED = 20
 """Up to so many classes each cell of a confusion matrix shows fraction and count."""
 _LISTED = 25
 """Confusions in the list beside a larger matrix."""
+_WIDEST_IN = 20.0
+"""Side of the largest confusion matrix."""
 _LONGEST_NAME = 18
 _INK, _PALE = "#1f2933", "#b6c2cf"
 
@@ -50,7 +51,7 @@ def precision_recall_picture(
     _draw_mean(axes, recall, precision, f"all classes {_mean(ap_50):.3f}")
     _finish(axes, "recall", "precision", "Precision against recall (IoU 0.5)")
     _write_legend(axes, "average precision")
-    return _pixels(figure)
+    return render(figure)
 
 
 def confidence_picture(
@@ -86,7 +87,7 @@ def confidence_picture(
             text = f"best {best_f1:.3f} at {best_confidence:.3f}"
             axes.text(0.5, 0.02, text, ha="center", fontsize=9, color=_INK, transform=axes.transAxes)
     _write_legend(axes, "best F1 of the class")
-    return _pixels(figure)
+    return render(figure)
 
 
 def confusion_picture(confusion: _Ints, class_names: Sequence[str]) -> Pixels:
@@ -99,12 +100,12 @@ def confusion_picture(confusion: _Ints, class_names: Sequence[str]) -> Pixels:
         class_names: C names.
 
     Returns:
-        uint8 RGB, its size growing with C.
+        uint8 RGB, its size growing with C, up to about 2600 px.
     """
     names, totals = [*_printable(class_names), "background"], confusion.sum(axis=0)
     part = confusion / np.maximum(totals, 1)
     sides, counted = len(names), len(class_names) <= _COUNTED
-    matrix_in = max(3.0, sides * (0.62 if counted else 0.17))
+    matrix_in = max(3.0, sides * 0.62 if counted else min(sides * 0.17, _WIDEST_IN))
     left_in, bottom_in, top_in, right_in = 1.7, 1.9, 0.6, 1.0 if counted else 4.3
     width_in, height_in = left_in + matrix_in + right_in, bottom_in + matrix_in + top_in
     figure = Figure(figsize=(width_in, height_in), dpi=_DPI)
@@ -112,7 +113,7 @@ def confusion_picture(confusion: _Ints, class_names: Sequence[str]) -> Pixels:
     axes = figure.add_axes((left_in / width_in, below, matrix_in / width_in, high))
     norm = PowerNorm(0.5, 0.0, 1.0)  # small parts matter, and would be white
     axes.imshow(part, cmap="Blues", norm=norm, interpolation="nearest", aspect="auto")
-    size = 9 if counted else 7
+    size = 9 if counted else min(7.0, 60 * matrix_in / sides)
     columns = [f"{name}  {total:,}" for name, total in zip(names, totals, strict=True)]
     axes.set_xticks(range(sides), columns, rotation=90, fontsize=size)
     axes.set_yticks(range(sides), names, fontsize=size)
@@ -123,16 +124,15 @@ def confusion_picture(confusion: _Ints, class_names: Sequence[str]) -> Pixels:
     if counted:
         _write_cells(axes, confusion, part)
     else:
-        axes.set_xticks(np.arange(-0.5, sides), minor=True)
-        axes.set_yticks(np.arange(-0.5, sides), minor=True)
-        axes.grid(which="minor", color="#e8ecf0", linewidth=0.4)
-        axes.tick_params(which="minor", length=0)
+        edges = np.arange(-0.5, sides)
+        for draw in (axes.hlines, axes.vlines):  # thinner in small cells, which they would cover
+            draw(edges, edges[0], edges[-1], color="#e8ecf0", linewidth=0.4 * size / 7)
         _write_list(figure, confusion, part, names, 1 - (right_in - 1.1) / width_in, 1 - top_in / height_in)
     bar = figure.add_axes(((left_in + matrix_in + 0.15) / width_in, below, 0.15 / width_in, high))
     figure.colorbar(ScalarMappable(norm, "Blues"), cax=bar, ticks=[0, 0.05, 0.25, 0.5, 1])
     bar.tick_params(labelsize=8)
     bar.set_ylabel("part of its column", fontsize=8)
-    return _pixels(figure)
+    return render(figure)
 
 
 def _write_cells(axes: Axes, confusion: _Ints, part: _Floats) -> None:
@@ -200,24 +200,18 @@ def _mean(values: _Floats) -> float:
     return float(known.mean()) if known.size else float("nan")
 
 
-@lru_cache
-def _letters() -> frozenset[int]:
-    """Code points that the font can draw."""
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
-
-
 def _printable(class_names: Sequence[str]) -> list[str]:
     """Names that can be drawn, the number of a class instead of one that cannot, and none too long."""
     names = []
-    for label, name in enumerate(class_names):
-        drawn = name if all(ord(letter) in _letters() for letter in name) else f"class {label}"
-        drawn = drawn if len(drawn) <= _LONGEST_NAME else f"{drawn[: _LONGEST_NAME - 1]}…"
+    for name in legible(class_names):
+        drawn = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
         # A dollar would begin a formula, and a legend leaves out what begins with an underscore.
         names.append((" " if drawn.startswith("_") else "") + drawn.replace("$", r"\$"))
     return names
 
 
-def _pixels(figure: Figure) -> Pixels:
+def render(figure: Figure) -> Pixels:
+    """A figure as RGB (H, W, 3)."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -98,17 +96,3 @@ def encode(image: Pixels, suffix: Literal[".jpg", ".png"]) -> bytes:
     else:
         Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
-
-
-def write_whole(path: Path, contents: bytes) -> None:
-    """Write a file, and its folder, so that whoever reads it finds the old contents or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(contents)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut might leave the new name without its contents
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)  # a part of it would take the room that is missing

@@ -100,11 +100,11 @@ def draw_label_statistics(statistics: LabelStatistics, names: Sequence[str], tit
         names: C names of classes.
         title: of the figure.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from .curves import render
+
     figure = Figure(figsize=(12, 9), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     (classes, sizes), (per_image, centres) = figure.subplots(2, 2)
     _draw_classes(classes, statistics.class_counts, legible(names))
     _draw_sizes(sizes, statistics)
@@ -113,8 +113,7 @@ def draw_label_statistics(statistics: LabelStatistics, names: Sequence[str], tit
     labels, images = int(statistics.class_counts.sum()), int(statistics.images_by_labels.sum())
     empty = int(statistics.images_by_labels[:1].sum())
     figure.suptitle(f"{title}: {labels:,} labels in {images:,} images; {empty:,} images without labels")
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return render(figure)
 
 
 def _draw_classes(axes: Axes, counts: _Ints, names: Sequence[str]) -> None:

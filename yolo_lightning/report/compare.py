@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..runs import images_per_second
 from .budget import PHASES, phase_seconds
 from .layout import NOTHING, duration, number
-from .outcome import MAP, MAP_50, class_scores, epochs_text, images_per_second, wall_seconds
+from .outcome import MAP, MAP_50, class_scores, epochs_text, wall_seconds
 from .read import Run
 
-NOT_OPTIONS = {"run_name", "runs_dir", "ckpt_path", "config", "trainer.default_root_dir"}
+NOT_OPTIONS = {"run_name", "runs_dir", "trainer.default_root_dir"}
 """Where a run lies, which says nothing of how it trained."""
 _ENVIRONMENT = ("gpus", "cuda", "cpu", "cpu_count", "precision", "world_size", "python", "git_commit")
 _WIDEST = 40
@@ -59,11 +61,11 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
 def short_names(runs: Sequence[Run]) -> list[str]:
     """A name for each run: its last folders, as many as tell them apart."""
     directories = [run.directory for run in runs]
-    for depth in range(2, max(len(path.parts) for path in directories) + 1):
+    for depth in itertools.count(2):
         names = ["/".join(path.parts[-depth:]) for path in directories]
         if len(set(names)) == len(set(directories)):
-            return names
-    return [str(path) for path in directories]
+            break
+    return names
 
 
 def flatten(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -114,7 +116,7 @@ def _metrics(runs: Sequence[Run]) -> list[Line]:
 
 def _speed(runs: Sequence[Run]) -> list[Line]:
     lines = [
-        _line("images a second", [images_per_second(run) for run in runs], "high", _short),
+        _line("images a second", [images_per_second(run.rows) for run in runs], "high", _short),
         _line("step, ms", [_median(run, "perf/step_ms") for run in runs], "low", _short),
         _line("data wait", [_median(run, "perf/data_wait_fraction") for run in runs], "low", _percent),
         _line("memory, MB", [_most(run, "perf/memory_peak_mb") for run in runs], "low", _short),

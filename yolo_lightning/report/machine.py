@@ -71,8 +71,7 @@ def health(run: Run) -> Section:
 
 def _devices(found: dict[str, Any]) -> list[dict[str, Any]]:
     devices = found.get("devices", [])
-    values = list(devices.values()) if isinstance(devices, dict) else devices
-    return [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
+    return [device for device in devices if isinstance(device, dict)] if isinstance(devices, list) else []
 
 
 def _title(device: dict[str, Any], place: int) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
-from typing import Any
 
+from ..runs import images_per_second
 from .layout import NOTHING, Section, bar, both, details, duration, number, table, tile
 from .markup import Child, Markup, tag
 from .read import Row, Run
@@ -38,29 +37,24 @@ def described(run: Run) -> str:
         f"{size} px" if size else None,
         f"batch {batch}" if batch else None,
         run.environment.get("precision"),
-        _hardware(run.environment),
+        _hardware(run),
         str(run.environment.get("started", "")).replace("T", " ")[:16] or None,
     ]
     return "  ·  ".join(str(part) for part in parts if part)
 
 
-def _hardware(environment: dict[str, Any]) -> str | None:
-    gpus = environment.get("gpus")
-    if isinstance(gpus, list) and gpus:
-        return f"{len(gpus)} × {gpus[0]}" if len(gpus) > 1 else str(gpus[0])
-    return f"{environment['cpu_count']} CPU cores" if environment.get("cpu_count") else None
+def _hardware(run: Run) -> str | None:
+    """What the run used; ``gpus`` are all that its machine has, and a process has one of them."""
+    gpus, processes, cores = (run.environment.get(key) for key in ("gpus", "world_size", "cpu_count"))
+    if isinstance(gpus, list) and gpus and run.option("trainer.accelerator") != "cpu":
+        return f"{processes} × {gpus[0]}" if isinstance(processes, int) and processes > 1 else str(gpus[0])
+    return f"{cores} CPU cores" if cores else None
 
 
 def wall_seconds(run: Run) -> float | None:
     """How long the run took: by its time budget, or else as its last row says."""
     value = run.time_budget.get("wall_seconds", run.last.get("wall_seconds"))
     return float(value) if isinstance(value, (int, float)) else None
-
-
-def images_per_second(run: Run) -> float | None:
-    """The median over the epochs."""
-    speeds = [row[SPEED] for row in run.rows if SPEED in row]
-    return statistics.median(speeds) if speeds else None
 
 
 def epochs_text(run: Run) -> str:
@@ -76,7 +70,7 @@ def section(run: Run) -> Section:
         tile("mAP 50–95", number(best.get(MAP)), f"best epoch: {int(best['epoch']) + 1}", "good"),
         tile("mAP 50", number(best.get(MAP_50)), f"mAP 75: {number(best.get('val/map_75'))}", "good"),
         tile("Epochs", epochs_text(run), _runs_text(run)),
-        tile("Images a second", number(images_per_second(run), ".3g"), "median of the epochs", "train"),
+        tile("Images a second", number(images_per_second(run.rows), ".3g"), "median of the epochs", "train"),
         tile("Wall time", duration(wall_seconds(run))),
     ]
     return Section(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from ..atomic import write_whole
 from . import budget, curves, evaluation, machine, next_steps, outcome, pictures
 from .layout import both, document
 from .markup import tag
@@ -43,15 +43,5 @@ def write_report(directory: str | Path) -> Path:
     """
     run = read_run(directory)
     path = run.directory / REPORT
-    write_page(path, page(run))
+    write_whole(path, page(run))
     return path
-
-
-def write_page(path: Path, text: str) -> None:
-    """Write a page so that whoever opens it sees the old one or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", errors="replace")  # names may be no Unicode
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

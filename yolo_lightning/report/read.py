@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,8 @@ from typing import Any
 import yaml
 
 from ..errors import InputError
+from ..runs import CONFIG, METRICS, best_row, read_metrics, versions
 
-METRICS = "metrics.csv"
-_VERSION = re.compile(r"version_(\d+)")
 _PICTURES = (".jpg", ".jpeg", ".png")
 
 Row = dict[str, float]
@@ -49,8 +46,7 @@ class Run:
     @property
     def best(self) -> Row:
         """The row with the greatest ``val/map``, the first of equals; the last row where none has one."""
-        judged = [row for row in self.rows if "val/map" in row]
-        return max(judged, key=lambda row: row["val/map"], default=self.rows[-1])
+        return best_row(self.rows)
 
     @property
     def last(self) -> Row:
@@ -100,7 +96,7 @@ def read_run(directory: str | Path) -> Run:
         rows=rows,
         summary=read("summary.json"),
         environment=read("environment.json"),
-        config=read("config.yaml"),
+        config=read(CONFIG),
         evaluation=read("evaluation.json"),
         gpu_health=read("gpu_health.json"),
         time_budget=read("time_budget.json"),
@@ -110,11 +106,10 @@ def read_run(directory: str | Path) -> Run:
 
 
 def _read_rows(path: Path) -> list[Row]:
+    if not path.is_file():
+        raise InputError(f"{path}: is missing; give a run that has trained an epoch")
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
-    except FileNotFoundError:
-        raise InputError(f"{path}: is missing; give a run that has trained an epoch") from None
+        rows = read_metrics(path)
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as a table of metrics ({error})") from None
     kept = [{name: value for name, value in row.items() if math.isfinite(value)} for row in rows]
@@ -132,18 +127,13 @@ def find_run(run: str, runs_dir: str | Path = "runs") -> Path:
     Raises:
         InputError: there is no such run.
     """
-    for folder in (Path(run).expanduser(), Path(runs_dir).expanduser() / run):
+    folders = (Path(run).expanduser(), Path(runs_dir).expanduser() / run)
+    for folder in folders:
         if (folder / METRICS).is_file():
             return folder
-        if newest := max(_versions(folder), default=None):
-            return newest[1]
-    if Path(run).is_dir():
+        trained = [version for version in versions(folder) if (version[1] / METRICS).is_file()]
+        if trained:
+            return max(trained)[1]
+    if any(folder.is_dir() for folder in folders):
         raise InputError(f"{run}: has no {METRICS}; give a run that has trained an epoch")
     raise InputError(f"{run}: there is no such run, neither as a folder nor in {runs_dir}; give one of them")
-
-
-def _versions(parent: Path) -> Iterator[tuple[int, Path]]:
-    if parent.is_dir():
-        for path in parent.iterdir():
-            if (match := _VERSION.fullmatch(path.name)) and (path / METRICS).is_file():
-                yield int(match[1]), path

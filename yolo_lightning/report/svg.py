@@ -106,7 +106,7 @@ def _frame(lines: Sequence[Line], unit: bool, from_zero: bool, whole_x: bool) ->
     low = min(low, 0.0) if from_zero else low
     if high - low < 1e-12 * max(1.0, abs(high)):  # a flat line lies in the middle, or on the ground
         margin = abs(high) * 0.5 or 1.0
-        low, high = (low if from_zero and low == 0 < high else low - margin), high + margin
+        low, high = (low if from_zero and low == 0 else low - margin), high + margin
     step = tick_step(high - low, 4)
     left, right = min(xs), max(xs)
     if left == right:
