@@ -9,9 +9,15 @@ import pytest
 import torch
 import yaml
 
+from tests.quiet import QUIET
 from yolo_lightning.__main__ import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+ON_CPU = [
+    "--data.image_size=64", "--data.batch_size=4", "--data.num_workers=0", "--model.compile=false",
+    "--trainer.accelerator=cpu", "--trainer.devices=1",
+]  # fmt: skip
+"""Of a run that takes seconds, all else as by default: it measures its steps and draws."""
 
 
 @pytest.fixture(autouse=True)
@@ -20,11 +26,8 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def small(*options: str) -> list[str]:
-    """Options of a run that takes seconds."""
-    return [
-        "--data.image_size=64", "--data.batch_size=4", "--data.num_workers=0", "--model.compile=false",
-        "--trainer.accelerator=cpu", "--trainer.devices=1", *options,
-    ]  # fmt: skip
+    """Options of a run that neither measures its steps nor draws."""
+    return [*ON_CPU, "--trainer.precision=32-true", "--model.channels_last=true", *QUIET, *options]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -104,9 +107,9 @@ def test_a_resumed_run_gives_the_weights_of_one_that_was_never_stopped(shapes: P
 
 @pytest.fixture(scope="module")
 def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two epochs."""
+    """A finished run of two epochs, as by default."""
     runs = tmp_path_factory.mktemp("cli")
-    main(["fit", *small("--data.root", str(shapes), "--trainer.max_epochs=2", f"--runs_dir={runs}")])
+    main(["fit", *ON_CPU, "--data.root", str(shapes), "--trainer.max_epochs=2", f"--runs_dir={runs}"])
     return runs / "fit" / "version_0"
 
 
@@ -169,16 +172,15 @@ def test_the_average_is_evaluated_not_the_live_weights(
 ) -> None:
     best = run / "checkpoints/best.ckpt"
     false = falsify_live_weights(best, tmp_path / "false.ckpt")
-    same = "--trainer.precision=32-true"  # the run's own precision is not known outside of its directory
     source = ["--data.predict_source", str(shapes / "images" / "val"), "--model.score_threshold=0.0001"]
     for checkpoint in (best, false):
-        main(["predict", "--ckpt_path", str(checkpoint), "--runs_dir=runs", same, *small(*source)])
+        main(["predict", "--ckpt_path", str(checkpoint), "--runs_dir=runs", *small(*source)])
     first, second = (Path(f"runs/predict/version_{k}/predictions.json").read_text() for k in (0, 1))
     assert first == second
     capsys.readouterr()
     tables = []
     for checkpoint in (best, false):
-        options = small("--data.root", str(shapes), "--runs_dir=runs", same)
+        options = small("--data.root", str(shapes), "--runs_dir=runs")
         main(["validate", "--ckpt_path", str(checkpoint), *options])
         tables.append([line for line in capsys.readouterr().out.splitlines() if "map" in line.lower()])
     assert tables[0] == tables[1] and tables[0]
@@ -267,6 +269,8 @@ def test_without_a_bar(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None
         ("--trainer.barebones=true", "barebones"),
         ("--seed_everything=-3", "0 or more"),
         ("--model.score_threshold=7", "from 0 to 1"),
+        ("--ema.decay=1.5", "from 0 to 1"),
+        ("--ema.ramp_updates=0", "above 0"),
         ("--model.optimizer.learning_rat=64", "did you mean --model.optimizer.learning_rate?"),
         ("--data.batch=4", "did you mean --data."),
     ],
@@ -274,12 +278,13 @@ def test_without_a_bar(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_options_that_cannot_be_had(
     shapes: Path, capsys: pytest.CaptureFixture[str], option: str, remedy: str
 ) -> None:
-    assert remedy in refused(capsys, "fit", "--data.root", str(shapes), option)
+    assert remedy in refused(capsys, "fit", *small("--data.root", str(shapes), option))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "gpu" in refused(capsys, "fit", "--data.root", str(shapes), "--trainer.accelerator=gpu").lower()
+    options = small("--data.root", str(shapes), "--trainer.accelerator=gpu")
+    assert "gpu" in refused(capsys, "fit", *options).lower()
 
 
 def test_missing_folder(capsys: pytest.CaptureFixture[str]) -> None:
@@ -303,7 +308,7 @@ def test_value_of_the_wrong_type(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_value_out_of_range(capsys: pytest.CaptureFixture[str], shapes: Path) -> None:
-    message = refused(capsys, "fit", "--data.root", str(shapes), "--model.optimizer.momentum=2")
+    message = refused(capsys, "fit", *small("--data.root", str(shapes), "--model.optimizer.momentum=2"))
     assert "model.optimizer.momentum" in message
 
 
@@ -348,7 +353,7 @@ def test_unreadable_image_in_a_worker(capsys: pytest.CaptureFixture[str], tmp_pa
     with pytest.raises(SystemExit):
         main([
             "predict", "--model.weights=weights.pt", "--data.predict_source=in", "--data.num_workers=1",
-            "--model.num_classes=2", "--trainer.accelerator=cpu",
+            "--data.image_size=64", "--model.num_classes=2", "--trainer.accelerator=cpu",
         ])  # fmt: skip
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert "b.png" in line and "truncated" in line
@@ -381,13 +386,25 @@ def test_missing_checkpoint(capsys: pytest.CaptureFixture[str], shapes: Path) ->
     assert "no run in" in refused(capsys, "fit", "--data.root", str(shapes), "--ckpt_path=last")
 
 
-def test_weights_are_looked_for_before_time_is_spent(
-    capsys: pytest.CaptureFixture[str], shapes: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        ("--model.weights=none.pt", "none.pt: is not a file; set model.weights to a .pt"),
+        ("--model.score_threshold=7", "from 0 to 1"),
+        ("--model.optimizer.momentum=2", "momentum"),
+        ("--data.batch_size=0", "data.batch_size"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_step_is_measured(
+    capsys: pytest.CaptureFixture[str],
+    shapes: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+    remedy: str,
 ) -> None:
     measured: list[Any] = []
     monkeypatch.setattr("yolo_lightning.launcher.settle_step", lambda *_, **__: measured.append(1))
-    line = refused(capsys, "fit", "--data.root", str(shapes), "--model.weights=none.pt")
-    assert "none.pt: is not a file" in line and "https://github.com/ultralytics/yolov5/releases" in line
+    assert remedy in refused(capsys, "fit", "--data.root", str(shapes), option)
     assert measured == []
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from tests.processes import side_by_side
 from yolo_lightning.metrics import CocoMeanAveragePrecision, log_values
 
 MAX_DETECTIONS = [1, 10, 100, 300]
@@ -296,7 +296,7 @@ def _one_rank(rank: int, world: int, images: list[dict[str, Any]], folder: str) 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")  # a rank without images never updated
 def test_ranks_with_unequal_numbers_of_images_agree_with_one_process(tmp_path: Path) -> None:
     images = random_images(np.random.default_rng(8), 9, 3, most=14)
-    mp.start_processes(_one_rank, (3, images, str(tmp_path)), nprocs=3, start_method="spawn")
+    side_by_side(_one_rank, 3, 3, images, str(tmp_path))
     expected = pycocotools_figures(images, 3)
     alone = CocoMeanAveragePrecision(3)
     feed(alone, images)
@@ -329,6 +329,6 @@ def _count_collectives(rank: int, images: list[dict[str, Any]], folder: str) -> 
 
 def test_a_synchronisation_of_unequal_ranks_takes_few_collectives(tmp_path: Path) -> None:
     images = random_images(np.random.default_rng(8), 9, 3, most=14)
-    mp.start_processes(_count_collectives, (images, str(tmp_path)), nprocs=2, start_method="spawn")
+    side_by_side(_count_collectives, 2, images, str(tmp_path))
     for rank in range(2):
         assert 3 <= len((tmp_path / str(rank)).read_text().split()) <= 10

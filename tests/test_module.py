@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch._dynamo.utils import counters
 
 from tests.tiny_data import annotation, image, write_coco
 from yolo_lightning import DetectionDataModule, YOLOv5
 from yolo_lightning.augment import AugmentationConfig
+from yolo_lightning.batch import Batch
 from yolo_lightning.errors import InputError
 from yolo_lightning.optim import OptimizerConfig
 
@@ -135,29 +136,34 @@ def quick_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     counters.clear()
 
 
+class LabelCounts(Callback):
+    """Notes how many labels the batches of the newest epoch and of the newest validation have."""
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self.trained: list[int] = []
+
+    def on_validation_epoch_start(self, *_: Any) -> None:
+        self.validated: list[int] = []
+
+    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Batch, *_: Any) -> None:
+        self.trained.append(int(batch.count.sum()))
+
+    def on_validation_batch_start(self, trainer: Trainer, module: Any, batch: Batch, *_: Any) -> None:
+        self.validated.append(int(batch.count.sum()))
+
+
 @pytest.mark.parametrize("architecture", ["yolov5n", "yolov5nu"])
 def test_one_graph_for_each_part_and_no_recompile(
-    tmp_path: Path, shapes: Path, architecture: str, quick_backend: None
+    tmp_path: Path, architecture: str, quick_backend: None
 ) -> None:
-    """Three epochs with validations, closing the mosaic on the way: the probe, augmentation, and losses."""
+    """Three epochs with validations, closing the mosaic on the way: the probe, augmentation, and losses.
+
+    Batches of two pictures have none, one and as many labels as there is room for, in changing order.
+    """
     from yolo_lightning.compilation import compiler_obstacle
 
     compiler_obstacle.cache_clear()
-    config = AugmentationConfig(close_mosaic=1)
-    module = YOLOv5(architecture, compile="default", augmentation=config)
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        trainer(tmp_path, max_epochs=3).fit(module, data(shapes))
-    assert not counters["graph_break"]
-    assert counters["stats"]["unique_graphs"] == 3
-    compiler_obstacle.cache_clear()
-
-
-def test_no_recompile_whatever_the_number_of_labels(tmp_path: Path, quick_backend: None) -> None:
-    """Batches of two pictures with none, one and as many labels as there is room for, in changing order."""
-    from yolo_lightning.compilation import compiler_obstacle
-
-    compiler_obstacle.cache_clear()
-    counts = [0, 0, 1, 16, 16, 7, 0, 3]
+    counts = [0, 0, 16, 16, 0, 1, 0, 7]
     for split in ("train", "val"):
         images = [image(i, f"{i}.png") for i in range(len(counts))]
         labels = [(i, k) for i, count in enumerate(counts) for k in range(count)]
@@ -165,11 +171,15 @@ def test_no_recompile_whatever_the_number_of_labels(tmp_path: Path, quick_backen
         document = {"images": images, "annotations": boxes,
                     "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}  # fmt: skip
         write_coco(tmp_path / "data", document, split)
-    module = YOLOv5(compile="default")
+    module = YOLOv5(architecture, compile="default", augmentation=AugmentationConfig(close_mosaic=1))
+    labels_of = LabelCounts()
     with torch._dynamo.config.patch(error_on_recompile=True):
-        trainer(tmp_path, max_epochs=2).fit(module, data(tmp_path / "data"))
+        runner = trainer(tmp_path, max_epochs=3, callbacks=[labels_of])
+        runner.fit(module, data(tmp_path / "data", batch_size=2))
     assert not counters["graph_break"]
     assert counters["stats"]["unique_graphs"] == 3
+    assert labels_of.validated == [0, 32, 1, 7]
+    assert 0 in labels_of.trained and max(labels_of.trained) >= 16  # without mosaic the loss sees the same
     compiler_obstacle.cache_clear()
 
 

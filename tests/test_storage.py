@@ -3,7 +3,6 @@ import os
 import random
 import resource
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.mounts import file_system
 from yolo_lightning.storage import (
     BackgroundWriter,
     NoSpace,
@@ -113,7 +113,7 @@ def kill_many(folder: str, background: str, seed: str) -> None:
     write(contents(0), last, keep_previous=True)
     assert {file.name for file in Path(folder).iterdir()} == {"last.ckpt", "last.previous.ckpt", "told"}
     print(f"{written} written, {mid_write} kills in a write")
-    assert written > 20
+    assert written > 0 and mid_write > 0
 
 
 def _write_for_ever(last: Path, told: Path, number: int, background: bool) -> None:
@@ -178,16 +178,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of one megabyte."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = (
-        shutil.which("mount")
-        and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True
-        ).returncode
-    )
-    if not mounted:
-        pytest.skip("mounting a file system is not permitted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with file_system(folder, "1m"):
+        yield folder
 
 
 def check_that_both_are_as_before(last: Path, message: str) -> None:

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.processes import side_by_side
 from yolo_lightning.errors import InputError
 from yolo_lightning.strategy import ConfiguredDDP, DDPConfig, build_strategy, count_devices
 
@@ -155,5 +156,5 @@ def test_gradients_are_compressed_on_request_also_on_a_cpu(
 ) -> None:
     with torch.multiprocessing.Manager() as manager:
         found = manager.dict()
-        torch.multiprocessing.spawn(_exchange, (str(tmp_path), compress, found), nprocs=2)  # type: ignore[attr-defined]
+        side_by_side(_exchange, 2, str(tmp_path), compress, found)
         assert dict(found) == {"gradient": expected, "is a view": True}

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.debian import PackagesMissing
+from tests.quiet import QUIET
 from tests.slurm_cluster import SlurmCluster, fetch_slurm
 from yolo_lightning.data.synthetic import make_dataset
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "submit_slurm.sh"
-EPOCHS, BATCHES = 16, 6
+EPOCHS, BATCHES = 8, 12
 """Of a run, and of an epoch of it on each rank."""
 
 Submit = Callable[..., int]
@@ -55,7 +56,7 @@ def submit(cluster: SlurmCluster) -> Submit:
         "--model.compile=false", "--model.channels_last=true", "--trainer.precision=32-true",
         # Two batches a step: a stop may fall between them.
         "--model.optimizer.nominal_batch_size=8", "--model.optimizer.warmup_epochs=0",
-        f"--trainer.max_epochs={EPOCHS}", "--checkpoint_minutes=0",
+        f"--trainer.max_epochs={EPOCHS}", "--checkpoint_minutes=0", *QUIET,
     )  # fmt: skip
 
     def submit_(run_name: str, *options: str, **environment: str) -> int:
@@ -66,8 +67,14 @@ def submit(cluster: SlurmCluster) -> Submit:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(cluster: SlurmCluster, submit: Submit) -> Path:
-    """Directory of a run that nothing has happened to."""
+def undisturbed_job(cluster: SlurmCluster, submit: Submit) -> int:
+    """Number of a job that nothing has happened to."""
     job = submit("undisturbed")
     assert cluster.finish(job, 200) == "COMPLETED", cluster.tell()
+    return job
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: SlurmCluster, undisturbed_job: int) -> Path:
+    """Directory of its run."""
     return cluster.folder / "runs" / "undisturbed" / "version_0"

@@ -1,4 +1,4 @@
-"""Several processes on one machine: the gradient of the joined batch, and a whole run.
+"""Several processes on one machine: the gradient of the joined batch, and compiled training.
 
 The gradients are those that the optimizer meets in a real ``fit``. Batch norms use fixed statistics there,
 because each rank's would be of its own images; with that nothing differs but what DDP and the loss do.
@@ -12,11 +12,7 @@ What is equal to what follows from the classic loss, which divides by the matche
   only when the first gradients have been computed.
 """
 
-import json
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -30,6 +26,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_every
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from tests.processes import free_port, side_by_side
 from yolo_lightning import DetectionDataModule, YOLOv5
 from yolo_lightning.batch import Batch, row_mask
 from yolo_lightning.optim import OptimizerConfig
@@ -41,6 +38,13 @@ HEADS = ("yolov5n", "yolov5nu")
 LIMITS = {"64-true": 1e-9, "32-true": 1e-5}
 """Precision, and how far gradients may differ."""
 LABELS = ("ragged", "regrouped", "repeated")
+CASES = [
+    (head, precision, labels)
+    for head in HEADS
+    for precision in LIMITS
+    for labels in LABELS
+    if (precision, labels) != ("32-true", "regrouped")  # float64 shows what is equal
+]
 LABELLED = (0, 1, 4, 5)
 """The images with labels; rank 1 has the others, in each layout with two ranks."""
 
@@ -135,16 +139,10 @@ def fit(
 
 
 def join(rank: int, port: int) -> None:
-    """Make a process that was spawned one of two ranks."""
+    """Make this process one of two ranks."""
     torch.set_num_threads(1)
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = str(port)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -177,9 +175,7 @@ def gradient_of_a_step(head: str, precision: str, labels: str, layout: str, rank
 def all_gradients(ranks: int, rank: int = 0) -> dict[str, Gradients]:
     return {
         f"{head} {precision} {labels} {layout}": gradient_of_a_step(head, precision, labels, layout, rank)
-        for head in HEADS
-        for precision in LIMITS
-        for labels in LABELS
+        for head, precision, labels in CASES
         for layout, (of_ranks, _) in LAYOUTS.items()
         if of_ranks == ranks
     }
@@ -196,7 +192,7 @@ def _work(rank: int, port: int, folder: str) -> None:
 def gradients(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gradients]:
     """Of every case: those of two ranks as rank zero has them, and those of one process."""
     folder = tmp_path_factory.mktemp("gradients")
-    torch.multiprocessing.spawn(_work, (free_port(), str(folder)), nprocs=2)  # type: ignore[attr-defined]
+    side_by_side(_work, 2, free_port(), str(folder))
     first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     for case in first:  # DDP leaves the same on both
         assert all(torch.equal(first[case][name], second[case][name]) for name in first[case])
@@ -212,8 +208,7 @@ def largest_difference(a: Gradients, b: Gradients) -> float:
 EACH = pytest.mark.parametrize(("head", "precision"), [(h, p) for h in HEADS for p in LIMITS])
 
 
-@pytest.mark.parametrize("labels", LABELS)
-@EACH
+@pytest.mark.parametrize(("head", "precision", "labels"), CASES)
 def test_two_ranks_have_the_gradient_of_one_process(
     gradients: dict[str, Gradients], head: str, precision: str, labels: str
 ) -> None:
@@ -228,6 +223,8 @@ def test_accumulating_equally_many_matches_has_the_gradient_of_the_joined_batch(
 ) -> None:
     """The u head's matches depend on the images too, so there they agree for equal images alone."""
     for labels in ("repeated",) if head == "yolov5nu" else ("regrouped", "repeated"):
+        if (head, precision, labels) not in CASES:
+            continue
         case = f"{head} {precision} {labels}"
         for layout in ("2 x 2 twice", "1 x 4 twice"):
             difference = largest_difference(gradients[f"{case} {layout}"], gradients[f"{case} 1 x 8"])
@@ -281,8 +278,7 @@ def _train(rank: int, port: int, data: str, folder: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_compiled_training_on_two_ranks_is_the_same_and_compiles_once(tmp_path: Path, shapes: Path) -> None:
-    arguments = (free_port(), str(shapes), str(tmp_path))
-    torch.multiprocessing.spawn(_train, arguments, nprocs=2)  # type: ignore[attr-defined]
+    side_by_side(_train, 2, free_port(), str(shapes), str(tmp_path))
     eager, compiled, other = (
         torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("False0", "default0", "default1")
     )
@@ -290,21 +286,3 @@ def test_compiled_training_on_two_ranks_is_the_same_and_compiles_once(tmp_path: 
     assert compiled["graphs"] >= 2  # the augmentation; network and loss
     assert largest_difference(compiled["gradient"], eager["gradient"]) <= 1e-2
     assert all(torch.equal(compiled["weights"][name], other["weights"][name]) for name in other["weights"])
-
-
-def test_a_run_on_two_processes(tmp_path: Path, shapes: Path) -> None:
-    """5 validation images are 3 and 2: one rank has a batch more, and none is counted twice."""
-    command = [
-        sys.executable, "-m", "yolo_lightning", "fit", f"--data.root={shapes}", "--data.image_size=64",
-        "--data.batch_size=2", "--data.num_workers=0", "--model.compile=false", "--trainer.max_epochs=2",
-        "--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp",
-        f"--runs_dir={tmp_path}",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    [version] = (tmp_path / "fit").iterdir()
-    summary = json.loads((version / "summary.json").read_text())
-    assert summary["epochs"] == 2
-    assert summary["last"]["val/map"] >= 0
-    assert (version / "checkpoints" / "last.ckpt").is_file()

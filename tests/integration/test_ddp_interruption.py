@@ -8,22 +8,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.processes import run
 from tests.run_comparison import assert_equal_runs, contents
 
 ROOT = Path(__file__).parents[2]
 BATCHES = 5
 
 
-def fit(shapes: Path, runs: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def options(shapes: Path, runs: Path, *more: str) -> list[str]:
     """Three epochs on two processes, one picture a batch in each."""
-    command = [
-        sys.executable, "-m", "yolo_lightning", "fit", "--data.root", str(shapes), "--data.image_size=64",
-        "--data.batch_size=1", "--data.num_workers=0", "--model.compile=false", "--model.channels_last=true",
+    return [
+        "fit", "--data.root", str(shapes), "--data.image_size=64", "--data.batch_size=1",
+        "--data.num_workers=0", "--model.compile=false", "--model.channels_last=true",
         "--trainer.precision=32-true", "--model.optimizer.nominal_batch_size=4",
         "--model.optimizer.warmup_epochs=0", "--trainer.max_epochs=3",
         "--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", f"--runs_dir={runs}",
-        *options,
+        *more,
     ]  # fmt: skip
+
+
+def fit(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """On two processes, of which Lightning starts the second."""
+    command = [sys.executable, "-m", "yolo_lightning", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
 
@@ -34,32 +40,40 @@ def stop(epoch: int, batch: int, rank: int) -> str:
 
 
 def test_a_signal_to_one_process_stops_both(shapes: Path, tmp_path: Path) -> None:
-    whole = fit(shapes, tmp_path, "--run_name=whole")
+    whole = fit(*options(shapes, tmp_path, "--run_name=whole"))
     assert whole.returncode == 0, whole.stderr[-3000:]
+    # 5 validation images are 3 and 2: one rank has a batch more.
+    summary = json.loads((tmp_path / "whole" / "version_0" / "summary.json").read_text())
+    assert summary["epochs"] == 3 and summary["last"]["val/map"] >= 0
     parts = tmp_path / "parts" / "version_0"
     # In the middle of an epoch; and so late that it is learnt of when the epoch has ended.
     for epoch, batch, rank, saved in ((0, 1, 1, 3), (1, BATCHES - 1, 1, 10)):
-        stopped = fit(shapes, tmp_path, "--run_name=parts", "--ckpt_path=auto", stop(epoch, batch, rank))
+        place = stop(epoch, batch, rank)
+        stopped = fit(*options(shapes, tmp_path, "--run_name=parts", "--ckpt_path=auto", place))
         assert stopped.returncode == 75, stopped.stderr[-3000:]
         loop = contents(parts)["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         assert loop["total"]["processed"] == saved
         assert stopped.stdout.count("run directory") == 1
-    resumed = fit(shapes, tmp_path, "--run_name=parts", "--ckpt_path=auto", "--trainer.callbacks=null")
-    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    more = ("--run_name=parts", "--ckpt_path=auto", "--trainer.callbacks=null")
+    statuses, written = run(options(shapes, tmp_path, *more), ranks=2)
+    assert statuses == [0, 0], written[-3000:]
     assert_equal_runs(tmp_path / "whole" / "version_0", parts)
 
 
 def test_an_epoch_goes_on_with_another_number_of_processes(shapes: Path, tmp_path: Path) -> None:
-    stopped = fit(shapes, tmp_path, "--run_name=parts", stop(1, 0, 0))
+    # Left open, the precision is measured by the first process, and the second one is told.
+    more = ("--run_name=parts", "--trainer.precision=null", stop(1, 0, 0))
+    stopped = fit(*options(shapes, tmp_path, *more))
     assert stopped.returncode == 75, stopped.stderr[-3000:]
     parts = tmp_path / "parts" / "version_0"
     [loader] = contents(parts)["loops"]["fit_loop"]["state_dict"]["combined_loader"]
     assert loader == {"epoch": 1, "seen": 4, "images": 10}
-    alone = fit(
+    alone = options(
         shapes, tmp_path, "--run_name=parts", "--ckpt_path=last", "--trainer.callbacks=null",
         "--trainer.devices=1", "--data.batch_size=3",
     )  # fmt: skip
-    assert alone.returncode == 0, alone.stderr[-3000:]
+    [status], written = run(alone)
+    assert status == 0, written[-3000:]
     loop = contents(parts)["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     # 5 + 2 batches of 2 x 1, then 2 of 3 for the 6 pictures that are left, then 4 of 3 for all 10
     assert loop["total"]["processed"] == 7 + 2 + 4

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from tests.processes import run
+from tests.quiet import QUIET
 from yolo_lightning.batch import Batch
 from yolo_lightning.data.synthetic import make_dataset
 
@@ -44,14 +43,13 @@ class Witness(Callback):
 
 def command_line(subcommand: str, ranks: int, *options: str) -> None:
     """Run the command on so many processes of this machine; a hang fails."""
-    command = [
-        sys.executable, "-m", "yolo_lightning", subcommand, "--data.image_size=64", "--data.num_workers=0",
-        "--data.cache=none", "--model.compile=false", "--trainer.precision=32-true",
+    arguments = [
+        subcommand, "--data.image_size=64", "--data.num_workers=0", "--data.cache=none",
+        "--model.compile=false", "--model.channels_last=true", "--trainer.precision=32-true",
         "--trainer.accelerator=cpu", f"--trainer.devices={ranks}", *options,
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-4000:]
+    statuses, written = run(arguments, ranks)
+    assert statuses == [0] * ranks, written[-4000:]
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +135,24 @@ def test_a_rank_without_labels_holds_nobody_up(tmp_path: Path, head: str) -> Non
     )  # fmt: skip
     summary = json.loads((tmp_path / "runs" / "fit" / "version_0" / "summary.json").read_text())
     assert summary["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--trainer.check_val_every_n_epoch=5", "--trainer.enable_checkpointing=false"),
+        ("--trainer.max_steps=3", "--patience=0"),
+    ],
+)
+def test_an_epoch_that_nothing_but_its_record_ends_holds_nobody_up(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """The means of the losses over the ranks are taken by who reads them first; here the record is alone."""
+    data = make_dataset(tmp_path / "shapes", train_images=16, val_images=3, image_size=64)
+    command_line(
+        "fit", 2, f"--data.root={data}", "--data.batch_size=2", "--trainer.max_epochs=2",
+        "--model.optimizer.nominal_batch_size=4", "--model.optimizer.warmup_epochs=0",
+        *QUIET, f"--runs_dir={tmp_path / 'runs'}", *options,
+    )  # fmt: skip
+    summary = json.loads((tmp_path / "runs" / "fit" / "version_0" / "summary.json").read_text())
+    assert summary["last"]["step"] == (3 if "--trainer.max_steps=3" in options else 8)

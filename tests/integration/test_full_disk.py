@@ -2,9 +2,6 @@
 
 import os
 import resource
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +9,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from tests.mounts import file_system
+from tests.processes import run
 from yolo_lightning.checkpoint_io import RunCheckpointIO
 from yolo_lightning.storage import fault
 
-REPOSITORY = Path(__file__).parents[2]
 HOW = "TEST_DISK_FILLS"
 """Environment variable: ``limit``, or the file that fills the disk; a resumed run has the callback too."""
 
@@ -47,19 +45,8 @@ def runs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path,
     if request.param == "limit":
         yield folder, "limit"
         return
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a file system is not permitted here")
-    try:
+    with file_system(folder, "300m"):
         yield folder, str(folder / "ballast")
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def fit(*options: str, how: str = "") -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "yolo_lightning", "fit", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), HOW: how}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
 
 def epochs_in(path: Path) -> int:
@@ -78,14 +65,14 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_it_goes_on_later(
         "--trainer.precision=32-true", "--model.channels_last=false", f"--runs_dir={folder}",
         "--trainer.callbacks+=tests.integration.test_full_disk.DiskFills",
     ]  # fmt: skip
-    done = fit(*options, how=how)
-    assert done.returncode == 2, done.stderr[-3000:]
-    [sentence] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    [status], written = run(["fit", *options], environment={HOW: how})
+    assert status == 2, written[-3000:]
+    [sentence] = [line for line in written.splitlines() if line.startswith("error: ")]
     checkpoints = folder / "fit" / "version_0" / "checkpoints"
     reason = "see ulimit -f" if how == "limit" else "the disk is full"
     assert reason in sentence and ".ckpt: cannot be written" in sentence
     assert "the earlier checkpoints are whole, make room and resume with --ckpt_path" in sentence
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in written
     left = {file.name for file in checkpoints.iterdir()}
     assert left == {"best.ckpt", "last.ckpt", "last.previous.ckpt"}
     assert [fault(checkpoints / name) for name in left] == [None] * 3
@@ -96,7 +83,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_it_goes_on_later(
 
     if how != "limit":
         Path(how).unlink()
-    done = fit("--ckpt_path=last", f"--runs_dir={folder}")
-    assert done.returncode == 0, done.stderr[-3000:]
+    [status], written = run(["fit", "--ckpt_path=last", f"--runs_dir={folder}"])
+    assert status == 0, written[-3000:]
     assert epochs_in(checkpoints / "last.ckpt") == 4
     assert len((checkpoints.parent / "metrics.csv").read_text().splitlines()) == 5

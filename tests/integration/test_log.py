@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.screen import Screen
+from yolo_lightning.data.synthetic import make_dataset
 
 EPOCHS = 30
 WIDTH = 100
@@ -35,8 +36,7 @@ ROW = re.compile(r"\s+(\d+)/\d+ .*", re.ASCII)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With the built-in data in it, of 8 and 4 images."""
     folder = tmp_path_factory.mktemp("log")
-    synth = ["synth", "--output=shapes", "--train_images=8", "--val_images=4", "--image_size=64"]
-    subprocess.run([*PROGRAM, *synth], cwd=folder, check=True, capture_output=True)
+    make_dataset(folder / "shapes", train_images=8, val_images=4, image_size=64)
     return folder
 
 

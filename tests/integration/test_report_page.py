@@ -56,7 +56,7 @@ def test_the_time_budget_is_the_time_of_the_process(fit: Fit) -> None:
     seconds = budget["seconds"]
     assert all(value >= 0 for value in seconds.values())
     assert sum(seconds.values()) == pytest.approx(budget["wall_seconds"], rel=0.02)
-    assert budget["wall_seconds"] == pytest.approx(fit.seconds, rel=0.02, abs=0.2)
+    assert fit.seconds - 2 < budget["wall_seconds"] <= fit.seconds  # it is written before the end
     for phase in ("start_up", "step", "validation", "checkpoints"):
         assert seconds[phase] > 0, phase
 
@@ -85,7 +85,7 @@ def test_the_report_opens_by_itself(fit: Fit, browser: Browser, width: int) -> N
         rows = page.locator("#time tbody td:nth-of-type(1)").all_inner_texts()
         total = page.locator("#time tfoot td:nth-of-type(1)").inner_text()
         assert sum(round(10 * float(row)) for row in rows) == round(10 * float(total))
-        assert float(total) == pytest.approx(fit.seconds, rel=0.02, abs=0.5)  # it is written before the end
+        assert fit.seconds - 2 < float(total) <= fit.seconds + 0.05  # which is its rounding
         assert str(fit.directory / "checkpoints" / "last.ckpt") in page.locator("#next").inner_text()
     finally:
         page.close()

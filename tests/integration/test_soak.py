@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import random
 import time
 from collections.abc import Callable
@@ -11,24 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import start
+from tests.quiet import QUIET
 from tests.run_comparison import assert_equal_runs, contents
 from yolo_lightning.data.synthetic import make_dataset
 
 KILLS = 30
 EPOCHS, BATCHES = 10, 20
-
-
-def train(arguments: list[str], log: Path) -> None:
-    """The command in a process of its own, its output into a file."""
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    import torch
-
-    from yolo_lightning.__main__ import main
-
-    torch.set_num_threads(1)
-    main(arguments)
 
 
 def wait_until(happened: Callable[[], bool], process: multiprocessing.process.BaseProcess) -> None:
@@ -50,12 +38,9 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         "--model.optimizer.nominal_batch_size=4", "--model.optimizer.warmup_epochs=0",
         "--trainer.accelerator=cpu", "--trainer.devices=1",
         f"--trainer.max_epochs={EPOCHS}", f"--runs_dir={tmp_path}", "--ckpt_path=auto",
-        "--checkpoint_minutes=0.001",
+        "--checkpoint_minutes=0.001", *QUIET,
     ]  # fmt: skip
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["yolo_lightning.cli"])  # a start takes 1 s instead of 6
-    whole = context.Process(target=train, args=([*options, "--run_name=whole"], tmp_path / "whole.log"))
-    whole.start()
+    whole = start([*options, "--run_name=whole"], tmp_path / "whole.log")
     whole.join()
     assert whole.exitcode == 0, (tmp_path / "whole.log").read_text()[-3000:]
 
@@ -63,8 +48,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     last = run / "checkpoints" / "last.ckpt"
     saved = 0
     for kill in range(KILLS):
-        process = context.Process(target=train, args=([*options, "--run_name=parts"], log))
-        process.start()
+        process = start([*options, "--run_name=parts"], log)
         known = last.stat().st_mtime_ns if last.exists() else 0
         if kill % 5 == 4:  # before or while it finds its checkpoint
             process.join(moment.uniform(0, 3))
@@ -77,8 +61,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         saved += last.exists() and last.stat().st_mtime_ns != known
     assert saved > KILLS // 2  # else it was not training that was killed
     assert len(list(run.parent.iterdir())) == 1
-    final = context.Process(target=train, args=([*options, "--run_name=parts"], log))
-    final.start()
+    final = start([*options, "--run_name=parts"], log)
     final.join()
     assert final.exitcode == 0, log.read_text()[-3000:]
     assert "damaged" not in log.read_text()
