@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -419,3 +422,14 @@ def test_synth_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "synth" in capsys.readouterr().out
+
+
+def test_a_letter_that_the_locale_lacks_ends_nothing() -> None:
+    program = (
+        "import yolo_lightning.cli as cli, yolo_lightning.__main__ as command\n"
+        "cli.run = lambda arguments: print('≥ 猫 é')\n"
+        "command.main([])"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
+    assert (done.returncode, done.stdout.decode("latin-1")) == (0, "? ? é\n"), done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from contextlib import nullcontext
 
@@ -17,6 +18,9 @@ def main(argv: list[str] | None = None) -> None:
         argv: arguments after the program's name; those of the process if left out.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a letter that the locale lacks must not end a run
     # Only training has something to save before it ends. What takes seconds to import comes after.
     with watching(is_program=argv is None) if arguments[:1] == ["fit"] else nullcontext():
         _run(arguments)

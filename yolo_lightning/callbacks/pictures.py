@@ -32,6 +32,7 @@ from ..pictures import (
     label_statistics,
     take_apart,
 )
+from .predictions import class_names
 from .tensorboard import log_encoded, never_fatal, step_of, writer_of
 
 FOLDER = "pictures"
@@ -129,7 +130,7 @@ class Pictures(Callback):
         self._augmented = None
         images = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # (n, S, S, 3)
         table = targets.float().cpu().numpy()
-        draw = functools.partial(draw_augmented, images, table, counts.tolist(), _class_names(pl_module))
+        draw = functools.partial(draw_augmented, images, table, counts.tolist(), class_names(pl_module))
         self._submit(trainer, "augmented", step, draw)
 
     # What it finds
@@ -176,7 +177,7 @@ class Pictures(Callback):
         if worst is None or not shown:
             return
         self._drawn_epoch = trainer.current_epoch
-        step, names = step_of(trainer), _class_names(pl_module)
+        step, names = step_of(trainer), class_names(pl_module)
         predictions = functools.partial(
             draw_predictions,
             [view for _, view in shown],
@@ -236,9 +237,3 @@ def _index(trainer: Trainer, split: str) -> Any:
 def _image_name(trainer: Trainer, position: int, image_id: int) -> str:
     index = _index(trainer, "val")
     return f"image {image_id}" if index is None else str(index.path(position).name)
-
-
-def _class_names(pl_module: LightningModule) -> list[str]:
-    """Names of the classes, or their numbers where there are no names."""
-    names: Any = getattr(pl_module, "class_names", None)
-    return list(names) if names else [str(label) for label in range(int(pl_module.num_classes))]  # type: ignore[arg-type]

@@ -81,7 +81,7 @@ class PredictionWriter(Callback):
         self._directory = Path(trainer.strategy.broadcast(trainer.default_root_dir))
         self._paths = [Path(path) for path in trainer.datamodule.predict_paths]  # type: ignore[attr-defined]
         self._file_names = _relative_names(self._paths)
-        self._class_names = _class_names(pl_module)
+        self._class_names = class_names(pl_module)
         self._drawn_names = legible(self._class_names) if self.draw else []
         self._category_ids = _category_ids(pl_module, self._class_names)
 
@@ -198,10 +198,10 @@ def _relative_names(paths: Sequence[Path]) -> list[str]:
     return [os.path.relpath(path, common) for path in absolute]
 
 
-def _class_names(pl_module: LightningModule) -> list[str]:
+def class_names(pl_module: LightningModule) -> list[str]:
     """Names of the classes, or their numbers where there are no names."""
-    names: list[str] | None = pl_module.class_names  # type: ignore[assignment]
-    return names or [str(label) for label in range(int(pl_module.num_classes))]  # type: ignore[arg-type]
+    names: Any = getattr(pl_module, "class_names", None)
+    return list(names) if names else [str(label) for label in range(int(pl_module.num_classes))]  # type: ignore[arg-type]
 
 
 def _category_ids(pl_module: LightningModule, names: Sequence[str]) -> list[int]:
