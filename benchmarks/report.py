@@ -132,7 +132,7 @@ def _row(result: Result, name: str, contender: dict[str, Any]) -> list[str]:
     for pair, ratio in result["ratios"].items():
         ours, theirs = pair.split(" / ")
         if theirs == name:
-            ratios.append(f"{ratio['median']:.3g}x ({ours})")
+            ratios.append(f"{ratio['median']:#.3g}".rstrip(".") + f"x ({ours})")
     return [name, reading, "<br>".join(ratios), "; ".join(_details(contender["details"]))]
 
 

@@ -44,7 +44,7 @@ def test_a_terminal_shows_bars_and_the_same_lines(tmp_path: Path, monkeypatch: p
     printed = [row.split()[:2] for row in lines[1:4]]
     assert printed == [["1/3", "0.2500"], ["2/3", "1.2500"], ["3/3", "2.2500"]]
     assert lines[4].startswith("best val/map 0.3000")
-    assert len(lines) == 7  # and no trace of a bar
+    assert len(lines) == 6  # and no trace of a bar
     assert [text.split()[0] for text in screen.coloured if "━" not in text] == ["1/3", "2/3", "best"]
 
 
