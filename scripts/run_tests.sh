@@ -6,5 +6,9 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 bash "$root/scripts/setup.sh"
 cd "$root"
 .venv/bin/python -m ruff check .
-.venv/bin/python -m mypy
-exec .venv/bin/python -m pytest "$@"
+.venv/bin/python -m mypy &  # beside the first tests, which mostly wait for downloads
+types=$!
+status=0
+.venv/bin/python -m pytest "$@" || status=$?
+wait "$types" || status=$?
+exit "$status"

@@ -15,7 +15,7 @@ from tests.slurm_cluster import SlurmCluster, fetch_slurm
 from yolo_lightning.data.synthetic import make_dataset
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "submit_slurm.sh"
-EPOCHS, BATCHES = 16, 12
+EPOCHS, BATCHES = 16, 10
 """Of a run, and of an epoch of it on each rank."""
 
 Submit = Callable[..., int]
