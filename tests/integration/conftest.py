@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.debian import PackagesMissing
-from tests.quiet import QUIET
 from tests.slurm_cluster import SlurmCluster, fetch_slurm
 from yolo_lightning.data.synthetic import make_dataset
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "submit_slurm.sh"
-EPOCHS, BATCHES = 16, 10
+EPOCHS, BATCHES = 16, 6
 """Of a run, and of an epoch of it on each rank."""
 
 Submit = Callable[..., int]
@@ -56,7 +55,7 @@ def submit(cluster: SlurmCluster) -> Submit:
         "--model.compile=false", "--model.channels_last=true", "--trainer.precision=32-true",
         # Two batches a step: a stop may fall between them.
         "--model.optimizer.nominal_batch_size=8", "--model.optimizer.warmup_epochs=0",
-        f"--trainer.max_epochs={EPOCHS}", "--checkpoint_minutes=0", *QUIET,
+        f"--trainer.max_epochs={EPOCHS}", "--checkpoint_minutes=0",
     )  # fmt: skip
 
     def submit_(run_name: str, *options: str, **environment: str) -> int:
