@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diagnosis": set(),  # measurements of a run to words
     "streams": set(),  # the CUDA stream beside the network's
     "data.*": {"boxes", "batch", "diagnosis", "display.*", "streams"},
-    "training": {"model.*", "losses.*"},  # network and loss as one function
+    "training": {"model.*", "losses.*", "augment.*", "batch", "streams"},  # network and loss as one function
     "evaluation": {"boxes", "batch", "model.*", "postprocess"},  # maps to detections
     "module": {"boxes", "batch", "model.*", "optim", "compilation", "accumulation", "training", "evaluation"}
     | {"streams"}

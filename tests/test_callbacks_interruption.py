@@ -167,6 +167,33 @@ def test_with_validations_within_an_epoch(
     assert_equal_runs(never_stopped(more), PARTS)
 
 
+@pytest.mark.parametrize(
+    ("place", "seen", "more"),
+    [
+        ((1, 0), 0, ()),  # the first of three batches of a step
+        ((1, 1), 0, ("--data.cache=none",)),  # the second
+        (
+            (0, 2),
+            4,
+            ("--trainer.val_check_interval=2", "--data.cache=none"),
+        ),  # a validation cut the step before
+    ],
+)
+def test_batches_that_wait_for_a_joint_loss_are_given_again(
+    place: tuple[int, int],
+    seen: int,
+    more: tuple[str, ...],
+    shapes: Path,
+    never_stopped: Callable[..., Path],
+) -> None:
+    joint = ("--model.optimizer.joint_loss=true", "--model.optimizer.nominal_batch_size=6", *more)
+    stopped(*options(shapes, *joint, "--run_name=parts", *signal_at("SIGTERM", *place)))
+    [loader] = contents(PARTS)["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    assert loader["seen"] == seen
+    main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null"])
+    assert_equal_runs(never_stopped(*joint), PARTS)
+
+
 @pytest.mark.parametrize("more", ["--trainer.max_steps=1000", "--trainer.overfit_batches=3"])
 @pytest.mark.parametrize("place", [(0, 1), (0, -1)])
 def test_with_limits_that_change_how_lightning_loops(

@@ -101,6 +101,16 @@ def test_a_window_cut_by_the_end_of_an_epoch_goes_on_in_the_next(tmp_path: Path,
     assert module.accumulator.pending == 1
 
 
+def test_a_step_with_a_joint_loss_ends_with_the_epoch(tmp_path: Path, shapes: Path) -> None:
+    """3 batches an epoch, 2 a step: one step of two and one of one."""
+    config = OptimizerConfig(nominal_batch_size=8, warmup_epochs=0, joint_loss=True)
+    module = YOLOv5(compile=False, optimizer=config)
+    runner = trainer(tmp_path, max_epochs=3, limit_val_batches=0)
+    runner.fit(module, data(shapes))
+    assert runner.global_step == 6
+    assert module.accumulator.pending == 0 and module.waiting == []
+
+
 class RecordingNorms(YOLOv5):
     """Notes the norm of the gradient that the optimizer gets."""
 
@@ -152,9 +162,10 @@ class LabelCounts(Callback):
         self.validated.append(int(batch.count.sum()))
 
 
+@pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("architecture", ["yolov5n", "yolov5nu"])
 def test_one_graph_for_each_part_and_no_recompile(
-    tmp_path: Path, architecture: str, quick_backend: None
+    tmp_path: Path, architecture: str, joint: bool, quick_backend: None
 ) -> None:
     """Three epochs with validations, closing the mosaic on the way: the probe, augmentation, and losses.
 
@@ -171,7 +182,12 @@ def test_one_graph_for_each_part_and_no_recompile(
         document = {"images": images, "annotations": boxes,
                     "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}  # fmt: skip
         write_coco(tmp_path / "data", document, split)
-    module = YOLOv5(architecture, compile="default", augmentation=AugmentationConfig(close_mosaic=1))
+    module = YOLOv5(
+        architecture,
+        compile="default",
+        augmentation=AugmentationConfig(close_mosaic=1),
+        optimizer=OptimizerConfig(joint_loss=joint, warmup_epochs=0, nominal_batch_size=6),
+    )
     labels_of = LabelCounts()
     with torch._dynamo.config.patch(error_on_recompile=True):
         runner = trainer(tmp_path, max_epochs=3, callbacks=[labels_of])

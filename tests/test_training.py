@@ -4,6 +4,8 @@ import torch
 from yolo_lightning.losses import AnchorFreeLossConfig, AnchorLossConfig
 from yolo_lightning.model.network import build_network
 from yolo_lightning.training import (
+    Prepared,
+    add_gradients,
     add_to_means,
     build_criterion,
     compile_training,
@@ -14,10 +16,40 @@ from yolo_lightning.training import (
 
 
 def test_means_are_those_of_all_batches() -> None:
-    means: dict[str, torch.Tensor] = {}
-    for count, value in enumerate((1.0, 4.0, 10.0), start=1):
-        means = add_to_means(means, {"box": torch.tensor(value)}, count)
+    first, *others = [{"box": torch.tensor(value)} for value in (1.0, 4.0, 10.0)]
+    means = add_to_means(add_to_means({}, [first], 1), others, 3)
     assert means["box"].item() == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("labels", [(3, 0), (0, 0), (1, 4)])
+@pytest.mark.parametrize("architecture", ["yolov5n", "yolov5nu"])
+def test_batches_joined_have_the_losses_and_gradients_of_one(
+    architecture: str, labels: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    network = build_network(architecture, 3).eval()  # batch norms do not see who is in a batch
+    criterion = build_criterion(network.head, AnchorLossConfig(), AnchorFreeLossConfig()).train()
+    corner = torch.rand(4, 16, 2) * 40
+    targets = torch.cat((torch.randint(3, (4, 16, 1)), corner, corner + 8 + torch.rand(4, 16, 2) * 16), 2)
+    count = torch.tensor([labels[0], 0, labels[1], labels[1]])
+    whole = Prepared(torch.rand(4, 3, 64, 64), targets, torch.arange(16) < count[:, None])
+    halves = [Prepared(*(part[rows] for part in whole)) for rows in (slice(0, 2), slice(2, 4))]
+
+    def take(batches: list[Prepared], joint: bool) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+        network.zero_grad()
+        found = add_gradients(
+            training_losses, network, criterion, batches,
+            lambda loss: (loss * len(batches[0].images)).backward(), joint,
+        )  # fmt: skip
+        means = add_to_means({}, found, len(found))
+        return [p.grad.clone() for p in network.parameters() if p.grad is not None], means
+
+    (gradients, parts), (expected, expected_parts) = take(halves, True), take([whole], False)
+    assert len(gradients) == len(expected) > 100
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=0, atol=1e-5 * float(other.abs().max()))
+    assert parts.keys() == expected_parts.keys() == set(criterion.parts)
+    torch.testing.assert_close(parts, expected_parts, rtol=1e-5, atol=1e-7)
 
 
 def test_gradients_grow_with_the_images_of_all_ranks() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -24,7 +23,6 @@ from .metrics import CocoMeanAveragePrecision, log_values
 from .model.network import DetectionNetwork, build_network, check_architecture
 from .model.weights import load_weights, transfer_weights
 from .optim import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
-from .streams import run_beside
 
 
 class YOLOv5(LightningModule):
@@ -92,6 +90,8 @@ class YOLOv5(LightningModule):
         self.iou_threshold = iou_threshold
         self.augmentation = Augmentation(self.augmentation_config, seed=seed)
         self.accumulator = GradientAccumulator()
+        self.waiting: list[training.Prepared] = []
+        """Batches of which no gradient is taken yet, because their step takes the losses together."""
         self.running_losses: dict[str, Tensor] = {}
         """Mean of each part of the training loss since the epoch began, on the device."""
         self.on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None = None
@@ -134,20 +134,8 @@ class YOLOv5(LightningModule):
         self.metric = CocoMeanAveragePrecision(self.num_classes)
         self.mean_losses = MeanLosses(("loss", *(f"{name}_loss" for name in self.criterion.parts)))
         self.hparams.update({n: getattr(self, n) for n in ("num_classes", "class_names", "category_ids")})
-        self._tell_stride()
+        training.agree_on_image_size(self.network, self.criterion, self._datamodule, self.architecture)
         self._compile()
-
-    def _tell_stride(self) -> None:
-        """Let the data module pad to whole cells, and refuse an image size that cannot be."""
-        stride, data = max(self.network.strides), self._datamodule
-        if data is not None:
-            data.stride = stride
-            if isinstance(self.criterion, AnchorLoss):
-                self.criterion.image_size_px = data.image_size  # validation has rectangles
-            if data.image_size % stride:
-                raise InputError(
-                    f"data.image_size is {data.image_size}; {self.architecture} needs a multiple of {stride}"
-                )
 
     def _compile(self) -> None:
         trainer = self._trainer
@@ -179,6 +167,7 @@ class YOLOv5(LightningModule):
 
     def on_train_start(self) -> None:
         """Give back the gradients that waited when the run was stopped; until now Lightning clears them."""
+        self.waiting = []
         self.accumulator.restore_gradients(self.network, self._total_batch_size)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
@@ -193,23 +182,37 @@ class YOLOv5(LightningModule):
         )
         optimizer = self.optimizers()
         apply_settings(optimizer, settings)  # type: ignore[arg-type]
-        mosaic = self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
-        augment = partial(self.augmentation, batch, self.current_epoch, mosaic)
-        unordered = not getattr(self._datamodule, "copies_beside", False)
-        with torch.autocast(self.device.type, enabled=False):
-            images, targets, mask = run_beside(self.device, augment, after_current=unordered)
-        if self.on_augmented:
-            self.on_augmented(images, targets, mask)
-        if not self.channels_last:  # convolutions follow the order of their input
-            images = images.contiguous()
-        loss, parts = self._training_losses(self.network, self.criterion, images, targets, mask)
-        self.manual_backward(loss * training.gradient_scale(len(images), self.trainer.world_size))
-        if self.accumulator.window_is_full(settings.accumulate):
+        if batch_index == 0:
+            self.running_losses = {}
+        # A step that a run without joint losses had begun ends without them.
+        joint = self.optimizer_config.joint_loss and not self.accumulator.pending
+        self.waiting.append(self._prepare(batch))
+        full = len(self.waiting) >= settings.accumulate
+        if joint and not (full or training.is_followed_by_validation(self.trainer)):
+            return
+        batches, self.waiting = self.waiting, []
+
+        def backward(loss: Tensor) -> None:
+            self.manual_backward(loss * training.gradient_scale(len(batch.images), self.trainer.world_size))
+
+        parts = training.add_gradients(
+            self._training_losses, self.network, self.criterion, batches, backward, joint
+        )
+        if self.accumulator.window_is_full(1 if joint else settings.accumulate):
             optimizer.step()  # type: ignore[union-attr]
             optimizer.zero_grad()  # type: ignore[union-attr]
             self.accumulator.stepped()
-        means = self.running_losses if batch_index else {}
-        self.running_losses = training.add_to_means(means, parts, batch_index + 1)
+        self.running_losses = training.add_to_means(self.running_losses, parts, batch_index + 1)
+
+    def _prepare(self, batch: Batch) -> training.Prepared:
+        mosaic = self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
+        unordered = not getattr(self._datamodule, "copies_beside", False)
+        prepared = training.prepare(self.augmentation, batch, self.current_epoch, mosaic, unordered)
+        if self.on_augmented:
+            self.on_augmented(*prepared)
+        if not self.channels_last:  # convolutions follow the order of their input
+            prepared = prepared._replace(images=prepared.images.contiguous())
+        return prepared
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient, after the precision plugin has unscaled it."""
@@ -243,8 +246,7 @@ class YOLOv5(LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """Add a batch to the mean losses and the metric; return what ``detect`` found, for callbacks."""
-        with torch.autocast(self.device.type, enabled=False):
-            images = normalise(batch.images)
+        images = normalise(batch.images)
         maps = self.network.forward(images)  # eager: images have many shapes here
         with torch.autocast(self.device.type, enabled=False):
             loss, parts = self.criterion(maps, batch.targets, row_mask(batch.count, batch.targets.shape[1]))
@@ -271,11 +273,9 @@ class YOLOv5(LightningModule):
 
     def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor]:
         """Detections of a batch: what ``evaluation.detect`` returns, at the thresholds for predicting."""
-        with torch.autocast(self.device.type, enabled=False):
-            images = normalise(batch.images)
         return detect(
             self.network.head,
-            self.network.forward(images),
+            self.network.forward(normalise(batch.images)),
             batch,
             score_threshold=self.score_threshold,
             iou_threshold=self.iou_threshold,

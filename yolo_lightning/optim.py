@@ -41,6 +41,9 @@ class OptimizerConfig:
     """L2 penalty of convolution weights at the nominal batch size, >= 0."""
     nominal_batch_size: int = 64
     """Images an optimizer step; smaller batches are accumulated up to it."""
+    joint_loss: bool = False
+    """Give the batches of a step the loss of one large batch, divided by all their matches together; if not,
+    each is divided by its own, as in classic YOLOv5. They then wait, augmented, for the last one."""
     warmup_epochs: float = 3.0
     """Length of the warm-up in epochs, >= 0; it lasts at least 100 batches unless 0."""
     warmup_momentum: float = 0.8

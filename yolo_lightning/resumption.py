@@ -61,6 +61,8 @@ def read_resumption(path: Path) -> Resumption:
         logged = contents["callbacks"].get("RunRecorder", {}).get("logged_step", -1)
         if within:  # what was logged by then is in the curves, what came later is going to come again
             logged = loop["epoch_loop.state_dict"]["_batches_that_stepped"]
+            if contents.get("within_epoch", {}).get("given_again"):  # also what the last batch before logged
+                logged += 1
         return Resumption(
             path=path,
             hyper_parameters=contents["hyper_parameters"],

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .augment import Augmentation
+from .batch import Batch
+from .errors import InputError
 from .losses import AnchorFreeLoss, AnchorFreeLossConfig, AnchorLoss, AnchorLossConfig
 from .model.heads import AnchorFreeHead, AnchorHead
 from .model.network import DetectionNetwork
+from .streams import run_beside
+
+
+class Prepared(NamedTuple):
+    """A batch as the network is trained on it."""
+
+    images: Tensor
+    """float32 (B, 3, S, S), 0..1, channels last as the augmentation makes them."""
+    targets: Tensor
+    """float32 (B, N, 5): class, x1, y1, x2, y2 in px."""
+    mask: Tensor
+    """bool (B, N), which rows of ``targets`` are labels."""
 
 
 def training_losses(
@@ -19,6 +36,7 @@ def training_losses(
     images: Tensor,
     targets: Tensor,
     mask: Tensor,
+    divisor: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Network and loss as one function, so that they compile to one graph.
 
@@ -28,17 +46,105 @@ def training_losses(
         images: float (B, 3, S, S), 0..1.
         targets: float32 (B, N, 5): class, x1, y1, x2, y2 in px.
         mask: bool (B, N), which rows of ``targets`` are labels.
+        divisor: what the loss divides by; None leaves it to the loss.
 
     Returns:
         The scalar mean loss and its named, detached parts.
     """
     maps = network(images)
     with torch.autocast(images.device.type, enabled=False):
-        return criterion(maps, targets, mask)
+        return criterion(maps, targets, mask, divisor)
 
 
 TrainingLosses = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 """:func:`training_losses`, or the same compiled."""
+
+
+def prepare(
+    augmentation: Augmentation, batch: Batch, epoch: int, mosaic: bool, after_current: bool
+) -> Prepared:
+    """Augment a batch in float32, on the side stream where there is one; see ``streams.run_beside``."""
+    device = batch.images.device
+    with torch.autocast(device.type, enabled=False):
+        return Prepared(*run_beside(device, partial(augmentation, batch, epoch, mosaic), after_current))
+
+
+def add_gradients(
+    losses: TrainingLosses,
+    network: DetectionNetwork,
+    criterion: AnchorLoss | AnchorFreeLoss,
+    batches: Sequence[Prepared],
+    backward: Callable[[Tensor], None],
+    joint: bool,
+) -> list[dict[str, Tensor]]:
+    """Run the network on batches and add their gradients to those that wait.
+
+    Jointly, the sum is the gradient of all the batches as one. Batch by batch it is not, because a loss
+    divides by the matches of its batch. The classic ones follow from the labels, so they are counted
+    beforehand. Those of the anchor-free loss follow from the predictions: there any divisor serves until
+    the last batch, and the gradients are scaled then.
+
+    Args:
+        losses: :func:`training_losses`, or the same compiled.
+        network: the network; without gradients if ``joint``.
+        criterion: its loss.
+        batches: of equally many images.
+        backward: adds the gradient of a batch's mean loss.
+        joint: whether the batches count as one.
+
+    Returns:
+        The parts of each batch's loss; if ``joint``, their means are the parts of the joined batch's.
+    """
+    divisor, found = None, []
+    if joint and isinstance(criterion, AnchorLoss):
+        divisor = criterion.mean_matches(batches)
+    elif joint:
+        divisor = batches[0].targets.new_full((), len(batches[0].images))
+    for batch in batches:
+        loss, parts = losses(network, criterion, *batch, divisor)
+        backward(loss)
+        found.append(parts)
+    if divisor is None or isinstance(criterion, AnchorLoss):
+        return found
+    score = torch.stack([parts.pop("score") for parts in found]).sum()
+    factor = divisor * len(batches) / criterion.divisor_of(score)
+    torch._foreach_mul_([p.grad for p in network.parameters() if p.grad is not None], factor)
+    return [{name: part * factor for name, part in parts.items()} for parts in found]
+
+
+def is_followed_by_validation(trainer: Any) -> bool:
+    """Whether the epoch, or the part of it before a validation within it, ends with the batch at hand.
+
+    A validation that the clock asks for does not count: each rank looks at a clock of its own.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    last: bool = loop.batch_progress.is_last_batch
+    if last or trainer._val_check_time_interval is not None:
+        return last
+    return bool(loop._should_check_val_fx(trainer.fit_loop._data_fetcher))
+
+
+def agree_on_image_size(
+    network: DetectionNetwork, criterion: nn.Module, data: Any, architecture: str
+) -> None:
+    """Let a data module pad to whole cells, and refuse an image size that cannot be.
+
+    Args:
+        network: tells its strides.
+        criterion: its loss, of which the classic one scales a gain by the area of the images.
+        data: the data module; None where there is none.
+        architecture: of the network, for the error.
+
+    Raises:
+        InputError: the image size is not a multiple of the largest stride.
+    """
+    if data is None:
+        return
+    data.stride = stride = max(network.strides)
+    if isinstance(criterion, AnchorLoss):
+        criterion.image_size_px = data.image_size  # validation has rectangles
+    if data.image_size % stride:
+        raise InputError(f"data.image_size is {data.image_size}; {architecture} needs a multiple of {stride}")
 
 
 def compile_training(network: DetectionNetwork, mode: str | None) -> TrainingLosses:
@@ -84,11 +190,13 @@ def gradient_scale(batch_size: int, world_size: int) -> int:
     return batch_size * world_size
 
 
-def add_to_means(means: dict[str, Tensor], values: dict[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Means of named values over ``count`` batches, from those over one fewer; never waits for the device."""
-    return {
-        name: means[name] + (v - means[name]) / count if name in means else v for name, v in values.items()
-    }
+def add_to_means(
+    means: dict[str, Tensor], values: Sequence[dict[str, Tensor]], count: int
+) -> dict[str, Tensor]:
+    """Means of named values over ``count`` batches, the last of which are new; never waits for the device."""
+    for number, one in enumerate(values, count + 1 - len(values)):
+        means = {n: means[n] + (v - means[n]) / number if n in means else v for n, v in one.items()}
+    return means
 
 
 def rank_mean(value: Tensor) -> Tensor:

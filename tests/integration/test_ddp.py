@@ -10,6 +10,7 @@ What is equal to what follows from the classic loss, which divides by the matche
 * A window of k batches of B / k has the gradient of one batch of B where the batches have equally many
   matches. Elsewhere it differs, as it does in ultralytics/yolov5: the number for the whole window is known
   only when the first gradients have been computed.
+* With ``model.optimizer.joint_loss`` the batches wait for each other, and it never differs.
 """
 
 import os
@@ -32,8 +33,15 @@ from yolo_lightning.batch import Batch, row_mask
 from yolo_lightning.optim import OptimizerConfig
 from yolo_lightning.strategy import DDPConfig, build_strategy
 
-LAYOUTS = {"1 x 8": (1, 8), "2 x 4": (2, 4), "2 x 2 twice": (2, 2), "1 x 4 twice": (1, 4)}
-"""Ranks and images a rank; 8 images a step."""
+LAYOUTS = {
+    "1 x 8": (1, 8, False),
+    "2 x 4": (2, 4, False),
+    "2 x 2 twice": (2, 2, False),
+    "1 x 4 twice": (1, 4, False),
+    "2 x 2 jointly": (2, 2, True),
+    "1 x 4 jointly": (1, 4, True),
+}
+"""Ranks, images a rank, and whether the batches of a step have their loss together; 8 images a step."""
 HEADS = ("yolov5n", "yolov5nu")
 LIMITS = {"64-true": 1e-9, "32-true": 1e-5}
 """Precision, and how far gradients may differ."""
@@ -157,12 +165,14 @@ def wide_losses() -> Iterator[None]:
 
 def gradient_of_a_step(head: str, precision: str, labels: str, layout: str, rank: int = 0) -> Gradients:
     """What the optimizer meets in the first step of a fit."""
-    ranks, batch_size = LAYOUTS[layout]
+    ranks, batch_size, joint = LAYOUTS[layout]
     seed_everything(0, verbose=False)
     module = YOLOv5(
         architecture=head,
         compile=False,
-        optimizer=OptimizerConfig(warmup_epochs=0, nominal_batch_size=8, gradient_clip_norm=0),
+        optimizer=OptimizerConfig(
+            warmup_epochs=0, nominal_batch_size=8, gradient_clip_norm=0, joint_loss=joint
+        ),
     )
     module.augmentation = Unaugmented()  # type: ignore[assignment]
     watch = Watch()
@@ -176,7 +186,7 @@ def all_gradients(ranks: int, rank: int = 0) -> dict[str, Gradients]:
     return {
         f"{head} {precision} {labels} {layout}": gradient_of_a_step(head, precision, labels, layout, rank)
         for head, precision, labels in CASES
-        for layout, (of_ranks, _) in LAYOUTS.items()
+        for layout, (of_ranks, *_) in LAYOUTS.items()
         if of_ranks == ranks
     }
 
@@ -215,6 +225,15 @@ def test_two_ranks_have_the_gradient_of_one_process(
     case, limit = f"{head} {precision} {labels}", LIMITS[precision]
     assert largest_difference(gradients[f"{case} 2 x 4"], gradients[f"{case} 1 x 8"]) <= limit
     assert largest_difference(gradients[f"{case} 2 x 2 twice"], gradients[f"{case} 1 x 4 twice"]) <= limit
+
+
+@pytest.mark.parametrize(("head", "precision", "labels"), CASES)
+def test_accumulating_with_joint_losses_has_the_gradient_of_the_joined_batch(
+    gradients: dict[str, Gradients], head: str, precision: str, labels: str
+) -> None:
+    case, limit = f"{head} {precision} {labels}", LIMITS[precision]
+    for layout in ("2 x 2 jointly", "1 x 4 jointly"):
+        assert largest_difference(gradients[f"{case} {layout}"], gradients[f"{case} 1 x 8"]) <= limit
 
 
 @EACH

@@ -134,7 +134,7 @@ class EpochProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = perf_counter()
-        if line := self._first_batch.end(now):
+        if not getattr(pl_module, "waiting", ()) and (line := self._first_batch.end(now)):
             self._say(line)
         if self._time_left:
             self._time_left.end_batch(now)

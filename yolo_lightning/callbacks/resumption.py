@@ -38,6 +38,10 @@ class MidEpochResumption(Callback):
         gather: Any = pl_module.all_gather
         losses = {name: gather(value).reshape(-1) for name, value in pl_module.running_losses.items()}
         checkpoint[_KEY] = {"losses": losses, "random": random_state()}  # each loss: (ranks,)
+        if pl_module.waiting:
+            checkpoint[_KEY]["given_again"] = len(pl_module.waiting)
+            images = sum(len(each.images) for each in pl_module.waiting) * trainer.world_size
+            give_again(checkpoint["loops"]["fit_loop"], len(pl_module.waiting), images)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -81,6 +85,23 @@ class MidEpochResumption(Callback):
             return ()
 
         run_beside(pl_module.device, remember, after_current=True)
+
+
+def give_again(fit_loop: dict[str, Any], batches: int, images: int) -> None:
+    """Let a run that resumes be given the last batches again, because nothing is trained on them yet.
+
+    Args:
+        fit_loop: Lightning's state of the loop, which is changed.
+        batches: How many.
+        images: In them, on all ranks together.
+    """
+    progress = fit_loop["epoch_loop.batch_progress"]
+    for counts in (progress["current"], progress["total"]):
+        for name in counts:
+            counts[name] -= batches
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= batches
+    for loader in fit_loop["state_dict"]["combined_loader"]:
+        loader["seen"] -= images
 
 
 def count_batches_from(trainer: Trainer, batch: int) -> None:

@@ -148,7 +148,8 @@ class StallMonitor(Callback):
         now = perf_counter()
         totals = self._epoch if self._is_warm else self._warm_up
         totals.add(len(batch.images), self._wait_s, now - self._mark)
-        self._is_warm = True
+        if not getattr(pl_module, "waiting", ()):  # else the network has still to run, and to compile
+            self._is_warm = True
         self._mark = now
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

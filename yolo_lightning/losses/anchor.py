@@ -177,7 +177,7 @@ class AnchorLoss(nn.Module):
         self.image_size_px: int | None = None
 
     def forward(
-        self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor
+        self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor, divisor: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, as a mean: classic YOLOv5 multiplies it by the batch size, this does not.
 
@@ -186,6 +186,8 @@ class AnchorLoss(nn.Module):
                 in memory; float32, float16 or bfloat16.
             targets: float32 (B, N, 5) class, x1, y1, x2, y2 in px of the network's input.
             mask: bool (B, N), which rows of ``targets`` are labels.
+            divisor: (L,), what the sums over the matches of each level are divided by, instead of the
+                numbers of matches in this batch (on all processes); see :meth:`mean_matches`.
 
         Returns:
             The loss, a float32 scalar, and its parts ``box``, ``obj`` and ``cls``: detached scalars, gains
@@ -193,19 +195,16 @@ class AnchorLoss(nn.Module):
         """
         gains = self.gains(self.image_size_px or maps[0].shape[2] * self.strides[0])
         targets = torch.where(mask[..., None], targets.float(), 0.0)  # whatever the padding holds
-        levels = [self._match(level, raw, targets, mask) for level, raw in enumerate(maps)]
-        counts = torch.stack([candidates.weight.sum() for candidates in levels])  # (L,)
-        if self.rank_mean is not None and self.training:
-            counts = self.rank_mean(counts)
-        # Only no match at all, on any process, makes a mean of counts zero; then the sums are zero too.
-        counts = torch.where(counts > 0, counts, 1.0)
+        levels = [self._match(level, raw.shape[2:4], targets, mask) for level, raw in enumerate(maps)]
+        if divisor is None:
+            divisor = self._rank_mean_or_one(torch.stack([each.weight.sum() for each in levels]))  # (L,)
 
-        box = objectness = classes = counts.new_zeros(())
+        box = objectness = classes = divisor.new_zeros(())
         for level, (raw, candidates) in enumerate(zip(maps, levels, strict=True)):
             level_box, level_objectness, level_classes = self._level_loss(level, raw, candidates)
-            box = box + level_box / counts[level]
+            box = box + level_box / divisor[level]
             objectness = objectness + level_objectness * self.balance[level]
-            classes = classes + level_classes / counts[level]
+            classes = classes + level_classes / divisor[level]
         box, objectness, classes = box * gains.box, objectness * gains.objectness, classes * gains.classes
         return box + objectness + classes, {
             "box": box.detach(),  # as in ``parts``
@@ -224,13 +223,39 @@ class AnchorLoss(nn.Module):
             image_size_px=image_size_px,
         )
 
-    def _match(self, level: int, raw: Tensor, targets: Tensor, mask: Tensor) -> Candidates:
+    @torch.no_grad()
+    def mean_matches(self, batches: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """How many matches a batch of a step has on average, on average over the processes.
+
+        Divided by it, the losses of the batches have as their mean the loss of all of them joined.
+
+        Args:
+            batches: images (B, 3, H, W), targets and mask of each, as the network and the loss take them.
+
+        Returns:
+            float32 (L,), 1 where nothing matches.
+        """
+        counts = self.anchors.new_zeros(len(self.strides))
+        for images, targets, mask in batches:
+            targets = torch.where(mask[..., None], targets.float(), 0.0)
+            for level, stride in enumerate(self.strides):
+                shape = images.shape[2] // stride, images.shape[3] // stride
+                counts[level] += self._match(level, shape, targets, mask).weight.sum()
+        return self._rank_mean_or_one(counts / len(batches))
+
+    def _rank_mean_or_one(self, counts: Tensor) -> Tensor:
+        if self.rank_mean is not None and self.training:
+            counts = self.rank_mean(counts)
+        # Only no match at all, on any process, makes a mean of counts zero; then the sums are zero too.
+        return torch.where(counts > 0, counts, 1.0)
+
+    def _match(self, level: int, shape: Sequence[int], targets: Tensor, mask: Tensor) -> Candidates:
         return match_candidates(
             targets,
             mask,
             self.anchors[level],
-            height=raw.shape[2],
-            width=raw.shape[3],
+            height=shape[0],
+            width=shape[1],
             stride=self.strides[level],
             anchor_threshold=self.config.anchor_threshold,
         )

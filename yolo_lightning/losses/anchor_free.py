@@ -102,7 +102,7 @@ class AnchorFreeLoss(nn.Module):
         self.ranks = 1
 
     def forward(
-        self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor
+        self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor, divisor: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, as a mean: ultralytics multiplies it by the batch size, this does not.
 
@@ -111,10 +111,13 @@ class AnchorFreeLoss(nn.Module):
                 and bottom side (reg_max each), then C class logits; float32, float16 or bfloat16.
             targets: float32 (B, N, 5) class, x1, y1, x2, y2 in px of the network's input, N at least 1.
             mask: bool (B, N), which rows of ``targets`` are labels.
+            divisor: scalar, what the sums are divided by instead of the scores in this batch (on all
+                processes).
 
         Returns:
             The loss, a float32 scalar, and its parts ``box``, ``cls`` and ``dfl``: detached scalars, gains
-            included, that add up to it.
+            included, that add up to it. With a divisor also ``score``, the sum of this process's scores,
+            of which :meth:`divisor_of` makes the one that would have been right.
         """
         # Points before channels: the levels are joined without a transposition when they are channels
         # last, and the bins of a point lie side by side.
@@ -135,10 +138,9 @@ class AnchorFreeLoss(nn.Module):
                 beta=self.config.beta,
             )
         total_score = score.sum()
-        if self.rank_mean is not None and self.training:
-            total_score = self.rank_mean(total_score)
-        # At least 1 for all processes together, of which each holds its share.
-        total_score = total_score.clamp_min(1 / (self.ranks if self.training else 1))
+        found = {} if divisor is None else {"score": total_score}
+        if divisor is None:
+            divisor = self.divisor_of(total_score)
 
         learning = learning_points(score, self.config.top_k * mask.shape[1])  # (M,)
         rows, class_logits = _Read.apply(raw, learning, self.num_classes)  # (M, 4*reg_max+C), (B, P, C)
@@ -150,10 +152,17 @@ class AnchorFreeLoss(nn.Module):
         box, dfl = self._box_losses(
             self._bins(rows), points[point], assigned[:, 1:] / strides[point, None], score
         )
-        box = box / total_score * self.config.box_gain
-        classes = classes / total_score * self.config.class_gain
-        dfl = dfl / total_score * self.config.dfl_gain
-        return box + classes + dfl, {"box": box.detach(), "cls": classes.detach(), "dfl": dfl.detach()}
+        box = box / divisor * self.config.box_gain
+        classes = classes / divisor * self.config.class_gain
+        dfl = dfl / divisor * self.config.dfl_gain
+        parts = {"box": box.detach(), "cls": classes.detach(), "dfl": dfl.detach()}
+        return box + classes + dfl, parts | found
+
+    def divisor_of(self, score: Tensor) -> Tensor:
+        """What sums are divided by: the scores on average over the processes, at least 1 for all together."""
+        if self.rank_mean is not None and self.training:
+            score = self.rank_mean(score)
+        return score.clamp_min(1 / (self.ranks if self.training else 1))
 
     def _points(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Centres of all cells, float32 (P, 2) x, y in strides of their level, and the strides (P,) in px."""

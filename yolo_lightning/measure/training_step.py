@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -13,21 +11,10 @@ from ..losses import AnchorFreeLossConfig, AnchorLossConfig
 from ..model.network import build_network
 from ..optim import OptimizerConfig, build_optimizer
 from ..streams import run_beside
-from ..training import build_criterion, compile_training, gradient_scale
+from ..training import Prepared, build_criterion, compile_training, gradient_scale
 from .candidates import Candidate, StepShape
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-
-
-class Prepared(NamedTuple):
-    """What the network is trained on."""
-
-    images: Tensor
-    """float32 (B, 3, S, S), channels last as the augmentation makes them."""
-    targets: Tensor
-    """float32 (B, N', 5)."""
-    mask: Tensor
-    """bool (B, N')."""
 
 
 class TrainingStep:
