@@ -169,6 +169,43 @@ def test_an_error_in_the_background_reaches_the_next_caller_once(gate: Gate) -> 
     assert gate.written == ["last"]  # what lay behind was tried all the same
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_what_was_written_gets_another_name(
+    has_links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    if not has_links:
+        monkeypatch.setattr("os.link", refuse)
+    writer, best, last = BackgroundWriter(), tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+    for number in (1, 2):
+        writer.submit(contents(number), best)
+        writer.submit_again(best, last, keep_previous=True)
+    writer.submit(contents(3), best)
+    writer.close()
+    assert (number_of(best), number_of(last), number_of(previous_path(last))) == (3, 2, 1)
+    assert {file.name for file in tmp_path.iterdir()} == {best.name, last.name, previous_path(last).name}
+
+
+def test_what_could_not_be_written_gets_no_other_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of that name is then an older one."""
+    writer, best, last = BackgroundWriter(), tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+    writer.submit(contents(1), best)
+    writer.submit(contents(2), last)
+    writer.wait()
+    gate = Gate()
+    monkeypatch.setattr(background, "write", gate)
+    writer.submit("fails", best)
+    writer.submit_again(best, last)
+    gate.permits.release()
+    with pytest.raises(NoSpace, match=r"best\.ckpt: no room"):
+        writer.close()
+    assert (number_of(best), number_of(last)) == (1, 2)
+
+
 def test_a_full_disk_in_the_background_reaches_the_caller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

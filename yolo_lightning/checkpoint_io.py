@@ -29,6 +29,8 @@ class RunCheckpointIO(TorchCheckpointIO):
 
     def __init__(self, background: bool = True) -> None:
         self.background = background
+        self.saved: tuple[Any, str] | None = None
+        """When an ``EpochCheckpoint`` saved last, as it counts, and where; the same on every rank."""
         self._writer = BackgroundWriter()
 
     @property
@@ -64,6 +66,14 @@ class RunCheckpointIO(TorchCheckpointIO):
         file = Path(path)
         is_new = not file.is_file()
         self._writer.submit(checkpoint, file, keep_previous=file.name == LAST)
+        if is_new or not self.background:
+            self.wait()
+
+    def save_again(self, source: str | Path, path: str | Path) -> None:
+        """Give what was saved as ``source`` another name, too; that costs next to nothing."""
+        file = Path(path)
+        is_new = not file.is_file()
+        self._writer.submit_again(Path(source), file, keep_previous=file.name == LAST)
         if is_new or not self.background:
             self.wait()
 

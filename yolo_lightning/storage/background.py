@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from .files import write
+from .files import write, write_again
 from .snapshot import snapshot
 
 _MOST_SNAPSHOTS = 2
@@ -32,6 +33,7 @@ class BackgroundWriter:
         self.saves = 0
         self.stall_seconds = 0.0
         self._pending: deque[Future[None]] = deque()
+        self._newest: dict[Path, Future[None]] = {}
         self._executor: ThreadPoolExecutor | None = None
         self._process = os.getpid()
 
@@ -50,11 +52,31 @@ class BackgroundWriter:
         """
         with self._held():
             self._settle(_MOST_SNAPSHOTS - 1)
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-            copied = snapshot(contents)
-            self._pending.append(self._executor.submit(write, copied, path, keep_previous))
-            self.saves += 1
+            self._newest[Path(path)] = self._run(write, snapshot(contents), path, keep_previous)
+
+    def submit_again(self, source: Path, path: Path, keep_previous: bool = False) -> None:
+        """See to it that what was submitted for ``source`` gets another name; it is not written twice.
+
+        Raises:
+            NoSpace, OSError: of an earlier write; this one has not been begun.
+        """
+        written = self._newest[source]
+
+        def name() -> None:
+            written.result()  # raises what went wrong: the file there is then an older one
+            write_again(source, path, keep_previous)
+
+        with self._held():
+            self._settle(_MOST_SNAPSHOTS)
+            self._run(name)
+
+    def _run(self, work: Callable[..., None], *arguments: Any) -> Future[None]:
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        future = self._executor.submit(work, *arguments)
+        self._pending.append(future)
+        self.saves += 1
+        return future
 
     def wait(self) -> None:
         """Return when everything that was submitted is on the disk.
@@ -90,6 +112,7 @@ class BackgroundWriter:
     def _held(self) -> Iterator[None]:
         if self._process != os.getpid():  # forked: the thread stayed with the parent
             self._pending, self._executor, self._process = deque(), None, os.getpid()
+            self._newest = {}
         begin = time.perf_counter()
         try:
             yield

@@ -7,8 +7,10 @@ import itertools
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -61,15 +63,38 @@ def write(contents: object, path: str | Path, keep_previous: bool = False) -> No
         NoSpace: there is no room; ``path`` and the one before it are as they were.
         OSError: it cannot be written for another reason.
     """
-    path = Path(path)
-    needed = bytes_in(contents)
+    _fill(Path(path), lambda temporary: _serialise(contents, temporary), bytes_in(contents), keep_previous)
+
+
+def write_again(source: Path, path: Path, keep_previous: bool = False) -> None:
+    """Let ``path`` be the file ``source`` too, by the rules of :func:`write`: one file of two names.
+
+    Where the file system knows no such thing it is copied.
+
+    Raises:
+        NoSpace, OSError: as :func:`write`.
+    """
+
+    def fill(temporary: Path) -> None:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+
+    _fill(path, fill, 0, keep_previous)
+
+
+def _fill(path: Path, fill: Callable[[Path], None], needed: int, keep_previous: bool) -> None:
+    """Have a temporary file made beside ``path`` and move it into place; see :func:`write`."""
     temporary, link = _temporary_name(path), _temporary_name(previous_path(path))
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(path.parent)
             _check_room(path.parent, needed)  # a disk filled to the brim would fail other writers too
-            _serialise(contents, temporary)
+            fill(temporary)
             _put_in_place(temporary, path, link if keep_previous else None)
             _sync_folder(path.parent)
         finally:
