@@ -87,7 +87,8 @@ def test_ten_notices_at_random_moments(idle_cluster: SlurmCluster, submit: Submi
         else:
             training.until_training()
         before = training.batches()
-        share = (EPOCHS - before / BATCHES) / (REQUEUES - notice)  # so that epochs are left for the others
+        # So that epochs are left for the others, and some after the last, or it would come too late.
+        share = (EPOCHS - before / BATCHES) / (REQUEUES + 2 - notice)
         time.sleep(moment.uniform(0, 0.3 + share * epoch_s))
         idle_cluster.run("scancel", "--signal=USR1", str(training.job))
         idle_cluster.until(
