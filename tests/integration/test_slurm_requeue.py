@@ -89,7 +89,7 @@ def test_ten_notices_at_random_moments(idle_cluster: SlurmCluster, submit: Submi
         before = training.batches()
         # So that epochs are left for the others, and some after the last, or it would come too late.
         share = (EPOCHS - before / BATCHES) / (REQUEUES + 2 - notice)
-        time.sleep(moment.uniform(0, 0.3 + share * epoch_s))
+        time.sleep(moment.uniform(0.3, 0.8 + share * epoch_s))  # the first batch takes its time
         idle_cluster.run("scancel", "--signal=USR1", str(training.job))
         idle_cluster.until(
             lambda: idle_cluster.state(training.job) in ("PENDING", "COMPLETED"), 60, "the end of a start"
