@@ -60,7 +60,7 @@ class RunCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        if storage_options is not None or not _is_local(path):
+        if storage_options is not None or not is_local(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         file = Path(path)
@@ -85,7 +85,7 @@ class RunCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Load tensors and plain values to the CPU; anything else only where ``weights_only`` is False."""
         self.wait()
-        if not _is_local(path):
+        if not is_local(path):
             return super().load_checkpoint(path, map_location, weights_only)
         contents: dict[str, Any] = torch.load(
             path, map_location=map_location or "cpu", weights_only=weights_only is not False
@@ -107,5 +107,6 @@ class RunCheckpointIO(TorchCheckpointIO):
             rank_zero_warn(str(error))
 
 
-def _is_local(path: str | Path) -> bool:
+def is_local(path: str | Path) -> bool:
+    """Whether it is a path of a file here and not an address elsewhere."""
     return "://" not in os.fspath(path)

@@ -207,7 +207,7 @@ class YOLOv5(LightningModule):
     def _prepare(self, batch: Batch) -> training.Prepared:
         mosaic = self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
         unordered = not getattr(self._datamodule, "copies_beside", False)
-        prepared = training.prepare(self.augmentation, batch, self.current_epoch, mosaic, unordered)
+        prepared = training.augment(self.augmentation, batch, self.current_epoch, mosaic, unordered)
         if self.on_augmented:
             self.on_augmented(*prepared)
         if not self.channels_last:  # convolutions follow the order of their input

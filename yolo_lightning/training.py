@@ -60,7 +60,7 @@ TrainingLosses = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 """:func:`training_losses`, or the same compiled."""
 
 
-def prepare(
+def augment(
     augmentation: Augmentation, batch: Batch, epoch: int, mosaic: bool, after_current: bool
 ) -> Prepared:
     """Augment a batch in float32, on the side stream where there is one; see ``streams.run_beside``."""

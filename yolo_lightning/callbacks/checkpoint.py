@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from ..checkpoint_io import RunCheckpointIO
+from ..checkpoint_io import RunCheckpointIO, is_local
 
 
 class EpochCheckpoint(ModelCheckpoint):
@@ -37,7 +37,7 @@ class EpochCheckpoint(ModelCheckpoint):
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         io = trainer.strategy.checkpoint_io
-        if not isinstance(io, RunCheckpointIO):
+        if not (isinstance(io, RunCheckpointIO) and is_local(filepath)):
             super()._save_checkpoint(trainer, filepath)
             return
         progress = trainer.current_epoch, trainer.fit_loop.total_batch_idx, trainer.global_step

@@ -10,8 +10,7 @@ from ..batch import Batch, row_mask
 from ..losses import AnchorFreeLossConfig, AnchorLossConfig
 from ..model.network import build_network
 from ..optim import OptimizerConfig, build_optimizer
-from ..streams import run_beside
-from ..training import Prepared, build_criterion, compile_training, gradient_scale
+from ..training import Prepared, augment, build_criterion, compile_training, gradient_scale
 from .candidates import Candidate, StepShape
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -73,10 +72,7 @@ class TrainingStep:
 
     def _augment(self, batch: Batch) -> Prepared:
         assert self.augmentation is not None
-        augmentation = self.augmentation
-        return Prepared(
-            *run_beside(self.device, lambda: augmentation(batch, self.epoch), after_current=False)
-        )
+        return augment(self.augmentation, batch, self.epoch, mosaic=True, after_current=False)
 
 
 def synthetic_batch(shape: StepShape) -> Batch:
