@@ -1,4 +1,4 @@
-"""Contenders in turn, A B C A B C ..., each in a process of its own."""
+"""Contenders in turn, A B C, C B A, A B C ..., each in a process of its own; slow drift cancels."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def hold(
         logs = plan.work / "logs" / benchmark.name
         run_contender(benchmark.warm_up, 0, interpreters[peer], environments[peer], logs, benchmark.timeout_s)
     for number in range(benchmark.rounds):
-        for contender in benchmark.contenders:
+        for contender in benchmark.contenders[:: -1 if number % 2 else 1]:
             if contender.name in failures:
                 continue
             label = f"{benchmark.name} {number + 1}/{benchmark.rounds} {contender.name}"

@@ -8,8 +8,11 @@ from typing import Any
 
 import cv2
 import pytest
+from lightning.pytorch import Trainer
 
-from benchmarks import peers, run
+from benchmarks import contest, peers, run
+from benchmarks.contenders.checkpoint_clock import AlternatingCheckpoints
+from benchmarks.contenders.checkpoint_epochs import added_percent
 from benchmarks.contenders.steady import steady_rate
 from benchmarks.contest import Benchmark, Contender, Failure, run_contender, summarise
 from benchmarks.plan import Plan
@@ -17,6 +20,7 @@ from benchmarks.ratios import paired_ratio, spread
 from benchmarks.report import draw, insert, tables
 from benchmarks.report import main as report
 from benchmarks.results import git_commit, read_results, without_places, write_result
+from yolo_lightning.__main__ import main
 
 
 def toy_plan(tmp_path: Path, **more: Any) -> Plan:
@@ -179,6 +183,52 @@ def test_contender_without_a_reading_is_a_failure(tmp_path: Path) -> None:
     wrong = Contender(name="wrong", does="nothing", module="steady", arguments=())
     with pytest.raises(Failure, match="status 0, last line: none"):
         run_contender(wrong, 0, Path(sys.executable), {"PYTHONPATH": str(run.REPOSITORY)}, tmp_path, 60)
+
+
+def test_every_other_round_goes_backwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(
+        contest, "run_contender", lambda each, number, *_: ran.append(f"{each.name} {number}") or reading(1.0)
+    )
+    result = contest.hold(benchmark(), toy_plan(tmp_path), {None: tmp_path}, {None: {}}, lambda _: None)
+    assert ran == ["ours 0", "yolov5 0", "yolov5 1", "ours 1", "ours 2", "yolov5 2"]
+    assert result["ratios"]["ours / yolov5"]["rounds"] == [1.0] * 3
+
+
+def test_what_a_save_adds_is_taken_between_neighbours() -> None:
+    # (11 + 12) / (10 + 13) = 1, and (15 + 6) / (10 + 10) = 1.05 for five; the fifth has no neighbours
+    percent = added_percent([11.0, 12.0, 15.0, 6.0, 9.0], [10.0, 13.0, 10.0, 10.0], saves=5)
+    assert percent == pytest.approx([0.0, 1.0])
+
+
+def test_epochs_have_saves_in_an_order_in_which_drift_cancels(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AlternatingCheckpoints, "saved_s", [])
+    monkeypatch.setattr(AlternatingCheckpoints, "unsaved_s", [])
+    saved: list[int] = []
+    original = Trainer.save_checkpoint
+
+    def save(self: Trainer, *arguments: Any, **more: Any) -> None:
+        saved.append(self.current_epoch)
+        original(self, *arguments, **more)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", save)
+    main(
+        [
+            *("fit", "--data.image_size=64", "--data.batch_size=4", "--data.num_workers=0"),
+            *("--model.compile=false", "--model.channels_last=true", "--trainer.precision=32-true"),
+            *("--trainer.accelerator=cpu", "--trainer.max_epochs=5", f"--data.root={shapes}"),
+            *(f"--runs_dir={tmp_path}", "--dashboard.pictures=0", "--dashboard.curves=false"),
+            "--trainer.callbacks+=benchmarks.contenders.checkpoint_clock.AlternatingCheckpoints",
+        ]
+    )
+    batches = AlternatingCheckpoints.batches
+    assert batches > 1
+    often = [epoch for epoch in range(5) if saved.count(epoch) >= batches]
+    assert often == [0, 1, 4]  # yes, no, no, yes from the second one on
+    assert len(AlternatingCheckpoints.saved_s) == len(AlternatingCheckpoints.unsaved_s) == 2
+    assert AlternatingCheckpoints.seconds > sum(AlternatingCheckpoints.saved_s)
 
 
 def test_peer_gets_the_torch_that_we_have() -> None:

@@ -1,5 +1,6 @@
 import errno
 import threading
+import weakref
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -7,10 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.test_storage import contents, number_of, python
 from yolo_lightning.model.network import build_network
-from yolo_lightning.storage import BackgroundWriter, NoSpace, background, files, previous_path, snapshot
+from yolo_lightning.storage import BackgroundWriter, NoSpace, background, files, previous_path
+from yolo_lightning.storage.snapshot import Snapshots
+
+
+def snapshot(contents: Any) -> Any:
+    return Snapshots().take(contents).contents
 
 
 def test_a_snapshot_does_not_change_with_what_it_was_taken_of() -> None:
@@ -87,6 +94,53 @@ def test_a_network_s_state_comes_back_as_it_was(tmp_path: Path) -> None:
     assert loaded.keys() == state.keys()
     for name, value in state.items():
         assert torch.equal(loaded[name], value) and loaded[name].stride() == value.stride()
+
+
+class Calls(TorchDispatchMode):
+    """Names of what torch is asked to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_snapshot_in_used_memory_is_one_call_of_torch() -> None:
+    """A call for each tensor takes seconds beside a thread that computes in Python."""
+    original = {"state": {n: torch.full((n + 1,), float(n)) for n in range(50)}, "count": torch.tensor(7)}
+    snapshots = Snapshots()
+    first = snapshots.take(original)
+    places = [values.data_ptr() for values in first.contents["state"].values()]
+    snapshots.give_back(first)
+    for value in original["state"].values():
+        value.add_(1)
+    with Calls() as calls:
+        second = snapshots.take(original)
+    assert calls.names == ["_foreach_copy_"]
+    assert sorted(values.data_ptr() for values in second.contents["state"].values()) == sorted(places)
+    for n, values in second.contents["state"].items():
+        assert torch.equal(values, torch.full((n + 1,), n + 1.0))
+    assert second.contents["count"] == 7
+
+
+def test_memory_that_is_not_given_back_stays_as_it_is_and_what_nobody_needs_is_let_go() -> None:
+    small, large = torch.zeros(3), torch.ones(5)
+    snapshots = Snapshots()
+    first = snapshots.take([small, large])
+    small.fill_(2)
+    second = snapshots.take([small])
+    assert first.contents[0].tolist() == [0, 0, 0] and second.contents[0].tolist() == [2, 2, 2]
+    snapshots.give_back(first)
+    third = snapshots.take([small])  # has no use for the room of the large one
+    let_go = weakref.ref(first.contents[1])
+    kept = first.contents[0].data_ptr()
+    del first
+    assert let_go() is None and third.contents[0].data_ptr() == kept
+    again = snapshots.take([small.to(torch.float64), large])
+    assert again.contents[0].dtype == torch.float64 and again.contents[1].tolist() == [1] * 5
 
 
 def test_the_moment_of_handing_over_counts(tmp_path: Path) -> None:

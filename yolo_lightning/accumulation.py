@@ -33,7 +33,7 @@ class GradientAccumulator:
         self.pending = 0
 
     def state_dict(self, network: nn.Module, batch_size: int) -> dict[str, Any]:
-        """The images that wait, and copies of their gradients (none right after a step).
+        """The images that wait, and their gradients (none right after a step), which are not copied.
 
         Args:
             network: whose gradients wait.
@@ -42,7 +42,7 @@ class GradientAccumulator:
         gradients = {}
         if self.pending:
             gradients = {
-                name: parameter.grad.detach().clone()
+                name: parameter.grad
                 for name, parameter in network.named_parameters()
                 if parameter.grad is not None
             }

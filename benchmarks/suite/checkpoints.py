@@ -8,18 +8,31 @@ from .training import common_arguments
 
 
 def checkpoints(plan: Plan) -> Benchmark:
-    """The same fit with checkpoints at the end of every epoch and without any; the round is the seed."""
+    """Epochs with checkpoints beside epochs without, and whole fits with and without; the round is the seed.
+
+    Two equal fits differ by more than checkpoints cost, neighbouring epochs of one fit by less. The whole
+    fits show that nothing is missing from those.
+    """
     arguments, one_epoch = (
         (*common_arguments(plan, epochs, ROUND), "--weights", str(plan.weights))
         for epochs in (plan.fit_epochs, 1)
     )
+    fours = 1 if plan.toy else 10
     return Benchmark(
         name="checkpoints",
         title=f"Checkpoints in a fit of {plan.fit_epochs} epochs: YOLOv5n, BCCD, 320 px, batch 16, 2 cores",
         unit="s",
         higher_is_better=False,
-        rounds=plan.rounds_of(5),
+        rounds=plan.rounds_of(3),
         contenders=[
+            Contender(
+                name="a save",
+                does="what one checkpoint adds to an epoch of fit with every option at its default: epochs "
+                f"with one after every batch beside neighbours without, the median of {fours} times four",
+                module="checkpoint_epochs",
+                arguments=(*arguments, "--epochs", str(4 * fours + 1)),
+                unit="%",
+            ),
             Contender(
                 name="every epoch",
                 does="fit with every option at its default: best.ckpt and last.ckpt, and the last before it",

@@ -130,5 +130,4 @@ def _state(pl_module: LightningModule) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    for name, value in target.items():
-        value.copy_(source[name])
+    torch._foreach_copy_(list(target.values()), [source[name] for name in target])

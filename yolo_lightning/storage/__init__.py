@@ -3,7 +3,6 @@
 from .background import BackgroundWriter
 from .damage import fault, newest_whole, previous_path
 from .files import NoSpace, full_disk_error, write
-from .snapshot import snapshot
 
 __all__ = [
     "BackgroundWriter",
@@ -12,6 +11,5 @@ __all__ = [
     "full_disk_error",
     "newest_whole",
     "previous_path",
-    "snapshot",
     "write",
 ]

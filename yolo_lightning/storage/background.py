@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import write, write_again
-from .snapshot import snapshot
+from .snapshot import Snapshot, Snapshots
 
 _MOST_SNAPSHOTS = 2
 """In memory at a time: one that is being written and one behind it, as best and last of one epoch."""
@@ -35,6 +35,7 @@ class BackgroundWriter:
         self._pending: deque[Future[None]] = deque()
         self._newest: dict[Path, Future[None]] = {}
         self._executor: ThreadPoolExecutor | None = None
+        self._snapshots = Snapshots()
         self._process = os.getpid()
 
     @property
@@ -52,7 +53,9 @@ class BackgroundWriter:
         """
         with self._held():
             self._settle(_MOST_SNAPSHOTS - 1)
-            self._newest[Path(path)] = self._run(write, snapshot(contents), path, keep_previous)
+            self._newest[Path(path)] = self._run(
+                self._write, self._snapshots.take(contents), Path(path), keep_previous
+            )
 
     def submit_again(self, source: Path, path: Path, keep_previous: bool = False) -> None:
         """See to it that what was submitted for ``source`` gets another name; it is not written twice.
@@ -69,6 +72,12 @@ class BackgroundWriter:
         with self._held():
             self._settle(_MOST_SNAPSHOTS)
             self._run(name)
+
+    def _write(self, snapshot: Snapshot, path: Path, keep_previous: bool) -> None:
+        try:
+            write(snapshot.contents, path, keep_previous)
+        finally:
+            self._snapshots.give_back(snapshot)
 
     def _run(self, work: Callable[..., None], *arguments: Any) -> Future[None]:
         if self._executor is None:
@@ -112,7 +121,7 @@ class BackgroundWriter:
     def _held(self) -> Iterator[None]:
         if self._process != os.getpid():  # forked: the thread stayed with the parent
             self._pending, self._executor, self._process = deque(), None, os.getpid()
-            self._newest = {}
+            self._newest, self._snapshots = {}, Snapshots()
         begin = time.perf_counter()
         try:
             yield
