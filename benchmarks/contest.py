@@ -1,4 +1,4 @@
-"""Contenders in turn, A B C, C B A, A B C ..., each in a process of its own; slow drift cancels."""
+"""Contenders in turn, A B C, C B A, ..., so that drift favours nobody; each in a process of its own."""
 
 from __future__ import annotations
 

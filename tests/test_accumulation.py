@@ -1,3 +1,5 @@
+import copy
+
 import torch
 from torch import nn
 
@@ -26,8 +28,7 @@ def test_waiting_gradients_survive_a_save() -> None:
     network(torch.tensor([[1.0, 2.0]])).sum().backward()
     accumulator = GradientAccumulator()
     accumulator.window_is_full(4)
-    saved = accumulator.state_dict(network, batch_size=8)
-    network.zero_grad()  # the copy is not touched by what happens next
+    saved = copy.deepcopy(accumulator.state_dict(network, batch_size=8))  # as a file would hold it
 
     other, restored = nn.Linear(2, 1), GradientAccumulator()
     restored.load_state_dict(saved)

@@ -126,7 +126,19 @@ def test_a_snapshot_in_used_memory_is_one_call_of_torch() -> None:
     assert second.contents["count"] == 7
 
 
-def test_memory_that_is_not_given_back_stays_as_it_is_and_what_nobody_needs_is_let_go() -> None:
+def test_what_comes_and_goes_finds_its_memory_again() -> None:
+    """Gradients wait at some checkpoints and not at others."""
+    weights, gradients = [torch.rand(8) for _ in range(5)], [torch.rand(4) for _ in range(5)]
+    snapshots = Snapshots()
+    snapshots.give_back(snapshots.take([weights, gradients]))
+    snapshots.give_back(snapshots.take([weights]))
+    with Calls() as calls:
+        taken = snapshots.take([weights, gradients])
+    assert calls.names == ["_foreach_copy_"]
+    assert all(map(torch.equal, [*taken.contents[0], *taken.contents[1]], [*weights, *gradients]))
+
+
+def test_memory_that_is_not_given_back_stays_as_it_is_and_what_is_too_much_is_let_go() -> None:
     small, large = torch.zeros(3), torch.ones(5)
     snapshots = Snapshots()
     first = snapshots.take([small, large])
@@ -134,13 +146,35 @@ def test_memory_that_is_not_given_back_stays_as_it_is_and_what_nobody_needs_is_l
     second = snapshots.take([small])
     assert first.contents[0].tolist() == [0, 0, 0] and second.contents[0].tolist() == [2, 2, 2]
     snapshots.give_back(first)
-    third = snapshots.take([small])  # has no use for the room of the large one
-    let_go = weakref.ref(first.contents[1])
-    kept = first.contents[0].data_ptr()
+    third = snapshots.take([small])  # is less than the room of the large one
+    let_go, kept = weakref.ref(first.contents[1]), first.contents[0].data_ptr()
     del first
     assert let_go() is None and third.contents[0].data_ptr() == kept
     again = snapshots.take([small.to(torch.float64), large])
     assert again.contents[0].dtype == torch.float64 and again.contents[1].tolist() == [1] * 5
+
+
+def test_a_snapshot_of_evaluation_leaves_memory_that_training_can_use() -> None:
+    snapshots, weight = Snapshots(), torch.rand(3)
+    with torch.inference_mode():
+        snapshots.give_back(snapshots.take([weight]))
+    assert torch.equal(snapshots.take([weight]).contents[0], weight)
+
+
+def test_only_devices_that_are_waited_for_copy_beside_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    beside: list[bool] = []
+    monkeypatch.setattr("torch._foreach_copy_", lambda *_, non_blocking: beside.append(non_blocking))
+    snapshots = Snapshots()
+    snapshots.take([torch.rand(3)])
+    snapshots.take([torch.rand(3), torch.rand(3, device="meta")])  # stands for a device that is not CUDA
+    assert beside == [True, False]
+
+
+def test_a_list_that_holds_itself_is_copied_once() -> None:
+    original: list[Any] = [torch.arange(3)]
+    original.append(original)
+    taken = snapshot(original)
+    assert taken[1] is taken is not original and torch.equal(taken[0], torch.arange(3))
 
 
 def test_the_moment_of_handing_over_counts(tmp_path: Path) -> None:
@@ -157,6 +191,7 @@ def test_the_moment_of_handing_over_counts(tmp_path: Path) -> None:
     assert (number_of(last), number_of(previous_path(last))) == (5, 4)
     assert writer.saves == 5 and writer.stall_seconds > 0
     writer.close()
+    assert not writer._snapshots._returned  # and no memory is held
     writer.submit(contents(6), last)  # after the end it begins anew
     writer.close()
     assert number_of(last) == 6

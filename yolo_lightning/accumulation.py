@@ -33,7 +33,7 @@ class GradientAccumulator:
         self.pending = 0
 
     def state_dict(self, network: nn.Module, batch_size: int) -> dict[str, Any]:
-        """The images that wait, and their gradients (none right after a step), which are not copied.
+        """The images that wait, and their gradients (none right after a step); what saves them copies them.
 
         Args:
             network: whose gradients wait.

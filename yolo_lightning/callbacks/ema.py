@@ -73,8 +73,8 @@ class ExponentialMovingAverage(Callback):
         weight = 1 - ema_decay(self.updates, self.decay, self.ramp_updates)
         floating = [name for name, value in self._live.items() if value.is_floating_point()]
         torch._foreach_lerp_([self._average[n] for n in floating], [self._live[n] for n in floating], weight)
-        for name in self._live.keys() - set(floating):  # counters
-            self._average[name].copy_(self._live[name])
+        counters = self._live.keys() - set(floating)
+        _copy({name: self._live[name] for name in counters}, {name: self._average[name] for name in counters})
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._average and not self._holds_average:
@@ -130,4 +130,5 @@ def _state(pl_module: LightningModule) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    torch._foreach_copy_(list(target.values()), [source[name] for name in target])
+    if target:  # one call for all of them: each one lets another thread have the interpreter
+        torch._foreach_copy_(list(target.values()), [source[name] for name in target])

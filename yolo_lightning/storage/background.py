@@ -15,14 +15,15 @@ from .files import write, write_again
 from .snapshot import Snapshot, Snapshots
 
 _MOST_SNAPSHOTS = 2
-"""In memory at a time: one that is being written and one behind it, as best and last of one epoch."""
+"""That wait at a time: one that is being written and one behind it."""
 
 
 class BackgroundWriter:
     """Writes checkpoints one after the other on a thread of its own, from snapshots.
 
-    It belongs to one thread of its owner. A process that ends waits for what is under way; a forked
-    process, such as a loader worker, starts without.
+    It belongs to one thread of its owner. Memory of a snapshot that was written is kept for the next one,
+    until :meth:`close`. A process that ends waits for what is under way; a forked process, such as a loader
+    worker, starts without.
 
     Attributes:
         saves: checkpoints that were handed over.
@@ -97,10 +98,11 @@ class BackgroundWriter:
             self._settle(0)
 
     def close(self) -> None:
-        """:meth:`wait`, and end the thread; another :meth:`submit` starts a new one."""
+        """:meth:`wait`, end the thread and let go of memory; another :meth:`submit` begins anew."""
         try:
             self.wait()
         finally:
+            self._snapshots = Snapshots()
             if self._executor is not None:
                 self._executor.shutdown()
                 self._executor = None

@@ -32,6 +32,7 @@ class Snapshots:
     """
 
     def __init__(self) -> None:
+        self._free: defaultdict[Hashable, list[Tensor]] = defaultdict(list)
         self._returned: deque[list[tuple[Hashable, Tensor]]] = deque()
 
     def take(self, contents: object) -> Snapshot:
@@ -44,47 +45,51 @@ class Snapshots:
         Args:
             contents: dictionaries, lists and tuples, nested, of tensors and plain values.
         """
-        free = self._free_memory()
+        while self._returned:
+            for kind, values in self._returned.popleft():
+                self._free[kind].append(values)
         memo: dict[int, Any] = {}
         sources: dict[Hashable, Tensor] = {}
         targets: dict[Hashable, tuple[Hashable, Tensor]] = {}
         for tensor in tensors_in(contents):
-            place = identity(tensor)
+            kind = tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+            place = tensor.data_ptr(), kind
             if place not in targets:
-                kind = tensor.shape, tensor.stride(), tensor.dtype, tensor.is_cuda
                 sources[place] = tensor
-                targets[place] = kind, free[kind].pop() if free[kind] else _host_memory(tensor)
+                targets[place] = kind, self._free[kind].pop() if self._free[kind] else _host_memory(tensor)
             memo[id(tensor)] = _like(tensor, targets[place][1])
         _copy_all(list(sources.values()), [values for _, values in targets.values()])
+        self._let_go(most=sum(values.nbytes for _, values in targets.values()))
         return Snapshot(copy.deepcopy(contents, memo), list(targets.values()))
 
     def give_back(self, snapshot: Snapshot) -> None:
         """Let the memory be used again; the snapshot must not be read any more. Any thread may call this."""
         self._returned.append(snapshot.memory)
 
-    def _free_memory(self) -> defaultdict[Hashable, list[Tensor]]:
-        """What was given back, by kind; what the next snapshot does not need of it is let go."""
-        free: defaultdict[Hashable, list[Tensor]] = defaultdict(list)
-        while self._returned:
-            for kind, values in self._returned.popleft():
-                free[kind].append(values)
-        return free
+    def _let_go(self, most: int) -> None:
+        """Keep what the next snapshot may need, such as gradients, unless it is more than so many bytes."""
+        if sum(values.nbytes for free in self._free.values() for values in free) > most:
+            self._free.clear()
 
 
 def _host_memory(tensor: Tensor) -> Tensor:
     """Room for the values on the CPU, pinned for those of a CUDA device."""
-    return torch.empty_like(
-        tensor.detach(), device="cpu", memory_format=torch.preserve_format, pin_memory=tensor.is_cuda
-    )
+    with torch.inference_mode(False):  # or else only snapshots of evaluation could be taken there
+        return torch.empty_like(
+            tensor.detach(), device="cpu", memory_format=torch.preserve_format, pin_memory=tensor.is_cuda
+        )
 
 
 @torch.no_grad()
 def _copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
-    """Copy in one call, and wait for the devices that the values come from."""
+    """Copy in one call, and wait for the CUDA devices that values come from; others wait by themselves."""
+    devices = {source.device for source in sources}
     if sources:
-        torch._foreach_copy_(targets, sources, non_blocking=True)
-    for device in {source.device for source in sources if source.is_cuda}:
-        torch.cuda.current_stream(device).synchronize()
+        can_wait = all(device.type in ("cpu", "cuda") for device in devices)
+        torch._foreach_copy_(targets, sources, non_blocking=can_wait)
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
 
 
 def _like(tensor: Tensor, values: Tensor) -> Tensor:
@@ -95,23 +100,18 @@ def _like(tensor: Tensor, values: Tensor) -> Tensor:
 
 
 def tensors_in(contents: object) -> Iterator[Tensor]:
-    """Every dense tensor in nested dictionaries, lists, tuples and sets."""
-    if isinstance(contents, Tensor):
-        if type(contents) in (Tensor, Parameter) and contents.layout == torch.strided:
-            yield contents
-    elif isinstance(contents, Mapping):
-        for value in contents.values():
-            yield from tensors_in(value)
-    elif isinstance(contents, (list, tuple, set, frozenset)):
-        for value in contents:
-            yield from tensors_in(value)
-
-
-def identity(tensor: Tensor) -> Hashable:
-    """Equal for tensors that are the same memory, seen in the same way."""
-    return tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+    """Every dense tensor in nested dictionaries, lists, tuples and sets, in no particular order."""
+    found, entered = [contents], set[int]()
+    while found:
+        value = found.pop()
+        if isinstance(value, Tensor):
+            if type(value) in (Tensor, Parameter) and value.layout == torch.strided:
+                yield value
+        elif isinstance(value, (list, tuple, set, frozenset, Mapping)) and id(value) not in entered:
+            entered.add(id(value))
+            found.extend(value.values() if isinstance(value, Mapping) else value)
 
 
 def bytes_in(contents: object) -> int:
     """Bytes of the tensors, each memory counted once."""
-    return sum({identity(tensor): tensor.nbytes for tensor in tensors_in(contents)}.values())
+    return sum(size for _, size in {(tensor.data_ptr(), tensor.nbytes) for tensor in tensors_in(contents)})
