@@ -48,8 +48,9 @@ def checkpoints(plan: Plan) -> Benchmark:
             ),
         ],
         notes=[
-            "a save of checkpoints is a share of an epoch, from its start to the end of its validation; seconds of "
-            "whole fits run from the start of the first epoch to the end, when the last file is on the disk",
+            "a save of checkpoints is a share of an epoch, from its start to the end of its validation; "
+            "seconds of whole fits run from the start of the first epoch to the end, when the last file is "
+            "on the disk",
         ],
         timeout_s=4 * 3600,
         warm_up=Contender("warm-up", "one epoch", "checkpoint_fit", one_epoch),
