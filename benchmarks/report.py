@@ -25,6 +25,7 @@ _DETAILS = {
     "private_growth_mb": "its own pages grew by {:.1f} MB",
     "resident_growth_mb": "process grew by {:.0f} MB",
     "stall_s": "training held {:.2f} s",
+    "held_ms": "of which training is held {:.0f} ms",
 }
 """What is shown of the details, as the mean over the rounds."""
 

@@ -26,7 +26,7 @@ def main() -> None:
         saved_s=saved_s,
         unsaved_s=unsaved_s,
         saves=AlternatingCheckpoints.saves,
-        stall_s=AlternatingCheckpoints.stall_s,
+        held_ms=1e3 * AlternatingCheckpoints.stall_s / AlternatingCheckpoints.saves,
         **settings_of(newest_run(options.runs)),
     )
 
