@@ -38,6 +38,11 @@ def training_begins() -> None:
     _State.is_training = True
 
 
+def training_has_begun() -> bool:
+    """Whether :func:`training_begins` was called since the program began to watch."""
+    return _State.is_training
+
+
 @contextmanager
 def watching(is_program: bool = False) -> Iterator[None]:
     """Note signals while the block runs; in a thread that is not the main one, which gets none, nothing.
