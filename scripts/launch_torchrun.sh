@@ -18,9 +18,10 @@
 #   STOP_SECONDS    how long a node that is stopped may save before it is killed (default: 120)
 #   PYTHON          (default: .venv/bin/python beside the sources if there is one, else python)
 #
-# Ends with 0 when the training is done, and with 75 when it was asked to stop and has saved itself: the same
-# command goes on from there. SIGTERM or Ctrl-C to this script on one node stops all of them. What the Kubernetes
-# training operator sets (PET_NNODES, PET_RDZV_ENDPOINT, …) is used where the variables above are not given.
+# Ends with 0 when the training is done, with 75 when it was asked to stop and has saved itself (the same command
+# goes on from there), and with 2 when wrong input or a wrong cluster let it not begin. SIGTERM or Ctrl-C to this
+# script on one node stops all of them. What the Kubernetes training operator sets (PET_NNODES,
+# PET_RDZV_ENDPOINT, …) is used where the variables above are not given.
 set -euo pipefail
 
 stop() {
@@ -55,21 +56,37 @@ fi
 # What torchrun starts in each process. It is told of the node and the processes by environment variables,
 # also after a restart with fewer nodes, and Lightning has to be told the same. A process that was asked to
 # stop is done, not broken: torchrun gets 0, so that it does not start it again, and this script the 75.
+# Nor does another start mend wrong input: it would say the same again. Only the first start is believed in
+# that, because in a later one other nodes may be missing for a moment. Once there is a process group, others
+# may wait in it for the one that ends: then torchrun is told to end them, and what it starts ends at once.
 worker='
 import os, sys
 from pathlib import Path
 folder, rank = Path(os.environ["LAUNCH_FOLDER"]), os.environ["LOCAL_RANK"]
+if any(folder.glob("refused.*")):
+    sys.exit(0)
 (folder / f"stopped.{rank}").unlink(missing_ok=True)
-(folder / f"process.{rank}").write_text(str(os.getpid()))
+process = folder / f"process.{rank}"
+is_first = not process.exists()
+process.write_text(str(os.getpid()))
 import yolo_lightning.__main__
+from yolo_lightning.preemption import training_has_begun
+from yolo_lightning.preflight.failure import is_failing
 local, world = (int(os.environ[size]) for size in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
 try:
     yolo_lightning.__main__.main(
         [*sys.argv[1:], f"--trainer.devices={local}", f"--trainer.num_nodes={world // local}"])
 except SystemExit as end:
-    if end.code != 75:
+    refused = end.code == 2 or end.code == 75 and is_failing()  # its end was near, torchrun was faster
+    if refused and is_first and not training_has_begun():
+        (folder / f"refused.{rank}").touch()
+        from torch import distributed
+        if distributed.is_initialized() and not is_failing():
+            raise
+    elif end.code == 75:
+        (folder / f"stopped.{rank}").touch()
+    else:
         raise
-    (folder / f"stopped.{rank}").touch()
 '
 
 LAUNCH_FOLDER="$(mktemp -d)"
@@ -115,7 +132,15 @@ while kill -0 "$torchrun" 2>/dev/null; do # wait also returns when a signal came
     wait "$torchrun" || status=$?
 done
 wait "$torchrun" 2>/dev/null && status=0 || status=$?
-if ls "$LAUNCH_FOLDER"/stopped.* >/dev/null 2>&1; then
+left() {
+    ls "$LAUNCH_FOLDER/$1".* >/dev/null 2>&1
+}
+# torchrun, too, stops processes, when one of them has failed: that is no wish to go on later.
+if left stopped && [ "$asked" -gt 0 ]; then
+    status=75
+elif left refused; then
+    status=2
+elif left stopped && [ "$status" = 0 ]; then
     status=75
 fi
 exit "$status"

@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report.*": {"atomic", "runs"},  # files of a run to a page
     "accumulation": set(),  # sums gradients over micro-batches
     "parser": set(),  # options that are wrong, and messages that are held back
-    "settings": {"data.*", "model.*", "module"},  # options made definite, or refused
+    "settings": {"data.*", "model.*", "module", "strategy"},  # options made definite, or refused
     "storage.*": set(),  # checkpoint files that are never half
     "checkpoint_io": {"storage.*", "runs"},
     "runs": {"storage.*"},  # folders and files of a run, and its metrics

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.processes import side_by_side
+from yolo_lightning.callbacks import agreement as room
 from yolo_lightning.callbacks.agreement import Agreement
+from yolo_lightning.errors import InputError
 
 
 def test_a_process_alone_sees_its_flags_at_once() -> None:
@@ -39,3 +44,48 @@ def test_all_ranks_see_a_flag_one_batch_after_it_was_raised(world: int, tmp_path
     expected = [no, no, [True, False], [False, True], no, [True, True], no]
     for rank in range(world):
         assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == expected
+
+
+def _hang(**_: object) -> None:
+    threading.Event().wait()
+
+
+def _refuse(**_: object) -> None:
+    raise RuntimeError("Gloo connectFullMesh failed\nwith 127.0.1.1")
+
+
+@pytest.mark.parametrize(
+    ("new_group", "reason"),
+    [(_hang, "no answer within"), (_refuse, "Gloo connectFullMesh failed with 127.0.1.1")],
+)
+def test_ranks_that_gloo_does_not_connect_end_with_what_to_do(
+    new_group: Callable[..., None], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[bool] = []
+    found = {"is_initialized": True, "get_world_size": 4, "get_rank": 3}
+    for name, value in found.items():
+        monkeypatch.setattr(room.distributed, name, lambda value=value: value)
+    monkeypatch.setattr(room.distributed, "new_group", new_group)
+    monkeypatch.setattr(room, "_default_timeout", lambda: None)
+    monkeypatch.setattr(room, "end_soon", lambda: ends.append(True))
+    monkeypatch.setattr(room, "say_on_host", lambda sentence, _: InputError(sentence))
+    monkeypatch.setattr(room.socket, "gethostname", lambda: "node7")
+    monkeypatch.setattr(room, "OPEN_S", 0.1)
+    with pytest.raises(InputError, match=r"^rank 3 on node7: gloo, .* set GLOO_SOCKET_IFNAME to ") as told:
+        Agreement(flags=1)
+    assert reason in str(told.value)
+    assert ends == [True]
+
+
+def _patience(rank: int, world: int, folder: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", f"file://{folder}/store", rank=rank, world_size=world, timeout=timedelta(minutes=7)
+    )
+    backend = Agreement(flags=1)._group._get_backend(torch.device("cpu"))
+    torch.save(backend.options._timeout.total_seconds(), Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_the_group_waits_as_long_as_the_default_one(tmp_path: Path) -> None:
+    side_by_side(_patience, 2, 2, str(tmp_path))
+    assert [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)] == [420.0] * 2

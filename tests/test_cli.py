@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import torch
 import yaml
 
 from tests.quiet import QUIET
+from yolo_lightning import preemption
 from yolo_lightning.__main__ import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -284,6 +286,20 @@ def test_options_that_cannot_be_had(
     assert remedy in refused(capsys, "fit", *small("--data.root", str(shapes), option))
 
 
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        (["--trainer.devices=2", "--trainer.val_check_interval=00:00:10:00"], "number of batches or a share"),
+        (["--trainer.num_nodes=2"], "give --trainer.num_nodes 1"),
+        (["--trainer.devices=6"], "val has 5 images for 6 processes; use at most 5"),
+    ],
+)
+def test_processes_that_would_wait_for_one_another(
+    shapes: Path, capsys: pytest.CaptureFixture[str], options: list[str], remedy: str
+) -> None:
+    assert remedy in refused(capsys, "fit", *small("--data.root", str(shapes), *options))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = small("--data.root", str(shapes), "--trainer.accelerator=gpu")
@@ -433,3 +449,17 @@ def test_a_letter_that_the_locale_lacks_ends_nothing() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
     assert (done.returncode, done.stdout.decode("latin-1")) == (0, "? ? é\n"), done.stderr
+
+
+@pytest.mark.parametrize(("command", "resumes"), [("fit", True), ("fit", False), ("synth", False)])
+def test_a_full_disk_names_what_can_be_resumed(
+    command: str, resumes: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(arguments: list[str]) -> None:
+        if resumes:
+            preemption.training_begins()
+        raise OSError(errno.ENOSPC, "No space left on device", "made")
+
+    monkeypatch.setattr("yolo_lightning.cli.run", fill)
+    remedy = "resume with --ckpt_path last" if resumes else "start again"
+    assert refused(capsys, command).endswith(f"make room and {remedy}")

@@ -33,7 +33,7 @@ def test_each_value_reaches_its_line() -> None:
         "#SBATCH --account=vision", "#SBATCH --constraint=nvlink", "#SBATCH --job-name=coco",
         "#SBATCH --signal=USR1@300", "#SBATCH --qos=long", "#SBATCH --exclusive",
         "python=/env/bin/python", "runs_dir='/runs of all'", 'run_name="${RUN_NAME:-first}"',
-        'local_cache="$TMPDIR/images"', "accelerator=gpu",
+        "local_cache='$TMPDIR/images'", "accelerator=gpu",
         "set -- --data.root '/data/a b' '--model.weights=$HOME/x.pt' \"$@\"",
     }  # fmt: skip
 
@@ -130,3 +130,28 @@ def test_options_that_contradict_the_job_are_refused(command: str, words: str) -
     with pytest.raises(InputError) as refused:
         split_fit_options(command.split(), 4, 8, "gpu")
     assert words in str(refused.value)
+
+
+FAKES = {
+    "scontrol": 'case "$*" in *hostnames*) echo localhost ;; *job*) echo " JobState=COMPLETING" ;; esac',
+    "srun": 'printf "%s\\n" "$@" >"$SEEN/arguments"; env >"$SEEN/environment"',
+}
+"""What the shipped script calls, for one job on this machine."""
+
+
+def test_the_processes_get_what_the_script_sets_whatever_sbatch_exports(tmp_path: Path) -> None:
+    """With sbatch --export=NONE, SLURM_EXPORT_ENV tells srun to hand on nothing unless an option does."""
+    for name, body in FAKES.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    given = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin", "SEEN": str(tmp_path), "SLURM_JOB_ID": "7",
+        "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_NODELIST": "n", "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_NTASKS_PER_NODE": "1", "PYTHON": "/bin/true", "SLURM_EXPORT_ENV": "NONE",
+        "LOCAL_CACHE": "$OWN/a",
+    }  # fmt: skip
+    done = subprocess.run(["bash", str(SCRIPT)], env=given, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--export=ALL" in (tmp_path / "arguments").read_text().splitlines()
+    environment = (tmp_path / "environment").read_text().splitlines()
+    assert {"MASTER_ADDR=localhost", "MASTER_PORT=15007", "YOLO_LIGHTNING_CACHE=$OWN/a"} <= set(environment)

@@ -249,3 +249,15 @@ def test_another_folder_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert disk_folder(tmp_path) == tmp_path / "scratch"
     monkeypatch.setenv("YOLO_LIGHTNING_CACHE", "")
     assert disk_folder(tmp_path) == tmp_path / FOLDER
+
+
+@pytest.mark.parametrize("named", ["$OWN_DISK/images", "${OWN_DISK}/images"])
+def test_variables_in_its_name_are_those_of_this_machine(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("YOLO_LIGHTNING_CACHE", named)
+    monkeypatch.setenv("OWN_DISK", str(tmp_path / "disk"))
+    assert disk_folder(tmp_path) == tmp_path / "disk" / "images"
+    monkeypatch.delenv("OWN_DISK")
+    with pytest.raises(InputError, match=r"YOLO_LIGHTNING_CACHE is \S+/images, but \S+ is not set on "):
+        disk_folder(tmp_path)

@@ -194,6 +194,14 @@ def test_a_pod_has_shared_memory_within_its_own_and_every_mount_a_volume(generat
 
 
 @pytest.mark.parametrize("generation", ["v1", "v2"])
+def test_the_user_of_the_image_can_write_to_the_volumes(generation: str) -> None:
+    security = pods()[generation][0]["securityContext"]
+    groups = re.findall(r"^ARG GROUP_ID=(\d+)$", (ROOT / "Dockerfile").read_text(), flags=re.M)
+    assert groups == [str(security["fsGroup"])]
+    assert security["fsGroupChangePolicy"] == "OnRootMismatch"
+
+
+@pytest.mark.parametrize("generation", ["v1", "v2"])
 def test_a_pod_runs_what_is_there(generation: str) -> None:
     container = pods()[generation][0]["containers"][0]
     assert [ROOT / part for part in container["command"][1:]] == [SCRIPT]
@@ -216,7 +224,10 @@ def test_one_process_a_gpu() -> None:
 def launched_with(tmp_path: Path, environment: dict[str, str], *arguments: str) -> tuple[int, list[str]]:
     """Status of the script and the arguments of torchrun, with an echo in the place of Python."""
     python = tmp_path / "python"
-    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@" >"${0%/*}/arguments"\nexit "${STATUS:-0}"\n')
+    python.write_text(
+        '#!/bin/sh\nprintf "%s\\n" "$@" >"${0%/*}/arguments"\n'
+        'for mark in $MARKS; do : >"$LAUNCH_FOLDER/$mark"; done\nexit "${STATUS:-0}"\n'
+    )
     python.chmod(0o755)
     given = {"PATH": "/usr/bin:/bin", "PYTHON": str(python), **environment}
     done = subprocess.run(["bash", str(SCRIPT), *arguments], env=given, cwd=tmp_path, timeout=30, check=False)
@@ -249,6 +260,20 @@ def test_the_script_takes_what_each_operator_gives(tmp_path: Path) -> None:
 
 def test_the_script_hands_on_a_failure(tmp_path: Path) -> None:
     assert launched_with(tmp_path, {"NPROC_PER_NODE": "1", "STATUS": "3"})[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("marks", "status", "expected"),
+    [
+        ("stopped.0", 0, 75),  # asked by a signal to another node
+        ("stopped.0", 1, 1),  # ended by torchrun, because another process failed
+        ("refused.0", 0, 2),
+        ("refused.1 stopped.0", 1, 2),
+    ],
+)
+def test_the_script_ends_as_its_processes_did(tmp_path: Path, marks: str, status: int, expected: int) -> None:
+    environment = {"NPROC_PER_NODE": "1", "STATUS": str(status), "MARKS": marks}
+    assert launched_with(tmp_path, environment)[0] == expected
 
 
 @pytest.mark.parametrize("wrong", [{"NNODES": "2"}, {"RUNS_DIR": "runs"}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -79,6 +80,97 @@ def test_a_second_interrupt_ends_at_once() -> None:
     term = KILL.format("SIGTERM")
     assert status(f"training_begins(); {term}; {kill}; sys.exit(received() != 'SIGTERM')") == 0
     assert status(f"training_begins(); {term}; {kill}; {kill}; sys.exit(0)") == -signal.SIGINT
+
+
+WAITING_IN_C = """
+import hashlib, signal, sys, threading
+from yolo_lightning.preemption import *
+
+def interrupt():
+    gate.acquire()
+    for _ in range({times}):
+        signal.raise_signal(signal.SIGINT)  # to this thread, so that none is lost while another is pending
+        print(received(), flush=True)
+
+gate = threading.Lock()
+gate.acquire()
+with watching():
+    training_begins()
+    threading.Thread(target=interrupt, daemon=True).start()
+    sys.setswitchinterval(1000)  # the other thread goes on when this one is in C, and not before
+    gate.release()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", {iterations})
+    print(received(), flush=True)
+"""
+
+
+def test_a_second_interrupt_ends_at_once_what_cannot_handle_the_first() -> None:
+    program = WAITING_IN_C.format(times=2, iterations=2**31 - 1)  # a quarter of an hour
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+    assert done.stdout.split() == ["None", "None"]
+
+
+def test_a_first_interrupt_waits_for_what_cannot_handle_it() -> None:
+    program = WAITING_IN_C.format(times=1, iterations=10**6)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout.split()) == (0, ["None", "SIGINT"])
+
+
+def test_interrupts_of_forked_workers_are_their_own() -> None:
+    kill = KILL.format("SIGINT")
+    program = f"""
+import os, signal, sys
+from yolo_lightning.preemption import *
+with watching():
+    training_begins()
+    for _ in range(2):
+        worker = os.fork()
+        if not worker:
+            {kill}
+            assert received() == "SIGINT"
+            {kill}
+            os._exit(0)
+        assert os.waitpid(worker, 0)[1] == signal.SIGINT
+    assert received() is None
+    {kill}
+    sys.exit(received() != "SIGINT")
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_a_fork_leaves_interrupts_as_they_were() -> None:
+    program = """
+import os, signal
+from yolo_lightning.preemption import *
+with watching():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    worker = os.fork()
+    same = signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    if not worker:
+        os._exit(not same)
+    assert same and os.waitpid(worker, 0)[1] == 0
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_an_event_loop_keeps_its_wakeup_descriptor() -> None:
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    with receiver, sender:
+        theirs = sender.fileno()
+        assert signal.set_wakeup_fd(theirs) == -1
+        with preemption.watching():
+            preemption.training_begins()
+            os.kill(os.getpid(), signal.SIGUSR1)
+        assert receiver.recv(9) == bytes([signal.SIGUSR1])
+        assert signal.set_wakeup_fd(-1) == theirs
+        with preemption.watching():
+            signal.set_wakeup_fd(theirs)  # by one that begins in between
+        assert signal.set_wakeup_fd(-1) == theirs
+    with preemption.watching():
+        pass
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 @pytest.mark.parametrize(

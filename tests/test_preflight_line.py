@@ -7,9 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from yolo_lightning.errors import InputError
-from yolo_lightning.preflight import reach
+from yolo_lightning.preflight import failure, reach
 from yolo_lightning.preflight.environment import ByHand, address_origin, started_by_hand
-from yolo_lightning.preflight.failure import FailedElsewhere, describe_failures, name_ranks, say_on_host
+from yolo_lightning.preflight.failure import (
+    FailedElsewhere,
+    describe_failures,
+    is_failing,
+    name_ranks,
+    say_on_host,
+)
 from yolo_lightning.preflight.joining import join
 from yolo_lightning.preflight.line import Channel, Door, Ended, knock, wait_for_any
 from yolo_lightning.preflight.reach import bounded, why_unreachable, why_unresolved
@@ -169,6 +175,32 @@ def test_one_process_of_a_host_says_what_all_find() -> None:
         errors = list(pool.map(lambda _: say_on_host("the sentence", subject), range(3)))
     assert sorted(isinstance(error, FailedElsewhere) for error in errors) == [False, True, True]
     assert {str(error) for error in errors} == {"the sentence"}
+
+
+def test_who_is_quiet_ends_after_the_one_that_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun and srun end all processes when they see one end, the one that is about to speak as well."""
+    slept: list[float] = []
+    monkeypatch.setattr(failure.time, "sleep", slept.append)
+    subject = f"test {time.monotonic_ns()}"
+    monkeypatch.setattr(failure, "_is_first_on_host", lambda _: False)
+    assert isinstance(say_on_host("the sentence", subject), FailedElsewhere)
+    [quiet] = slept
+    assert quiet > failure.SIBLINGS_S
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_process_that_fails_for_all_knows_it_before_it_ends(
+    is_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failure, "_TO_PRINT_S", -failure.SIBLINGS_S)
+    monkeypatch.setattr(failure._State, "is_failing", False)
+    known: list[bool] = []
+    monkeypatch.setattr(failure, "_is_first_on_host", lambda _: known.append(is_failing()) or is_first)
+    say_on_host("the sentence", "test")
+    assert known == [True]
+    monkeypatch.setattr(failure._State, "is_failing", False)
+    FailedElsewhere("the sentence")
+    assert is_failing()
 
 
 def test_processes_that_were_started_by_hand() -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from yolo_lightning.callbacks import agreement
 from yolo_lightning.errors import InputError
 from yolo_lightning.preflight.allreduce import check_all_reduce
 from yolo_lightning.preflight.environment import ByHand
@@ -131,6 +132,15 @@ def blocked_all_reduce() -> None:
     check_all_reduce(torch.device("cpu"), 2, here)
 
 
+def no_show_in_agreement() -> None:
+    agreement.OPEN_S = 2
+    meet()
+    make_group()
+    if int(os.environ["RANK"]) == 1:
+        time.sleep(60)
+    agreement.Agreement(flags=1)
+
+
 def restarts() -> None:
     here = meet()
     attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
@@ -158,6 +168,7 @@ SCENARIOS: dict[str, Callable[[], None]] = {
         waits_in_vain,
         no_show_in_all_reduce,
         blocked_all_reduce,
+        no_show_in_agreement,
         restarts,
     )
 }
@@ -352,6 +363,15 @@ def test_an_all_reduce_that_does_not_return_ends_all(ranks: Ranks) -> None:
     )
     assert "GLOO_SOCKET_IFNAME" in told[0]
     assert told[1] == ""
+
+
+def test_a_group_of_gloo_that_does_not_connect_ends_the_process(ranks: Ranks) -> None:
+    ranks.start("no_show_in_agreement", 2, [0, 1])
+    absent = ranks.running.pop(1)
+    statuses, told, _ = ranks.end()
+    ranks.running.append(absent)
+    assert statuses == [2]
+    assert told[0].startswith("error: rank 0 on host0: gloo, by which the ranks agree on stops, does not ")
 
 
 def test_what_torchrun_starts_again_does_not_meet_the_dead(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def test_at_the_end_of_an_epoch(tmp_path: Path) -> None:
     assert read_resumption(other).purge_step == 9
     found = read_resumption(path)
     assert (found.epochs, found.batches, found.hyper_parameters, found.purge_step) == (2, 0, {"seed": 3}, 8)
+    assert found.step == 7
     assert str(found) == f"checkpoint {path}, after epoch 2"
     found.check_epochs(2)
     found.check_epochs(-1)

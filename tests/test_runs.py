@@ -62,8 +62,9 @@ def test_the_config_of_the_run_comes_before_the_options(tmp_path: Path) -> None:
     given = ["--ckpt_path=last", "--run_name", "mine", f"--runs_dir={tmp_path}", "--trainer.max_epochs", "9"]
     config = ["--config", str(run / "config.yaml")]
     assert with_run_config(["fit", *given]) == ["fit", *config, *given]
-    # Predictions do not go among the trainings of that name, unless that is asked for.
-    assert with_run_config(["predict", *given]) == ["predict", *config, "--run_name=null", *given]
+    alone = ["--run_name=null", "--trainer.num_nodes=1", "--trainer.devices=1"]
+    # Predictions do not go among the trainings of that name, nor on all its nodes, unless that is asked for.
+    assert with_run_config(["predict", *given]) == ["predict", *config, *alone, *given]
 
 
 def test_options_stay_as_they_are_without_a_run(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from contextlib import nullcontext
 
 from .errors import InputError
-from .preemption import watching
+from .preemption import training_has_begun, watching
 from .preflight.failure import FailedElsewhere
 
 
@@ -44,7 +44,9 @@ def _run(arguments: list[str]) -> None:
         if full is None:
             raise
         where = full.filename or "the run directory"
-        sys.exit(_fail(f"{where}: {full.strerror}; make room and resume with --ckpt_path last"))
+        trains = arguments[:1] == ["fit"] and training_has_begun()  # else there is nothing to resume
+        remedy = "resume with --ckpt_path last" if trains else "start again"
+        sys.exit(_fail(f"{where}: {full.strerror}; make room and {remedy}"))
 
 
 def _fail(sentence: str) -> int:

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from . import settings
 from .callbacks.ema import ExponentialMovingAverage
 from .callbacks.predictions import PredictionWriter
 from .callbacks.preflight import FirstAllReduce
@@ -39,7 +40,6 @@ from .runs import (
     find_checkpoint,
     run_directory_of,
 )
-from .settings import check_source, check_values, make_paths_absolute, refuse_impossible
 from .step_choice import settle_step
 from .storage import newest_whole
 from .strategy import DDPConfig, build_strategy
@@ -66,7 +66,7 @@ class YoloCLI(LightningCLI):
     _begun: Path | None = None
     """Run directory of a start that came to no checkpoint, which this one goes on in."""
     _purge_step: int | None = None
-    _is_new = False
+    _is_new, _step = False, 0
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--runs_dir", type=str, default="runs", help="Folder of all runs.")
@@ -123,10 +123,10 @@ class YoloCLI(LightningCLI):
 
     def _check_options(self, config: Any) -> None:
         """Make the options definite, and refuse what cannot be."""
-        refuse_impossible(config)
-        make_paths_absolute(config)
+        settings.refuse_impossible(config)
+        settings.make_paths_absolute(config)
         self._read_checkpoint(config)
-        check_source(config, str(self.subcommand))
+        settings.check_source(config, str(self.subcommand))
         self._read_classes(config)
         if "verbose" in config:
             config.verbose = False  # the progress callback prints the table
@@ -134,9 +134,10 @@ class YoloCLI(LightningCLI):
             config.return_predictions = False  # they are on disk; a large folder would fill the memory
         if "weights_only" in config:
             config.weights_only = True  # a checkpoint is data, not a program
-        check_values(config)
+        settings.check_values(config)
 
     def _choose(self, config: Any) -> None:
+        settings.refuse_absent_nodes(config)
         settle_step(config, is_training=self.subcommand == "fit")
 
     def _read_checkpoint(self, config: Any) -> None:
@@ -157,11 +158,11 @@ class YoloCLI(LightningCLI):
             return
         self.checkpoint = newest_whole(found, rank_zero_warn)
         config.ckpt_path = str(self.checkpoint)
-        resumption = read_resumption(self.checkpoint)
-        known, self._purge_step = resumption.hyper_parameters, resumption.purge_step
-        rank_zero_info(str(resumption))
+        resumed = read_resumption(self.checkpoint)
+        known, self._step, self._purge_step = resumed.hyper_parameters, resumed.step, resumed.purge_step
+        rank_zero_info(str(resumed))
         if self.subcommand == "fit":
-            resumption.check_epochs(config.trainer.max_epochs)
+            resumed.check_epochs(config.trainer.max_epochs)
         asked = config.model.architecture
         # With the configuration of its run in front, whatever differs was asked for.
         unasked = None if run_directory_of(self.checkpoint) else YOLOV5_DEFAULT
@@ -215,20 +216,17 @@ class YoloCLI(LightningCLI):
         config, meeting = self.config[self.subcommand], self.meeting
         with self._directory_given_back():
             if meeting.world_size > 1:
-                facts = facts_of(config, self.run_directory, self.subcommand == "fit")
+                facts = facts_of(config, self.run_directory, self.subcommand == "fit", self._step)
                 for warning in meeting.compare(facts):
                     rank_zero_warn(warning)
             meeting.share("building the run", self._build)
-            meeting.share("reading the data", lambda: self.datamodule.build_indices(self.subcommand))
+            data, trainer, stage = self.datamodule, self.trainer, str(self.subcommand)
+            processes = trainer.num_devices * trainer.num_nodes
+            meeting.share("reading the data", lambda: settings.read_data(data, stage, processes))
             if meeting.world_size > 1 and self.subcommand != "predict":
-                meeting.compare(index_facts(self.datamodule.indices), "comparing the data")
-            trainer = self.trainer
-            meeting.share(
-                "caching the images",
-                lambda: self.datamodule.prepare(
-                    self.subcommand, trainer.strategy.root_device, trainer.num_devices
-                ),
-            )
+                meeting.compare(index_facts(data.indices), "comparing the data")
+            device, local = trainer.strategy.root_device, trainer.num_devices
+            meeting.share("caching the images", lambda: data.prepare(stage, device, local))
 
     def _build(self) -> None:
         try:

@@ -8,14 +8,17 @@ until then SIGUSR1, by which Slurm gives notice, ends a process.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 EXIT_STATUS = 75
 """Of a run that was asked to stop and has saved itself: EX_TEMPFAIL of sysexits.h, "try again later"."""
@@ -26,6 +29,8 @@ _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal,
 class _State:
     received: str | None = None
     is_training = False
+    listens = False
+    """Whether signals are written into a descriptor of ours."""
 
 
 def received() -> str | None:
@@ -57,7 +62,8 @@ def watching(is_program: bool = False) -> Iterator[None]:
         return
     before = {number: signal.signal(number, _note) for number in _SIGNALS}
     try:
-        yield
+        with _ending_at_second_interrupt():
+            yield
     finally:
         ends = is_program and _State.received is not None
         for number, handler in before.items():
@@ -73,6 +79,81 @@ def _note(number: int, frame: object) -> None:
             os.kill(os.getpid(), number)  # so that the shell sees what ended it
     elif number == signal.SIGTERM and nothing_to_save:
         sys.exit(EXIT_STATUS)
+
+
+@contextmanager
+def _ending_at_second_interrupt() -> Iterator[None]:
+    """End the process at a second SIGINT also where the main thread never comes to handle the first.
+
+    While it waits in C code, as for a rank that will not answer, the interpreter only remembers that
+    a signal came, not how often. What it does at once, in whatever thread it is, is to write each
+    into the wakeup descriptor; a thread reads them here.
+    """
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        sender.setblocking(False)
+        theirs = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        if theirs != -1:  # there is only one, and an event loop reads it, as in Jupyter
+            signal.set_wakeup_fd(theirs)
+            yield
+            return
+        reader = threading.Thread(target=_await_second_interrupt, args=(receiver,), daemon=True)
+        reader.start()
+        _State.listens = True
+        try:
+            yield
+        finally:
+            if _State.listens:  # not in a process that was forked from this one
+                _State.listens = False
+                theirs = signal.set_wakeup_fd(-1)
+                if theirs != sender.fileno():
+                    signal.set_wakeup_fd(theirs)
+                sender.shutdown(socket.SHUT_WR)
+                reader.join()
+
+
+def _await_second_interrupt(receiver: socket.socket) -> None:
+    seen = 0
+    while seen < 2:
+        numbers = receiver.recv(64)
+        if not numbers:
+            return
+        seen += numbers.count(signal.SIGINT)
+    _end_as_interrupted()
+
+
+def _end_as_interrupted() -> NoReturn:
+    """End by SIGINT itself, as after a first one that was handled, so that the shell sees what ended it."""
+    with suppress(AttributeError):  # of the interpreter itself, since signal.signal is for the main thread
+        ctypes.pythonapi.PyOS_setsig(signal.SIGINT, None)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(128 + signal.SIGINT)
+
+
+_forking = threading.local()
+
+
+def _before_fork() -> None:
+    """Let no SIGINT of the new process count as one of this: for a moment they share the descriptor."""
+    if _State.listens:
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _after_fork() -> None:
+    if hasattr(_forking, "mask"):
+        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+        del _forking.mask
+
+
+def _after_fork_in_child() -> None:
+    if _State.listens:
+        signal.set_wakeup_fd(-1)
+        _State.listens = False
+    _after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 def in_slurm_job() -> bool:

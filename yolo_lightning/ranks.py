@@ -16,11 +16,14 @@ from .preflight.environment import Environment, started_by_hand
 from .preflight.facts import Facts, gather_facts, option_values
 from .preflight.joining import join
 from .preflight.rendezvous import Rendezvous, alone
+from .preflight.shared_memory import evaluation_bytes
 from .settings import PATHS
 from .strategy import count_devices
 
 _BYTES_A_PARAMETER = 12
 """Of a checkpoint: weights, their average and momentum, float32 each."""
+_CHECKPOINTS = 4
+"""In the run directory at most: best, last, the one before it, and the one that is being written."""
 
 
 def meet(config: Any) -> Rendezvous:
@@ -41,8 +44,7 @@ def _environment(config: Any) -> Environment | None:
     trainer = config.trainer
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
-    on_gpu = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    devices = count_devices(trainer.devices, torch.cuda.device_count() if on_gpu else 1)
+    devices = _processes_here(trainer)
     if SLURMEnvironment.detect():
         tasks, processes = int(os.environ["SLURM_NTASKS"]), devices * int(trainer.num_nodes)
         if tasks == processes:
@@ -61,13 +63,32 @@ def _environment(config: Any) -> Environment | None:
     return started_by_hand(os.environ, devices)
 
 
-def facts_of(config: Any, run_directory: Path, is_training: bool) -> Facts:
+def _is_on_gpu(trainer: Any) -> bool:
+    return trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def _processes_here(trainer: Any) -> int:
+    """Processes of the run on this host."""
+    return count_devices(trainer.devices, torch.cuda.device_count() if _is_on_gpu(trainer) else 1)
+
+
+def _shared_memory_bytes(config: Any) -> int:
+    """What this host needs in /dev/shm; its first process reckons for all of them."""
+    environment, data = _environment(config), config.data
+    if environment is None or environment.local_rank():
+        return 0
+    processes, on_gpu = _processes_here(config.trainer), _is_on_gpu(config.trainer)
+    return evaluation_bytes(data.image_size, data.batch_size, data.num_workers, processes, on_gpu)
+
+
+def facts_of(config: Any, run_directory: Path, is_training: bool, step: int = 0) -> Facts:
     """What has to be alike on all ranks, and what each needs.
 
     Args:
         config: the options of a subcommand, resolved.
         run_directory: of the run.
         is_training: whether it is ``fit``.
+        step: at which the checkpoint was saved that is resumed, if there is one.
     """
     names = ("root", *PATHS)
     data = {f"data.{name}": Path(config.data[name]) for name in names if config.data[name]}
@@ -76,15 +97,15 @@ def facts_of(config: Any, run_directory: Path, is_training: bool) -> Facts:
         with torch.device("meta"):
             network = build_network(config.model.architecture, config.model.num_classes)
         checkpoint_bytes = _BYTES_A_PARAMETER * sum(p.numel() for p in network.parameters())
-        run_bytes = 3 * checkpoint_bytes  # best, last, and the one that is being written
+        run_bytes = _CHECKPOINTS * checkpoint_bytes
     options = option_values(config.as_dict(), leave_out=("runs_dir", *data))
-    checkpoint = config.ckpt_path and (Path(config.ckpt_path), Path(config.ckpt_path).stat().st_size)
     return gather_facts(
         packages=PACKAGES,
         commit=git_commit(),
         data=data,
         run_directory=run_directory,
         run_bytes=run_bytes,
+        shared_memory_bytes=_shared_memory_bytes(config),
         options=options,
-        checkpoint=checkpoint or None,
+        checkpoint=(Path(config.ckpt_path), step) if config.ckpt_path else None,
     )

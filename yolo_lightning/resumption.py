@@ -20,6 +20,7 @@ class Resumption:
         hyper_parameters: Of the module.
         epochs: Whole ones that are trained.
         batches: Of the next one that are trained, too.
+        step: Steps of the optimizer so far.
         purge_step: From which on the curves are going to be logged again.
     """
 
@@ -27,6 +28,7 @@ class Resumption:
     hyper_parameters: dict[str, Any]
     epochs: int
     batches: int
+    step: int
     purge_step: int
 
     def __str__(self) -> str:
@@ -61,13 +63,15 @@ def read_resumption(path: Path) -> Resumption:
         logged = contents["callbacks"].get("RunRecorder", {}).get("logged_step", -1)
         if within:  # what was logged by then is in the curves, what came later is going to come again
             logged = loop["epoch_loop.state_dict"]["_batches_that_stepped"]
-            if contents.get("within_epoch", {}).get("given_again"):  # also what the last batch before logged
-                logged += 1
+            is_validated = batch.get("completed") == batch["processed"]
+            if is_validated or contents.get("within_epoch", {}).get("given_again"):
+                logged += 1  # what was logged with the last batch is in them, too
         return Resumption(
             path=path,
             hyper_parameters=contents["hyper_parameters"],
             epochs=int(epoch["processed"]),
             batches=int(batch["processed"]) if within else 0,
+            step=int(contents["global_step"]),
             purge_step=logged if logged >= 0 else int(contents["global_step"]) + 1,
         )
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import statistics
 from collections.abc import Iterator
@@ -123,9 +124,12 @@ def with_run_config(argv: list[str]) -> list[str]:
     run = run_directory_of(checkpoint) if checkpoint else None
     if run is None:
         return argv
-    # What is not training gets a directory under a name of its own.
-    own_name = [] if argv[0] == "fit" else ["--run_name=null"]
-    return [argv[0], "--config", str(run / CONFIG), *own_name, *argv[1:]]
+    own: list[str] = []
+    if argv[0] != "fit":
+        own.append("--run_name=null")  # what is not training gets a directory under a name of its own
+        if not any(os.environ.get(name) for name in ("WORLD_SIZE", "SLURM_STEP_ID")):  # and waits for nobody
+            own += ["--trainer.num_nodes=1", "--trainer.devices=1"]
+    return [argv[0], "--config", str(run / CONFIG), *own, *argv[1:]]
 
 
 def _option_values(argv: list[str]) -> Iterator[tuple[str, str]]:

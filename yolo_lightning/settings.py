@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from .data.module import DetectionDataModule
 from .errors import InputError
 from .model.weights import load_weights
 from .module import YOLOv5
+from .strategy import count_devices
 
 PATHS = tuple(f"{split}_{kind}" for split in ("train", "val", "test") for kind in ("annotations", "images"))
 """Options of ``data`` that are paths, besides ``root`` and ``predict_source``."""
+_PLACES = (
+    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"),
+    *("SLURM_STEP_ID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"),
+)
+"""Variables by one of which a launcher, or a person, tells a process that it is one of several."""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16", None)
 
 
@@ -63,6 +72,47 @@ def refuse_impossible(config: Any) -> None:
         )
     if trainer.barebones:
         raise InputError("trainer.barebones leaves out the checkpoints and the metrics; set it to false")
+    is_time = not isinstance(trainer.val_check_interval, (int, float, type(None)))
+    if is_time and _processes(trainer) > 1:
+        raise InputError(
+            f"trainer.val_check_interval {trainer.val_check_interval} is a time, which the clocks of "
+            "several processes reach in different batches; give a number of batches or a share of an epoch"
+        )
+
+
+def _processes(trainer: Any) -> int:
+    on_gpu = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    available = torch.cuda.device_count() if on_gpu else 1
+    return count_devices(trainer.devices, available) * int(trainer.num_nodes)
+
+
+def refuse_absent_nodes(config: Any) -> None:
+    """Refuse to wait for nodes on which nothing was started; the options of a resumed run may ask for them.
+
+    Raises:
+        InputError: there are several nodes, and no launcher started this process.
+    """
+    nodes = int(config.trainer.num_nodes)
+    if nodes > 1 and not any(os.environ.get(name) for name in _PLACES):
+        raise InputError(
+            f"trainer.num_nodes is {nodes}, but this process was started alone and would wait; "
+            "start the same command on every node with srun or torchrun, or give --trainer.num_nodes 1"
+        )
+
+
+def read_data(data: DetectionDataModule, stage: str, processes: int) -> None:
+    """Read what a stage needs, and refuse to evaluate on more processes than there are images.
+
+    Lightning raises on those without an image alone, while the others wait for them.
+
+    Raises:
+        InputError: the data is missing or wrong, or has too few images.
+    """
+    data.build_indices(stage)
+    for split in ("val", "test"):
+        images = len(data.indices[split]) if split in data.indices else processes
+        if images < processes:
+            raise InputError(f"{split} has {images} images for {processes} processes; use at most {images}")
 
 
 def check_values(config: Any) -> None:

@@ -174,3 +174,17 @@ def test_a_script_that_is_asked_to_stop_ends_with_75_on_all_nodes(tmp_path: Path
         os.kill(run.processes[1].pid, signal.SIGTERM)
         assert run.statuses() == [75, 75], run.log()
         assert run.last.is_file() and run.progress(1)[1] < EPOCHS - 1
+
+
+def test_what_keeps_a_run_from_beginning_is_said_once_and_is_not_tried_again(
+    tmp_path: Path, shapes: Path
+) -> None:
+    """Of two processes on one node, which cannot resolve where rank zero is."""
+    run = Nodes(tmp_path, shapes, "unresolved")
+    run.environment |= {"NNODES": "1", "NPROC_PER_NODE": "2", "LOCAL_ADDR": "no-such-host.invalid"}
+    run.environment |= {"RDZV_ENDPOINT": "", "MAX_RESTARTS": "3", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(run.command, env=run.environment, capture_output=True, text=True, timeout=200)
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(told) == 1 and "no-such-host.invalid (MASTER_ADDR, from torchrun), has no IP" in told[0]
+    assert not (run.runs / "unresolved").exists()

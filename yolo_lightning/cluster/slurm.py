@@ -40,7 +40,7 @@ class SlurmJob:
             is submitted.
         runs_dir: Folder of all runs; None is ``runs`` where the job is submitted.
         run_name: None names the run after the job.
-        local_cache: Folder for decoded images on each node; ``$NAME`` is expanded there.
+        local_cache: Folder for decoded images on each node; ``$NAME`` is that of each node.
         accelerator: ``gpu`` or ``cpu``; None leaves it to what the nodes have.
         fit_options: What follows ``fit``.
 
@@ -184,7 +184,7 @@ def sbatch_text(job: SlurmJob) -> str:
         "runs_dir": job.runs_dir and shlex.quote(job.runs_dir),
         "run_name": job.run_name and f'"${{RUN_NAME:-{job.run_name}}}"',
         "python": job.python and shlex.quote(job.python),
-        "local_cache": job.local_cache and f'"{job.local_cache}"',
+        "local_cache": job.local_cache and shlex.quote(job.local_cache),
         "accelerator": job.accelerator,
     }
     for name, code in assignments.items():

@@ -39,8 +39,8 @@ set -o nounset -o pipefail
 runs_dir="${RUNS_DIR:-$SLURM_SUBMIT_DIR/runs}"
 run_name="${RUN_NAME:-slurm-$SLURM_JOB_ID}"
 python="${PYTHON:-$SLURM_SUBMIT_DIR/.venv/bin/python}"
-# Where each node keeps decoded images, such as "$TMPDIR" or /scratch on a disk of its own; empty: beside
-# the data, once for all nodes.
+# Where each node keeps decoded images, such as /scratch or '$TMPDIR' on a disk of its own; empty: beside the
+# data, once for all nodes. In single quotes, a variable is that of each node, not of the first one.
 local_cache="${LOCAL_CACHE:-}"
 # auto: GPUs if Slurm has given any, or if there are some.
 accelerator=auto
@@ -142,7 +142,9 @@ export PYTHONUNBUFFERED=1
 # export NCCL_DEBUG=INFO              # says which network each rank uses: "NET/IB" or "NET/Socket"
 # export NCCL_SOCKET_IFNAME=eth0      # the interface for connecting (and for data without InfiniBand);
 #                                     # "^docker0,lo" excludes: bridges of containers reach no other node
-# export GLOO_SOCKET_IFNAME=eth0      # the same for gloo, which trains without GPUs and agrees on stops
+# export GLOO_SOCKET_IFNAME=eth0      # of gloo, which trains without GPUs and with them agrees on stops: one
+#                                     # plain name, it knows no "^". Needed where /etc/hosts gives a node's
+#                                     # own name the address 127.0.1.1
 # export NCCL_IB_HCA=mlx5_0,mlx5_1    # of several InfiniBand adapters, those of the compute network
 # export NCCL_IB_GID_INDEX=3          # RoCE: the index of the routable address, see show_gids
 # export NCCL_IB_DISABLE=1            # to find out whether InfiniBand is what hangs; slow
@@ -169,8 +171,9 @@ if ! mkdir -p "$runs_dir/$run_name"; then
     exit 2
 fi
 
-# One process that fails ends all. srun has not taken --cpus-per-task from sbatch since Slurm 22.05.
-srun --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
+# One process that fails ends all. srun has not taken --cpus-per-task from sbatch since Slurm 22.05. It does take
+# --export from it, and with sbatch --export=NONE would hand on nothing of what is set above.
+srun --export=ALL --kill-on-bad-exit=1 ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
     bash -c "$with_mark" "$marks" \
     "$python" -m yolo_lightning fit --trainer.accelerator "$accelerator" "$@" \
     --trainer.num_nodes "$SLURM_JOB_NUM_NODES" --trainer.devices "${SLURM_NTASKS_PER_NODE%%(*}" \

@@ -10,6 +10,7 @@ import atexit
 import hashlib
 import os
 import platform
+import re
 import shutil
 import stat
 import tempfile
@@ -141,10 +142,20 @@ def cache_folder(index: DatasetIndex, mode: FileMode) -> Path:
 def disk_folder(root: Path) -> Path:
     """Where files about a data set go: beside it, or to the user's cache folder where it is read-only.
 
-    ``YOLO_LIGHTNING_CACHE`` in the environment names another folder, such as a disk of each node's own.
+    ``YOLO_LIGHTNING_CACHE`` in the environment names another folder, such as a disk of each node's own;
+    variables in it, such as ``$TMPDIR``, are those of the node.
+
+    Raises:
+        InputError: One of these variables is not set.
     """
-    if os.environ.get("YOLO_LIGHTNING_CACHE"):
-        return Path(os.environ["YOLO_LIGHTNING_CACHE"]).expanduser().absolute()
+    if named := os.environ.get("YOLO_LIGHTNING_CACHE"):
+        expanded = os.path.expandvars(named)
+        if unset := re.search(r"\$(\w+|\{\w+\})", expanded):
+            raise InputError(
+                f"YOLO_LIGHTNING_CACHE is {named}, but {unset[0]} is not set on {platform.node()}; name "
+                "another folder"
+            )
+        return Path(expanded).expanduser().absolute()
     # An administrator may write to a folder that is marked read-only, but that is not what was meant.
     if os.access(root, os.W_OK) and root.stat().st_mode & stat.S_IWUSR:
         return root / FOLDER

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from ..errors import InputError
-from .failure import FailedElsewhere, name_ranks, say_on_host
+from .failure import FailedElsewhere, name_ranks, note_failing, say_on_host
 from .reach import ANSWER_S, begin, bounded
 from .rendezvous import Rendezvous
 
@@ -63,14 +63,14 @@ def check_all_reduce(
         _reduce(board, device, timeout_s)
         return time.monotonic() - started
     except FailedElsewhere:
-        _end_soon()
+        end_soon()
         time.sleep(_SPREAD_S + 2)  # a launcher that sees one process end ends the others, the speaker too
         raise
     except InputError:
-        _end_soon()
+        end_soon()
         raise
     except (RuntimeError, TimeoutError) as error:  # of the store, which lives in rank zero or the launcher
-        _end_soon()
+        end_soon()
         reason = str(error).splitlines()[0]
         sentence = f"{name_ranks([0], board.hosts)} ended before the all-reduce ({reason}); see its log"
         raise say_on_host(sentence, f"store {board.prefix}") from None
@@ -175,8 +175,9 @@ def _reduce(board: _Board, device: torch.device, timeout_s: float) -> None:
         raise board.say(f"{what} is off by {off:g} on rank {board.rank}; {advice}")
 
 
-def _end_soon() -> None:
-    """See to it that this process ends: first by itself, at last by force."""
+def end_soon() -> None:
+    """See to it that this process ends with status 2: first by itself, at last by force."""
+    note_failing()
     _failed.set()
 
     def force() -> None:

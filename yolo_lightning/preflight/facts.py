@@ -76,12 +76,15 @@ def gather_facts(
     if checkpoint is not None:
         path, step = checkpoint
         problem = why_invisible(path, "ckpt_path")
-        size = "missing" if problem else f"{path.stat().st_size:,} bytes"
         problems += [problem] if problem else []
-        values["checkpoint"] = {"the checkpoint that is resumed": f"{path} at step {step} ({size})"}
+        values["checkpoint"] = {"the checkpoint that is resumed": f"{path} at step {step} ({_size(path)})"}
     for folder, need, remedy in (
         (run_directory, run_bytes, "make room, or choose another place with --runs_dir"),
-        (SHARED_MEMORY, shared_memory_bytes, "mount it larger, or set --data.cache to disk or none"),
+        (
+            SHARED_MEMORY,
+            shared_memory_bytes,
+            "mount it larger, or give fewer --data.num_workers or a smaller --data.batch_size",
+        ),
     ):
         problem = why_too_little_room(folder, need, remedy)
         problems += [problem] if problem else []
@@ -93,6 +96,14 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _size(path: Path) -> str:
+    """Of a file that may have gone, on a file system that may not answer."""
+    try:
+        return f"{bounded(path.stat, FILE_SYSTEM_S).st_size:,} bytes"
+    except (OSError, TimeoutError):
+        return "missing"
 
 
 def index_facts(indices: Mapping[str, DatasetIndex]) -> Facts:

@@ -12,23 +12,53 @@ from ..errors import InputError
 
 SIBLINGS_S = 3.0
 """How far apart processes of one host that fail for the same reason may fail, in s."""
+_TO_PRINT_S = 2.0
+"""How long the one that says it may take from there to have printed it, in s."""
 
 _held: list[int] = []
 """Locks of what this process said, held until it ends."""
 
 
+class _State:
+    is_failing = False
+
+
 class FailedElsewhere(InputError):
     """Another process says what is wrong: this one ends with status 2 and prints nothing."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        _State.is_failing = True
+
+
+def is_failing() -> bool:
+    """Whether this process knows that all of the run end for something that is wrong.
+
+    Until it has ended, its launcher may send it SIGTERM, which then is no wish to stop a run that is well.
+    """
+    return _State.is_failing
+
+
+def note_failing() -> None:
+    """From here on :func:`is_failing`."""
+    _State.is_failing = True
 
 
 def say_on_host(sentence: str, subject: str) -> InputError:
     """The exception for what no other host can be told: loud in one process of this host, else quiet.
 
+    The quiet ones get it when the loud one has printed the sentence: a launcher that sees any process
+    end ends the others, which may be the one that speaks.
+
     Args:
         sentence: what is wrong, and what to do.
         subject: the same for all processes of the host that would say the same.
     """
-    return InputError(sentence) if _is_first_on_host(subject) else FailedElsewhere(sentence)
+    note_failing()
+    if _is_first_on_host(subject):
+        return InputError(sentence)
+    time.sleep(SIBLINGS_S + _TO_PRINT_S)
+    return FailedElsewhere(sentence)
 
 
 def _is_first_on_host(subject: str) -> bool:

@@ -219,8 +219,9 @@ class Rendezvous:
             sentence = f"{where} {what} while {stage}, as {me} saw; see its log"
             raise self.ending(say_on_host(sentence, f"rank 0 {self.token}")) from None
         if answer["failure"]:
+            verdict = FailedElsewhere(answer["failure"])
             channel.wait_for_end(FAREWELL_S)
-            raise self.ending(FailedElsewhere(answer["failure"]))
+            raise self.ending(verdict)
         return answer
 
 
