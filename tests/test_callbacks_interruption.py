@@ -146,7 +146,11 @@ def test_patience_ends_training_and_is_kept_by_a_resumption(
     stopped(*options(shapes, "--run_name=parts", *learns_nothing, *signal_at("SIGTERM", 2, 1)))
     main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null"])
     assert len(rows(PARTS)) == 4  # the first and three that are no better, one of them after the resumption
-    assert "validations without a better val/map have come to 3 (--patience)" in caplog.text
+    said = "validations without a better val/map have come to 3 (--patience)"
+    assert said in caplog.text
+    caplog.clear()
+    main(["fit", "--ckpt_path=last", "--run_name=parts"])
+    assert len(rows(PARTS)) == 4 and said in caplog.text  # what has ended so stays as it is
 
 
 def test_gradients_that_wait_for_their_step_outlive_a_validation(shapes: Path, whole: Path) -> None:
@@ -165,6 +169,26 @@ def test_with_validations_within_an_epoch(
     stopped(*options(shapes, more, "--run_name=parts", *signal_at("SIGTERM", *place)))
     main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null"])
     assert_equal_runs(never_stopped(more), PARTS)
+
+
+def test_a_limit_on_steps_saves_after_the_validation_that_was_due_there(
+    shapes: Path, never_stopped: Callable[..., Path]
+) -> None:
+    """The first step comes with the second batch, after which there is a validation."""
+    more = "--trainer.val_check_interval=2"
+    main(["fit", *options(shapes, more, "--run_name=parts", "--trainer.max_steps=1")])
+    main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.max_steps=-1"])
+    assert_equal_runs(never_stopped(more), PARTS, cut_at=1)
+
+
+def test_the_recipe_of_the_run_that_resumes_counts(shapes: Path) -> None:
+    stopped(*options(shapes, "--run_name=parts", *signal_at("SIGTERM", 1, 2)))
+    decay = contents(PARTS)["optimizer_states"][0]["param_groups"][1]["weight_decay"]
+    assert decay == pytest.approx(0.0005)
+    recipe = ("--data.batch_size=8", "--model.optimizer.weight_decay=0.25")
+    main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null", *recipe])
+    groups = contents(PARTS)["optimizer_states"][0]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0, 0.5, 0]  # for 8 images a step instead of 4
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def settings(batch: int, **changes: object) -> StepSettings:
 
 
 def test_first_batch() -> None:
-    assert settings(0) == StepSettings(0.0, 0.1, 0.8, 1)
+    assert settings(0) == StepSettings(0.0, 0.1, 0.8, 1, 0.0005)
 
 
 def test_half_way_through_the_warmup_of_150_batches() -> None:
@@ -100,7 +100,7 @@ def test_a_step_is_nesterov_momentum_with_decay() -> None:
     for fused in (False, True):
         nn.init.constant_(network.weight, 2.0)
         optimizer = build_optimizer(network, config, batch_size=64, fused=fused)
-        apply_settings(optimizer, StepSettings(0.1, 0.9, 0.5, 1))
+        apply_settings(optimizer, StepSettings(0.1, 0.9, 0.5, 1, 0.25))
         network.weight.grad = torch.tensor([[1.0]])
         optimizer.step()
         # g = 1 + 0.25 * 2 = 1.5, velocity 1.5, step g + 0.5 * 1.5 = 2.25
@@ -109,9 +109,10 @@ def test_a_step_is_nesterov_momentum_with_decay() -> None:
 
 def test_settings_reach_the_groups() -> None:
     optimizer = build_optimizer(build_network("yolov5n", 2), OptimizerConfig(), batch_size=16, fused=True)
-    apply_settings(optimizer, StepSettings(0.02, 0.07, 0.9, 4))
+    apply_settings(optimizer, StepSettings(0.02, 0.07, 0.9, 4, 0.001))
     assert [group["lr"] for group in optimizer.param_groups] == [0.07, 0.02, 0.02]
     assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.001, 0.0]
 
 
 def test_adamw() -> None:
@@ -122,7 +123,7 @@ def test_adamw() -> None:
         fused=True,
     )
     assert isinstance(optimizer, torch.optim.AdamW)
-    apply_settings(optimizer, StepSettings(0.0005, 0.0005, 0.9, 4))
+    apply_settings(optimizer, StepSettings(0.0005, 0.0005, 0.9, 4, 0.0005))
     assert {group["betas"] for group in optimizer.param_groups} == {(0.937, 0.999)}
 
 

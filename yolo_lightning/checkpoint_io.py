@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,9 @@ class RunCheckpointIO(TorchCheckpointIO):
         self.background = background
         self.saved: tuple[Any, str] | None = None
         """When an ``EpochCheckpoint`` saved last, as it counts, and where; the same on every rank."""
+        self.keeps_errors = False
+        """No save raises, because the other ranks would wait in it; see ``failed`` and :meth:`wait`."""
+        self._kept: Exception | None = None
         self._writer = BackgroundWriter()
 
     @property
@@ -46,7 +51,7 @@ class RunCheckpointIO(TorchCheckpointIO):
     @property
     def failed(self) -> bool:
         """Whether a write has failed and nobody has been told yet; does not wait."""
-        return self._writer.failed
+        return self._kept is not None or self._writer.failed
 
     def wait(self) -> None:
         """Return when every checkpoint saved so far is on the disk.
@@ -55,6 +60,9 @@ class RunCheckpointIO(TorchCheckpointIO):
             NoSpace: there was no room for one.
             OSError: one could not be written for another reason.
         """
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            raise kept
         self._writer.wait()
 
     def save_checkpoint(
@@ -64,18 +72,29 @@ class RunCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         file = Path(path)
-        is_new = not file.is_file()
-        self._writer.submit(checkpoint, file, keep_previous=file.name == LAST)
-        if is_new or not self.background:
-            self.wait()
+        with self._kept_errors():
+            is_new = not file.is_file()
+            self._writer.submit(checkpoint, file, keep_previous=file.name == LAST)
+            if is_new or not self.background:
+                self._writer.wait()
 
     def save_again(self, source: str | Path, path: str | Path) -> None:
         """Give what was saved as ``source`` another name, too; that costs next to nothing."""
         file = Path(path)
-        is_new = not file.is_file()
-        self._writer.submit_again(Path(source), file, keep_previous=file.name == LAST)
-        if is_new or not self.background:
-            self.wait()
+        with self._kept_errors():
+            is_new = not file.is_file()
+            self._writer.submit_again(Path(source), file, keep_previous=file.name == LAST)
+            if is_new or not self.background:
+                self._writer.wait()
+
+    @contextmanager
+    def _kept_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not self.keeps_errors:
+                raise
+            self._kept = self._kept or error
 
     def load_checkpoint(
         self,
@@ -96,11 +115,19 @@ class RunCheckpointIO(TorchCheckpointIO):
         self.wait()  # an older file goes when the newer one is there
         super().remove_checkpoint(path)
 
+    def finish(self) -> None:
+        """Return when all is on the disk; an error shows in ``failed`` and at :meth:`wait`."""
+        try:
+            self._writer.close()
+        except Exception as error:
+            self._kept = self._kept or error
+
     def teardown(self) -> None:
         """Finish what is under way; after another error, one of a write is a warning, not to hide that."""
         is_failing = sys.exc_info()[1] is not None
+        self.finish()
         try:
-            self._writer.close()
+            self.wait()
         except Exception as error:
             if not is_failing:
                 raise

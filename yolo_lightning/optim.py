@@ -16,8 +16,9 @@ from torch import nn
 
 from .errors import InputError
 
-BIAS_GROUP = 0
-"""Position of the biases in the optimizer's parameter groups; they have a warm-up of their own."""
+BIAS_GROUP, WEIGHT_GROUP = 0, 1
+"""Positions in the optimizer's parameter groups: of biases, which have a warm-up of their own, and of what
+decays."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class StepSettings:
     momentum: float
     accumulate: int
     """Batches an optimizer step."""
+    weight_decay: float
+    """As it acts, see :func:`scaled_weight_decay`."""
 
 
 def batches_per_step(batch_size: int, nominal_batch_size: int) -> int:
@@ -130,15 +133,17 @@ def step_settings(
     rate = config.learning_rate * learning_rate_factor(config, epoch, epochs)
     batch = batch_index + batches_per_epoch * epoch
     warmup = max(round(config.warmup_epochs * batches_per_epoch), 100) if config.warmup_epochs > 0 else 0
+    weight_decay = scaled_weight_decay(config, batch_size)
     if batch > warmup or warmup == 0:
         accumulate = batches_per_step(batch_size, config.nominal_batch_size)
-        return StepSettings(rate, rate, config.momentum, accumulate)
+        return StepSettings(rate, rate, config.momentum, accumulate, weight_decay)
     progress = batch / warmup
     return StepSettings(
         learning_rate=_interpolate(progress, 0.0, rate),
         bias_learning_rate=_interpolate(progress, config.warmup_bias_learning_rate, rate),
         momentum=_interpolate(progress, config.warmup_momentum, config.momentum),
         accumulate=max(1, round(_interpolate(progress, 1.0, config.nominal_batch_size / batch_size))),
+        weight_decay=weight_decay,
     )
 
 
@@ -186,7 +191,12 @@ def build_optimizer(
 
 
 def apply_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:
-    """Write learning rates and (for sgd) momentum into the parameter groups."""
+    """Write learning rates, weight decay and (for sgd) momentum into the parameter groups.
+
+    An optimizer that was restored has the weight decay of the run before, which may have had another batch
+    size, other ranks or another recipe.
+    """
+    optimizer.param_groups[WEIGHT_GROUP]["weight_decay"] = settings.weight_decay
     for position, group in enumerate(optimizer.param_groups):
         group["lr"] = settings.bias_learning_rate if position == BIAS_GROUP else settings.learning_rate
         if "momentum" in group:

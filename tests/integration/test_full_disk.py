@@ -15,20 +15,21 @@ from yolo_lightning.checkpoint_io import RunCheckpointIO
 from yolo_lightning.storage import fault
 
 HOW = "TEST_DISK_FILLS"
-"""Environment variable: ``limit``, or the file that fills the disk; a resumed run has the callback too."""
+"""Environment variable: ``limit``, ``limit at once``, or the file that fills the disk; a resumed run has the
+callback too."""
 
 
 class DiskFills(Callback):
-    """Takes the room away when the second epoch is saved and the third begins."""
+    """Takes the room away when the second epoch is saved and the third begins, or before the first."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         how = os.environ.get(HOW)
-        if not how or trainer.current_epoch != 2:
+        if not how or trainer.current_epoch != (0 if how == "limit at once" else 2):
             return
         io = trainer.strategy.checkpoint_io
         assert isinstance(io, RunCheckpointIO)
         io.wait()
-        if how == "limit":
+        if how.startswith("limit"):
             resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, resource.RLIM_INFINITY))
             return
         status = os.statvfs(Path(how).parent)
@@ -55,17 +56,32 @@ def epochs_in(path: Path) -> int:
     return int(contents["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
 
 
-def test_a_full_disk_ends_the_run_with_a_sentence_and_it_goes_on_later(
-    runs: tuple[Path, str], shapes: Path
-) -> None:
-    folder, how = runs
-    options = [
+def options(shapes: Path, folder: Path) -> list[str]:
+    return [
         f"--data.root={shapes}", "--data.image_size=64", "--data.batch_size=4", "--data.num_workers=0",
         "--model.compile=false", "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.max_epochs=4",
         "--trainer.precision=32-true", "--model.channels_last=false", f"--runs_dir={folder}",
         "--trainer.callbacks+=tests.integration.test_full_disk.DiskFills",
     ]  # fmt: skip
-    [status], written = run(["fit", *options], environment={HOW: how})
+
+
+@pytest.mark.parametrize("how", ["limit", "limit at once"])
+def test_a_full_disk_ends_all_ranks_with_one_sentence(how: str, shapes: Path, tmp_path: Path) -> None:
+    """Only rank zero writes; the others must not wait for it, whether the file is new or an old one."""
+    argv = ["fit", *options(shapes, tmp_path), "--trainer.devices=2", "--trainer.max_epochs=6"]
+    statuses, written = run(argv, ranks=2, environment={HOW: how})
+    assert statuses == [2, 2], written[-3000:]
+    [sentence] = [line for line in written.splitlines() if line.startswith("error: ")]
+    assert "see ulimit -f" in sentence and "Traceback" not in written
+    remedy = "there is no earlier checkpoint" if how == "limit at once" else "resume with --ckpt_path"
+    assert remedy in sentence
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence_and_it_goes_on_later(
+    runs: tuple[Path, str], shapes: Path
+) -> None:
+    folder, how = runs
+    [status], written = run(["fit", *options(shapes, folder)], environment={HOW: how})
     assert status == 2, written[-3000:]
     [sentence] = [line for line in written.splitlines() if line.startswith("error: ")]
     checkpoints = folder / "fit" / "version_0" / "checkpoints"

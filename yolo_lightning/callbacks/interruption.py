@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any, NoReturn
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -43,11 +43,15 @@ class Interruption(Checkpoint):
         self._agreement: Agreement
         self._saved_s = 0.0
         self._saved_batch = -1
+        self._saved_best: list[float] = []
         self._postponed = False, False
         """What is asked for (stop, save) and has to wait for a validation."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._agreement = Agreement(flags=3)
+        io = trainer.strategy.checkpoint_io
+        if isinstance(io, RunCheckpointIO):  # or else the other ranks would wait in the save for rank zero
+            io.keeps_errors = trainer.world_size > 1
         trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
@@ -71,8 +75,7 @@ class Interruption(Checkpoint):
             self._tell_of_failure(trainer)
         loop = trainer.fit_loop.epoch_loop
         stop, save = stop or self._postponed[0], save or self._postponed[1]
-        validates = not loop.done and loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
-        if loop.batch_progress.is_last_batch or validates:
+        if loop.batch_progress.is_last_batch or _is_validation_due(trainer):
             # A run that resumed from here would leave the validation out.
             self._postponed = stop, save
             return
@@ -83,10 +86,15 @@ class Interruption(Checkpoint):
             self._stop(trainer, f"in epoch {trainer.current_epoch + 1}, after batch {batch_idx + 1}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save when a validation within an epoch ends the training, by patience or a limit on time."""
-        loop = trainer.fit_loop
-        is_within = not (trainer.sanity_checking or loop.epoch_loop.batch_progress.is_last_batch)
-        if is_within and trainer.should_stop and loop._can_stop_early:
+        """Save when training ends with a validation within an epoch, by patience or a limit.
+
+        One that only a limit on time brings about comes after the save, as the run that resumes does not
+        know of it; it is saved all the same when it is the best one, or a worse one would take its place.
+        """
+        loop = trainer.fit_loop.epoch_loop
+        if not (trainer.sanity_checking or loop.batch_progress.is_last_batch) and loop.done:
+            if self._saved_best != _best_scores(trainer):
+                self._saved_batch = -1
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
@@ -97,7 +105,7 @@ class Interruption(Checkpoint):
         for logger in trainer.loggers:
             logger.save()  # what was logged so far is not logged again
         trainer.save_checkpoint(self.path, weights_only=False)
-        self._saved_s, self._saved_batch = monotonic(), batch
+        self._saved_s, self._saved_batch, self._saved_best = monotonic(), batch, _best_scores(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_s = monotonic()
@@ -116,21 +124,28 @@ class Interruption(Checkpoint):
         raise FailedElsewhere("a checkpoint could not be written")
 
     def _stop(self, trainer: Trainer, where: str) -> NoReturn:
-        trainer.strategy.checkpoint_io.teardown()  # writes all: a job that is queued again may start at once
+        io = trainer.strategy.checkpoint_io  # writes all now: a job that is queued again may start at once
+        io.finish() if isinstance(io, RunCheckpointIO) else io.teardown()
+        if self._agreement.settle([False, False, _has_failed(trainer)])[2]:
+            self._tell_of_failure(trainer)
         reason = preemption.received() or "a signal to another process"
         rank_zero_info(f"stopped by {reason} {where}")
         if trainer.is_global_zero:
             slurm = preemption.in_slurm_job() and preemption.received() != "SIGINT"
-            rank_zero_info(preemption.requeue() if slurm else self._how_to_go_on())
+            rank_zero_info(preemption.requeue() if slurm else self._how_to_go_on(trainer))
         trainer.strategy.barrier("stop")  # srun ends the others when one has ended
         raise SystemExit(exit_status(trainer))
 
-    def _how_to_go_on(self) -> str:
+    def _how_to_go_on(self, trainer: Trainer) -> str:
         if self.path is None:
             return "no checkpoint was saved, because checkpoints are turned off"
         if not self.path.is_file():
             return "nothing was saved, because nothing was trained yet"
-        return f"resume with   yolo-lightning fit --ckpt_path {shlex.quote(str(self.path))}"
+        option = f"--ckpt_path {shlex.quote(str(self.path))}"
+        starts_the_others = bool(getattr(trainer.strategy.launcher, "procs", None))
+        if trainer.world_size > 1 and not starts_the_others:
+            return f"resume with what started these {trainer.world_size} processes, and {option}"
+        return f"resume with   yolo-lightning fit {option}"
 
 
 def exit_status(trainer: Trainer) -> int:
@@ -153,6 +168,21 @@ def _is_finished(trainer: Trainer) -> bool:
         or 0 <= steps <= trainer.global_step
         or (trainer.should_stop and loop._can_stop_early)
     )
+
+
+def _is_validation_due(trainer: Trainer) -> bool:
+    """Whether a validation follows the batch at hand that is no consequence of a stop."""
+    stops, trainer.should_stop = trainer.should_stop, False
+    try:
+        return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+    finally:
+        trainer.should_stop = stops
+
+
+def _best_scores(trainer: Trainer) -> list[float]:
+    """Of the best checkpoints so far."""
+    kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    return [float(each.best_model_score) for each in kept if each.best_model_score is not None]
 
 
 def _asked() -> bool:

@@ -35,8 +35,17 @@ class Patience(EarlyStopping):
     def _validate_condition_metric(self, logs: dict[str, Tensor]) -> bool:
         return super()._validate_condition_metric(logs) and not bool(logs[self.monitor] < 0)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave a run as it is that ended for want of patience, unless it is given more."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop, self.stopped_epoch = True, trainer.current_epoch
+            self._tell()
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.stopped_epoch != _NEVER:
-            rank_zero_info(
-                f"stopped: validations without a better val/map have come to {self.patience} (--patience)"
-            )
+            self._tell()
+
+    def _tell(self) -> None:
+        rank_zero_info(
+            f"stopped: validations without a better val/map have come to {self.patience} (--patience)"
+        )
