@@ -91,7 +91,7 @@ def run_benchmark(benchmark: Benchmark, plan: Plan, out: Path, argv: list[str]) 
         "toy": plan.toy,
         "command": shlex.join(["python", "-m", "benchmarks.run", *argv]),
     }
-    save = partial(_save, out, facts, _places(plan))
+    save = partial(_save, out, facts, {**_places(plan), str(out): "OUT"})
     environments = {peer: environment_of(plan, peer) for peer in interpreters}
     return hold(benchmark, plan, interpreters, environments, save)
 
