@@ -25,7 +25,7 @@
 ##SBATCH --partition=NAME
 ##SBATCH --account=NAME
 ##SBATCH --constraint=FEATURE
-# Notice before the time limit and before pre-emption: room for one batch and one checkpoint.
+# Notice before the time limit and before pre-emption: room for a validation, one batch and one checkpoint.
 #SBATCH --signal=USR1@120
 # Slurm may start the job again, and the log goes on instead of being emptied.
 #SBATCH --requeue
