@@ -7,14 +7,18 @@ from collections.abc import Callable
 from functools import cache
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
 from tests.quiet import LOUD, QUIET
 from tests.run_comparison import assert_equal_runs, contents, rows
 from yolo_lightning.__main__ import main
+from yolo_lightning.callbacks.interruption import Interruption
 
 EPOCHS, BATCHES = 3, 5
 PARTS = Path("runs/parts/version_0")
@@ -110,6 +114,21 @@ def test_stopped_at_every_batch(shapes: Path, whole: Path) -> None:
     main(["fit", *arguments, "--trainer.callbacks=null"])
     assert_equal_runs(whole, PARTS)
     assert [path.name for path in Path("runs/parts").iterdir()] == ["version_0"]
+
+
+def test_processes_side_by_side_are_not_told_to_resume_one_alone(tmp_path: Path) -> None:
+    """It would wait for the others."""
+    path = tmp_path / "last.ckpt"
+    path.touch()
+    strategy = SimpleNamespace(launcher=None)
+    told = [
+        Interruption(path, 0.0)._how_to_go_on(cast(Trainer, SimpleNamespace(world_size=n, strategy=strategy)))
+        for n in (1, 2)
+    ]
+    assert told == [
+        f"resume with   yolo-lightning fit --ckpt_path {path}",
+        f"resume with what started these 2 processes, and --ckpt_path {path}",
+    ]
 
 
 def test_handlers_are_those_of_before_when_the_run_has_ended(shapes: Path) -> None:
