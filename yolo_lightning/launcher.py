@@ -221,8 +221,7 @@ class YoloCLI(LightningCLI):
                     rank_zero_warn(warning)
             meeting.share("building the run", self._build)
             data, trainer, stage = self.datamodule, self.trainer, str(self.subcommand)
-            processes = trainer.num_devices * trainer.num_nodes
-            meeting.share("reading the data", lambda: settings.read_data(data, stage, processes))
+            meeting.share("reading the data", lambda: settings.read_data(data, stage, trainer))
             if meeting.world_size > 1 and self.subcommand != "predict":
                 meeting.compare(index_facts(data.indices), "comparing the data")
             device, local = trainer.strategy.root_device, trainer.num_devices

@@ -17,8 +17,7 @@ from .preflight.facts import Facts, gather_facts, option_values
 from .preflight.joining import join
 from .preflight.rendezvous import Rendezvous, alone
 from .preflight.shared_memory import evaluation_bytes
-from .settings import PATHS
-from .strategy import count_devices
+from .settings import PATHS, is_on_gpu, processes_here
 
 _BYTES_A_PARAMETER = 12
 """Of a checkpoint: weights, their average and momentum, float32 each."""
@@ -44,7 +43,7 @@ def _environment(config: Any) -> Environment | None:
     trainer = config.trainer
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
-    devices = _processes_here(trainer)
+    devices = processes_here(trainer)
     if SLURMEnvironment.detect():
         tasks, processes = int(os.environ["SLURM_NTASKS"]), devices * int(trainer.num_nodes)
         if tasks == processes:
@@ -63,21 +62,12 @@ def _environment(config: Any) -> Environment | None:
     return started_by_hand(os.environ, devices)
 
 
-def _is_on_gpu(trainer: Any) -> bool:
-    return trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-
-
-def _processes_here(trainer: Any) -> int:
-    """Processes of the run on this host."""
-    return count_devices(trainer.devices, torch.cuda.device_count() if _is_on_gpu(trainer) else 1)
-
-
 def _shared_memory_bytes(config: Any) -> int:
     """What this host needs in /dev/shm; its first process reckons for all of them."""
     environment, data = _environment(config), config.data
     if environment is None or environment.local_rank():
         return 0
-    processes, on_gpu = _processes_here(config.trainer), _is_on_gpu(config.trainer)
+    processes, on_gpu = processes_here(config.trainer), is_on_gpu(config.trainer)
     return evaluation_bytes(data.image_size, data.batch_size, data.num_workers, processes, on_gpu)
 
 

@@ -17,7 +17,7 @@ from .strategy import count_devices
 PATHS = tuple(f"{split}_{kind}" for split in ("train", "val", "test") for kind in ("annotations", "images"))
 """Options of ``data`` that are paths, besides ``root`` and ``predict_source``."""
 _PLACES = (
-    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK"),
+    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR"),
     *("SLURM_STEP_ID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"),
 )
 """Variables by one of which a launcher, or a person, tells a process that it is one of several."""
@@ -73,17 +73,21 @@ def refuse_impossible(config: Any) -> None:
     if trainer.barebones:
         raise InputError("trainer.barebones leaves out the checkpoints and the metrics; set it to false")
     is_time = not isinstance(trainer.val_check_interval, (int, float, type(None)))
-    if is_time and _processes(trainer) > 1:
+    if is_time and processes_here(trainer) * int(trainer.num_nodes) > 1:
         raise InputError(
             f"trainer.val_check_interval {trainer.val_check_interval} is a time, which the clocks of "
             "several processes reach in different batches; give a number of batches or a share of an epoch"
         )
 
 
-def _processes(trainer: Any) -> int:
-    on_gpu = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    available = torch.cuda.device_count() if on_gpu else 1
-    return count_devices(trainer.devices, available) * int(trainer.num_nodes)
+def is_on_gpu(trainer: Any) -> bool:
+    """Whether a run with these options of the Trainer uses GPUs."""
+    return trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def processes_here(trainer: Any) -> int:
+    """Processes of the run on this host."""
+    return count_devices(trainer.devices, torch.cuda.device_count() if is_on_gpu(trainer) else 1)
 
 
 def refuse_absent_nodes(config: Any) -> None:
@@ -100,7 +104,7 @@ def refuse_absent_nodes(config: Any) -> None:
         )
 
 
-def read_data(data: DetectionDataModule, stage: str, processes: int) -> None:
+def read_data(data: DetectionDataModule, stage: str, trainer: Any) -> None:
     """Read what a stage needs, and refuse to evaluate on more processes than there are images.
 
     Lightning raises on those without an image alone, while the others wait for them.
@@ -109,9 +113,10 @@ def read_data(data: DetectionDataModule, stage: str, processes: int) -> None:
         InputError: the data is missing or wrong, or has too few images.
     """
     data.build_indices(stage)
-    for split in ("val", "test"):
-        images = len(data.indices[split]) if split in data.indices else processes
-        if images < processes:
+    processes = trainer.num_devices * trainer.num_nodes
+    for split in data.indices.keys() & {"val", "test"}:
+        images = len(data.indices[split])
+        if images < processes and getattr(trainer, f"limit_{split}_batches") != 0:
             raise InputError(f"{split} has {images} images for {processes} processes; use at most {images}")
 
 
