@@ -21,6 +21,11 @@ from ..errors import InputError
 from .damage import fault, has_end, previous_path
 from .snapshot import bytes_in
 
+with suppress(ImportError):
+    # torch.save imports it when it is first called. A process that is forked while the writing thread does
+    # would find the module's lock taken for ever, and with it its own torch.save.
+    import torch.utils.serialization.config
+
 _DAY_S = 24 * 3600.0
 _HOST = re.sub(r"\W", "_", socket.gethostname(), flags=re.ASCII) or "host"
 _TOKEN = secrets.token_hex(4)  # in containers a restarted process often has the number of the dead one
