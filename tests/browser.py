@@ -19,6 +19,8 @@ PACKAGES = ("chromium", "fonts-dejavu-core")
 _ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu")
 """Root may not use the sandbox, and containers have a small /dev/shm."""
 
+_START_MS = 200_000
+"""How long it may take to start, on a busy machine."""
 
 _open: list[Browser] = []
 """The one browser of all modules: of Playwright only one can run at a time."""
@@ -41,7 +43,9 @@ def browser() -> Iterator[Browser]:
             raise
         pytest.skip(str(error))
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, headless=True, args=[*_ARGUMENTS])
+        opened = playwright.chromium.launch(
+            executable_path=program, headless=True, args=[*_ARGUMENTS], timeout=_START_MS
+        )
         _open.append(opened)
         try:
             yield opened

@@ -3,8 +3,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from yolo_lightning.data.synthetic import make_dataset
+
+# A machine that is busy may take any time for an example, and for making the first ones. Of what there was
+# before, such as the examples without chance that Hypothesis takes on a machine of CI, all else stays.
+settings.register_profile(
+    "unhurried", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")

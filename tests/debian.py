@@ -42,7 +42,7 @@ def fetch(name: str, packages: tuple[str, ...]) -> Path:
                 debs.mkdir()
                 _download(debs, packages)
                 for deb in debs.glob("*.deb"):
-                    subprocess.run(["dpkg", "-x", deb, unpacked], check=True, timeout=60)
+                    subprocess.run(["dpkg", "-x", deb, unpacked], check=True, timeout=200)
                 unpacked.rename(programs)
     return programs
 

@@ -103,7 +103,7 @@ class SshServer:
         asking = {"SSH_ASKPASS": str(self.home / "ask"), "SSH_ASKPASS_REQUIRE": "force"}
         return subprocess.run(
             [str(self._programs / program), *arguments], env={**os.environ, **asking}, check=check,
-            capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60,
+            capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=200,
         )  # fmt: skip
 
     def _own(self) -> None:

@@ -182,7 +182,7 @@ def test_report_takes_no_toy_for_a_result(tmp_path: Path, capsys: pytest.Capture
 def test_contender_without_a_reading_is_a_failure(tmp_path: Path) -> None:
     wrong = Contender(name="wrong", does="nothing", module="steady", arguments=())
     with pytest.raises(Failure, match="status 0, last line: none"):
-        run_contender(wrong, 0, Path(sys.executable), {"PYTHONPATH": str(run.REPOSITORY)}, tmp_path, 60)
+        run_contender(wrong, 0, Path(sys.executable), {"PYTHONPATH": str(run.REPOSITORY)}, tmp_path, 200)
 
 
 def test_every_other_round_goes_backwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

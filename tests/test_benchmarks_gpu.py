@@ -166,10 +166,10 @@ def test_summary_judges_nothing_that_was_not_on_a_gpu() -> None:
 
 def test_a_program_that_fails_leaves_its_reason(tmp_path: Path) -> None:
     places = Places(tmp_path / "work", tmp_path / "site")
-    found = run_in_process(Part("broken", "pictures", ("--device", "none")), 60, places, toy=True)
+    found = run_in_process(Part("broken", "pictures", ("--device", "none")), 140, places, toy=True)
     assert "invalid choice: 'none'" in found["error"]
     assert found["log"][-1] == found["error"]
-    raised = run_in_process(Part("raises", "no_such_program"), 60, places, toy=True)
+    raised = run_in_process(Part("raises", "no_such_program"), 140, places, toy=True)
     assert raised["error"].startswith("ModuleNotFoundError")
     assert "REPOSITORY/benchmarks/gpu/launch.py" in "\n".join(raised["log"])
     assert str(REPOSITORY) not in json.dumps(raised)

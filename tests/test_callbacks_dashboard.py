@@ -198,6 +198,7 @@ def test_the_graph_is_that_of_the_network(tmp_path: Path) -> None:
     compiled, state = network._compiled_call_impl, torch.get_rng_state()
     with warnings.catch_warnings(record=True) as caught, SummaryWriter(tmp_path) as writer:
         warnings.simplefilter("always")
+        warnings.simplefilter("ignore", ResourceWarning)  # of others, whenever they are collected
         queue = BackgroundQueue()
         queue.submit(write_graph, writer, network)
         queue.drain()

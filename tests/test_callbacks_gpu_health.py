@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,15 +16,28 @@ from lightning.pytorch import Trainer
 from tests.fake_nvml import HEAT, IDENTITY, FakeNvml, State
 from tests.processes import free_port, side_by_side
 from tests.stall_run import Logged, Tiny
+from yolo_lightning.callbacks import gpu_health
 from yolo_lightning.callbacks.gpu_health import GpuHealth
 from yolo_lightning.errors import InputError
+from yolo_lightning.health import sampler
 from yolo_lightning.health.faults import Message
 from yolo_lightning.health.nvml import open_gpu
 from yolo_lightning.health.sampler import GpuSampler
 
 WELL = State()
 SLOW = State(sm_clock=990, reasons=HEAT)
-PATIENCE_S = 60
+PATIENCE_S = 200
+
+
+@pytest.fixture(autouse=True)
+def threads_may_be_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a thread may take long to end, and training long to take its messages."""
+    be_patient(monkeypatch)
+
+
+def be_patient(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sampler, "_END_S", PATIENCE_S)
+    patch.setattr(gpu_health, "GpuSampler", partial(GpuSampler, late_s=math.inf))
 
 
 class Watched(Tiny):
@@ -202,6 +217,7 @@ def _work(rank: int, port: int, folder: str) -> None:
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[health],
         use_distributed_sampler=False,
     )  # fmt: skip
+    be_patient(pytest.MonkeyPatch())  # this process ends with it
     output = Path(folder) / f"{rank}.txt"
     with output.open("w") as stream, contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
         trainer.fit(Watched(fake))

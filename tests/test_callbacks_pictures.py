@@ -173,8 +173,13 @@ def test_the_same_validation_images_each_epoch_from_all_batches(
 def test_the_first_validation_and_the_last_are_drawn_where_drawing_is_not_due(
     tmp_path: Path, drawn: dict[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Drawn(Pictures):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            super().on_train_epoch_end(trainer, pl_module)
+            self.queue.drain()  # what drawing takes is known only when it is over
+
     monkeypatch.setattr(pictures, "_SHARE", 1e-9)
-    fit(tmp_path, Pictures(tmp_path, count=4), max_epochs=7, check_val_every_n_epoch=2)
+    fit(tmp_path, Drawn(tmp_path, count=4), max_epochs=7, check_val_every_n_epoch=2)
     assert len(drawn["predictions"]) == 2  # of those after epochs 2, 4 and 6
 
 

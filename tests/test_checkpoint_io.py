@@ -102,15 +102,18 @@ def test_old_checkpoints_go_when_the_newer_ones_are_there(tmp_path: Path) -> Non
 
 
 class DiskFills(Callback):
-    """From an epoch on there is no room, and the write of the epoch before has ended."""
+    """From an epoch on there is no room. When it begins, and the next one does, no write is under way."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
         self.monkeypatch, self.epoch = monkeypatch, epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        io: RunCheckpointIO = trainer.strategy.checkpoint_io  # type: ignore[assignment]
         if trainer.current_epoch == self.epoch:
-            trainer.strategy.checkpoint_io.wait()  # type: ignore[attr-defined]
+            io.wait()
             self.monkeypatch.setattr(files, "_free_bytes", lambda _: 10)
+        elif trainer.current_epoch == self.epoch + 1:  # or the next save would know nothing of it yet
+            assert isinstance(io._writer._pending[0].exception(timeout=200), NoSpace)
 
 
 @pytest.mark.parametrize(("epoch", "ended_in"), [(1, 2), (3, 4)])

@@ -150,7 +150,7 @@ def test_the_processes_get_what_the_script_sets_whatever_sbatch_exports(tmp_path
         "SLURM_NTASKS_PER_NODE": "1", "PYTHON": "/bin/true", "SLURM_EXPORT_ENV": "NONE",
         "LOCAL_CACHE": "$OWN/a",
     }  # fmt: skip
-    done = subprocess.run(["bash", str(SCRIPT)], env=given, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", str(SCRIPT)], env=given, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert "--export=ALL" in (tmp_path / "arguments").read_text().splitlines()
     environment = (tmp_path / "environment").read_text().splitlines()

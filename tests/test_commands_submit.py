@@ -68,11 +68,12 @@ def test_a_job_is_submitted_and_it_is_said_how_to_follow_it(
 
 
 def test_a_run_name_among_the_options_of_fit_is_that_of_the_job(
-    sbatch: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, sbatch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    submit(["slurm", *FIT, "--run_name=first", "--runs_dir", "/tmp/../tmp"])
+    runs = f"{tmp_path}/bin/../bin"
+    submit(["slurm", *FIT, "--run_name=first", "--runs_dir", runs])
     # It is the folder that the user names; symbolic links and the like stay theirs.
-    assert "run directory  /tmp/../tmp/first/version_0" in capsys.readouterr().out
+    assert f"run directory  {runs}/first/version_0" in capsys.readouterr().out
     with pytest.raises(InputError, match="--run_name is first but --run-name is second"):
         submit(["slurm", "--run-name=second", *FIT, "--run_name=first"])
 

@@ -17,7 +17,15 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.tiny_data import annotation, coco_document, image, write_coco, write_image, write_yolo
+from tests.tiny_data import (
+    annotation,
+    coco_document,
+    image,
+    wait_for_a_tick,
+    write_coco,
+    write_image,
+    write_yolo,
+)
 from yolo_lightning.data import index_file
 from yolo_lightning.data.cache import FOLDER
 from yolo_lightning.data.index import Annotations, DatasetIndex, build_index
@@ -84,6 +92,7 @@ def rewrite(path: Path, old: str, new: str) -> None:
     """Change a text and put its time back, as unpacking and copying can."""
     status, text = path.stat(), path.read_text()
     assert old in text
+    wait_for_a_tick(path.parent)  # only st_ctime tells
     path.write_text(text.replace(old, new))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
@@ -178,6 +187,7 @@ def test_a_list_of_images_and_given_paths_are_part_of_the_name(tmp_path: Path) -
     assert len(source.read("train", keep=True)) == 4
     assert len(listed.read("train", keep=True)) == 1
     assert listed.read("train", keep=True).report.from_cache
+    wait_for_a_tick(tmp_path)  # it is as long as before
     (tmp_path / "list.txt").write_text("images/train/b.png\n")
     assert listed.read("train", keep=True).path(0).name == "b.png"
     (tmp_path / "list.txt").write_text("images/train/b.png\nimages/train/b.png\n")
@@ -312,6 +322,7 @@ def test_a_change_during_the_reading_is_seen_by_the_next(
 
     def read_and_change(*arguments: Any, **options: Any) -> DatasetIndex:
         index = read(*arguments, **options)
+        wait_for_a_tick(tmp_path)  # it is as long as before
         (tmp_path / "labels/train/d.txt").write_text("1 0.2 0.1 0.1 0.1\n")
         return index
 

@@ -230,7 +230,8 @@ def launched_with(tmp_path: Path, environment: dict[str, str], *arguments: str) 
     )
     python.chmod(0o755)
     given = {"PATH": "/usr/bin:/bin", "PYTHON": str(python), **environment}
-    done = subprocess.run(["bash", str(SCRIPT), *arguments], env=given, cwd=tmp_path, timeout=30, check=False)
+    command = ["bash", str(SCRIPT), *arguments]
+    done = subprocess.run(command, env=given, cwd=tmp_path, timeout=200, check=False)
     written = tmp_path / "arguments"
     return done.returncode, written.read_text().splitlines() if written.is_file() else []
 

@@ -25,7 +25,9 @@ def outputs(code: str, folder: Path) -> list[Any]:
     nbformat = pytest.importorskip("nbformat")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     asyncio.set_event_loop_policy(None)
-    nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=120, startup_timeout=120, resources={"metadata": {"path": str(folder)}}
+    ).execute()
     return list(notebook.cells[0].outputs)
 
 

@@ -21,6 +21,12 @@ PATIENCE_S = 60
 """For what takes milliseconds."""
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The 3 s that a thread is given to end are for a driver that hangs, not for a machine that is busy."""
+    monkeypatch.setattr(sampler, "_END_S", PATIENCE_S)
+
+
 def sampled(*states: State, **options: Any) -> tuple[GpuSampler, FakeNvml]:
     """A sampler that has played a recording and has ended."""
     fake = FakeNvml(states)

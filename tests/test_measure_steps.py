@@ -11,7 +11,7 @@ import torch
 
 from yolo_lightning.augment import Augmentation, AugmentationConfig
 from yolo_lightning.batch import row_mask
-from yolo_lightning.measure import training_step
+from yolo_lightning.measure import steps, training_step
 from yolo_lightning.measure.candidates import Candidate, StepShape, StepTime
 from yolo_lightning.measure.compiled import answer, at_the_speed_of, measure_compiled
 from yolo_lightning.measure.quiet import Disturbance, is_disturbed, threads
@@ -23,7 +23,13 @@ PLAIN = Candidate("32-true", channels_last=False, compile=False)
 FAST = Candidate("bf16-mixed", channels_last=True, compile=False)
 
 
-def test_the_candidates_of_a_shape_are_timed_and_their_losses_agree() -> None:
+@pytest.fixture
+def no_step_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine can hold up a single step for so long that fewer of them would be made."""
+    monkeypatch.setattr(steps, "SLOW_STEP_S", math.inf)
+
+
+def test_the_candidates_of_a_shape_are_timed_and_their_losses_agree(no_step_is_slow: None) -> None:
     plain, fast = measure_steps(SHAPE, [PLAIN, FAST], budget_s=0.2)
     assert (plain.candidate, fast.candidate) == (PLAIN, FAST)
     for result in (plain, fast):
@@ -44,7 +50,9 @@ def test_nothing_is_left_changed() -> None:
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_a_candidate_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_candidate_that_fails_leaves_the_others(
+    no_step_is_slow: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = training_step.build_optimizer
 
     def refuse(*args: object, fused: bool, **options: object) -> torch.optim.Optimizer:

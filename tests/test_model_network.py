@@ -86,7 +86,8 @@ def test_head_starts_from_likely_objectness() -> None:
     assert isinstance(head, AnchorHead)
     for level, stride in enumerate((8, 16, 32)):
         bias = head.m[level].bias.detach().view(3, 85)
-        spread = 1 / head.m[level].in_channels ** 0.5  # of torch's own initial bias
+        spread = 1 / head.m[level].in_channels ** 0.5  # of torch's own initial bias, which is random
+        spread += 1e-5  # for one at the end of it: the sum with the logarithm is rounded
         expected_objectness = torch.tensor(8 / (640 / stride) ** 2).log()
         assert (bias[:, 4] - expected_objectness).abs().max() <= spread
         assert (bias[:, 5:] - torch.tensor(0.6 / 79.00001).log()).abs().max() <= spread

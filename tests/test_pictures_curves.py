@@ -20,6 +20,8 @@ X = np.linspace(0, 1, 101)
 def no_warnings() -> None:
     """Such as of a letter that the font lacks; the log of a run would be full of them."""
     warnings.simplefilter("error")
+    # A file that another test has left open is closed, with a warning, whenever the garbage is collected.
+    warnings.simplefilter("ignore", ResourceWarning)
 
 
 def falling(classes: int) -> np.ndarray:

@@ -3,6 +3,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,6 +23,8 @@ from yolo_lightning.preflight.reach import bounded, why_unreachable, why_unresol
 from yolo_lightning.preflight.rendezvous import alone
 
 HOSTS = {0: "a", 1: "b", 2: "b", 3: "c"}
+PATIENCE_S = 60
+"""For what takes milliseconds."""
 STARTED = {
     "RANK": "3",
     "LOCAL_RANK": "1",
@@ -51,7 +54,7 @@ def test_messages_arrive_whole_and_in_order(pair: tuple[Channel, Channel]) -> No
     messages = [{"a": "ä\n" * 50_000}, [1, 2], "x"]
     with ThreadPoolExecutor(1) as pool:
         pool.map(left.send, messages)
-        assert [right.receive(20) for _ in messages] == messages
+        assert [right.receive(PATIENCE_S) for _ in messages] == messages
 
 
 def test_silence_is_no_end_and_the_end_is_no_silence(pair: tuple[Channel, Channel]) -> None:
@@ -61,10 +64,10 @@ def test_silence_is_no_end_and_the_end_is_no_silence(pair: tuple[Channel, Channe
         right.receive(0.01)
     left.send("last words")
     left.close()
-    assert right.receive(5) == "last words"
+    assert right.receive(PATIENCE_S) == "last words"
     assert right.has_ended()
     with pytest.raises(Ended):
-        right.receive(5)
+        right.receive(PATIENCE_S)
     right.send("in vain")  # no exception
 
 
@@ -73,7 +76,7 @@ def test_garbage_is_an_end() -> None:
     channel = Channel(right)
     left.sendall(b"GET / HTTP/1.1\r\n\r\n")
     with pytest.raises(Ended, match="not a message"):
-        channel.receive(5)
+        channel.receive(PATIENCE_S)
     left.close()
     channel.close()
 
@@ -82,7 +85,7 @@ def test_only_those_who_have_something_to_say_are_read(pair: tuple[Channel, Chan
     left, right = pair
     assert wait_for_any([left, right], 0) == []
     left.send(1)
-    assert wait_for_any([left, right], 5) == [right]
+    assert wait_for_any([left, right], PATIENCE_S) == [right]
 
 
 def test_the_door_opens_to_who_knows_the_token() -> None:
@@ -91,15 +94,15 @@ def test_the_door_opens_to_who_knows_the_token() -> None:
 
     def call() -> None:
         try:
-            knock("127.0.0.1", door.port, {"token": "guess"}, 5)
+            knock("127.0.0.1", door.port, {"token": "guess"}, PATIENCE_S)
         except OSError as error:
             refused.append(error)
-        knock("127.0.0.1", door.port, {"token": "secret", "rank": 1}, 5).close()
+        knock("127.0.0.1", door.port, {"token": "secret", "rank": 1}, PATIENCE_S).close()
 
     caller = threading.Thread(target=call)
     caller.start()
-    assert door.admit(5) is None
-    admitted = door.admit(5)
+    assert door.admit(PATIENCE_S) is None
+    admitted = door.admit(PATIENCE_S)
     caller.join()
     assert admitted is not None and admitted[1] == {"token": "secret", "rank": 1}
     assert isinstance(refused[0], Ended)
@@ -113,23 +116,23 @@ def test_a_call_that_hangs_is_left_behind() -> None:
     with pytest.raises(TimeoutError):
         bounded(release.wait, 0.05)
     release.set()
-    assert bounded(lambda: 3, 5) == 3
+    assert bounded(lambda: 3, PATIENCE_S) == 3
     with pytest.raises(KeyError):
-        bounded(lambda: {}["x"], 5)  # type: ignore[index]
+        bounded(lambda: {}["x"], PATIENCE_S)  # type: ignore[index]
 
 
 def test_names_and_ports() -> None:
-    assert why_unresolved("localhost", 5) is None
+    assert why_unresolved("localhost", PATIENCE_S) is None
     assert why_unresolved("no-such-host.invalid", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert why_unreachable("127.0.0.1", port, 5) is None
+        assert why_unreachable("127.0.0.1", port, PATIENCE_S) is None
     assert why_unreachable("127.0.0.1", port, 0) == "Connection refused"
 
 
 def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
-    monkeypatch.setattr(reach.socket, "getaddrinfo", lambda *_, **__: release.wait(20))
+    monkeypatch.setattr(reach.socket, "getaddrinfo", lambda *_, **__: release.wait(PATIENCE_S))
     assert why_unresolved("somewhere", 0.1) == "the resolver did not answer within 0 s"
     release.set()
 
@@ -143,7 +146,7 @@ def test_a_name_that_appears_late_is_waited_for(monkeypatch: pytest.MonkeyPatch)
         return []
 
     monkeypatch.setattr(reach.socket, "getaddrinfo", ask)
-    assert why_unresolved("somewhere", 5) is None
+    assert why_unresolved("somewhere", PATIENCE_S) is None
 
 
 def test_one_process_meets_itself() -> None:
@@ -169,7 +172,9 @@ def test_the_same_failure_of_several_ranks_is_told_once() -> None:
     assert describe_failures(dict.fromkeys(range(4), "no room"), HOSTS, 4) == "no room (on all 4 ranks)"
 
 
-def test_one_process_of_a_host_says_what_all_find() -> None:
+def test_one_process_of_a_host_says_what_all_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    all_know = threading.Barrier(3, timeout=PATIENCE_S)  # in the place of some seconds, in which they would
+    monkeypatch.setattr(failure, "time", SimpleNamespace(sleep=lambda _: all_know.wait()))
     subject = f"test {time.monotonic_ns()}"  # a lock is of an open file: threads stand for processes
     with ThreadPoolExecutor(3) as pool:
         errors = list(pool.map(lambda _: say_on_host("the sentence", subject), range(3)))
@@ -180,7 +185,7 @@ def test_one_process_of_a_host_says_what_all_find() -> None:
 def test_who_is_quiet_ends_after_the_one_that_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchrun and srun end all processes when they see one end, the one that is about to speak as well."""
     slept: list[float] = []
-    monkeypatch.setattr(failure.time, "sleep", slept.append)
+    monkeypatch.setattr(failure, "time", SimpleNamespace(sleep=slept.append))  # not for other threads
     subject = f"test {time.monotonic_ns()}"
     monkeypatch.setattr(failure, "_is_first_on_host", lambda _: False)
     assert isinstance(say_on_host("the sentence", subject), FailedElsewhere)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,21 @@ def write_image(path: Path, height: int = 40, width: int = 60, seed: int = 0) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     assert cv2.imwrite(str(path), cv2.GaussianBlur(noise, (0, 0), 2))
+
+
+def wait_for_a_tick(folder: Path) -> None:
+    """Return when what is written in a folder's file system gets another time than all before it.
+
+    Many file systems stamp files by a clock that moves every 4 to 10 ms only, and what is written twice
+    in between looks as if it had been written once.
+    """
+    probe = folder / "tick"
+    probe.touch()
+    begun = probe.stat().st_mtime_ns
+    while probe.stat().st_mtime_ns == begun:
+        time.sleep(0.001)
+        probe.touch()
+    probe.unlink()
 
 
 def image(i: int, name: str, height: int = 40, width: int = 60) -> dict[str, Any]:

@@ -275,7 +275,7 @@ echo 0 >/proc/sys/net/ipv4/ip_unprivileged_port_start  # as Docker does
 _OWN_SESSION = """
 ssh-keygen -q -t ed25519 -N '' -f /tmp/key
 AUTHORIZED_KEYS="$(cat /tmp/key.pub)" entrypoint.sh ssh >/tmp/log 2>&1 &
-for try in $(seq 100); do
+for try in $(seq 1000); do
     if [ -s /tmp/entrypoint.port ] && entrypoint.sh health 2>/dev/null; then break; fi
     sleep 0.1
 done

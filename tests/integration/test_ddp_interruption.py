@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.processes import run
 from tests.run_comparison import assert_equal_runs, contents
 
@@ -39,6 +41,7 @@ def stop(epoch: int, batch: int, rank: int) -> str:
     return f"--trainer.callbacks=[{{class_path: tests.signals.SignalAt, init_args: {place}}}]"
 
 
+@pytest.mark.timeout(600)  # four runs, each of which may take 240 s
 def test_a_signal_to_one_process_stops_both(shapes: Path, tmp_path: Path) -> None:
     whole = fit(*options(shapes, tmp_path, "--run_name=whole"))
     assert whole.returncode == 0, whole.stderr[-3000:]

@@ -34,6 +34,7 @@ def test_it_is_kept_without_results(notebook: NotebookNode) -> None:
         assert not cell.get("outputs") and cell.get("execution_count") is None
 
 
+@pytest.mark.timeout(600)  # each of its cells may take 200 s
 def test_it_runs_from_top_to_bottom(
     notebook: NotebookNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -44,7 +45,8 @@ def test_it_runs_from_top_to_bottom(
     exec(cell.source, own)
     assert SMALL.keys() == own.keys() - {"__builtins__"}
     cell.source = "\n".join(f"{name} = {value}" for name, value in SMALL.items())
-    client = NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}})
+    resources = {"metadata": {"path": str(tmp_path)}}
+    client = NotebookClient(notebook, timeout=200, startup_timeout=200, resources=resources)
     client.execute()  # raises where a cell fails
 
     rows = read_metrics(tmp_path / "runs" / "notebook" / "metrics.csv")

@@ -51,11 +51,13 @@ class Training:
         """Wait until the ranks of this start are ready; the first batch is less than a second away."""
         self.cluster.until(lambda: "a step sums 2 batches" in self.log(), 120, "both ranks")
 
+    def epochs(self) -> int:
+        """Rows that the table of the newest start has."""
+        return len(re.findall(rf"^ +\d+/{EPOCHS} ", self.log(), flags=re.M))
+
     def until_trained(self, epochs: int) -> None:
         """Wait until the table of the newest start has so many rows."""
-        self.cluster.until(
-            lambda: len(re.findall(rf"^ +\d+/{EPOCHS} ", self.log(), flags=re.M)) >= epochs, 120, "an epoch"
-        )
+        self.cluster.until(lambda: self.epochs() >= epochs, 120, "an epoch")
 
     def started_again(self) -> None:
         """Wait for the next start, which resumes at what the one before has saved."""
@@ -87,12 +89,15 @@ def test_ten_notices_at_random_moments(idle_cluster: SlurmCluster, submit: Submi
         else:
             training.until_training()
         before = training.batches()
-        # So that epochs are left for the others, and some after the last, or it would come too late.
+        # So that epochs are left for the others, and some after the last, or it would come too late. How long
+        # an epoch takes is not the same at all times, so they are counted, too.
         share = (EPOCHS - before / BATCHES) / (REQUEUES + 2 - notice)
-        time.sleep(moment.uniform(0.3, 0.8 + share * epoch_s))  # the first batch takes its time
+        end = time.monotonic() + moment.uniform(0.3, 0.8 + share * epoch_s)  # the first batch takes its time
+        while time.monotonic() < end and training.epochs() < share:
+            time.sleep(0.02)
         idle_cluster.run("scancel", "--signal=USR1", str(training.job))
         idle_cluster.until(
-            lambda: idle_cluster.state(training.job) in ("PENDING", "COMPLETED"), 60, "the end of a start"
+            lambda: idle_cluster.state(training.job) in ("PENDING", "COMPLETED"), 120, "the end of a start"
         )
         assert idle_cluster.state(training.job) == "PENDING", idle_cluster.tell()
         assert "is queued again" in training.log()
@@ -109,7 +114,7 @@ def test_preemption(idle_cluster: SlurmCluster, submit: Submit, undisturbed: Pat
     training = Training(idle_cluster, submit, "preempted", "--partition=low")
     training.until_trained(epochs=2)
     high = idle_cluster.submit("--partition=high", "--nodes=2", "--time=1", "--wrap=sleep 1")
-    assert idle_cluster.finish(high, 60) == "COMPLETED"
+    assert idle_cluster.finish(high) == "COMPLETED"
     assert "stopped by SIGUSR1" in training.log()
     assert training.batches() > 2 * BATCHES
     training.started_again()
@@ -142,7 +147,7 @@ def test_a_killed_rank_fails_the_job_and_another_goes_on(
     training.until_trained(epochs=1)
     [rank] = idle_cluster.tasks(training.job, rank=1)
     os.kill(rank, signal.SIGKILL)
-    assert idle_cluster.finish(training.job, 60) == "FAILED"
+    assert idle_cluster.finish(training.job) == "FAILED"
     saved = training.batches()
     assert saved >= BATCHES
     again = Training(idle_cluster, submit, "killed")

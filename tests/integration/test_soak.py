@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import random
 import time
@@ -14,6 +15,7 @@ from tests.processes import start
 from tests.quiet import QUIET
 from tests.run_comparison import assert_equal_runs, contents
 from yolo_lightning.data.synthetic import make_dataset
+from yolo_lightning.runs import METRICS, read_metrics
 
 KILLS = 30
 EPOCHS, BATCHES = 10, 20
@@ -44,17 +46,24 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     whole.join()
     assert whole.exitcode == 0, (tmp_path / "whole.log").read_text()[-3000:]
 
+    trained_s = read_metrics(tmp_path / "whole" / "version_0" / METRICS)[-1]["wall_seconds"]
+    longest_s = min(0.4, trained_s / KILLS / 2)  # or a fast machine would be done before the last kill
+
     run, log = tmp_path / "parts" / "version_0", tmp_path / "parts.log"
     last = run / "checkpoints" / "last.ckpt"
     saved = 0
     for kill in range(KILLS):
         process = start([*options, "--run_name=parts"], log)
         known = last.stat().st_mtime_ns if last.exists() else 0
-        if kill % 5 == 4:  # before or while it finds its checkpoint
-            process.join(moment.uniform(0, 3))
-        else:
-            wait_until(lambda: last.exists() and last.stat().st_mtime_ns != known, process)  # noqa: B023
-            process.join(moment.uniform(0, 0.4))
+        until = time.monotonic() + (moment.uniform(0, 3) if kill % 5 == 4 else math.inf)
+
+        def has_saved(known: int = known, until: float = until) -> bool:
+            """Or, of some, that the moment has come: before or while it finds its checkpoint."""
+            return time.monotonic() > until or (last.exists() and last.stat().st_mtime_ns != known)
+
+        wait_until(has_saved, process)
+        if until == math.inf:
+            process.join(moment.uniform(0, longest_s))
         assert process.exitcode is None, log.read_text()[-3000:]
         process.kill()
         process.join()

@@ -23,7 +23,9 @@ SHARED = Path(__file__).parents[3] / "shared"
 BCCD, WEIGHTS = SHARED / "data" / "bccd", SHARED / "weights" / "yolov5n.pt"
 EPOCHS = 2
 TABS = {"custom_scalars", "images", "pr_curves", "hparams", "text", "graphs"}
-PATIENCE_S = 60
+PATIENCE_S = 120
+
+pytestmark = pytest.mark.timeout(600)  # the first test waits for a run and for TensorBoard, too
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def address(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         yield _address_once_read(log)
     finally:
         server.terminate()
-        server.wait(timeout=30)
+        server.wait(timeout=PATIENCE_S)
 
 
 def _address_once_read(log: Path) -> str:
