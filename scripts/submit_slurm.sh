@@ -25,7 +25,8 @@
 ##SBATCH --partition=NAME
 ##SBATCH --account=NAME
 ##SBATCH --constraint=FEATURE
-# Notice before the time limit and before pre-emption: room for a validation, one batch and one checkpoint.
+# Notice before the time limit and before pre-emption: room for one batch, or the metrics of a validation,
+# and one checkpoint.
 #SBATCH --signal=USR1@120
 # Slurm may start the job again, and the log goes on instead of being emptied.
 #SBATCH --requeue

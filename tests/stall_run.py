@@ -48,7 +48,12 @@ class Run:
         self.clock = Clock()
         monkeypatch.setattr(stalls, "perf_counter", self.clock)
         self.monitor = StallMonitor()
-        self.trainer: Any = SimpleNamespace(world_size=world_size, current_epoch=0, datamodule=None)
+        self.trainer: Any = SimpleNamespace(
+            world_size=world_size,
+            current_epoch=0,
+            datamodule=None,
+            fit_loop=SimpleNamespace(restarted_mid_epoch=False),
+        )
         self.module: Any = Logged()
         self.monitor.on_train_start(self.trainer, self.module)
 

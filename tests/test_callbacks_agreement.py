@@ -21,6 +21,7 @@ def test_a_process_alone_sees_its_flags_at_once() -> None:
     assert agreement.exchange([True, False]) == [True, False]
     assert agreement.settle([False, True]) == [False, True]
     assert agreement.exchange([False, False]) == [False, False]
+    assert agreement.least(3) == 3
 
 
 RAISED = {(1, 1): [True, False], (2, 0): [False, True], (4, 1): [False, True]}
@@ -33,6 +34,8 @@ def _work(rank: int, world: int, folder: str) -> None:
     seen = [agreement.exchange(RAISED.get((batch, rank), [False, False])) for batch in range(5)]
     seen.append(agreement.settle([rank == 0, False]))  # with what was raised in batch 4
     seen.append(agreement.exchange([False, False]))  # settled: nothing is left over
+    agreement.exchange([False, False])  # and under way while they find
+    assert agreement.least(5 - rank) == 6 - world
     torch.save(seen, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 

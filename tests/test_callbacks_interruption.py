@@ -92,10 +92,9 @@ def test_a_run_that_is_stopped_anywhere_ends_with_the_weights_of_one_that_is_not
     saved_as = Path.cwd() / PARTS / "checkpoints/last.ckpt"
     assert f"resume with   yolo-lightning fit --ckpt_path {saved_as}" in caplog.text
     saved = contents(PARTS)["loops"]["fit_loop"]
-    within = 0 <= batch < BATCHES - 1
-    assert saved["epoch_progress"]["current"]["processed"] == epoch + (not within)
-    if within:
-        assert saved["epoch_loop.batch_progress"]["current"]["processed"] == batch + 1
+    assert saved["epoch_progress"]["current"]["processed"] == epoch
+    assert saved["epoch_loop.batch_progress"]["current"]["processed"] == batch % BATCHES + 1
+    assert len(rows(PARTS)) == epoch  # the validation at the end is left, too
     main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null"])
     assert_equal_runs(whole, PARTS)
 
@@ -103,14 +102,10 @@ def test_a_run_that_is_stopped_anywhere_ends_with_the_weights_of_one_that_is_not
 def test_stopped_at_every_batch(shapes: Path, whole: Path) -> None:
     """Each time the newest checkpoint is found without being named."""
     arguments = options(shapes, "--run_name=parts", "--ckpt_path=auto")
-    for number in range(EPOCHS * BATCHES - 1):
-        epoch, batch = divmod(number, BATCHES)
-        if batch < BATCHES - 1:  # a stop at the last one is the end of the epoch
-            stopped(*arguments, *signal_at("SIGUSR1", epoch, batch))
-            assert (
-                contents(PARTS)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"]
-                == number + 1
-            )
+    for number in range(EPOCHS * BATCHES):
+        stopped(*arguments, *signal_at("SIGUSR1", *divmod(number, BATCHES)))
+        progress = contents(PARTS)["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        assert progress["total"]["ready"] == number + 1
     main(["fit", *arguments, "--trainer.callbacks=null"])
     assert_equal_runs(whole, PARTS)
     assert [path.name for path in Path("runs/parts").iterdir()] == ["version_0"]
@@ -183,7 +178,7 @@ def test_gradients_that_wait_for_their_step_outlive_a_validation(shapes: Path, w
 def test_with_validations_within_an_epoch(
     place: tuple[int, int], shapes: Path, never_stopped: Callable[..., Path]
 ) -> None:
-    """After the second and the fourth of five batches; a stop there waits until the validation is done."""
+    """After the second and the fourth of five batches; a stop there leaves the validation for later."""
     more = "--trainer.val_check_interval=2"
     stopped(*options(shapes, more, "--run_name=parts", *signal_at("SIGTERM", *place)))
     main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null"])
@@ -247,12 +242,16 @@ def test_with_limits_that_change_how_lightning_loops(
     assert_equal_runs(never_stopped(more), PARTS)
 
 
-def test_a_signal_in_the_last_epoch_changes_nothing_and_a_finished_run_stays_as_it_is(
+def test_a_validation_can_be_left_again_and_again_and_a_finished_run_stays_as_it_is(
     shapes: Path, whole: Path
 ) -> None:
-    main(["fit", *options(shapes, "--run_name=parts", *signal_at("SIGTERM", EPOCHS - 1, -1))])
+    arguments = options(shapes, "--run_name=parts", "--ckpt_path=auto")
+    for _ in range(3):
+        stopped(*arguments, *signal_at("SIGTERM", EPOCHS - 1, -1))
+        assert len(rows(PARTS)) == EPOCHS - 1
+    main(["fit", *arguments, "--trainer.callbacks=null"])
     assert_equal_runs(whole, PARTS)
-    main(["fit", *options(shapes, "--run_name=parts", "--ckpt_path=auto")])
+    main(["fit", *arguments, "--trainer.callbacks=null"])
     assert_equal_runs(whole, PARTS)
 
 

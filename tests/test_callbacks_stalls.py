@@ -80,6 +80,28 @@ def test_a_second_run_warms_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.end()["perf/step_ms"] == pytest.approx(2000)
 
 
+def test_a_run_that_resumes_within_an_epoch_adds_to_what_was_measured_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = Run(monkeypatch)
+    first.epoch()
+    first.batch(0, 100, 4)
+    first.batch(wait_s=1, step_s=3, images=8)
+    measured = first.monitor.state_dict()
+
+    run = Run(monkeypatch)
+    run.trainer.fit_loop.restarted_mid_epoch = True
+    run.monitor.load_state_dict(measured)
+    run.monitor.on_train_start(run.trainer, run.module)
+    assert run.monitor.images_per_second == pytest.approx(8 / 4)  # also if only the validation was left
+    run.batch(0, 100, 4)
+    run.batch(wait_s=1, step_s=5, images=8)
+    assert run.end()["perf/images_per_second"] == pytest.approx(16 / 10)
+    run.epoch()
+    run.batch(wait_s=1, step_s=1, images=8)
+    assert run.end()["perf/images_per_second"] == pytest.approx(8 / 2)
+
+
 def test_a_trainer_logs_it(tmp_path: Any) -> None:
     trainer = Trainer(
         default_root_dir=tmp_path, max_epochs=2, accelerator="cpu", devices=1, logger=False,

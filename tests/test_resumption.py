@@ -10,11 +10,11 @@ from yolo_lightning.errors import InputError
 from yolo_lightning.resumption import read_resumption
 
 
-def write(path: Path, epoch: dict[str, int], batches: int, **more: Any) -> Path:
+def write(path: Path, epoch: dict[str, int], batches: int, completed: int | None = None, **more: Any) -> Path:
     loop = {
         "epoch_loop.state_dict": {"_batches_that_stepped": 14},
         "epoch_progress": {"current": epoch},
-        "epoch_loop.batch_progress": {"current": {"processed": batches}},
+        "epoch_loop.batch_progress": {"current": {"processed": batches, "completed": completed}},
     }
     contents = {
         "hyper_parameters": {"seed": 3},
@@ -47,6 +47,18 @@ def test_in_the_middle_of_one(tmp_path: Path) -> None:
     found = read_resumption(path)
     assert (found.epochs, found.batches, found.purge_step) == (2, 5, 14)
     assert str(found) == f"checkpoint {path}, in epoch 3 after batch 5"
+
+
+def test_before_a_validation(tmp_path: Path) -> None:
+    """Whatever a validation has logged before it was left is going to come again, at the same step."""
+    place = {"started": 3, "processed": 2}
+    left = write(tmp_path / "left.ckpt", place, 5, within_epoch={"validates_first": True}, completed=5)
+    found = read_resumption(left)
+    assert (found.epochs, found.batches, found.purge_step) == (2, 5, 14)
+    assert str(found) == f"checkpoint {left}, in epoch 3 after batch 5, before its validation"
+    ended = write(tmp_path / "ended.ckpt", place, 5, within_epoch={}, completed=5)
+    assert read_resumption(ended).purge_step == 15
+    assert not read_resumption(ended).validates_first
 
 
 def test_what_is_no_checkpoint_of_ours_is_refused(tmp_path: Path) -> None:

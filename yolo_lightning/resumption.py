@@ -22,6 +22,7 @@ class Resumption:
         batches: Of the next one that are trained, too.
         step: Steps of the optimizer so far.
         purge_step: From which on the curves are going to be logged again.
+        validates_first: Whether the last batch was followed by a validation that was not ended.
     """
 
     path: Path
@@ -30,10 +31,12 @@ class Resumption:
     batches: int
     step: int
     purge_step: int
+    validates_first: bool
 
     def __str__(self) -> str:
         if self.batches:
-            return f"checkpoint {self.path}, in epoch {self.epochs + 1} after batch {self.batches}"
+            next_ = ", before its validation" if self.validates_first else ""
+            return f"checkpoint {self.path}, in epoch {self.epochs + 1} after batch {self.batches}{next_}"
         return f"checkpoint {self.path}, after epoch {self.epochs}"
 
     def check_epochs(self, max_epochs: int | None) -> None:
@@ -60,11 +63,13 @@ def read_resumption(path: Path) -> Resumption:
         loop = contents["loops"]["fit_loop"]
         epoch, batch = (loop[name]["current"] for name in ("epoch_progress", "epoch_loop.batch_progress"))
         within = epoch["started"] > epoch["processed"]
+        extra = contents.get("within_epoch", {})
+        validates_first = bool(extra.get("validates_first"))
         logged = contents["callbacks"].get("RunRecorder", {}).get("logged_step", -1)
         if within:  # what was logged by then is in the curves, what came later is going to come again
             logged = loop["epoch_loop.state_dict"]["_batches_that_stepped"]
-            is_validated = batch.get("completed") == batch["processed"]
-            if is_validated or contents.get("within_epoch", {}).get("given_again"):
+            is_validated = batch.get("completed") == batch["processed"] and not validates_first
+            if is_validated or extra.get("given_again"):
                 logged += 1  # what was logged with the last batch is in them, too
         return Resumption(
             path=path,
@@ -72,6 +77,7 @@ def read_resumption(path: Path) -> Resumption:
             epochs=int(epoch["processed"]),
             batches=int(batch["processed"]) if within else 0,
             step=int(contents["global_step"]),
+            validates_first=validates_first,
             purge_step=logged if logged >= 0 else int(contents["global_step"]) + 1,
         )
     except Exception as error:

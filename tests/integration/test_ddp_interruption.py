@@ -49,13 +49,14 @@ def test_a_signal_to_one_process_stops_both(shapes: Path, tmp_path: Path) -> Non
     summary = json.loads((tmp_path / "whole" / "version_0" / "summary.json").read_text())
     assert summary["epochs"] == 3 and summary["last"]["val/map"] >= 0
     parts = tmp_path / "parts" / "version_0"
-    # In the middle of an epoch; and so late that it is learnt of when the epoch has ended.
-    for epoch, batch, rank, saved in ((0, 1, 1, 3), (1, BATCHES - 1, 1, 10)):
+    # In the middle of an epoch; so late that it is learnt of within the validation; and within a validation.
+    for epoch, batch, rank, saved in ((0, 1, 1, 3), (1, BATCHES - 1, 1, 10), (2, -1, 0, 15)):
         place = stop(epoch, batch, rank)
         stopped = fit(*options(shapes, tmp_path, "--run_name=parts", "--ckpt_path=auto", place))
         assert stopped.returncode == 75, stopped.stderr[-3000:]
-        loop = contents(parts)["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        assert loop["total"]["processed"] == saved
+        loop = contents(parts)["loops"]["fit_loop"]
+        assert loop["epoch_loop.batch_progress"]["total"]["processed"] == saved
+        assert loop["epoch_progress"]["current"]["processed"] == epoch  # a validation is not over
         assert stopped.stdout.count("run directory") == 1
         assert f"resume with   yolo-lightning fit --ckpt_path {parts}" in stopped.stdout + stopped.stderr
     more = ("--run_name=parts", "--ckpt_path=auto", "--trainer.callbacks=null")

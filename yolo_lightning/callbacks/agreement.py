@@ -63,6 +63,14 @@ class Agreement:
         self._send(flags)
         return [a or b for a, b in zip(before, self._take(), strict=True)]
 
+    def least(self, count: int) -> int:
+        """The smallest count of all ranks; waits for all of them."""
+        if self._is_alone:
+            return count
+        smallest = torch.tensor(count)
+        distributed.all_reduce(smallest, distributed.ReduceOp.MIN, group=self._group)
+        return int(smallest)
+
     def _take(self) -> list[bool]:
         if self._under_way is None:
             return [False] * self.flags

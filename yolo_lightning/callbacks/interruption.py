@@ -16,6 +16,7 @@ from .. import preemption
 from ..checkpoint_io import RunCheckpointIO
 from ..preflight.failure import FailedElsewhere
 from .agreement import Agreement
+from .resumption import validate_first
 
 
 class Interruption(Checkpoint):
@@ -23,10 +24,10 @@ class Interruption(Checkpoint):
 
     A run has to stop when a signal has asked any of its ranks to (see ``preemption``), when a limit on
     time or steps is reached, or for want of patience. The ranks agree on it and save together at the
-    end of a batch. After a signal the process ends with ``preemption.EXIT_STATUS``; a Slurm job is
-    queued again first. What falls on a batch that is followed by a validation waits for it, and for
-    one more batch; at the end of an epoch the epoch's own checkpoint is enough. A run that ends
-    there anyway ends as usual.
+    end of a batch, of training or of validation. After a signal the process ends with
+    ``preemption.EXIT_STATUS``; a Slurm job is queued again first. A validation is left as if it had not
+    begun, and a run that resumes begins with it; only one with which training ends is finished. At the
+    end of an epoch the epoch's own checkpoint is enough. A run that ends there anyway ends as usual.
 
     Being a ``Checkpoint`` that is listed last, it runs after everything else at the end of a batch
     or an epoch. Lightning's own handlers, which save and talk to other ranks inside the handler, are
@@ -45,7 +46,10 @@ class Interruption(Checkpoint):
         self._saved_batch = -1
         self._saved_best: list[float] = []
         self._postponed = False, False
-        """What is asked for (stop, save) and has to wait for a validation."""
+        """What is asked for (stop, save) at the last batch before a validation, or of an epoch."""
+        self._looks = 0
+        """At the ends of how many more batches of a validation the ranks ask each other."""
+        self._leaves_validation = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._agreement = Agreement(flags=3)
@@ -76,14 +80,44 @@ class Interruption(Checkpoint):
         loop = trainer.fit_loop.epoch_loop
         stop, save = stop or self._postponed[0], save or self._postponed[1]
         if loop.batch_progress.is_last_batch or _is_validation_due(trainer):
-            # A run that resumed from here would leave the validation out.
-            self._postponed = stop, save
+            self._postponed = stop, save  # a run that resumed from here would leave the validation out
             return
         self._postponed = False, False
         if stop or save or loop.done:
             self._save(trainer)
         if stop:
             self._stop(trainer, f"in epoch {trainer.current_epoch + 1}, after batch {batch_idx + 1}")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._looks = 0
+        if trainer.sanity_checking or _ends_with_validation(trainer):
+            return
+        if self._postponed[0]:
+            self._leave_validation(trainer)
+        # Ranks have their own images, of different shapes, and so not equally many batches.
+        self._looks = self._agreement.least(int(sum(trainer.num_val_batches)))
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self._looks == 0:
+            return
+        self._looks -= 1
+        stop, save, failed = self._agreement.exchange([_asked(), False, _has_failed(trainer)])
+        self._postponed = self._postponed[0], self._postponed[1] or save
+        if failed:
+            self._tell_of_failure(trainer)
+        if stop:
+            self._leave_validation(trainer)
+
+    def _leave_validation(self, trainer: Trainer) -> NoReturn:
+        self._leaves_validation = True
+        self._save(trainer)
+        self._stop(trainer, f"in epoch {trainer.current_epoch + 1}, before the end of a validation")
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if self._leaves_validation:
+            validate_first(checkpoint)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save when training ends with a validation within an epoch, by patience or a limit.
@@ -168,6 +202,11 @@ def _is_finished(trainer: Trainer) -> bool:
         or 0 <= steps <= trainer.global_step
         or (trainer.should_stop and loop._can_stop_early)
     )
+
+
+def _ends_with_validation(trainer: Trainer) -> bool:
+    """Whether training ends with the validation at hand, so that nobody would come back to it."""
+    return trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
 
 
 def _is_validation_due(trainer: Trainer) -> bool:

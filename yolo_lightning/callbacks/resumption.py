@@ -77,6 +77,8 @@ class MidEpochResumption(Callback):
             return  # another data module's
         epoch = trainer.current_epoch
         count_batches_from(trainer, loader.sampler.begins_at(epoch))
+        if trainer.fit_loop.epoch_loop.batch_progress.current.ready >= trainer.num_training_batches:
+            return  # only the validation is left, and the next epoch draws from its own images
 
         def remember() -> tuple[torch.Tensor, ...]:
             for batch in loader.earlier(pl_module.augmentation.ring.ring_batches - 1):
@@ -102,6 +104,18 @@ def give_again(fit_loop: dict[str, Any], batches: int, images: int) -> None:
     fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= batches
     for loader in fit_loop["state_dict"]["combined_loader"]:
         loader["seen"] -= images
+
+
+def validate_first(checkpoint: dict[str, Any]) -> None:
+    """Let a run that resumes begin with the validation in which this is saved, and with all of it.
+
+    Lightning goes back to a validation of which a batch was begun, and not ended.
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+    for counts in (progress["current"], progress["total"]):
+        counts.update(ready=1, started=1, processed=0, completed=0)
+    progress["is_last_batch"] = False
+    checkpoint[_KEY]["validates_first"] = True
 
 
 def count_batches_from(trainer: Trainer, batch: int) -> None:

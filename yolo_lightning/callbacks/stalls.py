@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -60,7 +60,8 @@ class StallMonitor(Callback):
     the next batch (in the first batch of an epoch: from the start of the epoch). The hooks of
     callbacks that come later in the Trainer's list fall into the wait, so this one belongs last.
     Validation is in neither. The first batch of a run, which compiles and warms up, is left out
-    unless there is no other; the device's idle time needs two.
+    unless there is no other; the device's idle time needs two. A run that resumes within an epoch adds
+    to what the first process had measured of it.
 
     The line is printed below the row of its epoch, by the first process alone. It comes again when
     the cause is another, or after ten epochs. What can be changed is read from the ``loading`` of
@@ -70,6 +71,7 @@ class StallMonitor(Callback):
     def __init__(self) -> None:
         self._warm_up = _Totals()
         self._epoch = _Totals()
+        self._restored = _Totals()
         self._is_warm = False
         self._interrupted = False
         self._mark = 0.0
@@ -112,6 +114,14 @@ class StallMonitor(Callback):
         self._line = self._told = None
         self._device_clock = device_clock(pl_module.device)
         self._begin(pl_module)  # a run that resumes within an epoch does not pass through the start of one
+        if trainer.fit_loop.restarted_mid_epoch:
+            self._epoch = self._restored
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self._totals)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = _Totals(**state_dict)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._print_line(pl_module)

@@ -29,8 +29,9 @@ _BETWEEN = "between"
 class TimeBudget(Callback):
     """Attributes every moment of a run to one of :data:`PHASES`, and keeps the sums in ``time_budget.json``.
 
-    * ``start_up``: from the start until the first batch is there: imports, options, choosing the step,
-      reading the data, the network, restoring a checkpoint, the first look at validation.
+    * ``start_up``: from the start until the first batch is there, or a validation that is gone back to:
+      imports, options, choosing the step, reading the data, the network, restoring a checkpoint, the first
+      look at validation.
     * ``compilation``: what torch.compile says it has taken, whenever that was, see
       :func:`~yolo_lightning.callbacks.phase_clock.compile_seconds`.
     * ``data_wait``: from the end of a batch's hooks to the start of the next, as in
@@ -113,7 +114,7 @@ class TimeBudget(Callback):
 
     def _enter(self, phase: str, between: str = "other") -> None:
         """Let a phase begin; what was between it and the last batch belongs to the phase ``between``."""
-        if self._clock.phase != _START_UP or phase == "step":
+        if self._clock.phase != _START_UP or phase in {"step", "validation"}:
             self._clock.reassign(_BETWEEN, between)
             self._clock.enter(phase)
 
@@ -131,10 +132,12 @@ class TimeBudget(Callback):
         self._enter(_BETWEEN)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._enter("validation", between="validation")  # its loader was started before this
+        if not trainer.sanity_checking:
+            self._enter("validation", between="validation")  # its loader was started before this
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._enter(_BETWEEN)
+        if not trainer.sanity_checking:
+            self._enter(_BETWEEN)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._enter("other")

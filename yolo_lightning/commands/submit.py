@@ -140,7 +140,7 @@ def _parser() -> Parser:
     queue.add_argument("--job-name", default=SlurmJob.job_name, metavar="NAME", help="default: %(default)s")
     queue.add_argument(
         "--signal-seconds", type=int, default=SlurmJob.signal_seconds, metavar="S",
-        help="notice before the limit or a pre-emption; more than a validation takes (default: 120)",
+        help="notice before the limit or a pre-emption: a batch and a checkpoint take less (default: 120)",
     )  # fmt: skip
     queue.add_argument(
         "--sbatch", action="append", default=[], dest="more", metavar="OPTION",

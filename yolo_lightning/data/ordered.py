@@ -62,7 +62,9 @@ class OrderedLoader:
                 f"the checkpoint was written within an epoch of {state_dict['images']} images, but the data "
                 f"has {len(self._dataset)}; resume with the data set that the run was started on"
             )
-        self.sampler.resume(state_dict["epoch"], state_dict["seen"])
+        seen = min(state_dict["seen"], state_dict["images"])  # the last batch may have been filled up
+        self.sampler.resume(state_dict["epoch"], seen)
+        self._place = state_dict["epoch"], seen  # until the first batch, and there may be none left
 
     def earlier(self, batches: int) -> Iterator[Batch]:
         """The batches that came before the place where a resumed epoch begins, made in this process.

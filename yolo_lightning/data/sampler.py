@@ -77,12 +77,12 @@ class TrainSampler(DistributedSampler[int]):
 
         Args:
             epoch: The epoch, from 0.
-            seen: Images of it that all ranks together have trained on.
+            seen: Images of it that all ranks together have trained on; all, if only its validation is left.
 
         Raises:
             InputError: The epoch has not so many images; the data set is another one.
         """
-        if not 0 <= seen < self.images:
+        if not 0 <= seen <= self.images:
             raise InputError(
                 f"the checkpoint was written after {seen} images of an epoch, but the data has "
                 f"{self.images}; resume with the data set that the run was started on"
@@ -114,7 +114,7 @@ class TrainSampler(DistributedSampler[int]):
         seen, joined = self.seen(epoch), self.batch_size * self.num_replicas
         first = seen - min(before, seen // joined) * joined
         stop = seen + self._batches(self.images - seen) * joined
-        positions = torch.arange(first + self.rank, stop, self.num_replicas)
+        positions = torch.arange(first, stop)[self.rank :: self.num_replicas]
         taken: list[int] = order[positions % self.images].tolist()
         return taken
 
