@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from functools import cache
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,59 +14,13 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
-from tests.quiet import LOUD, QUIET
 from tests.run_comparison import assert_equal_runs, contents, rows
+from tests.stopped_runs import BATCHES, EPOCHS, PARTS, options, signal_at, stopped
+from tests.stopped_runs import in_an_empty_folder as in_an_empty_folder
+from tests.stopped_runs import never_stopped as never_stopped
+from tests.stopped_runs import whole as whole
 from yolo_lightning.__main__ import main
 from yolo_lightning.callbacks.interruption import Interruption
-
-EPOCHS, BATCHES = 3, 5
-PARTS = Path("runs/parts/version_0")
-
-
-@pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-def options(shapes: Path, *more: str) -> list[str]:
-    """Five batches of two pictures an epoch, of which mosaics draw from all before them."""
-    return [
-        "--data.root", str(shapes), "--data.image_size=64", "--data.batch_size=2", "--data.num_workers=0",
-        "--model.compile=false", "--model.channels_last=true", "--trainer.precision=32-true",
-        "--model.optimizer.nominal_batch_size=4", "--model.optimizer.warmup_epochs=0",
-        "--trainer.accelerator=cpu", "--trainer.devices=1", f"--trainer.max_epochs={EPOCHS}",
-        *QUIET, *more,
-    ]  # fmt: skip
-
-
-def signal_at(number: str, epoch: int, batch: int) -> list[str]:
-    place = f"{{number: {number}, epoch: {epoch}, batch: {batch}}}"
-    return [f"--trainer.callbacks=[{{class_path: tests.signals.SignalAt, init_args: {place}}}]"]
-
-
-def stopped(*argv: str) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["fit", *argv])
-    assert exit_.value.code == 75
-
-
-@pytest.fixture(scope="module")
-def never_stopped(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The run that is never stopped, made once for each set of options more."""
-
-    @cache
-    def run(*more: str) -> Path:
-        folder = tmp_path_factory.mktemp("whole")
-        main(["fit", *options(shapes, f"--runs_dir={folder}", *more)])
-        return folder / "fit" / "version_0"
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def whole(never_stopped: Callable[..., Path]) -> Path:
-    """The run that is never stopped. It draws all that it can, the others nothing: that changes nothing."""
-    return never_stopped(*LOUD)
 
 
 @pytest.mark.parametrize(
@@ -240,19 +193,6 @@ def test_with_limits_that_change_how_lightning_loops(
     stopped(*options(shapes, more, "--run_name=parts", *signal_at("SIGTERM", *place)))
     main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null"])
     assert_equal_runs(never_stopped(more), PARTS)
-
-
-def test_a_validation_can_be_left_again_and_again_and_a_finished_run_stays_as_it_is(
-    shapes: Path, whole: Path
-) -> None:
-    arguments = options(shapes, "--run_name=parts", "--ckpt_path=auto")
-    for _ in range(3):
-        stopped(*arguments, *signal_at("SIGTERM", EPOCHS - 1, -1))
-        assert len(rows(PARTS)) == EPOCHS - 1
-    main(["fit", *arguments, "--trainer.callbacks=null"])
-    assert_equal_runs(whole, PARTS)
-    main(["fit", *arguments, "--trainer.callbacks=null"])
-    assert_equal_runs(whole, PARTS)
 
 
 def test_patience_within_an_epoch_saves_and_can_be_raised(

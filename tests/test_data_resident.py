@@ -64,6 +64,25 @@ def test_a_resumed_epoch_begins_where_it_was(index: DatasetIndex) -> None:
     assert len(list(resumed)) == BATCHES
 
 
+def test_an_epoch_of_which_only_the_validation_was_left_gives_no_batch_and_keeps_its_place(
+    index: DatasetIndex,
+) -> None:
+    stopped = _make(index)
+    stopped.sampler.set_epoch(3)
+    assert len(list(stopped)) == BATCHES
+    place = stopped.state_dict()
+    assert place["epoch"] == 3 and place["seen"] >= IMAGES
+    for _ in range(2):  # left again and again
+        resumed = _make(index)
+        resumed.load_state_dict(place)
+        resumed.sampler.set_epoch(3)
+        place = resumed.state_dict()
+        assert (place["epoch"], place["seen"]) == (3, IMAGES)
+    assert list(resumed) == []
+    resumed.sampler.set_epoch(4)
+    assert len(list(resumed)) == BATCHES
+
+
 def test_labels_have_the_capacity_of_the_data_set(index: DatasetIndex) -> None:
     loader = _make(index, capacity=48)
     assert loader.labels.targets.shape == (IMAGES, 48, 5)

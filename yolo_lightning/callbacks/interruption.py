@@ -16,7 +16,7 @@ from .. import preemption
 from ..checkpoint_io import RunCheckpointIO
 from ..preflight.failure import FailedElsewhere
 from .agreement import Agreement
-from .resumption import validate_first
+from .resumption import random_state, validate_first
 
 
 class Interruption(Checkpoint):
@@ -50,6 +50,8 @@ class Interruption(Checkpoint):
         self._looks = 0
         """At the ends of how many more batches of a validation the ranks ask each other."""
         self._leaves_validation = False
+        self._random: dict[str, Any] = {}
+        """Random numbers before a validation, whose loader draws some when it is started."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._agreement = Agreement(flags=3)
@@ -62,6 +64,7 @@ class Interruption(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         preemption.training_begins()
         self._saved_s = monotonic()
+        self._random = random_state()
         stop, _, _ = self._agreement.settle([_asked(), False, False])
         if stop:
             self._stop(trainer, "before training began")
@@ -81,6 +84,7 @@ class Interruption(Checkpoint):
         stop, save = stop or self._postponed[0], save or self._postponed[1]
         if loop.batch_progress.is_last_batch or _is_validation_due(trainer):
             self._postponed = stop, save  # a run that resumed from here would leave the validation out
+            self._random = random_state()
             return
         self._postponed = False, False
         if stop or save or loop.done:
@@ -117,7 +121,7 @@ class Interruption(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if self._leaves_validation:
-            validate_first(checkpoint)
+            validate_first(checkpoint, self._random)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save when training ends with a validation within an epoch, by patience or a limit.
@@ -206,7 +210,8 @@ def _is_finished(trainer: Trainer) -> bool:
 
 def _ends_with_validation(trainer: Trainer) -> bool:
     """Whether training ends with the validation at hand, so that nobody would come back to it."""
-    return trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+    is_stopped = trainer.should_stop and trainer.fit_loop._can_stop_early
+    return is_stopped or 0 <= trainer.max_steps <= trainer.global_step
 
 
 def _is_validation_due(trainer: Trainer) -> bool:

@@ -27,6 +27,11 @@ class Patience(EarlyStopping):
         super().__init__("val/map", mode="max", patience=epochs, strict=False, check_finite=False)
         self.stopped_epoch = _NEVER
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not hasattr(trainer, "val_check_interval"):  # it is a time, and the base class asks for a number
+            self._check_on_train_epoch_end = False
+        super().setup(trainer, pl_module, stage)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         epochs = self.patience
         super().load_state_dict(state_dict)

@@ -58,11 +58,22 @@ class MidEpochResumption(Callback):
         self._max_steps, loop.max_steps = loop.max_steps, -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.fit_loop.epoch_loop.max_steps = self._max_steps
         assert isinstance(pl_module, YOLOv5)
         restored, self._restored = self._restored, {}
-        if not restored:
-            return
+        if restored:
+            self._restore(trainer, pl_module, restored)
+        if not (restored.get("validates_first") and _go_back_to_validation(trainer)):
+            self._limit_steps(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._limit_steps(trainer)
+
+    def _limit_steps(self, trainer: Trainer) -> None:
+        """Bring back the limit that was hidden; also when it is reached, the validation comes first."""
+        if not trainer.sanity_checking:
+            trainer.fit_loop.epoch_loop.max_steps = self._max_steps
+
+    def _restore(self, trainer: Trainer, pl_module: YOLOv5, restored: dict[str, Any]) -> None:
         set_random_state(restored["random"])
         if not trainer.fit_loop.restarted_mid_epoch:
             return
@@ -106,16 +117,32 @@ def give_again(fit_loop: dict[str, Any], batches: int, images: int) -> None:
         loader["seen"] -= images
 
 
-def validate_first(checkpoint: dict[str, Any]) -> None:
+def validate_first(checkpoint: dict[str, Any], random: dict[str, Any]) -> None:
     """Let a run that resumes begin with the validation in which this is saved, and with all of it.
 
     Lightning goes back to a validation of which a batch was begun, and not ended.
+
+    Args:
+        checkpoint: Which is changed.
+        random: What :func:`random_state` gave before the validation.
     """
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
     for counts in (progress["current"], progress["total"]):
         counts.update(ready=1, started=1, processed=0, completed=0)
     progress["is_last_batch"] = False
-    checkpoint[_KEY]["validates_first"] = True
+    checkpoint[_KEY].update(validates_first=True, random=random)
+
+
+def _go_back_to_validation(trainer: Any) -> bool:
+    """Prepare for the validation that was left; False if there is none here by the options of now."""
+    loop = trainer.fit_loop.epoch_loop
+    loop.val_loop.batch_progress.reset()  # or what is saved later in the epoch would lead back to it again
+    if trainer._val_check_time_interval is not None:
+        trainer._last_val_time -= trainer._val_check_time_interval  # it was due when it was left
+    is_due: bool = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+    if not is_due:
+        loop._batches_that_stepped += 1  # as it would after the validation
+    return is_due
 
 
 def count_batches_from(trainer: Trainer, batch: int) -> None:

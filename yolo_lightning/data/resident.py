@@ -54,8 +54,9 @@ class ResidentLoader(OrderedLoader):
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, _ = self._begin()
-        order = torch.tensor(self.sampler.order(epoch)).to(self.device)
-        for rows in order.split(self.batch_size):
+        order = torch.tensor(self.sampler.order(epoch), dtype=torch.int64).to(self.device)
+        for begin in range(0, len(order), self.batch_size):
+            rows = order[begin : begin + self.batch_size]
             images = self.pixels.index_select(0, rows).permute(0, 3, 1, 2)  # (B, 3, S, S), channels last
             labels = Batch(*(tensor.index_select(0, rows) for tensor in self.labels))
             self._give()
