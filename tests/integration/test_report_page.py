@@ -65,8 +65,8 @@ def test_the_time_budget_is_the_time_of_the_process(fit: Fit) -> None:
     seconds = budget["seconds"]
     assert all(value >= 0 for value in seconds.values())
     assert sum(seconds.values()) == pytest.approx(budget["wall_seconds"], rel=0.02)
-    # It is written before the end.
-    assert fit.seconds_until("time_budget.json") - 2 < budget["wall_seconds"] <= fit.seconds
+    # It is written before the end. When the process was started the system tells to 10 ms only.
+    assert fit.seconds_until("time_budget.json") - 2 < budget["wall_seconds"] <= fit.seconds + 0.02
     for phase in ("start_up", "step", "validation", "checkpoints"):
         assert seconds[phase] > 0, phase
 
@@ -96,7 +96,7 @@ def test_the_report_opens_by_itself(fit: Fit, browser: Browser, width: int) -> N
         rows = page.locator("#time tbody td:nth-of-type(1)").all_inner_texts()
         total = page.locator("#time tfoot td:nth-of-type(1)").inner_text()
         assert sum(round(10 * float(row)) for row in rows) == round(10 * float(total))
-        assert fit.seconds_until("report.html") - 2 < float(total) <= fit.seconds + 0.05  # its rounding
+        assert fit.seconds_until("report.html") - 2 < float(total) <= fit.seconds + 0.07  # its rounding
         assert str(fit.directory / "checkpoints" / "last.ckpt") in page.locator("#next").inner_text()
     finally:
         page.close()
