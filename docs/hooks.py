@@ -19,8 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from yolo_lightning import cli
-from yolo_lightning.launcher import YoloCLI
+from yolo_lightning.cli import main as cli
+from yolo_lightning.cli.launcher import YoloCLI
 
 REPOSITORY = Path(__file__).parents[1]
 OPTIONS_PAGE = "options.md"

@@ -70,8 +70,8 @@ process = folder / f"process.{rank}"
 is_first = not process.exists()
 process.write_text(str(os.getpid()))
 import yolo_lightning.__main__
-from yolo_lightning.preemption import training_has_begun
-from yolo_lightning.preflight.failure import is_failing
+from yolo_lightning.system.signals import training_has_begun
+from yolo_lightning.distributed.failure import is_failing
 local, world = (int(os.environ[size]) for size in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
 try:
     yolo_lightning.__main__.main(

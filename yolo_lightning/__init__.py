@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .cli.fit_callbacks import training_callbacks
     from .data.module import DetectionDataModule
-    from .equipment import training_callbacks
     from .errors import InputError
-    from .module import YOLOv5
+    from .training.module import YOLOv5
 
 __version__ = "0.1.0"
 __all__ = ["DetectionDataModule", "InputError", "YOLOv5", "__version__", "training_callbacks"]
@@ -17,7 +17,7 @@ __all__ = ["DetectionDataModule", "InputError", "YOLOv5", "__version__", "traini
 def __getattr__(name: str) -> Any:
     """Import the public classes when first asked for: the mathematics can be used without Lightning."""
     if name == "YOLOv5":
-        from .module import YOLOv5
+        from .training.module import YOLOv5
 
         return YOLOv5
     if name == "DetectionDataModule":
@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
 
         return DetectionDataModule
     if name == "training_callbacks":
-        from .equipment import training_callbacks
+        from .cli.fit_callbacks import training_callbacks
 
         return training_callbacks
     if name == "InputError":

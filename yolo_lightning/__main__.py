@@ -6,9 +6,9 @@ import io
 import sys
 from contextlib import nullcontext
 
+from .distributed.failure import FailedElsewhere
 from .errors import InputError
-from .preemption import training_has_begun, watching
-from .preflight.failure import FailedElsewhere
+from .system.signals import training_has_begun, watching
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    from .cli import run
+    from .cli.main import run
 
     try:
         run(arguments)
@@ -38,7 +38,7 @@ def _run(arguments: list[str]) -> None:
         sentence = str(error).strip().splitlines()[-1].removeprefix("yolo_lightning.errors.InputError: ")
         sys.exit(_fail(sentence))
     except Exception as error:
-        from .storage import full_disk_error
+        from .runs.checkpoint_files import full_disk_error
 
         full = full_disk_error(error)
         if full is None:

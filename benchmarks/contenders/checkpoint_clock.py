@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from yolo_lightning.checkpoint_io import RunCheckpointIO
-from yolo_lightning.runs import CHECKPOINTS, LAST
+from yolo_lightning.runs.checkpoint_io import RunCheckpointIO
+from yolo_lightning.runs.directory import CHECKPOINTS, LAST
 
 
 class CheckpointClock(Callback):

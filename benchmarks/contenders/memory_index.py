@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from yolo_lightning.data.coco import read_coco
-from yolo_lightning.data.index import DatasetIndex
+from yolo_lightning.data.annotations.coco import read_coco
+from yolo_lightning.data.annotations.index import DatasetIndex
 
 from .process_memory import status_mb
 from .reading import print_reading

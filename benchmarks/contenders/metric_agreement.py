@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from yolo_lightning.metrics import CocoMeanAveragePrecision
+from yolo_lightning.evaluation.mean_average_precision import CocoMeanAveragePrecision
 
 from .detections import Images, make_images
 from .reading import print_reading

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from yolo_lightning.metrics import CocoMeanAveragePrecision
+from yolo_lightning.evaluation.mean_average_precision import CocoMeanAveragePrecision
 
 from .detections import make_images
 from .process_memory import restart_peak, status_mb

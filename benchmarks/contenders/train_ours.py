@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from yolo_lightning.__main__ import main as yolo_lightning
-from yolo_lightning.batch import Batch
-from yolo_lightning.callbacks.record import read_metrics
+from yolo_lightning.data.batch import Batch
 from yolo_lightning.data.module import DetectionDataModule
+from yolo_lightning.runs.directory import read_metrics
 
 from .epoch_clock import EpochClock
 from .epochs import arguments, print_epochs

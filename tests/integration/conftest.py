@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.debian import PackagesMissing
-from tests.slurm_cluster import SlurmCluster, fetch_slurm
+from tests.support.debian import PackagesMissing
+from tests.support.slurm_cluster import SlurmCluster, fetch_slurm
 from yolo_lightning.data.synthetic import make_dataset
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "submit_slurm.sh"

@@ -22,8 +22,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.debian import fetch, writable_folder
-from tests.dockerfile import Instruction, expand, read, stages
+from tests.support.debian import fetch, writable_folder
+from tests.support.dockerfile import Instruction, expand, read, stages
 
 ROOT = Path(__file__).parents[2]
 CI = os.environ.get("CI") == "true"

@@ -27,12 +27,12 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_every
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tests.processes import free_port, side_by_side
+from tests.support.processes import free_port, side_by_side
 from yolo_lightning import DetectionDataModule, YOLOv5
-from yolo_lightning.batch import Batch, row_mask
-from yolo_lightning.measure.quiet import threads
-from yolo_lightning.optim import OptimizerConfig
-from yolo_lightning.strategy import DDPConfig, build_strategy
+from yolo_lightning.data.batch import Batch, row_mask
+from yolo_lightning.distributed.ddp import DDPConfig, build_strategy
+from yolo_lightning.performance.doctor.busy_machine import threads
+from yolo_lightning.training.optimizer import OptimizerConfig
 
 LAYOUTS = {
     "1 x 8": (1, 8, False),

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import run
-from tests.run_comparison import assert_equal_runs, contents
+from tests.support.processes import run
+from tests.support.run_comparison import assert_equal_runs, contents
 
 ROOT = Path(__file__).parents[2]
 BATCHES = 5
@@ -38,7 +38,7 @@ def fit(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def stop(epoch: int, batch: int, rank: int) -> str:
     place = f"{{number: SIGTERM, epoch: {epoch}, batch: {batch}, rank: {rank}}}"
-    return f"--trainer.callbacks=[{{class_path: tests.signals.SignalAt, init_args: {place}}}]"
+    return f"--trainer.callbacks=[{{class_path: tests.support.signals.SignalAt, init_args: {place}}}]"
 
 
 @pytest.mark.timeout(600)  # four runs, each of which may take 240 s

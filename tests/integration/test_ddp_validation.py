@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from tests.processes import run
-from tests.quiet import QUIET
-from yolo_lightning.batch import Batch
+from tests.support.processes import run
+from tests.support.quiet import QUIET
+from yolo_lightning.data.batch import Batch
 from yolo_lightning.data.synthetic import make_dataset
 
 ROOT = Path(__file__).parents[2]

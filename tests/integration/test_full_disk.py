@@ -9,10 +9,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from tests.mounts import file_system
-from tests.processes import run
-from yolo_lightning.checkpoint_io import RunCheckpointIO
-from yolo_lightning.storage import fault
+from tests.support.mounts import file_system
+from tests.support.processes import run
+from yolo_lightning.runs.checkpoint_damage import fault
+from yolo_lightning.runs.checkpoint_io import RunCheckpointIO
 
 HOW = "TEST_DISK_FILLS"
 """Environment variable: ``limit``, ``limit at once``, or the file that fills the disk; a resumed run has the

@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from yolo_lightning import DetectionDataModule, YOLOv5
-from yolo_lightning.callbacks.ema import ExponentialMovingAverage
-from yolo_lightning.callbacks.stalls import StallMonitor
+from yolo_lightning.performance.stalls import StallMonitor
+from yolo_lightning.training.ema import ExponentialMovingAverage
 
 pytestmark = [
     pytest.mark.gpu,

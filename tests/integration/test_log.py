@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.screen import Screen
+from tests.support.screen import Screen
 from yolo_lightning.data.synthetic import make_dataset
 
 EPOCHS = 30

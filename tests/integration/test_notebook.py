@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from yolo_lightning.callbacks.record import read_metrics
+from yolo_lightning.runs.directory import read_metrics
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "quickstart.ipynb"
 SMALL = {

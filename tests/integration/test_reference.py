@@ -13,11 +13,11 @@ from pycocotools.cocoeval import COCOeval
 
 from yolo_lightning import DetectionDataModule
 from yolo_lightning.__main__ import main
-from yolo_lightning.augment import normalise
-from yolo_lightning.data.layout import Split
-from yolo_lightning.evaluation import detect
+from yolo_lightning.data.annotations.source import Split
+from yolo_lightning.data.augment import normalise
+from yolo_lightning.evaluation.detect import detect
 from yolo_lightning.model.blocks import MODEL_FILES
-from yolo_lightning.module import YOLOv5
+from yolo_lightning.training.module import YOLOv5
 
 SHARED = Path(__file__).parents[3] / "shared"
 WEIGHTS = SHARED / "weights" / "yolov5n.pt"

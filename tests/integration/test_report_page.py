@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from tests.browser import browser  # noqa: F401
+from tests.support.browser import browser  # noqa: F401
 
 _PROGRAM = """
 import atexit, sys, time

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import BATCHES, EPOCHS, SCRIPT
-from tests.run_comparison import contents
-from tests.slurm_cluster import SlurmCluster
-from yolo_lightning.commands.submit import submit as submit_command
+from tests.support.run_comparison import contents
+from tests.support.slurm_cluster import SlurmCluster
+from yolo_lightning.cli.submit import submit as submit_command
 
 pytestmark = pytest.mark.slurm
 
@@ -118,7 +118,7 @@ def test_a_saved_run_that_has_queued_itself_is_started_once_more(program: Progra
 def test_a_cancelled_job_stays_cancelled(program: Program) -> None:
     """Though its program saves itself and would be started again."""
     cluster = program.cluster
-    code = "from yolo_lightning import preemption; print(preemption.requeue())"
+    code = "from yolo_lightning.system import signals; print(signals.requeue())"
     job = program.submit(
         f"""trap '{sys.executable} -c "{code}"; exit 75' TERM; while :; do sleep 0.1; done""", "exit 0"
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import BATCHES, EPOCHS, Submit
-from tests.run_comparison import assert_equal_runs, contents
-from tests.slurm_cluster import NODES, SlurmCluster
+from tests.support.run_comparison import assert_equal_runs, contents
+from tests.support.slurm_cluster import NODES, SlurmCluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(900)]
 

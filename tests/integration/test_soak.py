@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import start
-from tests.quiet import QUIET
-from tests.run_comparison import assert_equal_runs, contents
+from tests.support.processes import start
+from tests.support.quiet import QUIET
+from tests.support.run_comparison import assert_equal_runs, contents
 from yolo_lightning.data.synthetic import make_dataset
-from yolo_lightning.runs import METRICS, read_metrics
+from yolo_lightning.runs.directory import METRICS, read_metrics
 
 KILLS = 30
 EPOCHS, BATCHES = 10, 20

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Locator, LocatorAssertions, Page, expec
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from tests.browser import browser as browser
+from tests.support.browser import browser as browser
 
 SHARED = Path(__file__).parents[3] / "shared"
 BCCD, WEIGHTS = SHARED / "data" / "bccd", SHARED / "weights" / "yolov5n.pt"

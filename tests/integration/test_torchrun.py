@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from tests.quiet import QUIET
+from tests.support.quiet import QUIET
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "launch_torchrun.sh"

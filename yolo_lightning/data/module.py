@@ -13,19 +13,18 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader
 
-from ..batch import Batch, label_capacity
-from ..diagnosis import Loading
 from ..errors import InputError
-from .cores import usable_cores
-from .dataset import DetectionDataset, PredictionDataset, Sample, list_images
-from .decode import Pixels, read_image
-from .feed import BatchLoader
-from .index import DatasetIndex, IntArray
-from .ladder import CacheMode
-from .layout import DataSource, Split
-from .loaders import evaluation_loader, train_loader
-from .placement import Placement
-from .sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
+from ..system.cores import usable_cores
+from .annotations.index import DatasetIndex, IntArray
+from .annotations.source import DataSource, Split
+from .batch import Batch, label_capacity
+from .images.choose_cache import CacheMode, Placement
+from .images.decode import Pixels, read_image
+from .loading.choose import evaluation_loader, train_loader
+from .loading.dataset import DetectionDataset, PredictionDataset, Sample, list_images
+from .loading.device_feed import BatchLoader
+from .loading.facts import Loading
+from .loading.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
 
 _SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
@@ -298,3 +297,7 @@ class DetectionDataModule(LightningDataModule):
         """End the workers of the training."""
         if self._train_loader is not None:
             self._train_loader.close()
+
+
+PATHS = tuple(f"{split}_{kind}" for split in ("train", "val", "test") for kind in ("annotations", "images"))
+"""Options of ``data`` that are paths, besides ``root`` and ``predict_source``."""

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from yolo_lightning.callbacks.stalls import peak_memory_mb, reset_peak_memory
-from yolo_lightning.measure.candidates import Candidate, Precision, StepShape
-from yolo_lightning.measure.training_step import (
-    Prepared,
+from yolo_lightning.performance.doctor.bare_step import (
     TrainingStep,
     build_augmentation,
     prepare,
     synthetic_batch,
 )
+from yolo_lightning.performance.doctor.candidates import Candidate, Precision, StepShape
+from yolo_lightning.performance.stalls import peak_memory_mb, reset_peak_memory
+from yolo_lightning.training.step import Prepared
 
 from .. import arithmetic
 from ..chips import Peaks, peaks_of

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo_lightning.__main__ import main as yolo_lightning
-from yolo_lightning.callbacks.record import read_metrics
+from yolo_lightning.runs.directory import read_metrics
 
 from ..options import training_parser
 from .ours_clock import Clock

@@ -1,0 +1,139 @@
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.report_run import NASTY, make_run
+from yolo_lightning.cli.compare import compare, run_compare
+from yolo_lightning.errors import InputError
+from yolo_lightning.monitoring.report.compare import compare_runs, differences, flatten, short_names
+from yolo_lightning.monitoring.report.read import read_run
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """Two runs; the second has another learning rate and is better, but slower by its clock."""
+    first = make_run(tmp_path / "runs" / "a" / "version_0", [0.1, 0.4, 0.3])
+    second = make_run(tmp_path / "runs" / "b" / "version_0", [0.2, 0.5], model__optimizer__learning_rate=0.02)
+    return first, second
+
+
+def test_options_are_flat_dotted_names() -> None:
+    assert flatten({"a": {"b": {"c": 1}, "d": {}}, "e": [1, {"f": 2}]}) == {
+        "a.b.c": 1, "a.d": {}, "e": [1, {"f": 2}],
+    }  # fmt: skip
+
+
+def test_only_what_differs_is_told() -> None:
+    first: dict[str, Any] = {"same": 1, "other": 1, "gone": None}
+    second: dict[str, Any] = {"same": 1, "other": 1.5, "new": [1, "é"]}
+    assert differences([first, second]) == [
+        ("other", ["1", "1.5"]),
+        ("gone", ["null", "–"]),
+        ("new", ["–", '[1, "é"]']),
+    ]
+
+
+def test_runs_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    directories = [tmp_path / x / "fit" / "version_0" for x in ("one", "two")]
+    runs = [read_run(make_run(directory, whole=False)) for directory in directories]
+    assert short_names(runs) == ["one/fit/version_0", "two/fit/version_0"]
+    assert short_names(runs[:1]) == ["fit/version_0"]
+    assert short_names([replace(runs[0], directory=Path("/"))]) == ["/"]
+
+
+def test_differences_of_two_runs(two: tuple[Path, Path]) -> None:
+    found = compare_runs([read_run(run) for run in two])
+    assert found.names == ["a/version_0", "b/version_0"]
+    # Name and place of a run differ always, and say nothing.
+    assert found.options == [("model.optimizer.learning_rate", ["0.01", "0.02"])]
+    assert found.machine == []
+    lines = {line.name: line for line in found.metrics}
+    assert lines["mAP 50-95"].texts == ["0.400", "0.500"] and lines["mAP 50-95"].best == [False, True]
+    assert lines["last mAP 50-95"].texts == ["0.300", "0.500"]
+    assert lines["best epoch"].texts == ["2", "2"] and lines["best epoch"].best == [False, False]
+    assert lines["AP of dog"].texts == ["0.400", "0.500"]
+    assert "mAP small" not in lines  # there are no small objects
+    speed = {line.name: line for line in found.speed}
+    assert speed["images a second"].texts == ["51", "50.5"] and speed["images a second"].best == [True, False]
+    assert speed["step, ms"].best == [False, False]  # alike
+    assert speed["  training step"].texts == ["20.0 s", "20.0 s"]
+
+
+def test_a_plain_table(two: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    compare([str(run) for run in two])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["a/version_0", "b/version_0"]
+    assert next(line for line in lines if "learning_rate" in line).split() == [
+        "model.optimizer.learning_rate", "0.01", "0.02",
+    ]  # fmt: skip
+    assert "mAP 50-95" in lines[4] and lines[4].endswith("0.500 *")
+    ends = {line.rindex("0.500") for line in lines if "0.500" in line}
+    assert len(ends) == 1  # figures stand below each other
+    assert "\x1b" not in "".join(lines)
+
+
+class Texts(HTMLParser):
+    """All text, and the names of elements."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.names: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_the_page_lays_curves_over_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        make_run(tmp_path / "runs" / name / "version_0", classes=(NASTY, "x"), data__root=NASTY + name)
+    output = tmp_path / "pages" / "compared.html"
+    run_compare(["a", "--runs_dir", str(tmp_path / "runs"), "--output", str(output), "b"])
+    assert capsys.readouterr().out.splitlines()[-1] == str(output)
+    text = output.read_text(encoding="utf-8")
+    page = Texts(text)
+    assert NASTY + "a" in page.texts and f"AP of {NASTY}" in page.texts
+    assert "img" not in page.names and "script" not in page.names
+    overlaid = [chart for chart in text.split("<figure>")[1:] if "50–95</figcaption>" in chart]
+    assert [chart.count("<polyline") for chart in overlaid] == [2]
+    assert "mAP 50–95 against time" in page.texts
+
+
+def test_runs_that_are_set_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make_run(tmp_path / name / "version_0") for name in ("a", "b")]
+    compare([*map(str, runs)], output=str(tmp_path / "page.html"))
+    assert "(no option differs)" in capsys.readouterr().out
+    assert "No option differs." in (tmp_path / "page.html").read_text()
+
+
+def test_runs_of_metrics_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [make_run(tmp_path / name / "version_0", whole=False) for name in ("a", "b")]
+    compare([*map(str, runs)], output=str(tmp_path / "page.html"))
+    assert "mAP 50-95" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["a"], "compare was given 1 run; give two or more"),
+        ([], r"required: RUN.*see yolo-lightning compare --help"),
+        (["a", "nowhere"], "nowhere: there is no such run"),
+        (["a", "a", "--outptu", "x"], "unrecognized arguments: --outptu"),
+        (["a", "a", "--output", "runs/a/version_0/metrics.csv/page.html"], r"--output .*: cannot be written"),
+    ],
+)
+def test_wrong_input_is_one_sentence(
+    argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "runs" / "a" / "version_0", whole=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message) as caught:
+        run_compare(argv)
+    assert "\n" not in str(caught.value)

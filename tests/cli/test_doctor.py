@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from yolo_lightning.cli.doctor import diagnose, show
+from yolo_lightning.data.module import DetectionDataModule
+from yolo_lightning.data.synthetic import make_dataset
+from yolo_lightning.errors import InputError
+from yolo_lightning.performance.auto.store import Store
+from yolo_lightning.performance.doctor import examination
+from yolo_lightning.performance.doctor.candidates import Candidate, StepShape, StepTime
+from yolo_lightning.performance.doctor.loading import ImageCost, LoaderRate
+from yolo_lightning.performance.doctor.report import Report
+from yolo_lightning.performance.doctor.sample import TrainingSample
+from yolo_lightning.performance.doctor.trial import Trial
+from yolo_lightning.performance.doctor.verdict import Plan, Timing, Verdict, fragment
+from yolo_lightning.training.module import YOLOv5
+
+FAST = Candidate("bf16-mixed", channels_last=True, compile=False)
+PLAIN = Candidate("32-true", channels_last=True, compile=False)
+STEP_MS = {"32-true": 24.0, "bf16-mixed": 12.0}
+"""What a step takes in the imagined world, in ms an image."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "synth"
+    return make_dataset(folder, train_images=12, val_images=4, image_size=128)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "choices.json")
+
+
+class World:
+    """A machine of which all times are known: nothing is measured, and everything else is real."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.loader_ms = {"none": 1.0, "disk": 0.5, "device": 0.1}
+        self.loader_ms_of_workers: dict[int, float] = {}
+        self.read_fraction = 0.1
+        self.eager_augmentation_ms = 6.0
+        self.compiled = StepTime(replace(FAST, compile=True), 4, failure="compiling was not done after 20 s")
+        self.asked_to_compile = 0
+        for name, stand_in in (
+            ("measure_images", lambda sample, budget_s: ImageCost(3.0, 1.0, 2.0, 4)),
+            ("measure_steps", self._steps),
+            ("measure_compiled", self._compile),
+            ("eager_candidates", lambda device: [PLAIN, FAST]),
+            ("compiler_obstacle", lambda device: None),
+        ):
+            monkeypatch.setattr(examination, name, stand_in)
+        monkeypatch.setattr(Trial, "load", self._load)
+        monkeypatch.setattr(Trial, "train", self._train)
+
+    def _steps(self, shape: StepShape, candidates: list[Candidate], *, budget_s: float) -> list[StepTime]:
+        return [self._time(c, 4 * STEP_MS[c.precision]) for c in candidates]
+
+    def _time(self, candidate: Candidate, ms: float) -> StepTime:
+        return StepTime(candidate, 4, ms, ms, 0.1, 5, loss=1.0, last_loss=1.0)
+
+    def _compile(self, shape: StepShape, eager: StepTime, **options: Any) -> StepTime:
+        self.asked_to_compile += 1
+        return self.compiled
+
+    def _load_ms(self, plan: Plan) -> float:
+        return self.loader_ms_of_workers.get(plan.workers, self.loader_ms[plan.cache])
+
+    def _load(self, plan: Plan, seconds: float) -> LoaderRate:
+        return LoaderRate(1000 / self._load_ms(plan), self.read_fraction)
+
+    def _train(self, plans: list[Plan], loader_ms: list[float], seconds: float) -> list[Timing]:
+        timings = []
+        for plan in plans:
+            step_ms = STEP_MS[plan.candidate.precision]
+            if plan.candidate.compile:
+                step_ms = self.compiled.quick_ms / 4
+            step_ms += 1.0 if plan.compile_augmentation else self.eager_augmentation_ms
+            timings.append(Timing(self._load_ms(plan), step_ms, step_ms + self._load_ms(plan)))
+        return timings
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+def report_of(
+    root: Path, store: Store, precision: str | None = None, *, compile: Any = "auto", **data: Any
+) -> Report:
+    module = YOLOv5("yolov5n", compile=compile)
+    datamodule = DetectionDataModule(str(root), image_size=64, batch_size=4, **data)
+    return diagnose(module, datamodule, precision, "cpu", store=store, announce=lambda _: None)
+
+
+def test_images_that_are_decoded_in_the_main_process(root: Path, store: Store, world: World) -> None:
+    world.loader_ms["none"] = 17.0
+    report = report_of(root, store, num_workers=0, cache="none")
+    assert report.verdict.bottleneck == "decoding"
+    assert report.command == "--data.cache device --data.num_workers auto"
+    # 17 + 12 + 1 = 30 ms an image become 0.1 + 12 + 1
+    assert report.images_per_second == pytest.approx(1000 / 30)
+    assert report.predicted_images_per_second == pytest.approx(1000 / 13.1)
+    assert report.epoch_s == pytest.approx(12 * 0.030)
+    assert any("filling the cache" in note for note in report.notes)
+
+
+def test_a_slow_disk(root: Path, store: Store, world: World) -> None:
+    world.loader_ms["none"], world.read_fraction = 17.0, 0.9
+    report = report_of(root, store, num_workers=2, cache="none")
+    assert report.verdict.bottleneck == "reading"
+    assert "2 worker processes" in report.verdict.sentence
+    assert report.command == "--data.cache device --data.num_workers auto"
+
+
+def test_a_step_that_is_not_compiled_and_in_fp32(root: Path, store: Store, world: World) -> None:
+    world.loader_ms["none"] = 0.3  # not worth a cache
+    report = report_of(root, store, "32-true", compile=False, cache="none")
+    assert report.verdict.bottleneck == "step"
+    assert report.command == "--trainer.precision bf16-mixed --model.compile augmentation"
+    # 24 + 6 + 0.3 ms become 12 + 1 + 0.3
+    assert report.verdict.gain == pytest.approx(30.3 / 13.3)
+
+
+def test_a_training_that_lacks_nothing(root: Path, store: Store, world: World) -> None:
+    report = report_of(root, store, cache="device")
+    assert report.verdict.bottleneck == "none"
+    assert report.command == "" and report.verdict.gain == 1.0
+    assert report.now == report.better == Plan("device", 0, FAST, compile_augmentation=True)
+    assert "No option was found" in str(report)
+
+
+def test_where_no_cache_fits_other_numbers_of_workers_are_tried(
+    root: Path, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yolo_lightning.data.cache_folder.available_memory", lambda: 1000)
+    monkeypatch.setattr("yolo_lightning.system.cores.usable_cores", lambda: 2)
+    world.loader_ms["none"] = 17.0
+    world.loader_ms_of_workers = {2: 9.0, 4: 9.1}
+    report = report_of(root, store, num_workers=0, cache="none")
+    assert report.verdict.bottleneck == "decoding"
+    assert report.command == "--data.num_workers 2"
+    assert report.verdict.gain == pytest.approx(30 / 22)
+    assert "no cache has room for the decoded images" in report.notes
+
+
+def test_a_compiled_network_is_recommended_where_it_measured_faster(
+    root: Path, store: Store, world: World
+) -> None:
+    world.compiled = world._time(replace(FAST, compile=True), 4 * 9.0)
+    report = report_of(root, store, compile="augmentation", cache="device")
+    assert report.command == "--model.compile default"
+    assert report.verdict.bottleneck == "step"  # 3 of 13.1 ms
+    assert report.verdict.gain == pytest.approx(13.1 / 10.1)
+    # What was compiled once is remembered, and brought to the speed of the day.
+    again = report_of(root, store, cache="device")
+    assert world.asked_to_compile == 1
+    assert [t.quick_ms for t in again.candidates if t.candidate.compile] == [36.0]
+    assert again.now.candidate.compile  # auto knows it from now on
+    assert again.command == ""
+
+
+def test_a_compilation_that_was_not_done_is_told_and_tried_again(
+    root: Path, store: Store, world: World
+) -> None:
+    report = report_of(root, store, cache="device")
+    assert any("compiling was not done after 20 s" in note for note in report.notes)
+    assert "compiling was not done" in str(report)
+    report_of(root, store, cache="device")
+    assert world.asked_to_compile == 2
+
+
+def test_wrong_input_is_refused(tmp_path: Path, root: Path, store: Store, world: World) -> None:
+    with pytest.raises(InputError, match=r"trainer\.precision 8"):
+        report_of(root, store, "8")
+    with pytest.raises(InputError):
+        report_of(tmp_path / "nothing", store)
+
+
+def test_as_compiled_takes_the_ratio_of_what_was_measured(world: World) -> None:
+    compiled = replace(FAST, compile=True)
+    times = [world._time(FAST, 40.0), world._time(compiled, 30.0)]
+    sample: Any = None
+    trial = Trial(StepShape("yolov5n", 3, 64, 4, 16), sample, None, times, lambda _: None, 1.0)
+    plan = Plan("none", 0, compiled, True)
+    assert trial._as_compiled(plan, Timing(6, 20, 26)) == Timing(6, 15, 21)
+    assert trial._as_compiled(plan._replace(candidate=FAST), Timing(6, 20, 26)) == Timing(6, 20, 26)
+    other = plan._replace(candidate=replace(PLAIN, compile=True))
+    assert trial._as_compiled(other, Timing(6, 20, 26)) == Timing(6, 20, 26) and trial.notes
+    assert trial.step_ms(plan) == 7.5 and trial.step_ms(other) == 0.0
+
+
+def make_report() -> Report:
+    now, better = Plan("none", 0, PLAIN, False), Plan("device", 0, FAST, True)
+    time = StepTime(PLAIN, 4, 50.0, 48.0, 2.0, 9, loss=1.0, last_loss=1.0, peak_bytes=3 << 29)
+    failed = StepTime(replace(FAST, compile=True), 4, failure="compiling was not done after 20 s")
+    options = {"data.cache": "device"}
+    return Report(
+        machine="a CPU",
+        network="yolov5n, batches of 4 x 64 px",
+        images=6000,
+        image_cost=ImageCost(3.0, 1.0, 2.0, 4),
+        candidates=[time, failed],
+        copy_gb_per_s=12.5,
+        now=now,
+        now_timing=Timing(5.0, 20.0, 25.0),
+        better=better,
+        better_timing=Timing(0.1, 12.0, 12.5),
+        verdict=Verdict("decoding", "decoding images", options, 2.0),
+        notes=["something"],
+    )
+
+
+def test_the_table_has_every_figure() -> None:
+    text = str(make_report())
+    for part in (
+        "loader alone",
+        "200 images/s",  # 5 ms an image
+        "80 images/s, 4 a step, 1.5 GiB",  # 50 ms for 4
+        "compiling was not done after 20 s",
+        "12.5 GB/s",
+        "The bottleneck is decoding images.",
+        "Set:     --data.cache device",
+        "Now:     40 images/s, 2.5 min an epoch",
+        "Then:    80 images/s, 75.0 s (2.00 times as fast)",
+        "Note:    something",
+    ):
+        assert part in text
+
+
+def test_the_report_for_machines_is_strict_json(capsys: pytest.CaptureFixture[str]) -> None:
+    show(make_report(), as_json=True)
+    printed = capsys.readouterr().out
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)  # NaN and Infinity are not JSON
+
+    values = json.loads(printed, parse_constant=refuse)
+    assert values["bottleneck"] == "decoding"
+    assert values["recommendation"] == {"data.cache": "device"}
+    assert values["command"] == fragment(values["recommendation"]) == "--data.cache device"
+    assert (values["images_per_second"], values["predicted_images_per_second"]) == (40.0, 80.0)
+    assert (values["epoch_s"], values["predicted_epoch_s"]) == (150.0, 75.0)
+    assert values["steps"][1]["median_ms"] is None
+    show(make_report())
+    assert capsys.readouterr().out == f"{make_report()}\n"
+
+
+def test_a_real_examination(root: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything measured, but for compilers, which take too long for a test."""
+    monkeypatch.setattr(examination, "compiler_obstacle", lambda device: "no compiler in this test")
+    state = torch.random.get_rng_state()
+    told: list[str] = []
+    module = YOLOv5("yolov5n", compile=False)
+    datamodule = DetectionDataModule(str(root), image_size=64, batch_size=4, num_workers=0, cache="none")
+    report = diagnose(module, datamodule, "32-true", "cpu", seconds=2.0, store=store, announce=told.append)
+    values = report.as_json()
+    assert values["images"] == 12 and values["images_per_second"] > 0
+    assert values["now"]["cache"] == "none" and values["now"]["precision"] == "32-true"
+    assert all(math.isfinite(time.loss) for time in report.candidates)
+    assert report.verdict.gain >= 1
+    assert len(told) >= 4
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert "network" not in module._modules  # the user's module was not built
+    assert not list(root.rglob("*.uint8"))  # nor a cache
+
+
+def test_trying_workers_leaves_the_random_state(
+    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examination, "compiler_obstacle", lambda device: "no compiler in this test")
+    state = torch.random.get_rng_state()
+    module = YOLOv5("yolov5n", compile=False)
+    datamodule = DetectionDataModule(str(root), image_size=64, batch_size=4, num_workers=1, cache="none")
+    diagnose(module, datamodule, "32-true", "cpu", seconds=1.0, store=store, announce=lambda _: None)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_sample_shrinks_where_images_cost_much(
+    root: Path, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    real = TrainingSample.__init__
+
+    def watch(self: TrainingSample, *args: Any) -> None:
+        real(self, *args)
+        drawn.append(len(self.index))
+
+    monkeypatch.setattr(TrainingSample, "__init__", watch)
+    monkeypatch.setattr(examination, "measure_images", lambda sample, budget_s: ImageCost(5e3, 5e3, 1.0, 4))
+    report_of(root, store, cache="none")
+    assert drawn == [12, 4]  # one batch

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.support.tiny_data import write_image, write_yolo
+from yolo_lightning.data.annotations.yolo import (
+    data_yaml,
+    label_path,
+    read_data_yaml,
+    read_labels,
+    read_yolo,
+)
+from yolo_lightning.errors import InputError
+
+
+def test_boxes_polygons_and_backgrounds(tmp_path: Path) -> None:
+    # 60 x 40 px: a box by hand, a triangle with its bounding box, an empty file and none at all.
+    path = write_yolo(
+        tmp_path,
+        {"a": "1 0.5 0.5 0.5 0.25\n\n0 0.1 0.2 0.5 0.2 0.1 0.8\n", "b": "", "c": None},
+    )
+    index = read_yolo(path, "train")
+    assert [index.path(i).name for i in range(3)] == ["a.png", "b.png", "c.png"]
+    np.testing.assert_array_equal(index.sizes, [[40, 60]] * 3)
+    np.testing.assert_allclose(index.boxes, [[15, 15, 45, 25], [6, 8, 30, 32]], rtol=1e-6)
+    np.testing.assert_allclose(index.areas, [300, 576], rtol=1e-6)
+    assert index.classes.tolist() == [1, 0]
+    assert index.offsets.tolist() == [0, 2, 2, 2]
+    assert index.category_ids.tolist() == [1, 2]
+    assert index.image_ids.tolist() == [1, 2, 3]
+    assert index.report.unlabelled == 2 and not index.crowd.any()
+
+
+def test_numeric_names_are_image_ids(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path, {"000000000139": "", "000000000025": ""})
+    assert read_yolo(path, "train").image_ids.tolist() == [25, 139]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 0.5 0.5 0.1", "4 numbers are not a label"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "6 numbers are not a label"),
+        ("0 0.5 0.5 0.1 0.1 0.2 0.3 0.4", "8 numbers are not a label"),
+        ("0 0.5 x 0.1 0.1", "not all numbers"),
+        ("2 0.5 0.5 0.1 0.1", "class 2 is not one of 0 to 1"),
+        ("-1 0.5 0.5 0.1 0.1", "class -1 is not one of 0 to 1"),
+        ("0.5 0.5 0.5 0.1 0.1", "class 0.5 is not one of 0 to 1"),
+        ("0 320 240 50 60", r"320 is out of 0\.\.1"),
+        ("0 nan 0.5 0.1 0.1", r"nan is out of 0\.\.1"),
+        ("0 0.5 -0.2 0.1 0.1", r"-0.2 is out of 0\.\.1"),
+        ("0 0.5 0.5 -0.05 0.1", "cannot be negative"),
+    ],
+)
+def test_wrong_lines_give_one_sentence_with_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+    path = write_yolo(tmp_path, {"a": f"0 0.5 0.5 0.1 0.1\n\n{line}\n"})
+    with pytest.raises(InputError, match=message) as error:
+        read_yolo(path, "train")
+    assert str(tmp_path / "labels/train/a.txt:3") in str(error.value) and "\n" not in str(error.value)
+
+
+def test_slightly_out_is_clipped_for_training_and_reported(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path, {"a": "0 0.95 0.5 0.2 0.5\n0 1.02 0.5 0.04 0.5\n0 0.95 0.5 0.2 0.5"})
+    index = read_yolo(path, "train")
+    np.testing.assert_allclose(index.boxes[0], [51, 10, 63, 30], rtol=1e-5)  # raw
+    np.testing.assert_allclose(index.labels(0), [[0, 51, 10, 60, 30]], rtol=1e-5)
+    assert index.trainable.tolist() == [True, False, False]
+    report = index.report
+    assert (report.clipped, report.dropped, report.duplicate) == (2, 1, 1)
+    where = str(tmp_path / "labels/train/a.txt")
+    assert [p.split(": ")[0] for p in report.problems if p.startswith(where)] == [
+        f"{where}:2", f"{where}:3", f"{where}:1", f"{where}:3"]  # fmt: skip
+
+
+def test_splits_as_folder_list_and_text_file(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for n, name in enumerate(["images/one/a.png", "images/one/deep/b.png", "images/two/c.png"]):
+        write_image(root / name, seed=n)
+    (root / "labels/one/deep").mkdir(parents=True)
+    (root / "labels/one/deep/b.txt").write_text("0 0.5 0.5 0.1 0.1")
+    (root / "lists").mkdir()
+    (root / "lists/val.txt").write_text("../images/two/c.png\n")
+    (root / "test.txt").write_text("./images/one/a.png\nimages/two/c.png\n\n")
+    content = {
+        "path": "set",
+        "train": ["images/one", "images/two"],
+        "val": "lists/val.txt",
+        "test": "test.txt",
+    }
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({**content, "names": {0: "x"}, "nc": 1}))
+    train = read_yolo(tmp_path / "data.yaml", "train")
+    assert [train.path(i).name for i in range(3)] == ["a.png", "b.png", "c.png"]
+    assert train.offsets.tolist() == [0, 0, 1, 1]
+    val, test = (read_yolo(tmp_path / "data.yaml", split) for split in ("val", "test"))
+    assert [val.path(i) for i in range(len(val))] == [root / "images/two/c.png"]
+    assert [test.path(i).name for i in range(len(test))] == ["a.png", "c.png"]
+
+
+def test_list_with_a_missing_image_names_its_line(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path, {"a": ""}, train="train.txt")
+    (tmp_path / "train.txt").write_text("./images/train/a.png\n./images/train/none.png\n")
+    with pytest.raises(InputError, match=r"train\.txt:2: \./images/train/none\.png does not exist"):
+        read_yolo(path, "train")
+
+
+def test_exporters_spellings(tmp_path: Path) -> None:
+    write_image(tmp_path / "train/images/a.png")
+    write_image(tmp_path / "valid/images/b.png")
+    (tmp_path / "data.yaml").write_text("train: ../train/images\nval: val/images\nnames: [x]\n")
+    train, val = (read_yolo(tmp_path / "data.yaml", split) for split in ("train", "val"))
+    assert (train.path(0).name, val.path(0).name) == ("a.png", "b.png")
+    assert any("label file" in problem for problem in train.report.problems)
+
+
+def test_another_name_for_the_yaml_and_two_of_them(tmp_path: Path) -> None:
+    assert data_yaml(tmp_path) is None
+    (tmp_path / "hyp.yaml").write_text("lr: 0.01")
+    (tmp_path / "coco8.yaml").write_text("train: images\nval: images\nnames: [x]\n")
+    assert data_yaml(tmp_path) == tmp_path / "coco8.yaml"
+    (tmp_path / "other.yaml").write_text("train: images\nval: images\nnames: [x]\n")
+    with pytest.raises(InputError, match=r"coco8\.yaml, other\.yaml all describe"):
+        data_yaml(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: images\nnames: [a, b\nval: c: d", r"data\.yaml:\d+: broken YAML"),
+        ("- a", "not a data.yaml"),
+        ("train: images", "'names' must list"),
+        ("names: [a, b]\nnc: 3", "'nc' is 3 but 'names' has 2"),
+        ("names: {0: a, 2: b}", "the keys of 'names' must be 0 to 1"),
+    ],
+)
+def test_wrong_yaml_gives_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        read_data_yaml(tmp_path / "data.yaml")
+    assert str(tmp_path / "data.yaml") in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"test": None}, "there is no test split"),
+        ({"test": "images/none"}, "'test' names .*images/none, which does not exist"),
+        ({"test": "labels"}, "the test split has no images"),
+    ],
+)
+def test_missing_and_empty_splits(tmp_path: Path, more: dict[str, Any], message: str) -> None:
+    path = write_yolo(tmp_path, {"a": ""}, **more)
+    with pytest.raises(InputError, match=message):
+        read_yolo(path, "test")
+
+
+def test_unreadable_image_is_named(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path, {"a": ""})
+    (tmp_path / "images/train/b.png").write_text("not an image")
+    with pytest.raises(InputError, match=r"b\.png: not a readable image"):
+        read_yolo(path, "train")
+
+
+def test_label_path_changes_the_last_images_folder_only() -> None:
+    assert label_path("/images/set/images/train/images.x.jpg") == "/images/set/labels/train/images.x.txt"
+    assert label_path("/set/pictures/a.jpeg") == "/set/pictures/a.txt"
+
+
+def test_labels_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf0 0.5 0.5 1 1\r\n")
+    rows = read_labels(str(tmp_path / "a.txt"), 1)
+    assert rows is not None and rows.tolist() == [[1, 0, 0, 0, 1, 1]]
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe0")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_labels(str(tmp_path / "a.txt"), 1)

@@ -1,0 +1,192 @@
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from yolo_lightning.data.annotations.index import DatasetIndex
+from yolo_lightning.data.annotations.source import DataSource
+from yolo_lightning.distributed import facts
+from yolo_lightning.distributed.comparison import RULES, compare_facts
+from yolo_lightning.distributed.facts import (
+    gather_facts,
+    index_digest,
+    index_facts,
+    option_values,
+    why_invisible,
+    why_too_little_room,
+)
+
+HOSTS = {0: "a", 1: "b", 2: "b", 3: "c"}
+
+
+@pytest.fixture(scope="module")
+def index(shapes: Path) -> DatasetIndex:
+    return DataSource(root=shapes).read("train")
+
+
+def test_a_data_set_in_another_place_has_the_same_digest(
+    index: DatasetIndex, shapes: Path, tmp_path: Path
+) -> None:
+    elsewhere = shutil.copytree(shapes, tmp_path / "mounted" / "elsewhere")
+    assert index_digest(DataSource(root=elsewhere).read("train")) == index_digest(index)
+
+
+def test_a_renamed_picture_changes_the_digest(index: DatasetIndex) -> None:
+    assert index.path_bytes.count(b"/") > 0
+    first = index.path_bytes[: index.path_offsets[1]]
+    renamed = replace(index, path_bytes=first[:-5] + b"~" + index.path_bytes[len(first) - 4 :])
+    assert len(renamed.path_bytes) == len(index.path_bytes)
+    assert index_digest(renamed) != index_digest(index)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["image_ids", "sizes", "offsets", "classes", "boxes", "areas", "crowd", "trainable", "category_ids"],
+)
+def test_every_array_counts_in_the_digest(index: DatasetIndex, name: str) -> None:
+    changed = getattr(index, name).copy()
+    changed.flat[-1] = (
+        not changed.flat[-1]
+        if changed.dtype == bool
+        else np.nextafter(changed.flat[-1], np.inf)
+        if changed.dtype.kind == "f"
+        else changed.flat[-1] + 1
+    )
+    assert index_digest(replace(index, **{name: changed})) != index_digest(index)
+
+
+def test_class_names_and_split_count_in_the_digest(index: DatasetIndex) -> None:
+    others = [replace(index, split="val"), replace(index, class_names=index.class_names[::-1])]
+    assert len({index_digest(i) for i in (index, *others)}) == 3
+
+
+def test_the_digest_is_told_with_the_numbers(index: DatasetIndex) -> None:
+    (value,) = index_facts({"train": index}).values["index"].values()
+    assert value.startswith(f"10 images, {len(index.boxes)} labels, digest ")
+
+
+def test_options_by_dotted_name_without_those_that_may_differ() -> None:
+    options = {"a": {"b": 1, "root": "/x", "c": {"d": [1, 2], "e": None}}, "f": Path("/y"), "g": {}}
+    assert option_values(options, {"a.root", "f"}) == {
+        "a.b": "1",
+        "a.c.d": "[1, 2]",
+        "a.c.e": "None",
+        "g": "{}",
+    }
+    assert option_values(options, {"a"}) == {"f": "/y", "g": "{}"}
+
+
+def test_what_is_visible(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    assert why_invisible(tmp_path, "data.root") is None
+    assert why_invisible(tmp_path / "file", "data.root") is None
+    (tmp_path / "empty").mkdir()
+    assert "empty: is empty on this host" in str(why_invisible(tmp_path / "empty", "data.root"))
+    gone = why_invisible(tmp_path / "gone", "data.root")
+    assert gone == f"{tmp_path}/gone: does not exist on this host; mount it there or correct --data.root"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="an administrator reads everything")
+def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
+    tmp_path.chmod(0)
+    assert "cannot be read (Permission denied)" in str(why_invisible(tmp_path, "data.root"))
+    tmp_path.chmod(0o700)
+
+
+def test_a_file_system_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(_: float) -> object:
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(facts, "bounded", lambda _, seconds: hang(seconds))
+    assert "does not answer within 15 s on this host" in str(why_invisible(tmp_path, "data.root"))
+    assert "does not answer within 15 s; make room" in str(why_too_little_room(tmp_path, 1, "make room"))
+
+
+def test_room_is_asked_of_the_file_system_that_the_folder_is_going_to_be_on(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "fit"
+    free = shutil.disk_usage(tmp_path).free
+    assert why_too_little_room(folder, free // 2, "make room") is None
+    assert why_too_little_room(folder, 0, "make room") is None
+    told = why_too_little_room(folder, free + (1 << 50), "make room")
+    assert told is not None and told.startswith(f"{folder}: ") and told.endswith(" GB are free; make room")
+
+
+def test_facts_of_this_machine(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.write_bytes(b"12345")
+    found = gather_facts(
+        packages=["numpy", "no-such-package"],
+        commit="abc",
+        data={"data.root": tmp_path},
+        run_directory=tmp_path / "runs",
+        run_bytes=1 << 60,
+        shared_memory_bytes=1 << 60,
+        options={"x": "1"},
+        checkpoint=(checkpoint, 7),
+    )
+    assert set(found.values) <= set(RULES)
+    assert found.values["package"] == {"numpy": np.__version__, "no-such-package": "not installed"}
+    assert found.values["build"]["torch"] == torch.__version__
+    assert found.values["gpus"] == {"the number of GPUs that a process sees": str(torch.cuda.device_count())}
+    assert found.values["checkpoint"] == {
+        "the checkpoint that is resumed": f"{checkpoint} at step 7 (5 bytes)"
+    }
+    room, memory = found.problems
+    assert room.startswith(f"{tmp_path}/runs: 1152921504.61 GB are needed but ")
+    assert memory.startswith("/dev/shm: 1152921504.61 GB are needed but ")
+
+
+def values(**kinds: dict[str, str]) -> dict[str, dict[str, str]]:
+    return kinds
+
+
+def test_equal_facts_are_no_difference() -> None:
+    same = values(package={"torch": "2.8"}, option={"a": "1"})
+    assert compare_facts(dict.fromkeys(range(4), same), HOSTS) == ("", [])
+
+
+def test_a_difference_names_key_ranks_hosts_both_values_and_the_remedy() -> None:
+    old, new, newer = (values(package={"torch": v}) for v in ("2.8", "2.9", "2.10"))
+    wrong, warnings = compare_facts({0: old, 1: new, 2: new, 3: newer}, HOSTS)
+    assert wrong == (
+        "torch is 2.8 on rank 0 on a but 2.9 on ranks 1, 2 on b, 2.10 on rank 3 on c; "
+        "install the same version on all hosts"
+    )
+    assert warnings == []
+
+
+def test_what_only_deserves_a_warning() -> None:
+    own = values(patch={"Python": "3.11.1"}, gpu={"the GPU": "A100"})
+    other = values(patch={"Python": "3.11.2"}, gpu={"the GPU": "H100"})
+    wrong, warnings = compare_facts({0: own, 1: other}, HOSTS)
+    assert wrong == ""
+    assert [sentence.split(" is ")[0] for sentence in warnings] == ["Python", "the GPU"]
+
+
+def test_one_difference_is_not_told_twice() -> None:
+    own = values(package={"torch": "2.8"}, build={"torch": "2.8+cu128"}, python={"Python": "3.11"})
+    other = values(package={"torch": "2.9"}, build={"torch": "2.9+cu128"}, python={"Python": "3.12"})
+    own["patch"], other["patch"] = {"Python": "3.11.1"}, {"Python": "3.12.1"}
+    wrong, warnings = compare_facts({0: own, 1: other}, HOSTS)
+    assert [sentence.split(" is ")[0] for sentence in wrong.split(" | ")] == ["torch", "Python"]
+    assert warnings == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind, rule in RULES.items() if rule.is_error])
+def test_every_other_kind_is_an_error(kind: str) -> None:
+    wrong, warnings = compare_facts({0: {kind: {"x": "1"}}, 1: {kind: {}}}, HOSTS)
+    assert wrong == f"x is 1 on rank 0 on a but unknown on rank 1 on b; {RULES[kind].remedy}"
+    assert warnings == []
+
+
+def test_many_differences_and_long_values_stay_readable() -> None:
+    own = values(option={f"o{i}": "x" * 1000 for i in range(9)})
+    other = values(option={f"o{i}": "y\ny" for i in range(9)})
+    wrong, _ = compare_facts({0: own, 1: other}, HOSTS)
+    assert wrong.endswith(" | and 4 other differences")
+    assert "y y on rank 1 on b" in wrong and "\n" not in wrong
+    assert "x" * 120 + "…" in wrong and "x" * 121 not in wrong

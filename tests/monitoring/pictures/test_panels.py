@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from yolo_lightning.monitoring.pictures import panels
+from yolo_lightning.monitoring.pictures.draw_boxes import class_colour
+from yolo_lightning.monitoring.pictures.mistakes import VIEW_PX, Mistake, find_errors, look_at
+from yolo_lightning.monitoring.pictures.panels import (
+    PREDICTION_COLOUR,
+    TRUTH_COLOUR,
+    describe_mistake,
+    draw_augmented,
+    draw_predictions,
+    draw_worst,
+)
+from yolo_lightning.monitoring.pictures.views import EvaluatedImage, View
+
+NAMES = ["cell", "Blutplättchen", "红细胞"]
+VIEW = View(np.full((60, 80, 3), 128, np.uint8), np.array([1, 1, 0, 0], np.float32))
+OBJECT = [0.0, 10, 10, 50, 50, 1600, 0]
+
+
+def mistake(detections: list[list[float]], truth: list[list[float]], is_missed: bool) -> Mistake:
+    found, table = np.array(detections, np.float32).reshape(-1, 6), np.array(truth, np.float32).reshape(-1, 7)
+    errors = find_errors(found, table)
+    row = (errors.missed if is_missed else errors.false_positives)[0]
+    image = EvaluatedImage(
+        pixels=torch.full((3, 60, 80), 128, dtype=torch.uint8),
+        letterbox=VIEW.letterbox,
+        size=(60, 80),
+        position=0,
+        image_id=1,
+        detections=found,
+        truth=table,
+    )
+    return look_at(image, row, is_missed)
+
+
+@pytest.mark.parametrize(
+    ("detections", "truth", "is_missed", "expected"),
+    [
+        ([[10, 10, 50, 50, 0.8, 1]], [], False, "Blutplättchen 0.80: nothing annotated there"),
+        ([[49, 49, 90, 90, 0.8, 0]], [OBJECT], False, "cell 0.80: nothing annotated there"),
+        ([[10, 10, 50, 50, 0.8, 1]], [OBJECT], False, "Blutplättchen 0.80: annotated as cell"),
+        ([[10, 10, 50, 26, 0.8, 0]], [OBJECT], False, "cell 0.80: IoU 0.40 with cell"),
+        (
+            [[10, 10, 50, 50, 0.9, 0], [10, 10, 50, 45, 0.8, 0]],
+            [OBJECT],
+            False,
+            "cell 0.80: found twice",
+        ),
+        ([], [OBJECT], True, "missed cell, 40 × 40 px: nothing found there"),
+        ([[60, 60, 90, 90, 0.8, 0]], [OBJECT], True, "missed cell, 40 × 40 px: nothing found there"),
+        (
+            [[10, 10, 50, 50, 0.8, 1]],
+            [OBJECT],
+            True,
+            "missed cell, 40 × 40 px: taken for Blutplättchen 0.80",
+        ),
+        (
+            [[10, 10, 50, 26, 0.8, 1]],
+            [OBJECT],
+            True,
+            "missed cell, 40 × 40 px: IoU 0.40 with Blutplättchen 0.80",
+        ),
+    ],
+)
+def test_mistakes_in_words(
+    detections: list[list[float]], truth: list[list[float]], is_missed: bool, expected: str
+) -> None:
+    assert describe_mistake(mistake(detections, truth, is_missed), NAMES) == expected
+
+
+def has(image: np.ndarray, colour: tuple[int, int, int]) -> bool:
+    return bool((image == colour).all(axis=2).any())
+
+
+def test_what_the_network_sees() -> None:
+    images = np.full((2, 64, 64, 3), 128, np.uint8)
+    targets = np.zeros((2, 4, 5), np.float32)
+    targets[:, 0] = 1, 10, 20, 40, 50
+    targets[:, 1] = 2, 5, 5, 60, 60
+    one, other = (draw_augmented(images, targets, counts, NAMES) for counts in ([1, 0], [2, 0]))
+    assert one.shape[1] > 2 * VIEW_PX and one.shape[0] < 2 * VIEW_PX
+    assert has(one, class_colour(1)) and not has(one, class_colour(2))
+    assert has(other, class_colour(2))
+    _, columns = np.nonzero((one == class_colour(1)).all(axis=2))
+    assert columns.max() < VIEW_PX  # nothing in the second tile
+    assert np.ptp(columns) == pytest.approx(30 / 64 * VIEW_PX, abs=3)
+
+
+def test_predictions_are_right_of_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    captions: list[str] = []
+    real = panels.Tile
+    monkeypatch.setattr(
+        panels, "Tile", lambda image, caption: captions.append(caption) or real(image, caption)
+    )
+    detections = np.array([[10, 10, 50, 50, 0.8, 1], [60, 5, 78, 20, 0.4, 2]], np.float32)
+    truth = np.array([OBJECT, [2, 60, 5, 78, 20, 270, 0]], np.float32)
+    empty = np.zeros((0, 6), np.float32), np.zeros((0, 7), np.float32)
+    panel = draw_predictions([VIEW] * 2, [detections, empty[0]], [truth, empty[1]], ["a.jpg", "b.jpg"], NAMES)
+    halves = panel[:, : VIEW_PX + 8], panel[:, VIEW_PX + 8 :]
+    assert [has(half, class_colour(0)) for half in halves] == [True, False]
+    assert [has(half, class_colour(1)) for half in halves] == [False, True]
+    assert [has(half, class_colour(2)) for half in halves] == [True, True]
+    assert captions == [
+        "a.jpg\n2 annotated; 2 found, 1 of them wrong; 1 missed",
+        "b.jpg\n0 annotated; 0 found, 0 of them wrong; 0 missed",
+    ]
+
+
+def test_mistakes_are_drawn_in_two_colours() -> None:
+    wrong = mistake([[10, 10, 50, 50, 0.8, 2]], [], False)
+    missed = mistake([], [OBJECT], True)
+    panel = draw_worst([wrong, missed], ["a.jpg", "b.jpg"], NAMES)
+    body = panel[80:]  # below title and captions
+    middle = body.shape[1] // 2
+    assert [has(half, PREDICTION_COLOUR) for half in (body[:, :middle], body[:, middle:])] == [True, False]
+    assert [has(half, TRUTH_COLOUR) for half in (body[:, :middle], body[:, middle:])] == [False, True]

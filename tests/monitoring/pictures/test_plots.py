@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from yolo_lightning.monitoring.pictures.draw_boxes import Pixels
+from yolo_lightning.monitoring.pictures.plots import (
+    confidence_picture,
+    confusion_picture,
+    precision_recall_picture,
+)
+
+NAMES = [f"class number {i}" for i in range(80)]
+X = np.linspace(0, 1, 101)
+
+
+@pytest.fixture(autouse=True)
+def no_warnings() -> None:
+    """Such as of a letter that the font lacks; the log of a run would be full of them."""
+    warnings.simplefilter("error")
+    # A file that another test has left open is closed, with a warning, whenever the garbage is collected.
+    warnings.simplefilter("ignore", ResourceWarning)
+
+
+def falling(classes: int) -> np.ndarray:
+    """(C, 101) curves, each class above the next."""
+    return np.linspace(0.9, 0.2, classes)[:, None] * (1 - X**2)
+
+
+def precision_recall(classes: int, names: list[str] = NAMES) -> Pixels:
+    curves = falling(classes)
+    return precision_recall_picture(X, curves, curves.mean(axis=1), names[:classes])
+
+
+def confidence(classes: int) -> Pixels:
+    curves = {name: falling(classes) for name in ("f1", "precision", "recall")}
+    return confidence_picture(X, curves, NAMES[:classes], 0.3, 0.5)
+
+
+def is_drawn(pixels: Pixels, colour: str) -> bool:
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return bool((np.abs(pixels.astype(int) - wanted).max(axis=-1) < 6).any())
+
+
+@pytest.mark.parametrize("classes", [1, 3, 80])
+def test_pictures_are_rgb(classes: int) -> None:
+    for pixels, shape in ((precision_recall(classes), (600, 900, 3)), (confidence(classes), (500, 1500, 3))):
+        assert (pixels.shape, pixels.dtype) == (shape, np.uint8)
+        assert is_drawn(pixels, "#1f2933") == (classes > 1 or shape[1] == 1500)  # the mean, or the best F1
+        assert is_drawn(pixels, "#1f77b4")  # the best class
+        assert is_drawn(pixels, "#b6c2cf") == (classes > 10)  # those that are too many for a colour each
+
+
+def test_a_class_without_annotations_is_left_out() -> None:
+    curves = falling(3)
+    curves[1] = np.nan
+    with_it = precision_recall_picture(X, curves, curves.mean(axis=1), NAMES[:3])
+    assert is_drawn(with_it, "#ff7f0e")
+    assert not is_drawn(with_it, "#2ca02c")  # the colour of a third
+    curves[:] = np.nan
+    nothing = precision_recall_picture(X, curves, curves.mean(axis=1), NAMES[:3])
+    assert not is_drawn(nothing, "#1f77b4")
+    confidence_picture(X, dict.fromkeys(("f1", "precision", "recall"), curves), NAMES[:3], np.nan, np.nan)
+
+
+@pytest.mark.parametrize(
+    "name", ["_hidden", "$x^$", "a_$b", "猫", "a name that is longer than any column is wide"]
+)
+def test_any_name_can_be_drawn(name: str) -> None:
+    drawn, other = precision_recall(2, ["cat", name]), precision_recall(2, ["cat", "."])
+    assert (drawn != other).any()
+    confusion_picture(np.eye(2, dtype=np.int64), [name])
+
+
+def cell(pixels: Pixels, classes: int, row: int, column: int) -> np.ndarray:
+    """The colour of a cell near its corner, where no number is."""
+    # The matrix is the largest thing with a black frame: its edges are the longest black lines.
+    black = pixels.astype(int).sum(axis=-1) < 60
+    xs = np.flatnonzero(black.sum(axis=0) > 0.5 * black.sum(axis=0).max())
+    ys = np.flatnonzero(black.sum(axis=1) > 0.5 * black.sum(axis=1).max())
+    side = (ys[-1] - ys[0]) / (classes + 1)
+    return pixels[int(ys[0] + (row + 0.15) * side), int(xs[0] + (column + 0.15) * side)].astype(int)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 80])
+def test_the_colour_of_a_cell_is_its_part_of_the_column(classes: int) -> None:
+    confusion = np.full((classes + 1, classes + 1), 0)
+    np.fill_diagonal(confusion, 80)
+    confusion[-1, 0] = 20  # missed: a fifth of the column of class 0
+    confusion[0, -1], confusion[-1, -1] = 5000, 0
+    pixels = confusion_picture(confusion, NAMES[:classes])
+    assert pixels.dtype == np.uint8
+    assert max(pixels.shape) < 2100  # it is looked at on a screen
+    most, much, little = (cell(pixels, classes, *at) for at in ((0, classes), (0, 0), (classes, 0)))
+    nothing = cell(pixels, classes, classes, classes)
+    assert most.sum() < much.sum() < little.sum() < nothing.sum()
+    assert nothing.min() > 230
+
+
+def test_the_matrix_of_very_many_classes_is_no_larger() -> None:
+    pixels = confusion_picture(np.diag(np.full(1204, 5)), [str(i) for i in range(1203)])
+    assert pixels.dtype == np.uint8
+    assert 2000 < max(pixels.shape) <= 2600
+
+
+def test_counts_are_written_where_there_is_room() -> None:
+    one, other = np.diag([7, 7, 7, 0]), np.diag([8, 8, 8, 0])
+    # Of equal parts, so that nothing but numbers can differ.
+    assert (confusion_picture(one, NAMES[:3]) != confusion_picture(other, NAMES[:3])).any()
+
+
+def test_a_large_matrix_lists_the_most_frequent_confusions() -> None:
+    confusion = np.diag(np.full(81, 50))
+    plain = confusion_picture(confusion, NAMES)
+    confusion[3, 5] += 10
+    listed = confusion_picture(confusion, NAMES)
+    beside = slice(int(plain.shape[1] * 0.84), None)
+    assert (plain[:, beside] < 100).sum() < (listed[:, beside] < 100).sum()

@@ -1,0 +1,132 @@
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from yolo_lightning import DetectionDataModule, YOLOv5
+from yolo_lightning.data.augment import normalise
+from yolo_lightning.errors import InputError
+from yolo_lightning.monitoring import features
+from yolo_lightning.monitoring.tensorboard.feature_maps import FeatureMaps
+from yolo_lightning.system.background import BackgroundQueue
+from yolo_lightning.training.ema import ExponentialMovingAverage
+from yolo_lightning.training.optimizer import OptimizerConfig
+
+
+class Drain(Callback):
+    """Waits for what was submitted, as a run does before its writer is closed."""
+
+    def __init__(self, queue: BackgroundQueue) -> None:
+        self.queue = queue
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.queue.drain()
+
+
+def fit(tmp_path: Path, shapes: Path, *callbacks: Callback, epochs: int = 2) -> YOLOv5:
+    """A tiny run whose gradients wait over the validation: 3 batches an epoch, 2 batches a step."""
+    seed_everything(0)
+    module = YOLOv5(compile=False, optimizer=OptimizerConfig(nominal_batch_size=8, warmup_epochs=0))
+    runner = Trainer(
+        accelerator="cpu", devices=1, max_epochs=epochs, precision="32-true",
+        callbacks=list(callbacks), num_sanity_val_steps=1,
+        logger=TensorBoardLogger(tmp_path, name="", version=""), log_every_n_steps=1,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=tmp_path, use_distributed_sampler=False,
+    )  # fmt: skip
+    data = DetectionDataModule(root=str(shapes), image_size=64, batch_size=4, num_workers=0)
+    runner.fit(module, data)
+    return module
+
+
+def digest(module: YOLOv5) -> str:
+    values = [*module.network.state_dict().values()]
+    values += [p.grad for p in module.network.parameters() if p.grad is not None]
+    values.append(torch.get_rng_state())
+    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in values)).hexdigest()
+
+
+def images(folder: Path) -> dict[str, list[int]]:
+    """Steps of the images in an event file, by tag."""
+    events = EventAccumulator(str(folder), size_guidance={"images": 0})
+    events.Reload()
+    return {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
+
+
+def test_training_is_the_same_to_the_bit(tmp_path: Path, shapes: Path) -> None:
+    queue = BackgroundQueue()
+    plain = fit(tmp_path / "plain", shapes, ExponentialMovingAverage(), epochs=3)
+    ours = FeatureMaps(1, queue), Drain(queue)
+    shown = fit(tmp_path / "shown", shapes, ExponentialMovingAverage(), *ours, epochs=3)
+    assert (queue.failed, queue.dropped) == (0, 0)
+    assert plain.accumulator.pending  # gradients waited over the last validation
+    assert digest(shown) == digest(plain)
+    tags = {f"features/{name}" for name in ("layer_17", "layer_20", "layer_23", "attention")}
+    steps = images(tmp_path / "shown")
+    assert steps.keys() == tags
+    assert all(at == [2, 5, 8] for at in steps.values())  # where Lightning logs; nothing of the check before
+
+
+class Seen(Callback):
+    """The feature maps by the weights of each validation, computed where it happens."""
+
+    def __init__(self) -> None:
+        self.pictures: list[np.ndarray] = []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        if not trainer.sanity_checking and not self.pictures:
+            found = pl_module.network.model[:10](normalise(batch.images[:1]))
+            self.pictures.append(features.draw_grid(found[0].numpy()))
+
+
+def test_the_weights_are_those_that_are_validated(
+    tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[str, bytes]] = []
+    log = "yolo_lightning.monitoring.tensorboard.writer.log_encoded"
+    monkeypatch.setattr(log, lambda writer, tag, contents, shape, step: drawn.append((tag, contents)))
+    queue, seen = BackgroundQueue(), Seen()
+    average = ExponentialMovingAverage(decay=0.5, ramp_updates=0.1)  # far from the live weights
+    fit(tmp_path, shapes, average, FeatureMaps(5, queue, layers=[9]), seen, Drain(queue), epochs=1)
+    assert [tag for tag, _ in drawn] == ["features/layer_9", "features/attention"]
+    shown = cv2.imdecode(np.frombuffer(drawn[0][1], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.array_equal(shown, seen.pictures[0])
+
+
+def test_epochs_between_two_sets(tmp_path: Path, shapes: Path) -> None:
+    queue = BackgroundQueue()
+    fit(tmp_path, shapes, FeatureMaps(2, queue, layers=[9]), Drain(queue), epochs=4)
+    assert images(tmp_path)["features/layer_9"] == [2, 8]
+
+
+def test_an_error_is_one_warning_and_training_goes_on(
+    tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(features, "feature_maps", fail)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(tmp_path, shapes, FeatureMaps(1, BackgroundQueue()))
+    told = [str(warning.message) for warning in caught if "feature maps" in str(warning.message)]
+    assert told == [
+        "feature maps cannot be drawn: RuntimeError: out of memory; training goes on without them"
+    ]
+
+
+def test_wrong_options_are_refused_before_training(tmp_path: Path, shapes: Path) -> None:
+    with pytest.raises(InputError, match="feature_maps_every is 0"):
+        FeatureMaps(0, BackgroundQueue())
+    with pytest.raises(InputError, match="there is no layer 24"):
+        fit(tmp_path, shapes, FeatureMaps(1, BackgroundQueue(), layers=[17, 24]))

@@ -1,0 +1,278 @@
+"""The pages build, ask nothing of other servers, and say nothing that the code does not know."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+
+import nbformat
+import pytest
+
+from yolo_lightning.__main__ import main
+from yolo_lightning.runs.directory import read_metrics
+
+REPOSITORY = Path(__file__).parents[2]
+DOCS = REPOSITORY / "docs"
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+PAGES = [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md")), *NOTEBOOKS]
+
+YOLOV5 = {
+    "train.py": """
+        --weights --cfg --data --hyp --epochs --batch-size --imgsz --img --img-size --rect --resume
+        --nosave --noval --noautoanchor --noplots --evolve --bucket --cache --image-weights --device
+        --multi-scale --single-cls --optimizer --sync-bn --workers --project --name --exist-ok
+        --quad --cos-lr --label-smoothing --patience --freeze --save-period --seed --local_rank
+        --entity --upload_dataset --bbox_interval --artifact_alias
+    """,
+    "hyp.yaml": """
+        lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr box cls cls_pw
+        obj obj_pw iou_t anchor_t anchors fl_gamma hsv_h hsv_s hsv_v degrees translate scale shear
+        perspective flipud fliplr mosaic mixup copy_paste
+    """,
+    "val.py": """
+        --data --weights --batch-size --imgsz --img --img-size --conf-thres --iou-thres --max-det
+        --task --device --workers --single-cls --augment --verbose --save-txt --save-hybrid
+        --save-conf --save-json --project --name --exist-ok --half --dnn
+    """,
+    "detect.py": """
+        --weights --source --data --imgsz --img --img-size --conf-thres --iou-thres --max-det
+        --device --view-img --save-txt --save-conf --save-crop --nosave --classes --agnostic-nms
+        --augment --visualize --update --project --name --exist-ok --line-thickness --hide-labels
+        --hide-conf --half --dnn --vid-stride
+    """,
+}
+"""What the programs of ultralytics/yolov5 7.0 take, and what its ``hyp.scratch-low.yaml`` holds."""
+
+OURS = re.compile(
+    r"(?<![/\w])yolo-lightning\b(?!/)|-m yolo_lightning\b|"
+    r"(launch_torchrun|submit_slurm|run_quickstart)\.sh\b|"
+    r"^(fit|validate|test|predict|doctor|submit|synth|visualize|report|compare)\b|^--"
+)
+"""What in a command line is followed by options of ours."""
+OF_OTHERS = {"--build-arg", "--gpus", "--ipc", "--network", "--overlap", "--shm-size", "--sysctl"}
+"""Options of docker and of benchmarks.scaling that stand by themselves in a text."""
+OPTION = re.compile(r"(?<![\w-])--[A-Za-z][\w.-]*")
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["docs_hooks"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def known_options(hooks: ModuleType) -> set[str]:
+    """Every option of every command."""
+    parsers = hooks.subcommand_parsers().values()
+    known = {name for parser in parsers for action in parser._actions for name in action.option_strings}
+    helps = [hooks.help_of(command) for command in hooks.command_names()]
+    return known | {name.rstrip(".") for text in helps for name in OPTION.findall(text)}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built pages; a warning is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def text_of(page: Path) -> str:
+    """The text of a page; of a notebook that of its Markdown cells."""
+    if page.suffix != ".ipynb":
+        return page.read_text()
+    cells = nbformat.read(page, as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+# What is built
+
+
+class _Requests(HTMLParser):
+    """Addresses that a browser asks for by itself when it opens a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attributes}
+        self.found += [given[name] for name in ("src", "srcset", "poster", "data") if name in given]
+        self.found += re.findall(r"url\(([^)]*)\)", given.get("style", ""))
+        if tag == "link" and given.get("rel") != "canonical":
+            self.found.append(given.get("href", ""))
+
+
+def test_no_page_asks_another_server_for_anything(site: Path) -> None:
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 12
+    for page in pages:
+        requests = _Requests()
+        requests.feed(page.read_text())
+        assert requests.found
+        outside = [address for address in requests.found if re.match(r"\s*['\"]?(\w+:)?//", address)]
+        assert not outside, f"{page.name} asks for {outside}"
+    for sheet in site.rglob("*.css"):
+        addresses = re.findall(r"(?:url\(|@import)\s*['\"]?([^'\")]+)", sheet.read_text())
+        assert not [address for address in addresses if re.match(r"(https?:)?//", address)], sheet.name
+
+
+def test_the_page_of_options_has_all_of_them(site: Path, hooks: ModuleType) -> None:
+    page = unescape((site / "options.html").read_text())
+    options = list(hooks.options_of(hooks.subcommand_parsers()["fit"]))
+    assert len(options) > 100
+    for option in options:
+        assert f"<code>{option.name}</code>" in page, option.name
+    by_name = {option.name: option for option in options}
+    assert by_name["--data.cache"].kind == "auto, none, disk, ram or device"
+    assert by_name["--model.optimizer.learning_rate"].default == "0.01"
+    assert all(option.help for option in options if not option.name.startswith("--trainer.")), options
+
+
+def test_the_page_of_options_has_each_command(site: Path, hooks: ModuleType) -> None:
+    page = unescape((site / "options.html").read_text())
+    files = (REPOSITORY / "yolo_lightning" / "commands").glob("*.py")
+    commands = {file.stem for file in files} - {"__init__", "options"}
+    assert commands == set(hooks.command_names())
+    for command in commands:
+        assert f"usage: yolo-lightning {command}" in page
+
+
+def test_the_figures_are_those_of_the_readme(site: Path) -> None:
+    def figures(text: str) -> list[str]:
+        return re.findall(r"\d+\.\d+x|\b0\.\d{3}\b", text)
+
+    readme = (REPOSITORY / "README.md").read_text()
+    wanted = {*figures(readme[readme.index("## Measured") : readme.index("## Configuration")])}
+    wanted |= {*figures(readme[readme.index("<!-- benchmarks -->") : readme.index("<!-- /benchmarks -->")])}
+    page = (site / "index.html").read_text()
+    assert len(wanted) > 20 and not [figure for figure in wanted if figure not in page]
+    assert not figures((DOCS / "index.md").read_text()), "a figure is written into the page by hand"
+    assert (site / "throughput.png").is_file()
+
+
+# What is said
+
+
+def named_options(text: str) -> Iterator[str]:
+    """Options of ours that are named in code: in shell commands, and between backticks."""
+    spans = []
+    for language, block in FENCE.findall(text):
+        if language in {"bash", "sh", "shell", "console", ""}:
+            spans += re.sub(r"\\\n\s*", " ", block).splitlines()
+    spans += re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
+    for span in spans:
+        command = re.split(r"\s#|^#", span.strip())[0]
+        if (start := OURS.search(command)) and not re.search(r"python\S* -m (?!yolo_lightning)", command):
+            yield from (name.rstrip(".") for name in OPTION.findall(command[start.start() :]))
+
+
+def without_first_column(text: str) -> str:
+    """The page without what its tables translate from, and without prose about it."""
+    rows = [line for line in FENCE.sub("", text).splitlines() if line.startswith("|")]
+    ours = [block for _, block in FENCE.findall(text)]
+    return "\n".join([row.split("|", 2)[2] for row in rows] + [f"```bash\n{block}```" for block in ours])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_that_is_named_exists(page: Path, known_options: set[str]) -> None:
+    text = text_of(page)
+    if page.name.startswith("from-"):
+        text = without_first_column(text)
+    wrong = {name for name in named_options(text) if name not in known_options | OF_OTHERS}
+    assert not wrong, f"{page.name} names {sorted(wrong)}"
+
+
+def test_every_option_in_the_heads_of_configs_exists(known_options: set[str]) -> None:
+    files = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+    assert files
+    for file in files:
+        comments = [line.lstrip("# ") for line in file.read_text().splitlines() if line.startswith("#")]
+        commands = "\n".join(comments)
+        wrong = set(named_options(f"```bash\n{commands}\n```")) - known_options
+        assert not wrong, f"{file} names {sorted(wrong)}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    plain = [re.sub(r"[^\w\s-]", "", title).strip().lower() for title in titles]
+    return {re.sub(r"[-\s]+", "-", title) for title in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path, hooks: ModuleType) -> None:
+    for link in LINK.findall(FENCE.sub("", text_of(page))):
+        path, _, anchor = link.partition("#")
+        if re.match(r"\w+:", link):
+            continue
+        target = page if not path else (page.parent / path)
+        if target.name == hooks.OPTIONS_PAGE and target.parent == DOCS:
+            continue
+        assert target.exists(), f"{page.name} links to {link}"
+        assert not anchor or anchor in anchors_of(target), f"{page.name} links to {link}"
+
+
+def table_below(page: Path, heading: str) -> dict[str, str]:
+    """What the first table below a heading says of each code in its first column."""
+    text = page.read_text()
+    section = re.split(r"^## ", text[text.index(f"## {heading}\n") + 3 :], flags=re.MULTILINE)[0]
+    rows = [re.split(r"(?<!\\)\|", line) for line in section.splitlines() if line.startswith("|")][2:]
+    return {name: row[2].strip() for row in rows for name in re.findall(r"`([^`]+)`", row[1])}
+
+
+@pytest.mark.parametrize("heading", YOLOV5)
+def test_each_flag_of_yolov5_has_its_row(heading: str) -> None:
+    rows = table_below(DOCS / "from-yolov5.md", heading)
+    assert not set(YOLOV5[heading].split()) - rows.keys()
+    for name, ours in rows.items():
+        assert "`" in ours or ours.startswith(("no equivalent", "always", "the command")), f"{name}: {ours}"
+        if heading == "train.py" and ours.startswith("no equivalent"):
+            assert "because" in ours or ";" in ours, f"{name}: {ours}"
+
+
+# What is logged
+
+
+@pytest.fixture(scope="module")
+def documented() -> list[re.Pattern[str]]:
+    rows = [line.split("|")[1] for line in (DOCS / "metrics.md").read_text().splitlines() if line[:1] == "|"]
+    names = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    return [re.compile(re.sub(r"<\w+>", ".+", name)) for name in names]
+
+
+def test_everything_that_a_fit_logs_is_explained(
+    shapes: Path, tmp_path: Path, documented: list[re.Pattern[str]]
+) -> None:
+    options = "--data.image_size=64 --data.batch_size=4 --data.num_workers=0 --data.cache=none"
+    options += " --model.compile=false --model.channels_last=false --trainer.precision=32-true"
+    options += " --trainer.accelerator=cpu --trainer.devices=1 --trainer.max_epochs=1"
+    main(["fit", *options.split(), f"--data.root={shapes}", f"--runs_dir={tmp_path}"])
+    (row,) = read_metrics(tmp_path / "fit" / "version_0" / "metrics.csv")
+    assert {"train/box_loss", "val/map", "perf/images_per_second", "lr/weight"} <= row.keys()
+    unknown = [name for name in row if not any(pattern.fullmatch(name) for pattern in documented)]
+    assert not unknown, f"docs/metrics.md does not explain {unknown}"
+
+
+def test_every_tag_in_the_code_is_explained(documented: list[re.Pattern[str]]) -> None:
+    """Those, too, that only a GPU or another head logs."""
+    tag = re.compile(r"""["'`]((?:train|val|perf|gpu|lr)/\w+)["'`]""")
+    sources = [file.read_text() for file in sorted((REPOSITORY / "yolo_lightning").rglob("*.py"))]
+    tags = {name for source in sources for name in tag.findall(source)}
+    assert "perf/device_idle_fraction" in tags
+    unknown = [name for name in sorted(tags) if not any(pattern.fullmatch(name) for pattern in documented)]
+    assert not unknown, f"docs/metrics.md does not explain {unknown}"

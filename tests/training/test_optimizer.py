@@ -1,0 +1,135 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from yolo_lightning.errors import InputError
+from yolo_lightning.model.network import build_network
+from yolo_lightning.training.optimizer import (
+    OptimizerConfig,
+    StepSettings,
+    apply_settings,
+    batches_per_step,
+    build_optimizer,
+    learning_rate_factor,
+    parameter_groups,
+    scaled_weight_decay,
+    step_settings,
+)
+
+
+def settings(batch: int, **changes: object) -> StepSettings:
+    """Settings of the ``batch``-th batch of a run of 10 epochs of 50 batches of 16 images."""
+    config = OptimizerConfig(**changes)  # type: ignore[arg-type]
+    return step_settings(
+        config, batch_index=batch % 50, epoch=batch // 50, epochs=10, batches_per_epoch=50, batch_size=16
+    )
+
+
+def test_first_batch() -> None:
+    assert settings(0) == StepSettings(0.0, 0.1, 0.8, 1, 0.0005)
+
+
+def test_half_way_through_the_warmup_of_150_batches() -> None:
+    # Batch 75 is in epoch 1: rate 0.01 * (0.9 * 0.99 + 0.01) = 0.00901; the accumulation is (1 + 4) / 2.
+    now = settings(75)
+    assert now.learning_rate == pytest.approx(0.00901 / 2)
+    assert now.bias_learning_rate == pytest.approx((0.1 + 0.00901) / 2)
+    assert now.momentum == pytest.approx((0.8 + 0.937) / 2)
+    assert now.accumulate == 2  # 2.5 rounds to even, as numpy does
+
+
+def test_after_the_warmup_all_groups_share_one_rate() -> None:
+    now = settings(151)
+    rate = 0.01 * ((1 - 3 / 10) * 0.99 + 0.01)
+    assert (now.learning_rate, now.bias_learning_rate) == pytest.approx((rate, rate))
+    assert (now.momentum, now.accumulate) == (0.937, 4)
+
+
+def test_warmup_lasts_at_least_100_batches_and_can_be_left_out() -> None:
+    assert settings(99, warmup_epochs=0.1).momentum < 0.937
+    assert settings(101, warmup_epochs=0.1).momentum == 0.937
+    assert settings(0, warmup_epochs=0.0).learning_rate == 0.01
+
+
+def test_cosine_schedule() -> None:
+    config = OptimizerConfig(schedule="cosine", final_learning_rate_fraction=0.2)
+    assert learning_rate_factor(config, 0, 8) == 1
+    assert learning_rate_factor(config, 4, 8) == pytest.approx(0.6)
+    assert learning_rate_factor(config, 2, 8) == pytest.approx(0.6 + 0.4 * math.cos(math.pi / 4))
+    assert learning_rate_factor(config, 8, 8) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [(16, 4), (64, 1), (48, 1), (100, 1), (1, 64), (24, 3)])
+def test_batches_per_step(batch_size: int, expected: int) -> None:
+    assert batches_per_step(batch_size, 64) == expected
+
+
+def test_weight_decay_follows_the_images_of_a_step() -> None:
+    config = OptimizerConfig()
+    assert scaled_weight_decay(config, 16) == pytest.approx(0.0005)  # 4 x 16 images
+    assert scaled_weight_decay(config, 128) == pytest.approx(0.001)  # 128 images
+    assert scaled_weight_decay(config, 24) == pytest.approx(0.0005 * 72 / 64)  # 3 x 24 images
+
+
+def test_groups_of_yolov5n() -> None:
+    # 57 convolutions with a norm and 3 of the head, which alone have a bias of their own.
+    network = build_network("yolov5n", 80)
+    sizes = {kind: len(parameters) for kind, parameters in parameter_groups(network).items()}
+    assert sizes == {"bias": 60, "weight": 60, "norm": 57}
+    assert sum(sizes.values()) == len(list(network.parameters()))
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    network[0].weight.requires_grad_(False)
+    assert {k: len(v) for k, v in parameter_groups(network).items()} == {"bias": 2, "weight": 0, "norm": 1}
+
+
+def test_only_convolution_weights_decay() -> None:
+    optimizer = build_optimizer(build_network("yolov5n", 2), OptimizerConfig(), batch_size=16, fused=False)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.0005, 0.0]
+    assert all(group["nesterov"] for group in optimizer.param_groups)
+
+
+def test_a_step_is_nesterov_momentum_with_decay() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(network.weight, 2.0)
+    config = OptimizerConfig(learning_rate=0.1, momentum=0.5, weight_decay=0.25)
+    for fused in (False, True):
+        nn.init.constant_(network.weight, 2.0)
+        optimizer = build_optimizer(network, config, batch_size=64, fused=fused)
+        apply_settings(optimizer, StepSettings(0.1, 0.9, 0.5, 1, 0.25))
+        network.weight.grad = torch.tensor([[1.0]])
+        optimizer.step()
+        # g = 1 + 0.25 * 2 = 1.5, velocity 1.5, step g + 0.5 * 1.5 = 2.25
+        assert network.weight.item() == pytest.approx(2.0 - 0.1 * 2.25)
+
+
+def test_settings_reach_the_groups() -> None:
+    optimizer = build_optimizer(build_network("yolov5n", 2), OptimizerConfig(), batch_size=16, fused=True)
+    apply_settings(optimizer, StepSettings(0.02, 0.07, 0.9, 4, 0.001))
+    assert [group["lr"] for group in optimizer.param_groups] == [0.07, 0.02, 0.02]
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.9}
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.001, 0.0]
+
+
+def test_adamw() -> None:
+    optimizer = build_optimizer(
+        build_network("yolov5n", 2),
+        OptimizerConfig(name="adamw", learning_rate=0.001),
+        batch_size=16,
+        fused=True,
+    )
+    assert isinstance(optimizer, torch.optim.AdamW)
+    apply_settings(optimizer, StepSettings(0.0005, 0.0005, 0.9, 4, 0.0005))
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.937, 0.999)}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"learning_rate": 0}, {"momentum": 1.5}, {"weight_decay": -1}, {"nominal_batch_size": 0}]
+)
+def test_values_out_of_range_are_named(wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=f"model.optimizer.{next(iter(wrong))}"):
+        OptimizerConfig(**wrong)  # type: ignore[arg-type]

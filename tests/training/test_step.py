@@ -1,0 +1,96 @@
+import pytest
+import torch
+
+from yolo_lightning.model.losses import AnchorFreeLossConfig, AnchorLossConfig
+from yolo_lightning.model.network import build_network
+from yolo_lightning.training.step import (
+    Prepared,
+    add_gradients,
+    add_to_means,
+    build_criterion,
+    compile_training,
+    describe_gains,
+    gradient_scale,
+    training_losses,
+)
+
+
+def test_means_are_those_of_all_batches() -> None:
+    first, *others = [{"box": torch.tensor(value)} for value in (1.0, 4.0, 10.0)]
+    means = add_to_means(add_to_means({}, [first], 1), others, 3)
+    assert means["box"].item() == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("labels", [(3, 0), (0, 0), (1, 4)])
+@pytest.mark.parametrize("architecture", ["yolov5n", "yolov5nu"])
+def test_batches_joined_have_the_losses_and_gradients_of_one(
+    architecture: str, labels: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    network = build_network(architecture, 3).eval()  # batch norms do not see who is in a batch
+    criterion = build_criterion(network.head, AnchorLossConfig(), AnchorFreeLossConfig()).train()
+    corner = torch.rand(4, 16, 2) * 40
+    targets = torch.cat((torch.randint(3, (4, 16, 1)), corner, corner + 8 + torch.rand(4, 16, 2) * 16), 2)
+    count = torch.tensor([labels[0], 0, labels[1], labels[1]])
+    whole = Prepared(torch.rand(4, 3, 64, 64), targets, torch.arange(16) < count[:, None])
+    halves = [Prepared(*(part[rows] for part in whole)) for rows in (slice(0, 2), slice(2, 4))]
+
+    def take(batches: list[Prepared], joint: bool) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+        network.zero_grad()
+        found = add_gradients(
+            training_losses, network, criterion, batches,
+            lambda loss: (loss * len(batches[0].images)).backward(), joint,
+        )  # fmt: skip
+        means = add_to_means({}, found, len(found))
+        return [p.grad.clone() for p in network.parameters() if p.grad is not None], means
+
+    (gradients, parts), (expected, expected_parts) = take(halves, True), take([whole], False)
+    assert len(gradients) == len(expected) > 100
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=0, atol=1e-5 * float(other.abs().max()))
+    assert parts.keys() == expected_parts.keys() == set(criterion.parts)
+    torch.testing.assert_close(parts, expected_parts, rtol=1e-5, atol=1e-7)
+
+
+def test_gradients_grow_with_the_images_of_all_ranks() -> None:
+    assert gradient_scale(16, 1) == 16
+    assert gradient_scale(8, 2) / 2 * 2 == 16  # DDP takes the mean over two ranks
+
+
+def test_gains_that_act_are_said() -> None:
+    head = build_network("yolov5n", 20).head
+    criterion = build_criterion(head, AnchorLossConfig(), AnchorFreeLossConfig())
+    said = describe_gains(criterion, 320)
+    assert "objectness gain 1 as 0.25" in said and "class gain 0.5 as 0.125" in said
+
+
+def test_a_head_gets_its_own_loss() -> None:
+    for architecture, parts in (("yolov5n", {"box", "obj", "cls"}), ("yolov5nu", {"box", "cls", "dfl"})):
+        network = build_network(architecture, 2)
+        criterion = build_criterion(network.head, AnchorLossConfig(), AnchorFreeLossConfig())
+        mask = torch.zeros(1, 16, dtype=torch.bool)
+        loss, named = training_losses(
+            network, criterion, torch.rand(1, 3, 64, 64), torch.zeros(1, 16, 5), mask
+        )
+        assert named.keys() == parts
+        assert loss.item() == pytest.approx(sum(value.item() for value in named.values()), rel=1e-5)
+        loss.backward()
+        assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
+
+
+def test_losses_stay_in_float32_under_autocast() -> None:
+    network = build_network("yolov5n", 2)
+    criterion = build_criterion(network.head, AnchorLossConfig(), AnchorFreeLossConfig())
+    images, targets = torch.rand(2, 3, 64, 64), torch.zeros(2, 16, 5)
+    targets[:, 0] = torch.tensor([1, 8, 8, 40, 50])
+    mask = torch.arange(16).expand(2, 16) < 1
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, named = training_losses(network, criterion, images, targets, mask)
+    assert loss.dtype == torch.float32
+    assert {value.dtype for value in named.values()} == {torch.float32}
+
+
+def test_nothing_is_compiled_without_a_mode() -> None:
+    network = build_network("yolov5n", 2)
+    assert compile_training(network, None) is training_losses
+    assert network._compiled_call_impl is None

@@ -1,0 +1,300 @@
+"""COCO JSON to index. The format: https://cocodataset.org/#format-data."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import InputError
+from .index import Annotations, DatasetIndex, IntArray, build_index, missing_files
+
+
+def annotation_file(root: Path, split: str) -> Path | None:
+    """The one ``annotations/instances_<split>*.json`` under ``root``; None when there is none.
+
+    Raises:
+        InputError: There are several.
+    """
+    found = sorted((root / "annotations").glob(f"instances_{split}*.json"))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise InputError(
+            f"{root / 'annotations'}: {names} are all annotations of the {split} split; "
+            f"choose one with --data.{split}_annotations"
+        )
+    return found[0] if found else None
+
+
+def read_coco(
+    annotations: Path, split: str, *, root: Path | None = None, images: Path | None = None
+) -> DatasetIndex:
+    """Read one split of a COCO data set.
+
+    Args:
+        annotations: The JSON.
+        split: ``train``, ``val`` or ``test``.
+        root: Folder under which the images are looked for; that of the JSON when None.
+        images: Folder that ``file_name`` is relative to; looked for when None.
+
+    Raises:
+        InputError: The JSON is broken, lacks something, contradicts itself, or images are missing.
+    """
+    document, columns = _load(annotations)
+    root = root or root_of(annotations)
+    names, category_ids = _categories(document, annotations)
+    file_names, image_ids, sizes = _images(document, annotations, split)
+    kept = _annotation_rows(document, annotations)
+    notes = [
+        f"{annotations}: {count} images name the same file {name}; keep one"
+        for name, count in _repeated(file_names)
+    ]
+    del document
+    folders = [images] if images else image_folders(root, split, annotations)
+    paths = _locate_images(folders, file_names, annotations, split)
+    rows = columns.finish(kept)
+    image = _lookup(rows.image, image_ids, rows.row_id, annotations, "image_id", "images")
+    classes = _lookup(rows.classes, category_ids, rows.row_id, annotations, "category_id", "categories")
+    return build_index(
+        root=root,
+        split=split,
+        source=annotations,
+        class_names=names,
+        category_ids=category_ids,
+        paths=paths,
+        image_ids=image_ids,
+        sizes=sizes,
+        annotations=Annotations(image, rows.row_id, classes, rows.boxes, rows.areas, rows.crowd),
+        describe=lambda _, row_id: f"{annotations}: annotation {row_id}",
+        notes=notes,
+    )
+
+
+def read_categories(annotations: Path) -> tuple[str, ...]:
+    """The class names of a COCO JSON, sorted by category id, without reading its annotations."""
+    document: Any = _categories_only(annotations)
+    if document is None:
+        document, _ = _load(annotations)
+    return _categories(document, annotations)[0]
+
+
+class _Columns:
+    """Takes annotations out of a JSON while it is parsed.
+
+    The parser hands every object to ``hook`` as soon as it is complete. An annotation goes into
+    flat arrays and leaves its row number behind, so that no more than one of them, with its
+    polygons, ever exists as Python objects.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.row_id, self.image, self.category = array("q"), array("q"), array("q")
+        self.boxes, self.areas, self.crowd = array("d"), array("d"), array("b")
+
+    def hook(self, item: dict[str, Any]) -> Any:
+        if not ("image_id" in item and "category_id" in item and "bbox" in item):
+            return item
+        row = len(self.crowd)
+        name = item.get("id", row)
+        try:
+            x, y, width, height = (float(value) for value in item["bbox"])
+            area = item.get("area")
+            area = width * height if area is None else float(area)
+            if not np.isfinite((x, y, width, height, area)).all():
+                raise ValueError
+            self.image.append(item["image_id"])
+            self.category.append(item["category_id"])
+            self.row_id.append(name if isinstance(name, int) else row)
+        except (TypeError, ValueError, OverflowError):
+            raise InputError(
+                f"{self.path}: annotation {name} needs integers (of 64 bits) as ids, four numbers "
+                f"as bbox and a number as area; correct or remove it"
+            ) from None
+        self.boxes.extend((x, y, x + width, y + height))
+        self.areas.append(area)
+        self.crowd.append(bool(item.get("iscrowd", 0)))
+        return row
+
+    def finish(self, kept: IntArray) -> Annotations:
+        """The annotations of the rows ``kept``, with image and category ids as in the file."""
+        boxes = np.array(self.boxes, np.float64).reshape(-1, 4)
+        return Annotations(
+            image=np.array(self.image, np.int64)[kept],
+            row_id=np.array(self.row_id, np.int64)[kept],
+            classes=np.array(self.category, np.int64)[kept],
+            boxes=boxes[kept],
+            areas=np.array(self.areas, np.float64)[kept],
+            crowd=np.array(self.crowd, np.bool_)[kept],
+        )
+
+
+def _load(path: Path) -> tuple[dict[str, Any], _Columns]:
+    columns = _Columns(path)
+    try:
+        document = json.loads(path.read_bytes(), object_hook=columns.hook)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}:{error.lineno}: broken JSON at column {error.colno} ({error.msg}); "
+            f"repair the line or export the annotations again"
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text in UTF-8; export the annotations again") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    if not isinstance(document, dict):
+        raise InputError(
+            f"{path}: not COCO annotations (an object with images, annotations and categories); "
+            f"export it as COCO instances"
+        )
+    return document, columns
+
+
+def _section(document: dict[str, Any], key: str, path: Path) -> list[Any]:
+    section = document.get(key)
+    if not isinstance(section, list):
+        raise InputError(f"{path}: the list '{key}' is missing; export the annotations as COCO instances")
+    return section
+
+
+def _categories(document: dict[str, Any], path: Path) -> tuple[tuple[str, ...], IntArray]:
+    """Class names sorted by category id, and the ids int64 (C,)."""
+    found: dict[int, str] = {}
+    for n, category in enumerate(_section(document, "categories", path)):
+        known = isinstance(category, dict) and isinstance(category.get("id"), int) and "name" in category
+        if not known or abs(category["id"]) >= 2**63:
+            raise InputError(f"{path}: entry {n} of 'categories' needs an integer id and a name; add them")
+        if category["id"] in found:
+            raise InputError(f"{path}: two categories have the id {category['id']}; give each its own")
+        found[category["id"]] = str(category["name"])
+    if not found:
+        raise InputError(f"{path}: 'categories' is empty; add the classes to learn")
+    ids = sorted(found)
+    return tuple(found[i] for i in ids), np.array(ids, np.int64)
+
+
+def _images(
+    document: dict[str, Any], path: Path, split: str
+) -> tuple[list[str], IntArray, npt.NDArray[np.int32]]:
+    """File names, ids int64 (I,) and sizes int32 (I, 2) height, width in px."""
+    images = _section(document, "images", path)
+    if not images:
+        raise InputError(f"{path}: the {split} split has no images; add some or point to another file")
+    names, ids, sizes = [], array("q"), array("i")
+    for n, image in enumerate(images):
+        try:
+            names.append(os.fspath(image["file_name"]))
+            ids.append(image["id"])
+            height, width = int(image["height"]), int(image["width"])
+            if height < 1 or width < 1:
+                raise ValueError
+            sizes.extend((height, width))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            name = image.get("id", n) if isinstance(image, dict) else n
+            raise InputError(
+                f"{path}: image {name} needs an integer id, a file_name, and a width and height of at "
+                f"least 1 px; correct or remove it"
+            ) from None
+    image_ids = np.array(ids, np.int64)
+    values, counts = np.unique(image_ids, return_counts=True)
+    if counts.max() > 1:
+        raise InputError(
+            f"{path}: {counts.max()} images have the id {values[counts.argmax()]}; give each its own"
+        )
+    return names, image_ids, np.array(sizes, np.int32).reshape(-1, 2)
+
+
+def _repeated(names: Sequence[str]) -> list[tuple[str, int]]:
+    values, counts = np.unique(np.array(names), return_counts=True)
+    return [(str(values[i]), int(counts[i])) for i in np.flatnonzero(counts > 1)]
+
+
+def _annotation_rows(document: dict[str, Any], path: Path) -> IntArray:
+    """The rows that ``_Columns`` has put in place of the annotations, int64 (T,)."""
+    rows = _section(document, "annotations", path)
+    for n, row in enumerate(rows):
+        if type(row) is not int:
+            name = row.get("id", n) if isinstance(row, dict) else n
+            raise InputError(
+                f"{path}: annotation {name} lacks image_id, category_id or bbox; "
+                f"add it or remove the annotation"
+            )
+    return np.array(rows, np.int64)
+
+
+def _lookup(
+    values: IntArray, ids: IntArray, row_id: IntArray, path: Path, key: str, section: str
+) -> IntArray:
+    """Position of each of ``values`` (T,) in ``ids``, int64 (T,)."""
+    order = np.argsort(ids)
+    found = order[np.searchsorted(ids, values, sorter=order).clip(max=len(ids) - 1)]
+    wrong = np.flatnonzero(ids[found] != values)
+    if len(wrong):
+        raise InputError(
+            f"{path}: annotation {row_id[wrong[0]]} has {key} {values[wrong[0]]}, which is not in "
+            f"'{section}'; add it there or remove the annotation"
+        )
+    return found
+
+
+def root_of(annotations: Path) -> Path:
+    """The folder of the data set that a JSON belongs to, when none was given."""
+    return annotations.parent.parent if annotations.parent.name == "annotations" else annotations.parent
+
+
+def image_folders(root: Path, split: str, annotations: Path) -> list[Path]:
+    """Where the images of ``instances_train2017.json`` can be, the likeliest first."""
+    name = annotations.stem.removeprefix("instances_")
+    places = (f"images/{name}", name, f"images/{split}", split, "images", "")
+    return [root / place for place in dict.fromkeys(places)]
+
+
+def _locate_images(folders: Sequence[Path], names: Sequence[str], annotations: Path, split: str) -> list[str]:
+    """The absolute paths of all images, from the first folder that has them."""
+    fewest: tuple[Path, list[str]] | None = None
+    for folder in folders:
+        paths = [os.path.abspath(folder / name) for name in names]
+        missing = missing_files(paths)
+        if not missing:
+            return paths
+        if fewest is None or len(missing) < len(fewest[1]):
+            fewest = folder, missing
+    assert fewest is not None
+    folder, missing = fewest
+    if len(missing) == len(names):
+        tried = ", ".join(str(folder) for folder in folders)
+        raise InputError(
+            f"{annotations}: none of its {len(names)} images (such as {names[0]}) is in {tried}; "
+            f"say where they are with --data.{split}_images"
+        )
+    raise InputError(
+        f"{annotations}: {len(missing)} of its {len(names)} images are not in {folder} (such as "
+        f"{', '.join(os.path.basename(path) for path in missing[:3])}); add them or remove them from 'images'"
+    )
+
+
+def _categories_only(path: Path) -> dict[str, Any] | None:
+    """Only ``categories`` of a large JSON; None when a plain search does not find it beyond doubt."""
+    key = b'"categories"'
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            position = text.find(key)
+            if position < 0 or text.find(key, position + 1) >= 0:
+                return None
+            begin = end = text.find(b"[", position)
+            # The list ends at the first bracket that makes it valid: names and skeletons have some too.
+            while end := text.find(b"]", end) + 1:
+                try:
+                    return {"categories": json.loads(text[begin:end])}
+                except ValueError:
+                    if end - begin > 1 << 24:
+                        return None
+    except (OSError, ValueError):
+        return None  # whoever reads the whole file says what is wrong with it
+    return None

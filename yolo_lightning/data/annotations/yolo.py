@@ -1,0 +1,289 @@
+"""YOLO data.yaml and label files to index, by the conventions of ultralytics/yolov5."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ...errors import InputError
+from ..images.decode import header_size
+from .index import IMAGE_SUFFIXES, Annotations, DatasetIndex, build_index, ids_from_paths, missing_files
+
+SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
+
+SLACK = 0.1
+"""How far out of 0..1 a coordinate is taken for a box over the edge, not for another unit."""
+
+
+@dataclass(frozen=True)
+class DataYaml:
+    """A checked data.yaml."""
+
+    path: Path
+    """The file itself."""
+    folders: tuple[Path, ...]
+    """What the entries of the splits are relative to, in the order of looking."""
+    splits: dict[str, tuple[str, ...]]
+    """Entries of ``train``, ``val`` and ``test``; a split without entry is left out."""
+    class_names: tuple[str, ...]
+    """Names of the classes 0 .. C-1."""
+
+
+def data_yaml(root: Path) -> Path | None:
+    """``data.yaml`` in ``root``, or the one YAML there with ``names`` and a split; None without any.
+
+    Raises:
+        InputError: Several would do.
+    """
+    if (root / "data.yaml").is_file():
+        return root / "data.yaml"
+    found = []
+    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
+        content = _load(path)
+        if (
+            isinstance(content, dict)
+            and "names" in content
+            and {"train", "val", "valid", "test"} & content.keys()
+        ):
+            found.append(path)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise InputError(
+            f"{root}: {names} all describe a data set; give the one that is meant as --data.root"
+        )
+    return found[0] if found else None
+
+
+def read_data_yaml(path: Path) -> DataYaml:
+    """Read and check a data.yaml.
+
+    Raises:
+        InputError: It is broken, has no names, or contradicts itself.
+    """
+    content = _load(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not a data.yaml (a map with train, val and names); write it so")
+    base = path.parent
+    folders = [base / str(content["path"]), base] if content.get("path") else [base]
+    splits: dict[str, tuple[str, ...]] = {}
+    for split, keys in SPLIT_KEYS.items():
+        value = next((content[key] for key in keys if content.get(key)), None)
+        if value is not None:
+            splits[split] = tuple(str(v) for v in (value if isinstance(value, list) else [value]))
+    return DataYaml(path, tuple(dict.fromkeys(folders)), splits, _names(content, path))
+
+
+def read_yolo(path: Path, split: str, *, images: Path | None = None) -> DatasetIndex:
+    """Read one split of a YOLO data set.
+
+    Args:
+        path: The data.yaml.
+        split: ``train``, ``val`` or ``test``.
+        images: Folder or .txt list of images that stands in for the entry of the YAML.
+
+    Raises:
+        InputError: Something is missing, empty, or not a label.
+    """
+    description = read_data_yaml(path)
+    if images is None and split not in description.splits:
+        raise InputError(f"{path}: there is no {split} split; add the key '{split}' with its images")
+    sources = (
+        [images] if images else [resolve(description, split, entry) for entry in description.splits[split]]
+    )
+    listed = [image for source in sources for image in list_split(source, description)]
+    found = set(listed)
+    if not found:
+        names = ", ".join(str(source) for source in sources)
+        raise InputError(f"{names}: the {split} split has no images; add some or correct '{split}' in {path}")
+    paths = sorted(found)
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+        sizes = np.array(list(pool.map(header_size, paths)), np.int32)
+        labels = list(
+            pool.map(lambda image: read_labels(label_path(image), len(description.class_names)), paths)
+        )
+    notes = []
+    if len(listed) > len(found):
+        notes.append(
+            f"{path}: the {split} split lists {len(listed) - len(found)} images twice; keep one each"
+        )
+    if not any(label is not None for label in labels):
+        notes.append(
+            f"{path}: none of the {len(paths)} images of the {split} split has a label file (looked for "
+            f"{label_path(paths[0])} and others); put the labels there"
+        )
+    return build_index(
+        root=path.parent,
+        split=split,
+        source=path,
+        class_names=description.class_names,
+        category_ids=np.arange(1, len(description.class_names) + 1, dtype=np.int64),
+        paths=paths,
+        image_ids=ids_from_paths(paths),
+        sizes=sizes,
+        annotations=_join(labels, sizes),
+        describe=lambda image, line: f"{label_path(image)}:{line}",
+        notes=notes,
+    )
+
+
+def label_path(image: str) -> str:
+    """The label file of an image: the last folder ``images`` becomes ``labels``, the suffix ``.txt``."""
+    head, found, tail = image.rpartition(f"{os.sep}images{os.sep}")
+    moved = f"{head}{os.sep}labels{os.sep}{tail}" if found else image
+    return os.path.splitext(moved)[0] + ".txt"
+
+
+def read_labels(path: str, num_classes: int) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """The rows of one label file.
+
+    Args:
+        path: ``class cx cy w h`` a line, relative to the image's width and height, or
+            ``class x1 y1 x2 y2 x3 y3 ...``, a polygon whose bounding box is taken.
+        num_classes: C.
+
+    Returns:
+        float64 (n, 6): line number, class, x1, y1, x2, y2 relative to the image; None without file.
+
+    Raises:
+        InputError: A line is not a label.
+    """
+    try:
+        text = Path(path).read_text("utf-8-sig")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: the labels cannot be read ({error}); write them again") from None
+    lines = ((number, line.split()) for number, line in enumerate(text.splitlines(), start=1))
+    rows = [(number, *_parse(fields, num_classes, f"{path}:{number}")) for number, fields in lines if fields]
+    return np.array(rows, np.float64).reshape(-1, 6)
+
+
+def _parse(fields: Sequence[str], num_classes: int, where: str) -> tuple[float, float, float, float, float]:
+    """One line to class and xyxy relative to the image."""
+    if len(fields) != 5 and (len(fields) < 7 or len(fields) % 2 == 0):
+        raise InputError(
+            f"{where}: {len(fields)} numbers are not a label; write 'class cx cy width height', "
+            f"or the class and at least three points of a polygon"
+        )
+    try:
+        label, *values = (float(field) for field in fields)
+    except ValueError:
+        raise InputError(f"{where}: '{' '.join(fields[:6])}' is not all numbers; correct the line") from None
+    if label not in range(num_classes):
+        raise InputError(
+            f"{where}: class {fields[0]} is not one of 0 to {num_classes - 1}; correct it or "
+            f"add the class to 'names' in the data.yaml"
+        )
+    wrong = [
+        field for field, value in zip(fields[1:], values, strict=True) if not -SLACK <= value <= 1 + SLACK
+    ]
+    if wrong:
+        raise InputError(
+            f"{where}: {wrong[0]} is out of 0..1; divide x and width by the image's width, "
+            f"y and height by its height"
+        )
+    if len(values) > 4:
+        xs, ys = values[0::2], values[1::2]
+        return label, min(xs), min(ys), max(xs), max(ys)
+    x, y, width, height = values
+    if width < 0 or height < 0:
+        raise InputError(f"{where}: width and height cannot be negative; correct the line")
+    return label, x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def _join(labels: list[Any], sizes: np.ndarray[Any, np.dtype[np.int32]]) -> Annotations:
+    empty = np.zeros((0, 6))
+    labels = [empty if label is None else label for label in labels]
+    image = np.repeat(np.arange(len(labels)), [len(label) for label in labels])
+    rows = np.concatenate([empty, *labels])  # (T, 6)
+    boxes = rows[:, 2:] * sizes[image][:, [1, 0, 1, 0]].astype(np.float64)
+    return Annotations(
+        image=image,
+        row_id=rows[:, 0].astype(np.int64),
+        classes=rows[:, 1].astype(np.int64),
+        boxes=boxes,
+        areas=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1),
+        crowd=np.zeros(len(rows), np.bool_),
+    )
+
+
+def _load(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise InputError(f"{path}{line}: broken YAML ({problem}); correct the line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); check the path") from None
+
+
+def _names(content: dict[str, Any], path: Path) -> tuple[str, ...]:
+    names = content.get("names")
+    if isinstance(names, dict):
+        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+            raise InputError(f"{path}: the keys of 'names' must be 0 to {len(names) - 1}; renumber them")
+        names = [names[i] for i in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise InputError(f"{path}: 'names' must list the classes; add it")
+    count = content.get("nc")
+    if count is not None and count != len(names):
+        raise InputError(f"{path}: 'nc' is {count} but 'names' has {len(names)} classes; make them agree")
+    return tuple(str(name) for name in names)
+
+
+def resolve(description: DataYaml, split: str, entry: str) -> Path:
+    """Where an entry of the YAML is on disk."""
+    entries = [entry]
+    if entry.startswith("../"):  # some exporters write ../train/images for train/images
+        entries.append(entry[3:])
+    if split == "val":
+        parts = Path(entry).parts
+        entries.append(str(Path(*("valid" if part == "val" else part for part in parts))))
+    candidates = [Path(os.path.abspath(folder / e)) for e in entries for folder in description.folders]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    raise InputError(f"{description.path}: '{split}' names {candidates[0]}, which does not exist; correct it")
+
+
+def list_split(source: Path, description: DataYaml) -> list[str]:
+    """Absolute paths of the images of a folder (with those below it), of a .txt list, or the image itself."""
+    if source.is_dir():
+        return images_below(source)
+    if source.suffix != ".txt":
+        raise InputError(f"{source}: neither a folder nor a .txt list of images; correct the path")
+    try:
+        lines = source.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{source}: the list cannot be read ({error}); write it as UTF-8") from None
+    entries = [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
+    for folder in (source.parent, *description.folders):
+        paths = [os.path.abspath(folder / entry) for _, entry in entries]
+        missing = set(missing_files(paths))
+        if not missing:
+            return paths
+        wrong = next(n for (n, _), path in zip(entries, paths, strict=True) if path in missing)
+    raise InputError(
+        f"{source}:{wrong}: {lines[wrong - 1].strip()} does not exist; correct or remove the line"
+    )
+
+
+def images_below(folder: Path) -> list[str]:
+    """Absolute paths of all image files in a folder and below it, sorted."""
+    found = []
+    for parent, _, names in os.walk(os.path.abspath(folder), followlinks=True):
+        found += [
+            os.path.join(parent, name)
+            for name in names
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+        ]
+    return sorted(found)

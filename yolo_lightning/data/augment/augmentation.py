@@ -1,0 +1,171 @@
+"""From a ``Batch`` of uint8 images to the network's input and its targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ..batch import Batch
+from .bilinear import Footprint
+from .config import AugmentationConfig
+from .geometry import Layout, Warp
+from .pipeline import Finish, View, carry_targets, plan, render, trace
+from .randomness import SampleStream, uniforms
+from .recent_images import Ring, RingState
+
+CPU_CHUNK_PX = 32 * 1024 - 1
+"""Pixels rendered at once on a CPU without a compiler.
+
+Their intermediate planes stay in the cache. From 32,768 elements on, each of the thousands of small
+operations would be split over threads, and wait for them: where the loader's processes keep the cores
+busy that costs a hundred times what it saves.
+"""
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 images (B, 3, H, W) to float32 0..1, memory format kept; what validation uses."""
+    return images.float() / 255
+
+
+class Augmentation(nn.Module):
+    """Batched augmentation on the device that the batch is on.
+
+    What becomes of an image depends on (seed, epoch, index) and, for a mosaic, on the batches that
+    came before in the epoch; on nothing else, no generator included.
+
+    Args:
+        config: ranges and probabilities.
+        seed: 0 to 2^63 - 1.
+        ring_batches: how many recent batches, the current one included, give partners for mosaics.
+            Each costs 4 bytes a pixel: 64 images of 640 px take 105 MB.
+
+    Raises:
+        InputError: if ``seed`` or ``ring_batches`` is out of range.
+    """
+
+    seed: Tensor
+
+    def __init__(self, config: AugmentationConfig, seed: int = 0, ring_batches: int = 8) -> None:
+        super().__init__()
+        if not 0 <= seed < 2**63:
+            raise InputError(f"seed is {seed}: set it to a value between 0 and 2^63 - 1.")
+        self.config = config
+        self.ring = Ring(ring_batches)
+        self.core = AugmentationCore(config)
+        self.register_buffer("seed", torch.tensor(seed), persistent=False)
+
+    def reset(self) -> None:
+        """Empty the ring of mosaic partners; a change of epoch does so by itself."""
+        self.ring.reset()
+
+    def remember(self, batch: Batch, epoch: int) -> None:
+        """Take a batch as a source of mosaic partners for those that follow it in the epoch."""
+        self.ring.write(batch, _scalar(epoch, torch.int64, batch.images.device))
+
+    def compile_core(self, **options: Any) -> None:
+        """Compile all but the ring's bookkeeping into one graph, in place.
+
+        Worth it wherever a compiler is at hand, and not optional on a GPU, where hundreds of small
+        kernels would be launched a batch.
+
+        Args:
+            options: passed to ``torch.compile``, as ``mode`` or ``backend``.
+        """
+        self.core.compile(fullgraph=True, dynamic=False, **options)
+
+    @torch.no_grad()
+    def forward(
+        self, batch: Batch, epoch: int | Tensor, mosaic: bool | Tensor = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Augment a batch; nothing waits for the device.
+
+        Args:
+            batch: B letterboxed images of S x S px with N label rows.
+            epoch: 0 or more, a number or a 0-d tensor.
+            mosaic: False leaves single images only (``close_mosaic``), with the same shapes.
+
+        Returns:
+            Images float32 (B, 3, S, S), 0..1, channels last; targets float32 (B, N', 5): class, x1,
+            y1, x2, y2 in px; and which of their rows are real, bool (B, N'). N' is 4 N, or 8 N where
+            mixup can happen: room for every label of every tile. Real rows come first, the others
+            are zero.
+        """
+        device = batch.images.device
+        epoch_now = _scalar(epoch, torch.int64, device)
+        ring, rows, filled = self.ring.write(batch, epoch_now)
+        images, targets, mask = self.core(
+            ring,
+            rows,
+            filled,
+            batch.index,
+            self.seed.to(device),
+            epoch_now,
+            _scalar(mosaic, torch.float32, device),
+            batch.images.shape[-1],
+        )
+        return images, targets, mask
+
+
+class AugmentationCore(nn.Module):
+    """The part of ``Augmentation`` that is a pure function of tensors, so that it can be compiled."""
+
+    def __init__(self, config: AugmentationConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        ring: RingState,
+        rows: Tensor,
+        filled: Tensor,
+        index: Tensor,
+        seed: Tensor,
+        epoch: Tensor,
+        mosaic: Tensor,
+        size: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Augment the images in ``rows`` (B,) of the ring; see ``Augmentation.forward``."""
+        uniform = uniforms(seed, epoch, index, SampleStream.END)  # (B, SampleStream.END)
+        views, is_mixed, finish = plan(self.config, uniform, ring, rows, filled, mosaic, size)
+        targets, mask = carry_targets(ring, views, is_mixed, finish, size)
+        if torch.compiler.is_compiling() or rows.device.type != "cpu":
+            y = torch.arange(size, device=rows.device)
+            footprints = [trace(self.config, view, finish, y, size) for view in views]
+            planes = render(self.config, ring.pixels, footprints, finish.blend, finish.gains)
+            images = torch.stack(planes, dim=-1)
+        else:
+            images = self._render_in_chunks(ring.pixels, views, finish, size)
+        return images.permute(0, 3, 1, 2), targets, mask  # (B, S, S, 3) -> (B, 3, S, S), channels last
+
+    def _render_in_chunks(self, pixels: Tensor, views: list[View], finish: Finish, size: int) -> Tensor:
+        images = torch.empty(finish.blend.shape[0], size, size, 3)
+        rows = max(1, CPU_CHUNK_PX // size)
+        whole: list[Footprint] = []
+        if self.config.axis_aligned:  # a footprint is then a few rows and columns, cheap to find at once
+            whole = [trace(self.config, view, finish, torch.arange(size), size) for view in views]
+        for number, image in enumerate(images):
+            one_views = [
+                View(Layout(*(t[number, None] for t in layout)), Warp(*(t[number, None] for t in warp)))
+                for layout, warp in views
+            ]
+            one_finish = Finish(*(t[number, None] for t in finish))
+            for start in range(0, size, rows):
+                stop = min(start + rows, size)
+                footprints = [footprint.crop(number, start, stop) for footprint in whole] or [
+                    trace(self.config, view, one_finish, torch.arange(start, stop), size)
+                    for view in one_views
+                ]
+                planes = render(self.config, pixels, footprints, one_finish.blend, one_finish.gains)
+                for channel, plane in enumerate(planes):
+                    image[start:stop, :, channel] = plane[0]
+        return images
+
+
+def _scalar(value: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A 0-d tensor on the device, filled there: a copy from pageable memory would wait for the device."""
+    if isinstance(value, Tensor):
+        return value.to(device=device, dtype=dtype, non_blocking=True)
+    return torch.full((), value, dtype=dtype, device=device)

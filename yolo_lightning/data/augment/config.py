@@ -1,0 +1,77 @@
+"""The ranges of the augmentation, with the defaults of classic YOLOv5's ``hyp.scratch-low``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...errors import InputError
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "hsv_h": (0.0, 1.0),
+    "hsv_s": (0.0, 1.0),
+    "hsv_v": (0.0, 1.0),
+    "degrees": (0.0, 180.0),
+    "translate": (0.0, 1.0),
+    "scale": (0.0, 0.99),
+    "shear": (0.0, 45.0),
+    "perspective": (0.0, 0.001),
+    "flip_up_down": (0.0, 1.0),
+    "flip_left_right": (0.0, 1.0),
+    "mosaic": (0.0, 1.0),
+    "mixup": (0.0, 1.0),
+    "close_mosaic": (0, float("inf")),
+}
+"""The values that each field may take, both ends included."""
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """What is drawn at random for each image, and from which range.
+
+    Raises:
+        InputError: if a value is outside its range.
+    """
+
+    hsv_h: float = 0.015
+    """Hue gain, drawn from 1 ± this fraction (0 to 1)."""
+    hsv_s: float = 0.7
+    """Saturation gain, drawn from 1 ± this fraction (0 to 1)."""
+    hsv_v: float = 0.4
+    """Value (brightness) gain, drawn from 1 ± this fraction (0 to 1)."""
+    degrees: float = 0.0
+    """Rotation, drawn from ± this angle in degrees (0 to 180)."""
+    translate: float = 0.1
+    """Shift of the centre, drawn from ± this fraction of the image side (0 to 1)."""
+    scale: float = 0.5
+    """Zoom, drawn from 1 ± this fraction (0 to 0.99)."""
+    shear: float = 0.0
+    """Shear along x and along y, each drawn from ± this angle in degrees (0 to 45)."""
+    perspective: float = 0.0
+    """Perspective along x and along y, each drawn from ± this fraction per pixel (0 to 0.001)."""
+    flip_up_down: float = 0.0
+    """Probability of an up-down flip (0 to 1)."""
+    flip_left_right: float = 0.5
+    """Probability of a left-right flip (0 to 1)."""
+    mosaic: float = 1.0
+    """Probability that an image becomes a mosaic of four (0 to 1)."""
+    mixup: float = 0.0
+    """Probability that a mosaic is blended with another mosaic (0 to 1)."""
+    close_mosaic: int = 0
+    """Number of last epochs without mosaic, and so without mixup (0 or more)."""
+
+    def __post_init__(self) -> None:
+        for key, (low, high) in LIMITS.items():
+            value = getattr(self, key)
+            if not low <= value <= high:
+                bounds = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
+                raise InputError(f"augmentation option {key} is {value}: set it to a value {bounds}.")
+
+    @property
+    def changes_colour(self) -> bool:
+        """Whether any colour gain can differ from 1."""
+        return self.hsv_h > 0 or self.hsv_s > 0 or self.hsv_v > 0
+
+    @property
+    def axis_aligned(self) -> bool:
+        """Whether rows stay rows and columns stay columns: no rotation, shear or perspective."""
+        return self.degrees == 0 and self.shear == 0 and self.perspective == 0

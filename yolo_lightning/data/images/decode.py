@@ -1,0 +1,262 @@
+"""Bytes to letterboxed uint8 pixels, equal to classic YOLOv5's ``load_image`` and ``letterbox``."""
+
+from __future__ import annotations
+
+import os
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
+
+from ...errors import InputError
+from ..letterbox import Letterbox, letterbox_geometry
+
+Pixels = npt.NDArray[np.uint8]
+Size = tuple[int, int]
+"""Height and width in px."""
+
+PAD_VALUE = 114
+"""The grey of the padding, 0..255."""
+
+_JPEG = b"\xff\xd8"
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSED = {5, 6, 7, 8}
+"""EXIF orientations that swap height and width."""
+
+_DECODES_TO_RGB = hasattr(cv2, "IMREAD_COLOR_RGB")  # OpenCV 4.11 and newer
+_COLOUR: int = cv2.IMREAD_COLOR_RGB if _DECODES_TO_RGB else cv2.IMREAD_COLOR
+_REDUCTIONS = {
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+}
+"""OpenCV's flag for each divisor; of its bits, the colour flags bring what is not about size."""
+
+
+def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width in px of an image as it is displayed, from its header alone.
+
+    Raises:
+        InputError: The file is not an image.
+    """
+    return _header(path, path)[0]
+
+
+def _header(file: str | os.PathLike[str] | BytesIO, name: str | os.PathLike[str]) -> tuple[Size, Size, bool]:
+    """Height and width as displayed, and as stored, and whether it is displayed turned or mirrored."""
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+            if isinstance(image, TiffImageFile):  # newer Pillows have turned these already
+                width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
+            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{name}: not a readable image ({error}); replace or remove it") from None
+    displayed = (width, height) if orientation in _TRANSPOSED else (height, width)
+    return displayed, (height, width), orientation != 1
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: the image cannot be read ({error.strerror}); check the path") from None
+
+
+def read_rgb(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Pixels:
+    """Decode a file to uint8 RGB (H, W, 3), turned upright as its EXIF orientation says.
+
+    Grey, transparent and 16-bit images become three channels of 8 bits.
+
+    Args:
+        path: The image.
+        size: Height and width in px that the annotations give. When they are those of the stored,
+            unturned pixels, these are returned.
+
+    Raises:
+        InputError: The image cannot be decoded, is truncated, or has another size.
+    """
+    return decode_rgb(read_bytes(path), path, size)
+
+
+def decode_rgb(data: bytes, path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Pixels:
+    """The same from bytes already read."""
+    _refuse_truncated(data, path)
+    pixels = _decode(data, _COLOUR, path)
+    if size is None or pixels.shape[:2] == tuple(size):
+        return pixels
+    stored = _decode(data, _COLOUR | cv2.IMREAD_IGNORE_ORIENTATION, path)
+    if stored.shape[:2] == tuple(size):
+        return stored
+    raise _wrong_size(path, (pixels.shape[0], pixels.shape[1]), size)
+
+
+def decode_scaled(data: bytes, path: str | os.PathLike[str], size: Size, image_size: int) -> Pixels:
+    """Decode for training: a JPEG at 1/8, 1/4 or 1/2 of its size where ``image_size`` px remain.
+
+    The decoder then computes only the frequencies that the smaller picture has, at half the time or
+    less, and without the moiré of picking every n-th pixel.
+
+    Args:
+        data: Content of the file.
+        path: Its name, for messages.
+        size: Height and width in px that the annotations give, as in :func:`read_rgb`.
+        image_size: S in px, the long side that is wanted.
+
+    Returns:
+        uint8 RGB (h, w, 3), sides rounded up; of its full size where it is turned and its sides are
+        no multiples of the divisor.
+
+    Raises:
+        InputError: As :func:`read_rgb`.
+    """
+    divisor = reduction(data, size, image_size)
+    if divisor == 1:
+        return decode_rgb(data, path, size)
+    _refuse_truncated(data, path)
+    displayed, stored, is_turned = _header(BytesIO(data), path)
+    if tuple(size) not in (displayed, stored):
+        raise _wrong_size(path, displayed, size)
+    as_stored = cv2.IMREAD_IGNORE_ORIENTATION if tuple(size) != displayed else 0
+    if is_turned and not as_stored and (size[0] % divisor or size[1] % divisor):
+        return decode_rgb(data, path, size)  # the partial row or column may have been turned to the front
+    return _decode(data, _COLOUR | _REDUCTIONS[divisor] | as_stored, path)
+
+
+def reduction(data: bytes, size: Size, image_size: int) -> int:
+    """What a training image is divided by in decoding, 1, 2, 4 or 8: the most that leaves enough px."""
+    fits = [divisor for divisor in _REDUCTIONS if max(size) >= divisor * image_size]
+    return fits[0] if fits and data.startswith(_JPEG) else 1
+
+
+def _refuse_truncated(data: bytes, path: str | os.PathLike[str]) -> None:
+    if not _is_complete(data):
+        raise InputError(f"{path}: the image is truncated; replace or remove it")
+
+
+def _wrong_size(path: str | os.PathLike[str], found: Size, annotated: Size) -> InputError:
+    return InputError(
+        f"{path}: the image is {found[1]} x {found[0]} px but its annotations say "
+        f"{annotated[1]} x {annotated[0]} px; correct the annotations or replace the image"
+    )
+
+
+def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Pixels:
+    """The same as ``read_rgb`` in BGR, the order in which OpenCV draws and writes."""
+    return cv2.cvtColor(read_rgb(path, size), cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
+
+
+def resize(image: Pixels, place: Letterbox, linear: bool) -> Pixels:
+    """Scale an image (H, W, 3) to the size that it has in its letterbox.
+
+    Args:
+        image: uint8 (H, W, 3).
+        place: Where it goes.
+        linear: Always interpolate linearly; otherwise average over areas when the image shrinks.
+    """
+    height, width = image.shape[:2]
+    if (height, width) == (place.height, place.width):
+        return image
+    shrinks = max(height, width) > max(place.height, place.width)
+    method = cv2.INTER_AREA if shrinks and not linear else cv2.INTER_LINEAR
+    return cv2.resize(image, (place.width, place.height), interpolation=method).astype(np.uint8, copy=False)
+
+
+def paste(content: Pixels, place: Letterbox, canvas: Pixels) -> None:
+    """Put a scaled image onto a canvas uint8 (H, W, 3), grey around it."""
+    rows, columns = content_slice(place)
+    canvas[: rows.start] = canvas[rows.stop :] = PAD_VALUE
+    canvas[rows, : columns.start] = canvas[rows, columns.stop :] = PAD_VALUE
+    canvas[rows, columns] = content
+
+
+def content_slice(place: Letterbox) -> tuple[slice, slice]:
+    """Rows and columns of a canvas that the image covers."""
+    return slice(place.pad_y, place.pad_y + place.height), slice(place.pad_x, place.pad_x + place.width)
+
+
+def draw(
+    data: bytes,
+    path: str | os.PathLike[str],
+    size: tuple[int, int],
+    image_size: int,
+    train: bool,
+    canvas: Pixels,
+) -> None:
+    """Decode a file, scale its longer side to ``image_size`` and centre it on a canvas.
+
+    Args:
+        data: Content of the file.
+        path: Its name, for messages.
+        size: Height and width in px that the annotations give, checked.
+        image_size: S in px.
+        train: Decode at reduced size and interpolate linearly, see ``decode_scaled`` and ``resize``.
+        canvas: uint8 RGB (H, W, 3), is filled.
+
+    Raises:
+        InputError: As :func:`read_rgb`.
+    """
+    place = letterbox_geometry(*size, image_size, canvas.shape[:2])
+    if train:
+        image = decode_scaled(data, path, size, image_size)
+        divisor = round(max(size) / max(image.shape[:2]))
+        paste(_resize_reduced(image, place, size, divisor), place, canvas)
+    else:
+        paste(resize(decode_rgb(data, path, size), place, linear=False), place, canvas)
+
+
+def _resize_reduced(image: Pixels, place: Letterbox, size: Size, divisor: int) -> Pixels:
+    """Scale what was decoded at 1/divisor of ``size`` to its place, linearly.
+
+    Where a side is no multiple of the divisor, the last row or column reaches beyond the picture. It
+    must not be squeezed in as if it belonged there, or the picture would slip from under its labels.
+    """
+    if not (size[0] % divisor or size[1] % divisor):
+        return resize(image, place, linear=True)
+    step_y, step_x = size[0] / divisor / place.height, size[1] / divisor / place.width
+    to_source = np.array([[step_x, 0, step_x / 2 - 0.5], [0, step_y, step_y / 2 - 0.5]])
+    scaled = cv2.warpAffine(
+        image,
+        to_source,
+        (place.width, place.height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return scaled.astype(np.uint8, copy=False)
+
+
+def _decode(data: bytes, flags: int, path: str | os.PathLike[str]) -> Pixels:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise InputError(f"{path}: not a readable image; replace or remove it")
+    if not _DECODES_TO_RGB:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return pixels.astype(np.uint8, copy=False)
+
+
+def _is_complete(data: bytes) -> bool:
+    """Whether a JPEG or PNG has its end marker; decoders fill what is missing with grey in silence."""
+    if data.startswith(b"\x89PNG"):
+        return data.rfind(b"IEND") > 0
+    if not data.startswith(_JPEG) or data.endswith(b"\xff\xd9"):
+        return True
+    # Cameras append data after the end, and thumbnails in the header have ends of their own: look
+    # behind the start of the scan. Inside a scan, 0xFF is always followed by 0x00 or a restart mark.
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        if data[position + 1] == 0xDA:
+            return data.find(b"\xff\xd9", position) >= 0
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return False

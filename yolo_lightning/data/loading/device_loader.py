@@ -1,0 +1,78 @@
+"""A training set that lives on the device, decoded: nothing is read, decoded or copied in an epoch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..images.cache import ImageCache
+from .dataset import DetectionDataset, collate
+from .ordered import OrderedLoader
+from .sampler import TrainSampler
+
+_CHUNK_IMAGES = 256
+"""Images copied to the device at once."""
+
+
+class ResidentLoader(OrderedLoader):
+    """The same batches as ``TrainLoader``, gathered on the device from all images of the set.
+
+    On a CPU the images are the mapped file of the cache: its pages are the system's, shared by all
+    processes and given back when memory runs short.
+
+    Args:
+        dataset: The training images; has a cache.
+        sampler: Their order.
+        batch_size: B.
+        device: Where they live.
+
+    Attributes:
+        sampler: Lightning tells it the epoch.
+        workers: None are needed.
+        read_fraction: Nothing is read.
+    """
+
+    workers = 0
+    read_fraction = 0.0
+
+    def __init__(
+        self, dataset: DetectionDataset, sampler: TrainSampler, batch_size: int, device: torch.device
+    ) -> None:
+        assert dataset.cache is not None
+        super().__init__(dataset, sampler, batch_size)
+        self.device = device
+        self.pixels = resident_pixels(dataset.cache, device)  # uint8 (I, S, S, 3)
+        labels = collate([dataset.labels(i) for i in range(len(dataset))])
+        self.labels = Batch(*(tensor.to(device) for tensor in labels))  # its images are empty
+
+    def close(self) -> None:
+        """There are no workers to end."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, _ = self._begin()
+        order = torch.tensor(self.sampler.order(epoch), dtype=torch.int64).to(self.device)
+        for begin in range(0, len(order), self.batch_size):
+            rows = order[begin : begin + self.batch_size]
+            images = self.pixels.index_select(0, rows).permute(0, 3, 1, 2)  # (B, 3, S, S), channels last
+            labels = Batch(*(tensor.index_select(0, rows) for tensor in self.labels))
+            self._give()
+            yield labels._replace(images=images)
+
+
+def resident_pixels(cache: ImageCache, device: torch.device) -> Tensor:
+    """All images of a cache on a device, uint8 (I, S, S, 3)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the file is mapped read-only; nobody writes
+        mapped = torch.from_numpy(cache.pixels)
+    if device.type == "cpu":
+        return mapped
+    pixels = torch.empty(mapped.shape, dtype=torch.uint8, device=device)
+    for begin in range(0, len(mapped), _CHUNK_IMAGES):
+        pixels[begin : begin + _CHUNK_IMAGES] = mapped[begin : begin + _CHUNK_IMAGES].to(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # batches are gathered on another stream
+    return pixels

@@ -1,0 +1,243 @@
+"""The training loader: workers write batches into slots, epoch after epoch without a pause."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter_ns
+from typing import NamedTuple
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ...system.cores import usable_cores
+from ..batch import Batch
+from .dataset import DetectionDataset
+from .ordered import OrderedLoader
+from .sampler import TrainSampler
+from .shared_slots import Slots
+
+PREFETCH_BATCHES = 2
+"""Batches that each worker makes ahead."""
+_HELD_BATCHES = 3
+"""Slots beyond those: the batch in use, the one that follows it, and one that is being copied."""
+
+
+class Request(NamedTuple):
+    """What a worker is asked for."""
+
+    slot: int
+    positions: Sequence[int]
+
+
+class Filled(NamedTuple):
+    """What it answers; times in ns, summed over threads."""
+
+    slot: int
+    read_ns: int
+    """In which files were read."""
+    total_ns: int
+    """In which samples were made, reading included."""
+
+
+class SlotWriter(Dataset[Filled]):
+    """Makes whole batches, in a worker process or in the training process.
+
+    Args:
+        dataset: The images.
+        slots: Where they go.
+        threads: Images that are made at once; more than one only in the training process.
+    """
+
+    def __init__(self, dataset: DetectionDataset, slots: Slots, threads: int = 1) -> None:
+        self.dataset = dataset
+        self.slots = slots
+        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def __getitems__(self, request: Request) -> Filled:
+        arrays = self.slots.arrays(request.slot)
+
+        def fill(row: int) -> tuple[int, int]:
+            before = perf_counter_ns()
+            sample, read_ns = self.dataset.timed_sample(request.positions[row], arrays.images[row])
+            arrays.targets[row] = sample.targets
+            arrays.count[row] = sample.label_count
+            arrays.index[row] = sample.position
+            arrays.image_ids[row] = sample.image_id
+            arrays.original_sizes[row] = sample.original_size
+            arrays.letterbox[row] = sample.letterbox
+            return read_ns, perf_counter_ns() - before
+
+        rows = range(len(request.positions))
+        times = list(self.pool.map(fill, rows) if self.pool else map(fill, rows))
+        return Filled(request.slot, *(sum(column) for column in zip(*times, strict=True)))
+
+
+class Requests:
+    """Batches to make, epoch after epoch without end; what a ``DataLoader`` takes for a batch sampler.
+
+    Knows nothing of the loader that it serves: as part of a ring of references, the workers would
+    outlive the loader until Python looks for rings.
+
+    Args:
+        sampler: The order of the images.
+        slots: Where batches are made.
+        batch_size: B.
+
+    Attributes:
+        first_epoch: Where the next iteration begins.
+        issued: Slots that workers may be writing.
+    """
+
+    def __init__(self, sampler: TrainSampler, slots: Slots, batch_size: int) -> None:
+        self.sampler = sampler
+        self.slots = slots
+        self.batch_size = batch_size
+        self.first_epoch = 0
+        self.issued: set[int] = set()
+
+    def __len__(self) -> int:
+        return self.sampler.num_samples // self.batch_size  # of an epoch; nothing stops there
+
+    def __iter__(self) -> Iterator[Request]:
+        # Runs on the first request, when the workers have done with what an iteration before asked for.
+        self.slots.free.extend(self.issued)
+        self.issued.clear()
+        epoch = self.first_epoch
+        while True:
+            order = self.sampler.order(epoch)
+            for begin in range(0, len(order), self.batch_size):
+                slot = self.slots.free.popleft()
+                self.issued.add(slot)
+                yield Request(slot, order[begin : begin + self.batch_size])
+            epoch += 1
+
+
+class TrainLoader(OrderedLoader):
+    """Batches of squares in seeded order; each iteration is the epoch that the sampler was told.
+
+    Workers go on with the next epoch while the last batches of one are used, validated and saved.
+    In what they return there is a number; the pixels are in shared memory already, and a batch is a
+    view of them (see ``Slots.lend``).
+
+    Args:
+        dataset: The training images.
+        sampler: Their order.
+        batch_size: B.
+        workers: Processes that make batches; 0 makes them here, when they are asked for, with a
+            thread for each usable core.
+        threads: How many instead.
+
+    Attributes:
+        sampler: Lightning tells it the epoch.
+        slots: Where batches are made.
+        read_fraction: Of the time in which batches were made, the part that went into reading files.
+    """
+
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        sampler: TrainSampler,
+        batch_size: int,
+        workers: int,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(dataset, sampler, batch_size)
+        self.workers = workers
+        count = workers * PREFETCH_BATCHES + _HELD_BATCHES
+        self.slots = Slots(count, batch_size, dataset.image_size, dataset.capacity)
+        self._writer = SlotWriter(dataset, self.slots, 1 if workers else threads or usable_cores())
+        self._requests = Requests(sampler, self.slots, batch_size)
+        self._results: Iterator[Filled] = iter(())
+        self._at: tuple[int, int] | None = None
+        """Epoch and batch that ``_results`` gives next."""
+        self._iteration = 0
+        self._read_ns = self._total_ns = 0
+        self._loader = self._make_loader()
+
+    def _make_loader(self) -> DataLoader[Filled] | None:
+        """Its workers start when it is first iterated over."""
+        if not self.workers:
+            return None
+        return DataLoader(
+            self._writer,
+            batch_sampler=self._requests,  # type: ignore[arg-type]  # endless, of Requests
+            num_workers=self.workers,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
+            prefetch_factor=PREFETCH_BATCHES,
+            persistent_workers=True,
+            worker_init_fn=prepare_worker,
+            # Forked workers start in 0.1 s, spawned ones in 4.5 s, and only those see anonymous memory.
+            multiprocessing_context="fork" if sys.platform == "linux" else None,
+        )
+
+    @property
+    def read_fraction(self) -> float:
+        return self._read_ns / self._total_ns if self._total_ns else float("nan")
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, batches = self._begin()
+        if self._at != (epoch, 0):
+            self._requests.first_epoch = epoch
+            self._results = iter(self._loader or map(self._writer.__getitems__, iter(self._requests)))
+        self._iteration += 1
+        own = self._iteration
+        for number in range(1, batches + 1):
+            if own != self._iteration:
+                raise RuntimeError("a newer iteration over this loader has taken over its workers")
+            self._at = None  # an error leaves it so, and the next iteration starts over
+            filled = next(self._results)
+            self._requests.issued.discard(filled.slot)
+            self._read_ns += filled.read_ns
+            self._total_ns += filled.total_ns
+            # Before the batch is handed out, because nobody need ask for more after the last.
+            self._at = (epoch, number) if number < batches else (epoch + 1, 0)
+            self._give()
+            yield self.slots.lend(filled.slot)
+
+    def close(self) -> None:
+        """End the workers; another iteration starts new ones."""
+        self._results, self._at = iter(()), None
+        self._loader = self._make_loader()
+
+
+def _as_it_is(filled: Filled) -> Filled:
+    return filled
+
+
+def _obey_parent() -> None:
+    """End at the SIGTERM of the training process, not at one that all processes of a job get."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+def prepare_worker(worker_id: int) -> None:
+    """Set up a worker process: a process group, one thread, and memory that is kept for the next image.
+
+    A signal that asks the run to stop often goes to its whole process group, by Ctrl-C or by a
+    cluster. Its workers have to go on until the batch that the run ends with.
+
+    Workers are the parallelism; threads within them would fight over the same cores. By default
+    glibc gives the memory of a decoded image back to the system, and the next image pays for a page
+    fault every 4 KiB: 715 faults an image at 640 px, up to twice the time of decoding it.
+    """
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, daemon=True).start()
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+        mallopt(trim_threshold, 1 << 30)
+        # Older glibc refuse more than 32 MiB.
+        _ = mallopt(mmap_threshold, 1 << 28) or mallopt(mmap_threshold, 1 << 25)

@@ -1,6 +1,0 @@
-"""What changes on a screen: bars on a terminal and in a notebook, whole lines everywhere."""
-
-from .bars import Bar, Display, duration
-from .opening import counting, open_display
-
-__all__ = ["Bar", "Display", "counting", "duration", "open_display"]

@@ -1,0 +1,173 @@
+"""How several processes train as one: Lightning's DDP, set up once for every way of starting it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class DDPConfig:
+    """How the gradients of several processes come together.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    compress_gradients: bool = False
+    """Send gradients as bfloat16: half the bytes between processes, and 8 instead of 24 bits of each number.
+    While batches are accumulated their sum is rounded again with each batch."""
+    bucket_mb: float = 25.0
+    """MiB of gradients that travel as one message, above 0; larger ones suit a network with high latency."""
+    timeout_minutes: float = 10.0
+    """How long a process waits for the others in one exchange before the run ends, above 0. Compiling on one
+    process while the others wait has to fit."""
+
+    def __post_init__(self) -> None:
+        for name in ("bucket_mb", "timeout_minutes"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"ddp.{name} is {getattr(self, name)}; give a number above 0")
+
+
+class ConfiguredDDP(DDPStrategy):
+    """Lightning's DDP with the options of :class:`DDPConfig`.
+
+    Every parameter of the network is used in every step, so none is searched for. Gradients are views of
+    the buffers that are exchanged, which spares a copy of all of them in memory. The graph is not declared
+    static: that spares the search for unused parameters, of which there is none, and holds back the
+    exchange of the whole first step.
+
+    Batches that are accumulated are exchanged one by one, without ``no_sync``: ``.grad`` then holds the sum
+    over all processes at any time, and a checkpoint that rank zero writes in the middle of a window is whole.
+
+    Args:
+        config: the options.
+        backend: ``nccl`` or ``gloo``.
+    """
+
+    def __init__(self, config: DDPConfig, backend: str) -> None:
+        super().__init__(
+            process_group_backend=backend,
+            timeout=timedelta(minutes=config.timeout_minutes),
+            find_unused_parameters=False,
+            gradient_as_bucket_view=True,
+            static_graph=False,
+            bucket_cap_mb=config.bucket_mb,
+        )
+        self.config = config
+
+    def configure_ddp(self) -> None:
+        super().configure_ddp()
+        # Lightning's own way to register a hook does nothing on a CPU; an option must not be ignored there.
+        if self.config.compress_gradients:
+            assert isinstance(self.model, DistributedDataParallel)
+            self.model.register_comm_hook(None, bf16_compress_hook)
+
+
+def build_strategy(
+    strategy: Any,
+    *,
+    accelerator: Any,
+    devices: Any,
+    num_nodes: int,
+    sync_batchnorm: bool,
+    config: DDPConfig,
+) -> Any:
+    """What the Trainer gets as its strategy, from its options as the user gives them.
+
+    Args:
+        strategy: ``auto``, ``ddp``, or anything else, which is returned as it is.
+        accelerator: ``auto``, ``gpu``, ``cuda``, ``cpu``, …
+        devices: ``auto``, a number, a list of GPUs, or any of them as text; of one node.
+        num_nodes: number of nodes.
+        sync_batchnorm: whether batch norms take their statistics over all processes.
+        config: options of DDP.
+
+    Returns:
+        A :class:`ConfiguredDDP` for ``ddp``, and for ``auto`` with more than one process.
+
+    Raises:
+        InputError: there are fewer GPUs than asked for, synchronised batch norms are asked for on a CPU, or
+            torchrun started another number of processes.
+    """
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if sync_batchnorm and not on_gpu and accelerator in ("auto", "cpu"):
+        raise InputError(
+            "trainer.sync_batchnorm is true, but torch's synchronised batch norms need GPUs; "
+            "set --trainer.sync_batchnorm false"
+        )
+    if on_gpu:
+        _check_gpus(devices, torch.cuda.device_count())
+    if strategy not in ("auto", "ddp"):
+        return strategy
+    processes = count_devices(devices, torch.cuda.device_count() if on_gpu else 1) * num_nodes
+    _check_torchrun(processes, devices, num_nodes)
+    if strategy == "auto" and (processes == 1 or accelerator not in ("auto", "gpu", "cuda", "cpu")):
+        return strategy
+    return ConfiguredDDP(config, "nccl" if on_gpu else "gloo")
+
+
+def count_devices(devices: Any, available: int) -> int:
+    """How many processes of one node ``trainer.devices`` means.
+
+    Args:
+        devices: ``auto``, -1, a number, a list, or any of them as text (``2``, ``0,1``).
+        available: what ``auto`` and -1 stand for.
+    """
+    listed = _listed(devices)
+    if listed is not None:
+        return len(listed)
+    return available if str(devices).strip() in ("auto", "-1") else int(devices)
+
+
+def _listed(devices: Any) -> list[int] | None:
+    """The positions of the GPUs if these are given, None if ``devices`` is a number or ``auto``."""
+    if isinstance(devices, str) and "," in devices:
+        return [int(part) for part in devices.split(",") if part.strip()]
+    return [int(part) for part in devices] if isinstance(devices, (list, tuple)) else None
+
+
+def _check_gpus(devices: Any, available: int) -> None:
+    listed = _listed(devices)
+    missing = [gpu for gpu in listed or () if gpu >= available]
+    if missing:
+        raise InputError(
+            f"trainer.devices names GPU {missing[0]}, but this machine shows {available}, counted from 0; "
+            "give others, or look at CUDA_VISIBLE_DEVICES"
+        )
+    if listed is None and count_devices(devices, available) > available:
+        raise InputError(
+            f"trainer.devices is {devices}, but this machine shows {available} GPUs; give --trainer.devices "
+            f"{available}, or look at CUDA_VISIBLE_DEVICES"
+        )
+
+
+def _check_torchrun(processes: int, devices: Any, num_nodes: int) -> None:
+    """Refuse to let each of torchrun's processes train by itself, which is what Lightning would do."""
+    started = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else processes
+    if started != processes:
+        local = os.environ.get("LOCAL_WORLD_SIZE", "")
+        raise InputError(
+            f"torchrun started {started} processes, but trainer.devices {devices} on trainer.num_nodes "
+            f"{num_nodes} are {processes}; give --trainer.devices {local} and --trainer.num_nodes "
+            f"{started // max(int(local or 1), 1)}"
+        )
+
+
+def is_on_gpu(trainer: Any) -> bool:
+    """Whether a run with these options of the Trainer uses GPUs."""
+    return trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def processes_here(trainer: Any) -> int:
+    """Processes of the run on this host."""
+    return count_devices(trainer.devices, torch.cuda.device_count() if is_on_gpu(trainer) else 1)

@@ -1,0 +1,83 @@
+"""From a head's raw maps to detections in the pixels of the original images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..data.batch import Batch
+from ..data.letterbox import from_letterbox
+from ..model.heads import AnchorFreeHead, AnchorHead
+from .decode_and_suppress import decode_anchor, decode_anchor_free, non_max_suppression
+
+
+@torch.no_grad()
+def detect(
+    head: AnchorHead | AnchorFreeHead,
+    maps: list[Tensor],
+    batch: Batch,
+    *,
+    score_threshold: float = 0.001,
+    iou_threshold: float = 0.6,
+    multi_label: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Decode, suppress and map back, in float32 whatever the precision of the maps.
+
+    Args:
+        head: the head that the maps come from.
+        maps: its raw maps for the images of ``batch``.
+        batch: tells how each image was letterboxed.
+        score_threshold: lowest score to report, 0..1.
+        iou_threshold: of boxes of one class that overlap more than this, the best is kept, 0..1.
+        multi_label: whether one box may be reported for several classes.
+
+    Returns:
+        float32 (B, D, 6): x1, y1, x2, y2 in px of the original images, clipped to them, score, class;
+        rows from the count on are padding. int64 (B,), the count.
+    """
+    with torch.autocast(batch.images.device.type, enabled=False):
+        if isinstance(head, AnchorHead):
+            boxes, scores = decode_anchor(maps, head.anchors, head.strides)
+        else:
+            boxes, scores = decode_anchor_free(maps, head.strides, head.reg_max)
+        detections, counts = non_max_suppression(
+            boxes,
+            scores,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            multi_label=multi_label,
+        )
+        original = from_letterbox(detections[..., :4], batch.letterbox, batch.original_sizes)
+        return torch.cat((original, detections[..., 4:]), dim=-1), counts
+
+
+class MeanLosses:
+    """Means over all images of all ranks, however unequal their shares, in one exchange.
+
+    Args:
+        names: Of the losses.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self._sums: Tensor | None = None
+
+    def add(self, losses: dict[str, Tensor], images: int) -> None:
+        """Add the means over a batch, scalars on one device, weighted by its images; never waits for it."""
+        values = torch.stack([losses[name].detach().double() for name in self.names])
+        row = torch.cat((values * images, values.new_tensor([images])))  # (losses + 1,)
+        self._sums = row if self._sums is None else self._sums + row
+
+    def take(self, device: torch.device) -> dict[str, Tensor]:
+        """The means, float32 scalars, and a new start; NaN where no rank had an image.
+
+        Args:
+            device: Where ranks without an image take part.
+        """
+        sums = self._sums
+        if sums is None:
+            sums = torch.zeros(len(self.names) + 1, dtype=torch.float64, device=device)
+        self._sums = None
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+        return dict(zip(self.names, (sums[:-1] / sums[-1]).float(), strict=True))

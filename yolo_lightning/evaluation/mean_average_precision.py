@@ -1,0 +1,297 @@
+"""COCO mean average precision of detections, kept in three flat tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from .coco_matching import (
+    AREA_RANGES,
+    IOU_THRESHOLDS,
+    RECALL_LEVELS,
+    Annotations,
+    Detections,
+    Matches,
+    box_areas,
+    match,
+    order_detections,
+    outside_areas,
+)
+from .precision_recall import EvaluationDetails, evaluation_details
+
+_AP_DETECTIONS = 100  # precision counts this many detections of an image and class, as COCO's does
+_RECALL_DETECTIONS = (1, 10, 100, 300)
+_Floats = npt.NDArray[np.float64]
+_Ints = npt.NDArray[np.int64]
+
+
+class CocoMeanAveragePrecision(Metric):
+    """Mean average precision as ``pycocotools.COCOeval`` computes it for boxes.
+
+    The states are three flat tensors that grow by concatenation, so ranks may hold different numbers of
+    images, or none, and a synchronisation is three gathers. An image that comes twice, as in the padding
+    of a distributed sampler, counts once.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    images: list[Tensor]
+    detections: list[Tensor]
+    truth: list[Tensor]
+    details: EvaluationDetails | None = None
+    """What :meth:`compute` has looked at, of all ranks; None again once other images come."""
+
+    def __init__(self, num_classes: int, class_names: Sequence[str] | None = None, **kwargs: Any) -> None:
+        """Start with no image.
+
+        Args:
+            num_classes: C; classes are 0 .. C - 1.
+            class_names: C names, kept for messages and logs.
+            kwargs: options of ``torchmetrics.Metric``.
+        """
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.class_names = (
+            tuple(class_names) if class_names is not None else tuple(map(str, range(num_classes)))
+        )
+        for name in ("images", "detections", "truth"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+        self._start_empty()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        super().reset()
+        self._start_empty()
+
+    def _start_empty(self) -> None:
+        # A rank without images takes part in the gathers with tables of no rows but the right width.
+        self.images.append(torch.zeros((0, 5), dtype=torch.int64, device=self.device))
+        self.detections.append(torch.zeros((0, 6), device=self.device))
+        self.truth.append(torch.zeros((0, 7), device=self.device))
+
+    def update(
+        self,
+        image_ids: Tensor,
+        detections: Tensor,
+        detection_counts: Tensor,
+        truth: Tensor,
+        truth_counts: Tensor,
+    ) -> None:
+        """Add B images. Nothing is read back from the device here.
+
+        Args:
+            image_ids: int64 (B,).
+            detections: float (B, D, 6): x1, y1, x2, y2 in px of the original image, score, class.
+            detection_counts: int64 (B,), how many rows of ``detections`` are real.
+            truth: float (B, M, 7): class, x1, y1, x2, y2 in px of the original image, area in square px as
+                annotated, 1 for a crowd.
+            truth_counts: int64 (B,), how many rows of ``truth`` are real.
+        """
+        self.details = None
+        columns = (
+            image_ids,
+            torch.full_like(image_ids, detections.shape[1]),
+            detection_counts,
+            torch.full_like(image_ids, truth.shape[1]),
+            truth_counts,
+        )
+        self.images.append(torch.stack([column.to(self.device, torch.int64) for column in columns], dim=1))
+        self.detections.append(detections.detach().to(self.device, torch.float32).flatten(0, 1))
+        self.truth.append(truth.detach().to(self.device, torch.float32).flatten(0, 1))
+
+    def compute(self) -> dict[str, Tensor]:
+        """The figures over all images, each a float32 scalar but the last.
+
+        Returns:
+            ``map`` (IoU 0.50:0.95), ``map_50``, ``map_75``; ``map_small``, ``map_medium``, ``map_large``
+            (annotated areas up to 32^2, from there up to 96^2, and above, in square px); ``mar_1``,
+            ``mar_10``, ``mar_100``, ``mar_300``, recall with so many detections of an image and class. Each
+            is -1 where there is no annotation to find. ``map_per_class`` (C,) is nan for such a class.
+
+        Raises:
+            ValueError: a class is not in 0 .. num_classes - 1.
+        """
+        found, score, truth, found_outside = self._tables()
+        matches = match(found, truth)
+        precision = _average_precision(found, found_outside, truth, matches, self.num_classes)  # (C, 4, 10)
+        recall = _recall(found, truth, matches, self.num_classes)  # (C, 10, 4)
+        at_all = precision[:, 0]  # (C, 10)
+        self.details = evaluation_details(found, score, truth, matches, at_all, most=_AP_DETECTIONS)
+        areas = dict(zip(AREA_RANGES, np.moveaxis(precision, 1, 0), strict=True))  # each (C, 10)
+        figures = {
+            "map": areas["all"],
+            "map_50": areas["all"][:, IOU_THRESHOLDS == 0.5],
+            "map_75": areas["all"][:, IOU_THRESHOLDS == 0.75],
+            **{f"map_{name}": areas[name] for name in ("small", "medium", "large")},
+            **{f"mar_{most}": recall[..., i] for i, most in enumerate(_RECALL_DETECTIONS)},
+        }
+        result = {name: self._tensor(_mean_or_minus_one(values)) for name, values in figures.items()}
+        result["map_per_class"] = self._tensor(areas["all"].mean(axis=1))
+        return result
+
+    def _tensor(self, values: float | _Floats) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.float32, device=self.device)
+
+    def _tables(self) -> tuple[Detections, npt.NDArray[np.float32], Annotations, npt.NDArray[np.bool_]]:
+        """Detections, their scores (D,), annotations, and bool (D, 4): detections outside each area range."""
+        images = dim_zero_cat(self.images).cpu().numpy()  # (I, 5)
+        _, first, number = np.unique(images[:, 0], return_index=True, return_inverse=True)
+        once = np.zeros(len(images), bool)
+        once[first] = True
+        rows, image = _real_rows(images[:, 1], np.where(once, images[:, 2], 0))
+        found = dim_zero_cat(self.detections).cpu().numpy()[rows]  # (D, 6)
+        found_label = self._labels(found[:, 5], "detection")
+        # The scores are sorted along with the boxes.
+        ordered = order_detections(number[image], found_label, found[:, 4], found[:, :5], self.num_classes)
+        score, ordered = ordered.boxes[:, 4], replace(ordered, boxes=ordered.boxes[:, :4])
+        rows, image = _real_rows(images[:, 3], np.where(once, images[:, 4], 0))
+        truth = dim_zero_cat(self.truth).cpu().numpy()[rows]  # (G, 7)
+        label = self._labels(truth[:, 0], "annotation")
+        crowd = truth[:, 6] > 0
+        annotations = Annotations(
+            boxes=truth[:, 1:5],
+            label=label,
+            group=number[image] * self.num_classes + label,
+            crowd=crowd,
+            ignored=crowd[:, None] | outside_areas(truth[:, 5]),
+        )
+        return ordered, score, annotations, outside_areas(box_areas(ordered.boxes))
+
+    def _labels(self, classes: npt.NDArray[Any], what: str) -> _Ints:
+        label = classes.astype(np.int64)
+        if len(label) and not 0 <= label.min() <= label.max() < self.num_classes:
+            wrong = label.min() if label.min() < 0 else label.max()
+            raise ValueError(f"a {what} has class {wrong}, but there are {self.num_classes} classes")
+        return label
+
+
+def log_values(result: dict[str, Tensor], class_names: Sequence[str]) -> dict[str, Tensor]:
+    """What is logged of ``CocoMeanAveragePrecision.compute``, by name.
+
+    Args:
+        result: the figures of ``compute``.
+        class_names: C names.
+
+    Returns:
+        float32 scalars ``map``, ``map_50``, ``map_75``, ``map_small``, ``map_medium``, ``map_large``,
+        ``mar_100`` and ``map_class/<name>`` for each class that has an annotation to find.
+    """
+    names = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
+    values = {name: result[name] for name in names}
+    per_class = result["map_per_class"].reshape(-1)  # torchmetrics squeezes the figure of a single class
+    for name, value in zip(class_names, per_class, strict=True):
+        if not bool(value.isnan()):
+            values[f"map_class/{name}"] = value
+    return values
+
+
+def _real_rows(reserved: _Ints, real: _Ints) -> tuple[_Ints, _Ints]:
+    """Row and image, each (R,), of the first ``real`` (I,) of the ``reserved`` (I,) rows of each image."""
+    image = np.repeat(np.arange(len(real)), real)
+    place = np.arange(len(image)) - np.repeat(np.cumsum(real) - real, real)
+    return (np.cumsum(reserved) - reserved)[image] + place, image
+
+
+def _mean_or_minus_one(values: _Floats) -> float:
+    """Mean of what is not nan, -1 when there is nothing."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else -1.0
+
+
+def _truth_counts(truth: Annotations, num_classes: int) -> _Ints:
+    """Annotations to find, by class and area range: int64 (C, 4)."""
+    columns = [np.bincount(truth.label[~ignored], minlength=num_classes) for ignored in truth.ignored.T]
+    return np.stack(columns, axis=1)
+
+
+def _recall(found: Detections, truth: Annotations, matches: Matches, num_classes: int) -> _Floats:
+    """Recall over all areas: float64 (C, 10, 4) by class, IoU threshold and detections; nan without truth."""
+    hit = (matches.matched & ~matches.ignored)[:, 0]  # (M, 10)
+    label, rank = found.label[matches.detection], found.rank[matches.detection]
+    hits = np.zeros((num_classes, len(IOU_THRESHOLDS), len(_RECALL_DETECTIONS)))
+    for i, most in enumerate(_RECALL_DETECTIONS):
+        for threshold, column in enumerate(hit.T):
+            hits[:, threshold, i] = np.bincount(label[column & (rank < most)], minlength=num_classes)
+    total = _truth_counts(truth, num_classes)[:, 0].astype(np.float64)
+    total[total == 0] = np.nan
+    return hits / total[:, None, None]
+
+
+def _average_precision(
+    found: Detections,
+    found_outside: npt.NDArray[np.bool_],
+    truth: Annotations,
+    matches: Matches,
+    num_classes: int,
+) -> _Floats:
+    """Precision averaged over 101 recall levels: float64 (C, 4, 10), nan without truth.
+
+    Recall grows, and the precision that counts is met, at true positives alone, so only these are looked at.
+    """
+    within = found.rank < _AP_DETECTIONS
+    label = found.label[within]
+    usable = within[matches.detection]
+    place = (np.cumsum(within) - 1)[matches.detection[usable]]  # (M,) among the detections within
+    row_label = label[place]
+    classes = np.arange(num_classes)
+    start, row_start = (
+        np.searchsorted(label, classes)[row_label],
+        np.searchsorted(row_label, classes)[row_label],
+    )
+    result = np.empty((num_classes, len(AREA_RANGES), len(IOU_THRESHOLDS)))
+    for area, truths in enumerate(_truth_counts(truth, num_classes).T):
+        needed = _hits_needed(truths)  # (C, 101)
+        # Detections that count, up to each one of its class: as if none were matched, then corrected.
+        unmatched = ~found_outside[within, area]  # (D,)
+        before = np.concatenate(([0], np.cumsum(unmatched)))
+        plain = before[place + 1] - before[start]  # (M,)
+        for threshold in range(len(IOU_THRESHOLDS)):
+            matched = matches.matched[usable, area, threshold]
+            ignored = matches.ignored[usable, area, threshold]
+            change = np.where(matched, ~ignored, unmatched[place]).astype(np.int64) - unmatched[place]
+            sums = np.concatenate(([0], np.cumsum(change)))
+            total = plain + sums[1:] - sums[row_start]
+            hits = np.flatnonzero(matched & ~ignored)
+            curve = _precision_at(needed, row_label[hits], total[hits])
+            result[:, area, threshold] = np.where(truths > 0, curve.mean(axis=1), np.nan)
+    return result
+
+
+def _hits_needed(truths: _Ints) -> _Ints:
+    """The fewest true positives, 1 or more, that reach each recall level: int64 (C, 101) from (C,)."""
+    divisor = np.maximum(truths, 1)[:, None]
+    needed: _Ints = np.maximum(np.floor(RECALL_LEVELS * divisor) - 1, 0).astype(np.int64)
+    for _ in range(3):  # rounding decides whether k / n reaches the level, so ask the division itself
+        needed += needed / divisor < RECALL_LEVELS
+    return needed.clip(min=1)
+
+
+def _precision_at(needed: _Ints, label: _Ints, total: _Ints) -> _Floats:
+    """Interpolated precision at each recall level: float64 (C, 101), zero where the recall is not reached.
+
+    Args:
+        needed: (C, 101), true positives that reach a level.
+        label: (T,) classes of the true positives, ascending, best first in a class.
+        total: (T,) detections counted up to each of them.
+    """
+    classes = np.arange(len(needed))
+    first, last = np.searchsorted(label, classes), np.searchsorted(label, classes, side="right")
+    if not len(label):
+        return np.zeros(needed.shape)
+    hits = np.arange(len(label)) - first[label] + 1
+    precision = hits / (total + np.spacing(1))
+    # The best precision from here to the end of the class; a step of 2 a class keeps the classes apart.
+    step = 2.0 * (len(needed) - label)
+    best = np.maximum.accumulate((precision + step)[::-1])[::-1] - step
+    wanted = first[:, None] + needed - 1
+    return np.where(wanted < last[:, None], best[np.minimum(wanted, len(label) - 1)], 0.0)

@@ -1,0 +1,221 @@
+"""Predictions on disk: a COCO results list and annotated pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from ..data.batch import Batch
+from ..monitoring.pictures import Pixels, class_colour, draw_boxes, legible
+from ..monitoring.tensorboard.writer import class_names
+from ..system.files import write_whole
+
+_COCO_NAMES = (
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,"
+    "parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,"
+    "tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,"
+    "tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,"
+    "hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,"
+    "keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,"
+    "hair drier,toothbrush"
+)
+COCO_NAMES = _COCO_NAMES.split(",")
+"""The 80 classes of COCO, in the order of their category ids."""
+
+_NOT_IN_COCO = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+COCO_IDS = [i for i in range(1, 91) if i not in _NOT_IN_COCO]
+"""Their category ids: 1..90 with the ten ids left out that COCO lists without annotating."""
+
+Found = dict[int, tuple[int, npt.NDArray[np.float32]]]
+"""By position among the sources: id of the image, and (n, 6) x1, y1, x2, y2 px, score, class."""
+
+_MOST_LINES = 20
+"""Up to so many images, what is in each is printed."""
+_WRITABLE = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+class PredictionWriter(Callback):
+    """Writes what ``predict`` finds into the run directory (``trainer.default_root_dir``).
+
+    ``predictions.json`` is a COCO results list, one object a detection, ordered by image:
+    ``image_id``, ``file_name``, ``category_id``, ``name`` of the class, ``bbox`` (x, y, width,
+    height in pixels of the original image) and ``score`` (0..1).
+
+    * ``image_id`` is that of the batch: the number that the file name spells, if all names spell
+      different numbers as COCO's do, else the position of the image among the sources, from 1.
+    * ``category_id`` is that of the data set that the model was trained on, if its checkpoint tells;
+      else COCO's if the names of the classes are COCO's 80, as official weights have them; else the
+      class plus one.
+    * ``file_name`` is relative to the folder that all sources have in common.
+
+    ``images/`` holds the pictures under the same relative names, so that files of one name from
+    different folders do not overwrite each other.
+
+    Args:
+        draw: write annotated pictures, which takes longer than finding the objects.
+    """
+
+    def __init__(self, draw: bool = True) -> None:
+        self.draw = draw
+        self._found: Found = {}
+        self._directory = Path()
+        self._paths: list[Path] = []
+        self._file_names: list[str] = []
+        self._class_names: list[str] = []
+        self._drawn_names: list[str] = []
+        self._category_ids: list[int] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._found = {}
+        # Started by torchrun, only rank zero knows which directory is the run's.
+        self._directory = Path(trainer.strategy.broadcast(trainer.default_root_dir))
+        self._paths = [Path(path) for path in trainer.datamodule.predict_paths]  # type: ignore[attr-defined]
+        self._file_names = _relative_names(self._paths)
+        self._class_names = class_names(pl_module)
+        self._drawn_names = legible(self._class_names) if self.draw else []
+        self._category_ids = _category_ids(pl_module, self._class_names)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: tuple[Tensor, Tensor],
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        detections, counts = outputs
+        tables = detections.float().cpu().numpy()  # (B, D, 6)
+        per_image = zip(batch.index.tolist(), batch.image_ids.tolist(), counts.tolist(), tables, strict=True)
+        for index, image_id, count, table in per_image:
+            self._found[index] = image_id, table[:count].copy()
+            if self.draw:
+                image = trainer.datamodule.predict_image(index)  # type: ignore[attr-defined]
+                picture = draw_detections(image, table[:count], self._drawn_names)
+                _write_picture(_picture_path(self._directory, self._file_names[index]), picture)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        found = gather(self._found)
+        if not trainer.is_global_zero:
+            return
+        path = self._directory / "predictions.json"
+        write_json(path, to_coco(found, self._file_names, self._category_ids, self._class_names))
+        lines = _summary(found, self._file_names, self._class_names)
+        lines.append(f"predictions  {path}")
+        if self.draw:
+            lines.append(f"pictures     {path.parent / 'images'}")
+        pl_module.print("\n".join(lines))
+
+
+def to_coco(
+    found: Found,
+    file_names: Sequence[str],
+    category_ids: Sequence[int],
+    class_names: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Detections as a COCO results list.
+
+    Args:
+        found: what was found in each image.
+        file_names: name of each image, by position.
+        category_ids: id of each class.
+        class_names: name of each class.
+    """
+    return [
+        {
+            "image_id": image_id,
+            "file_name": file_names[index],
+            "category_id": category_ids[int(label)],
+            "name": class_names[int(label)],
+            "bbox": [round(side, 2) for side in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(score, 5),
+        }
+        for index, (image_id, rows) in sorted(found.items())
+        for x1, y1, x2, y2, score, label in rows.tolist()
+    ]
+
+
+def write_json(path: Path, results: list[dict[str, Any]]) -> None:
+    """Write a list, an object a line, so that a reader sees the old file or the whole new one."""
+    lines = ",\n".join(json.dumps(result, ensure_ascii=False) for result in results)
+    write_whole(path, f"[\n{lines}\n]\n" if results else "[]\n")
+
+
+def gather(found: Found) -> Found:
+    """The detections of all processes; every process has to call it."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return found
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, found)
+    return {index: entry for part in parts for index, entry in part.items()}
+
+
+def draw_detections(image: Pixels, rows: npt.NDArray[np.float32], names: Sequence[str]) -> Pixels:
+    """A copy of an image with a box for each detection, the surest on top; see ``pictures.draw_boxes``.
+
+    Args:
+        image: uint8 BGR (H, W, 3).
+        rows: (n, 6) x1, y1, x2, y2 in px, score, class.
+        names: of the classes, as ``pictures.legible`` gives them.
+    """
+    rows = rows[np.argsort(rows[:, 4])]
+    scores, labels = rows[:, 4].tolist(), rows[:, 5].astype(int).tolist()
+    captions = [f"{names[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+    line_px = max(1, round(0.0015 * (image.shape[0] + image.shape[1])))
+    rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    colours = [class_colour(label) for label in labels]
+    drawn = draw_boxes(rgb, rows[:, :4], captions, colours, line_px, font_px=max(10, 7 * line_px))
+    return np.asarray(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), np.uint8)
+
+
+def _write_picture(path: Path, picture: Pixels) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), picture):
+        raise OSError(f"{path}: the picture cannot be written")
+
+
+def _picture_path(directory: Path, name: str) -> Path:
+    path = directory / "images" / name
+    return path if path.suffix.lower() in _WRITABLE else path.with_name(path.name + ".jpg")
+
+
+def _relative_names(paths: Sequence[Path]) -> list[str]:
+    """Paths relative to the folder that they have in common."""
+    absolute = [os.path.abspath(path) for path in paths]
+    if not absolute:
+        return []
+    common = os.path.commonpath([os.path.dirname(path) for path in absolute])
+    return [os.path.relpath(path, common) for path in absolute]
+
+
+def _category_ids(pl_module: LightningModule, names: Sequence[str]) -> list[int]:
+    """Category id of each class; see ``PredictionWriter``."""
+    known: list[int] | None = pl_module.category_ids  # type: ignore[assignment]
+    if known:
+        return known
+    return COCO_IDS if list(names) == COCO_NAMES else list(range(1, len(names) + 1))
+
+
+def _summary(found: Found, file_names: Sequence[str], class_names: Sequence[str]) -> list[str]:
+    """What was found, in each image where there are few, and in all."""
+    counts = {index: Counter(found[index][1][:, 5].astype(int).tolist()) for index in sorted(found)}
+    lines = [f"{file_names[i]}: {_in_words(count, class_names)}" for i, count in counts.items()]
+    total: Counter[int] = sum(counts.values(), Counter())
+    empty = sum(not count for count in counts.values())
+    words = f"{len(counts)} images: {_in_words(total, class_names)}; nothing in {empty} of them"
+    return [*(lines if len(lines) <= _MOST_LINES else ()), words]
+
+
+def _in_words(count: Counter[int], class_names: Sequence[str]) -> str:
+    return ", ".join(f"{n} {class_names[label]}" for label, n in count.most_common()) or "nothing"

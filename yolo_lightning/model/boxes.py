@@ -1,0 +1,80 @@
+"""Box formats and IoU.
+
+Boxes are float tensors whose last dimension is 4: ``xyxy`` (x1, y1, x2, y2) or ``xywh`` (centre x,
+centre y, width, height), in pixels unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+_SMALLEST = 1e-16
+"""A height that is never divided below: (width / height)^2 still fits float32 for widths up to 1000 px."""
+
+
+def xyxy_to_xywh(boxes: Tensor) -> Tensor:
+    """Corners (..., 4) to centre and size (..., 4)."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat(((low + high) / 2, high - low), dim=-1)
+
+
+def xywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """Centre and size (..., 4) to corners (..., 4)."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat((centre - half, centre + half), dim=-1)
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """Area (...) of xyxy boxes (..., 4); zero for boxes that are inside out."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp_min(0).prod(dim=-1)
+
+
+def pairwise_iou(first: Tensor, second: Tensor, eps: float = 1e-7) -> Tensor:
+    """IoU (..., N, M) of every xyxy box of ``first`` (..., N, 4) with every one of ``second`` (..., M, 4)."""
+    low = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])
+    high = torch.minimum(first[..., :, None, 2:], second[..., None, :, 2:])
+    intersection = (high - low).clamp_min(0).prod(dim=-1)
+    union = box_area(first)[..., :, None] + box_area(second)[..., None, :] - intersection
+    return intersection / (union + eps)
+
+
+def complete_iou(
+    first: Tensor, second: Tensor, eps: float = 1e-7, *, box_format: Literal["xywh", "xyxy"] = "xywh"
+) -> Tensor:
+    """Complete IoU of boxes (..., 4), pair by pair, as classic YOLOv5 computes it.
+
+    CIoU = IoU - d^2 / c^2 - alpha v with v = 4 / pi^2 (atan(w2 / h2) - atan(w1 / h1))^2 and alpha
+    = v / (1 - IoU + v) held constant (Zheng et al. 2020, https://arxiv.org/abs/1911.08287).
+    Leading dimensions broadcast. Sides must not be negative.
+
+    Returns:
+        (...), at most 1, finite even for a box without area.
+    """
+    if box_format == "xywh":
+        (w1, h1), (w2, h2) = first[..., 2:].unbind(-1), second[..., 2:].unbind(-1)
+        first, second = xywh_to_xyxy(first), xywh_to_xyxy(second)
+    left1, top1, right1, bottom1 = first.unbind(-1)
+    left2, top2, right2, bottom2 = second.unbind(-1)
+    if box_format == "xyxy":
+        w1, h1, w2, h2 = right1 - left1, bottom1 - top1, right2 - left2, bottom2 - top2
+    # Side by side rather than along a dimension of 2: the backward pass of a product over a
+    # dimension looks for zeros on the host.
+    overlap_w = (torch.minimum(right1, right2) - torch.maximum(left1, left2)).clamp_min(0)
+    overlap_h = (torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)).clamp_min(0)
+    intersection = overlap_w * overlap_h
+    iou = intersection / (w1 * h1 + w2 * h2 - intersection + eps)
+    hull_w = torch.maximum(right1, right2) - torch.minimum(left1, left2)
+    hull_h = torch.maximum(bottom1, bottom2) - torch.minimum(top1, top2)
+    hull_diagonal2 = hull_w.square() + hull_h.square() + eps
+    # Twice the distance of the centres along each axis.
+    apart_x, apart_y = left2 + right2 - left1 - right1, top2 + bottom2 - top1 - bottom1
+    centre_distance2 = (apart_x.square() + apart_y.square()) / 4
+    aspect1, aspect2 = torch.atan(w1 / h1.clamp_min(_SMALLEST)), torch.atan(w2 / h2.clamp_min(_SMALLEST))
+    v = (4 / math.pi**2) * (aspect2 - aspect1).square()
+    with torch.no_grad():
+        alpha = v / (v - iou + (1 + eps))
+    return iou - (centre_distance2 / hull_diagonal2 + v * alpha)

@@ -1,0 +1,237 @@
+"""The loss of the anchor-free u models, with shapes that do not depend on how many labels there are.
+
+The definition is that of ultralytics 8.4's detection loss. Boxes are learnt by a bounded number of points,
+each with the weight that the assignment gives it, many of them with 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...errors import InputError
+from ..boxes import complete_iou
+from .assign_task_aligned import ENLARGED_STRIDE, assign, learning_points
+
+_LAST_BIN_MARGIN = 0.01
+"""How far a distance target stays below the last bin, in strides, so that it lies between two bins."""
+
+
+@dataclass(frozen=True)
+class AnchorFreeLossConfig:
+    """Weights of the anchor-free loss and numbers of its assignment; the defaults are ultralytics'.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    box_gain: float = 7.5
+    """Weight of the box loss; 0 or more."""
+    class_gain: float = 0.5
+    """Weight of the class loss; 0 or more."""
+    dfl_gain: float = 1.5
+    """Weight of the distribution focal loss; 0 or more."""
+    top_k: int = 10
+    """Points of the maps that a label takes at most; 1 or more."""
+    alpha: float = 0.5
+    """Exponent of the class score in the rating of a point for a label; 0 or more."""
+    beta: float = 6.0
+    """Exponent of the CIoU in the rating of a point for a label; 0 or more."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("box_gain", 0),
+            ("class_gain", 0),
+            ("dfl_gain", 0),
+            ("top_k", 1),
+            ("alpha", 0),
+            ("beta", 0),
+        ):
+            value = getattr(self, name)
+            if not value >= least:
+                raise InputError(f"anchor_free_loss.{name} is {value}: give a number of {least} or more")
+
+
+class AnchorFreeLoss(nn.Module):
+    """Box, class and distribution focal loss of the anchor-free head.
+
+    Each point of the maps predicts its distance to the four sides of a box as a distribution over
+    0 .. reg_max - 1 strides (Li et al. 2020, https://arxiv.org/abs/2006.04388). With the task-aligned
+    scores t (see ``task_aligned.assign``), box is the sum of t (1 - CIoU), class the sum of binary
+    cross-entropies against t, dfl the sum of t times the cross-entropies of the two bins around each
+    distance, averaged over the sides; each is divided by the sum of t, at least 1. All is computed in
+    float32, whatever the precision of the maps.
+
+    Args:
+        strides: strides in px, one a level, finest first.
+        num_classes: C.
+        config: gains, and numbers of the assignment.
+        reg_max: bins of a distribution, at least 2.
+
+    Attributes:
+        rank_mean: set for training on several processes: the mean of a tensor over the processes. The sum
+            of the scores passes through it, so that the mean of the processes' gradients is the gradient of
+            the joined batch.
+        ranks: how many processes ``rank_mean`` takes the mean over.
+    """
+
+    rank_mean: Callable[[Tensor], Tensor] | None
+
+    parts = ("box", "cls", "dfl")
+    """Names of what the loss is the sum of."""
+
+    def __init__(
+        self,
+        strides: Sequence[int],
+        num_classes: int,
+        config: AnchorFreeLossConfig | None = None,
+        *,
+        reg_max: int = 16,
+    ) -> None:
+        super().__init__()
+        self.strides = tuple(int(stride) for stride in strides)
+        self.num_classes = num_classes
+        self.config = config or AnchorFreeLossConfig()
+        self.reg_max = reg_max
+        self.rank_mean = None
+        self.ranks = 1
+
+    def forward(
+        self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor, divisor: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, as a mean: ultralytics multiplies it by the batch size, this does not.
+
+        Args:
+            maps: for each level, (B, 4 * reg_max + C, H, W): logits of the distances to the left, top, right
+                and bottom side (reg_max each), then C class logits; float32, float16 or bfloat16.
+            targets: float32 (B, N, 5) class, x1, y1, x2, y2 in px of the network's input, N at least 1.
+            mask: bool (B, N), which rows of ``targets`` are labels.
+            divisor: scalar, what the sums are divided by instead of the scores in this batch (on all
+                processes).
+
+        Returns:
+            The loss, a float32 scalar, and its parts ``box``, ``cls`` and ``dfl``: detached scalars, gains
+            included, that add up to it. With a divisor also ``score``, the sum of this process's scores,
+            of which :meth:`divisor_of` makes the one that would have been right.
+        """
+        # Points before channels: the levels are joined without a transposition when they are channels
+        # last, and the bins of a point lie side by side.
+        raw = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)  # (B, P, 4*reg_max+C)
+        points, strides = self._points(maps)  # (P, 2) in strides, (P,)
+        targets = torch.where(mask[..., None], targets.float(), 0.0)  # whatever the padding holds
+        with torch.no_grad():
+            boxes = self._decode(self._bins(raw).softmax(-1), points)  # (B, P, 4) xyxy in strides
+            row, score = assign(
+                raw[..., 4 * self.reg_max :].transpose(1, 2).float(),
+                boxes * strides[:, None],
+                points * strides[:, None],
+                targets,
+                mask,
+                shortest_side_px=self.strides[min(ENLARGED_STRIDE, len(self.strides) - 1)],
+                top_k=self.config.top_k,
+                alpha=self.config.alpha,
+                beta=self.config.beta,
+            )
+        total_score = score.sum()
+        found = {} if divisor is None else {"score": total_score}
+        if divisor is None:
+            divisor = self.divisor_of(total_score)
+
+        learning = learning_points(score, self.config.top_k * mask.shape[1])  # (M,)
+        rows, class_logits = _Read.apply(raw, learning, self.num_classes)  # (M, 4*reg_max+C), (B, P, C)
+        score, point = score.flatten()[learning], learning % len(points)  # (M,) each
+        assigned = targets[learning // len(points), row.flatten()[learning]]  # (M, 5)
+        # The cross-entropy softplus(x) - t x splits, so that no target of the logits' shape is made.
+        of_label = rows.gather(1, 4 * self.reg_max + assigned[:, :1].long()).squeeze(1)  # (M,)
+        classes = F.softplus(class_logits).sum() - (of_label * score).sum()
+        box, dfl = self._box_losses(
+            self._bins(rows), points[point], assigned[:, 1:] / strides[point, None], score
+        )
+        box = box / divisor * self.config.box_gain
+        classes = classes / divisor * self.config.class_gain
+        dfl = dfl / divisor * self.config.dfl_gain
+        parts = {"box": box.detach(), "cls": classes.detach(), "dfl": dfl.detach()}
+        return box + classes + dfl, parts | found
+
+    def divisor_of(self, score: Tensor) -> Tensor:
+        """What sums are divided by: the scores on average over the processes, at least 1 for all together."""
+        if self.rank_mean is not None and self.training:
+            score = self.rank_mean(score)
+        return score.clamp_min(1 / (self.ranks if self.training else 1))
+
+    def _points(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Centres of all cells, float32 (P, 2) x, y in strides of their level, and the strides (P,) in px."""
+        points, strides = [], []
+        for level, stride in zip(maps, self.strides, strict=True):
+            height, width = level.shape[-2:]
+            y = torch.arange(height, dtype=torch.float32, device=level.device) + 0.5
+            x = torch.arange(width, dtype=torch.float32, device=level.device) + 0.5
+            grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")  # (H, W) each
+            points.append(torch.stack((grid_x, grid_y), dim=-1).flatten(0, 1))  # (H*W, 2)
+            strides.append(torch.full_like(grid_x, stride).flatten())  # (H*W,)
+        return torch.cat(points), torch.cat(strides)
+
+    def _bins(self, raw: Tensor) -> Tensor:
+        """The distributions' logits, float32 (..., 4, reg_max), of points (..., 4 * reg_max + C)."""
+        return raw[..., : 4 * self.reg_max].float().unflatten(-1, (4, self.reg_max))
+
+    def _decode(self, probabilities: Tensor, points: Tensor) -> Tensor:
+        """Probabilities (..., 4, reg_max) to xyxy (..., 4) in strides, by the mean distance to each side."""
+        distances = torch.arange(self.reg_max, dtype=torch.float32, device=points.device)
+        with torch.autocast(points.device.type, enabled=False):  # it would multiply in half precision
+            low, high = (probabilities @ distances).chunk(2, dim=-1)  # (..., 2) each
+        return torch.cat((points - low, points + high), dim=-1)
+
+    def _box_losses(
+        self, bins: Tensor, points: Tensor, boxes: Tensor, score: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sums over M points of score times 1 - CIoU, and of score times the distribution focal loss.
+
+        Args:
+            bins: float32 (M, 4, reg_max), logits.
+            points: (M, 2) in strides.
+            boxes: (M, 4) xyxy that each point learns, in strides.
+            score: (M,).
+        """
+        log_bins = bins.log_softmax(-1)
+        ciou = complete_iou(self._decode(log_bins.exp(), points), boxes, box_format="xyxy")  # (M,)
+        distance = torch.cat((points - boxes[:, :2], boxes[:, 2:] - points), dim=-1)  # (M, 4)
+        distance = distance.clamp(0, self.reg_max - 1 - _LAST_BIN_MARGIN)
+        below = distance.long()
+        part_above = distance - below  # (M, 4)
+        around = log_bins.gather(2, torch.stack((below, below + 1), dim=-1))  # (M, 4, 2)
+        cross_entropy = -(around[..., 0] * (1 - part_above) + around[..., 1] * part_above)  # (M, 4)
+        return ((1 - ciou) * score).sum(), (cross_entropy.mean(dim=1) * score).sum()
+
+
+class _Read(torch.autograd.Function):
+    """What the loss reads of the maps: all of some points, and the class logits of all points.
+
+    That is two indexings, whose gradients autograd would make as two tensors of the maps' size and add.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, raw: Tensor, learning: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """float32 rows (M, K + C) and class logits (B, P, C) of raw (B, P, K + C), learning (M,) distinct."""
+        ctx.save_for_backward(learning)
+        ctx.dtype = raw.dtype
+        logits = raw[..., -num_classes:]
+        logits = logits.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        return raw.flatten(0, 1)[learning].float(), logits
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """From gradients of both to that of raw, where each sum is rounded once."""
+        (learning,) = ctx.saved_tensors
+        rows, logits = gradients
+        num_classes = logits.shape[2]
+        bins = rows.shape[1] - num_classes
+        whole = F.pad(logits.to(ctx.dtype), (bins, 0))  # (B, P, K + C)
+        rows = rows + F.pad(logits.flatten(0, 1)[learning], (bins, 0))  # (M, K + C)
+        whole.view(-1, bins + num_classes)[learning] = rows.to(ctx.dtype)
+        return whole, None, None

@@ -1,0 +1,162 @@
+"""The worst mistakes of a validation: what was found but is not there, and what is there but was missed."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ...evaluation.coco_matching import pair_iou
+from ...model.boxes import pairwise_iou
+from .draw_boxes import Floats
+from .views import EvaluatedImage, View, cut_view, surroundings
+
+IOU_THRESHOLD = 0.5
+"""A detection finds an annotation of its class when they overlap so much."""
+VIEW_PX = 384
+"""Longer side of the views that are kept; larger ones are scaled down to it."""
+
+
+class Errors(NamedTuple):
+    """What is wrong with the detections of one image."""
+
+    false_positives: list[int]
+    """Rows of the detections that found no annotation of their class, highest score first."""
+    missed: list[int]
+    """Rows of the annotations that no detection found, largest first; crowds are not among them."""
+
+
+def find_errors(detections: Floats, truth: Floats) -> Errors:
+    """Match the detections of one image as COCO does at an IoU of 0.5.
+
+    Best first, each takes the annotation of its class that it overlaps most and that is still free. A
+    detection of which half lies in a crowd of its class is neither right nor wrong.
+
+    Args:
+        detections: (n, 6) x1, y1, x2, y2 in px, score, class.
+        truth: (m, 7) class, x1, y1, x2, y2 in px, area in px^2, 1.0 for a crowd.
+    """
+    crowd = truth[:, 6] > 0
+    row, column = np.nonzero(detections[:, 5, None] == truth[None, :, 0])
+    iou = pair_iou(
+        detections[row, :4].astype(np.float64), truth[column, 1:5].astype(np.float64), crowd[column]
+    )
+    near = iou >= IOU_THRESHOLD
+    row, column = row[near], column[near]
+    order = np.lexsort((column, -iou[near], row, -detections[row, 4]))
+    row, column = row[order], column[order]
+    right, taken = set[int](), set[int]()
+    for i, j in zip(row.tolist(), column.tolist(), strict=True):
+        if i not in right and j not in taken and not crowd[j]:
+            right.add(i)
+            taken.add(j)
+    not_wrong = right.union(row[crowd[column]].tolist())
+    scores, areas = detections[:, 4].tolist(), truth[:, 5].tolist()
+    wrong = [i for i in range(len(scores)) if i not in not_wrong]
+    missed = [j for j in np.flatnonzero(~crowd).tolist() if j not in taken]
+    return Errors(
+        sorted(wrong, key=scores.__getitem__, reverse=True),
+        sorted(missed, key=areas.__getitem__, reverse=True),
+    )
+
+
+class Mistake(NamedTuple):
+    """One false positive or missed annotation, with what is around it."""
+
+    is_missed: bool
+    row: int
+    """Of ``detections``, or of ``truth`` where it was missed."""
+    detections: Floats
+    """(n, 6) of the image, as of ``EvaluatedImage``."""
+    truth: Floats
+    """(m, 7) of the image, as of ``EvaluatedImage``."""
+    overlap: Floats
+    """(m,), IoU of the detection with the annotations; or (n,), of the annotation with the detections; of
+    whatever class."""
+    view: View
+    position: int
+    """Of the image in its data set."""
+    image_id: int
+
+    @property
+    def box(self) -> Floats:
+        """(4,) xyxy in px of the original image."""
+        return self.truth[self.row, 1:5] if self.is_missed else self.detections[self.row, :4]
+
+
+def look_at(image: EvaluatedImage, row: int, is_missed: bool) -> Mistake:
+    """A mistake with a copy of what is around it; waits for the device.
+
+    Args:
+        image: where it was made.
+        row: of the truth of the image if it was missed, else of its detections.
+        is_missed: which of the two it is.
+    """
+    boxes, others = image.detections[:, :4], image.truth[:, 1:5]
+    if is_missed:
+        boxes, others = others, boxes
+    view = cut_view(image, surroundings(boxes[row], image.size))
+    return Mistake(
+        is_missed=is_missed,
+        row=row,
+        detections=image.detections,
+        truth=image.truth,
+        overlap=pairwise_iou(torch.from_numpy(boxes[row : row + 1]), torch.from_numpy(others))[0].numpy(),
+        view=view.fit(VIEW_PX) if max(view.image.shape) > VIEW_PX else view,
+        position=image.position,
+        image_id=image.image_id,
+    )
+
+
+class WorstErrors:
+    """Keeps the worst mistakes of the images that it is shown: small views, never whole data sets.
+
+    Args:
+        most: false positives, and as many missed annotations, to keep.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._false_positives: list[tuple[float, int, Mistake]] = []
+        self._missed: list[tuple[float, int, Mistake]] = []
+        self._age = itertools.count(0, -1)  # of two that are as bad the earlier one stays
+
+    def add(self, image: EvaluatedImage, errors: Errors) -> None:
+        """Look at one more image; what is among the worst so far is copied off the device."""
+        for row in errors.false_positives[: self.most]:
+            if not self._offer(self._false_positives, float(image.detections[row, 4]), image, row):
+                break
+        for row in errors.missed[: self.most]:
+            if not self._offer(self._missed, float(image.truth[row, 5]), image, row):
+                break
+
+    def _offer(
+        self, heap: list[tuple[float, int, Mistake]], badness: float, image: EvaluatedImage, row: int
+    ) -> bool:
+        """Keep a mistake if it is bad enough; whether it was."""
+        is_full = len(heap) >= self.most
+        if is_full and badness <= heap[0][0]:
+            return False
+        entry = (badness, next(self._age), look_at(image, row, is_missed=heap is self._missed))
+        if is_full:
+            heapq.heapreplace(heap, entry)
+        else:
+            heapq.heappush(heap, entry)
+        return True
+
+    def take(self, count: int) -> list[Mistake]:
+        """The worst: false positives, then as many missed annotations; more of one if the other is short.
+
+        Args:
+            count: how many in all.
+        """
+        false_positives, missed = (
+            [mistake for _, _, mistake in sorted(heap, key=lambda entry: entry[:2], reverse=True)]
+            for heap in (self._false_positives, self._missed)
+        )
+        share = max((count + 1) // 2, count - len(missed))
+        chosen = false_positives[:share]
+        return chosen + missed[: count - len(chosen)]

@@ -1,0 +1,325 @@
+"""What a run prints: live bars, one line an epoch, tables, and at the end where everything is."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
+
+from ...performance.stalls import StallMonitor
+from ..tensorboard.writer import writer_of
+from . import Bar, Display, duration, open_display
+from .epoch_table import EpochTable, metric_table, number
+from .time_left import Estimate, TimeLeft, left_text, time_left
+
+_LOSS_INTERVAL_S = 1.0
+"""Losses are read at most this often: reading waits for the device."""
+
+
+class EpochProgress(ProgressBar):
+    """Live bars on a terminal and in a notebook, and one line an epoch everywhere.
+
+    Where standard output is something else nothing but whole lines is written. A line holds the
+    figures of its epoch: the mean losses of ``train/*_loss``, ``val/map_50`` and ``val/map`` if that
+    epoch was validated, images per second, the part of the time spent waiting for data, the seconds
+    that the epoch took with its validation, the time that the run still takes with its validations
+    and checkpoints (with ``≥`` while one of them is not measured), and a star where ``val/map`` is
+    the best so far; on a terminal that line is green. Epochs count from 1 here, as in ``3/30``.
+
+    Where something is compiled, it is said before the first batch, and after it how long it took.
+    ``validate`` and ``test`` print a table; ``fit`` ends with where everything is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._display = Display()
+        self._table = EpochTable()
+        self._train_bar: Bar | None = None
+        self._evaluation_bar: Bar | None = None
+        self._time_left: TimeLeft | None = None
+        self._epoch = 0
+        self._epoch_start_s = 0.0
+        self._epoch_seconds: float | None = None
+        """Set from the end of an epoch until its line is printed."""
+        self._first_batch = FirstBatch()
+        self._losses_read_s = 0.0
+        self._losses_text = ""
+        self._validated: dict[str, float] = {}
+        self._is_best = False
+        self._best: dict[str, float] = {}
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether this process prints."""
+        return self._enabled
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._best = dict(state_dict["best"])
+
+    def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
+        """Print a line above the bars."""
+        self._say(sep.join(map(str, args)))
+
+    def _say(self, line: str, style: str = "") -> None:
+        if self._enabled:
+            self._display.print(line, style)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self._close_bars()
+        self._display = open_display() if self._enabled else Display()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._close_bars()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close_bars()
+        if isinstance(exception, KeyboardInterrupt | SystemExit) and trainer.state.fn == TrainerFn.FITTING:
+            self._print_epoch(trainer)  # stopped from outside, not failed
+            self._print_whereabouts(trainer)
+
+    # -- training ----------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._table, self._first_batch = EpochTable(), FirstBatch(pl_module)
+        self._time_left, self._epoch_seconds = time_left(trainer), None
+        loop = trainer.fit_loop
+        done = loop.epoch_loop.batch_progress.current.ready if loop.restarted_mid_epoch else 0
+        self._begin_epoch(trainer, done)  # a run that resumes within an epoch does not pass through its start
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._print_epoch(trainer)
+        self._begin_epoch(trainer)
+
+    def _begin_epoch(self, trainer: Trainer, done: int = 0) -> None:
+        self._close_bars()
+        self._epoch = trainer.current_epoch
+        self._epoch_start_s = perf_counter()
+        self._validated, self._is_best, self._losses_text = {}, False, ""
+        if self._time_left:
+            self._time_left.begin_epoch(self._epoch_start_s, self._epoch, done)
+        self._train_bar = self._open_bar(f"epoch {self._epoch_text(trainer)}", self.total_train_batches)
+        if self._train_bar:
+            self._train_bar.done = done
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        now = perf_counter()
+        if line := self._first_batch.begin(now):
+            if self._train_bar:
+                self._train_bar.notes = ["compiling"]
+                self._display.draw(now)
+            self._say(line)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = perf_counter()
+        if not getattr(pl_module, "waiting", ()) and (line := self._first_batch.end(now)):
+            self._say(line)
+        if self._time_left:
+            self._time_left.end_batch(now)
+        if self._train_bar is None:
+            return
+        self._train_bar.done = batch_idx + 1
+        if self._display.is_due(now) or trainer.is_last_batch:  # what the last shows stays while validating
+            if now - self._losses_read_s > _LOSS_INTERVAL_S or not self._losses_text:
+                self._losses_text = _running_losses(pl_module)
+                self._losses_read_s = perf_counter()
+            self._draw(trainer, now)
+
+    def _draw(self, trainer: Trainer, now: float) -> None:
+        """Bring the bars up to date."""
+        if (bar := self._train_bar) is not None:
+            left = self._time_left and self._time_left.within_epoch(now, bar.done, self.total_train_batches)
+            text = left_text(trainer, left or None)
+            notes = (f"run {text} left" if text else "", self._losses_text, _stall_text(trainer))
+            bar.notes = [note for note in notes if note]
+        if (bar := self._evaluation_bar) is not None and bar.total and bar.done:
+            pace_s = (now - bar.began_s) / bar.done
+            bar.notes = [f"{duration(pace_s * (bar.total - bar.done))} left"]
+        self._display.draw(now)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_seconds = perf_counter() - self._epoch_start_s
+        score = self._validated.get("map", -1.0)  # of the last validation, as best.ckpt; below 0: no labels
+        self._is_best = score >= 0 and score > self._best.get("map", -math.inf)
+        if self._is_best:
+            self._best = {"map": score, "epoch": trainer.current_epoch}
+        self._close_bars()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._print_epoch(trainer, is_last=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._print_whereabouts(trainer)
+
+    def _print_epoch(self, trainer: Trainer, is_last: bool = False) -> None:
+        """Print the line of the epoch that has ended, if it is not printed yet.
+
+        Runs in the first hook after the end of an epoch: what the module logs there, and what is
+        averaged over processes, is not in ``callback_metrics`` before.
+        """
+        if self._epoch_seconds is None or not self._enabled:
+            return
+        if self._time_left:
+            self._time_left.end_epoch(perf_counter())
+        left = Estimate(0.0, False) if is_last else self._time_left and self._time_left.after_epoch()
+        metrics = _floats(trainer, "")
+        cells = {"epoch": self._epoch_text(trainer)}
+        cells |= {
+            name.removeprefix("train/").removesuffix("_loss"): f"{value:.4f}"
+            for name, value in metrics.items()
+            if name.startswith("train/") and name.endswith("_loss")
+        }
+        cells["mAP50"] = number(self._validated.get("map_50"), ".4f")
+        cells["mAP50-95"] = number(self._validated.get("map"), ".4f")
+        cells["images/s"] = number(metrics.get("perf/images_per_second"), ".1f")
+        cells["data wait"] = number(metrics.get("perf/data_wait_fraction"), ".0%")
+        cells["seconds"] = number(self._epoch_seconds, ".1f")
+        cells["left"] = left_text(trainer, left or None) or "-"
+        header, row = self._table.lines(cells, self._is_best, self._display.width)
+        if header:
+            self._say(header, "bold")
+        self._say(row, "bold green" if self._is_best else "")
+        self._epoch_seconds = None
+
+    def _print_whereabouts(self, trainer: Trainer) -> None:
+        run = Path(trainer.default_root_dir)
+        if best := self._best:
+            self._say(f"best val/map {best['map']:.4f} in epoch {int(best['epoch']) + 1}", "bold green")
+        self._say(f"run directory  {run}")
+        for name in ("best", "last"):
+            path = run / "checkpoints" / f"{name}.ckpt"
+            if path.exists():
+                self._say(f"{name + ' weights':<13}  {path}")
+        if writer_of(trainer) is not None:
+            self._say(f"curves         tensorboard --logdir {shlex.quote(str(run))}")
+
+    # -- evaluation and prediction -----------------------------------------------------------------
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        self._evaluation_bar = self._open_bar("validating", sum(batches))
+        if self._time_left and self._time_left.validates_every:
+            self._time_left.begin_validation(perf_counter())
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._advance(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._display.close(self._evaluation_bar)
+        if self._time_left and self._time_left.validates_every:
+            self._time_left.end_validation(perf_counter())
+        if trainer.sanity_checking or not self._enabled:
+            return
+        values = _floats(trainer, "val/")
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._say("\n".join(metric_table("val", values)))
+            return
+        self._validated = values
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._evaluation_bar = self._open_bar("testing", sum(trainer.num_test_batches))
+
+    def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._advance(trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._display.close(self._evaluation_bar)
+        self._say("\n".join(metric_table("test", _floats(trainer, "test/"))))
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._evaluation_bar = self._open_bar("predicting", sum(trainer.num_predict_batches))
+
+    def on_predict_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._advance(trainer)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._display.close(self._evaluation_bar)
+
+    # -- bars --------------------------------------------------------------------------------------
+
+    def _open_bar(self, label: str, total: float) -> Bar | None:
+        return self._display.open(label, total, perf_counter()) if self._display.is_live else None
+
+    def _advance(self, trainer: Trainer) -> None:
+        if self._evaluation_bar is not None:
+            self._evaluation_bar.done += 1
+            now = perf_counter()
+            if self._display.is_due(now):
+                self._draw(trainer, now)
+
+    def _close_bars(self) -> None:
+        self._display.close(self._evaluation_bar, self._train_bar)
+        self._evaluation_bar = self._train_bar = None
+
+    def _epoch_text(self, trainer: Trainer) -> str:
+        epochs = trainer.max_epochs or 0
+        return f"{self._epoch + 1}/{epochs}" if epochs > 0 else str(self._epoch + 1)
+
+
+def _floats(trainer: Trainer, prefix: str) -> dict[str, float]:
+    """The logged metrics whose names begin with ``prefix``, without it."""
+    metrics = trainer.callback_metrics
+    return {name.removeprefix(prefix): float(v) for name, v in metrics.items() if name.startswith(prefix)}
+
+
+def _running_losses(pl_module: LightningModule) -> str:
+    """The losses so far, in one read from the device."""
+    losses: dict[str, torch.Tensor] = getattr(pl_module, "running_losses", {})
+    if not losses:
+        return ""
+    values = torch.stack([value.detach().float() for value in losses.values()]).tolist()
+    return "  ".join(f"{name} {value:.4f}" for name, value in zip(losses, values, strict=True))
+
+
+def _stall_text(trainer: Trainer) -> str:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StallMonitor) and callback.images_per_second > 0:
+            return f"{callback.images_per_second:.1f} images/s  data wait {callback.data_wait_fraction:.0%}"
+    return ""
+
+
+class FirstBatch:
+    """Says before the first batch that something is compiled in it, and afterwards how long it took.
+
+    Args:
+        module: whose ``compilation`` tells what is compiled; one without it compiles nothing.
+    """
+
+    def __init__(self, module: LightningModule | None = None) -> None:
+        compilation = getattr(module, "compilation", None)
+        self._announcement: str | None = getattr(compilation, "announcement", None)
+        self._began_s: float | None = None
+
+    def begin(self, now: float) -> str | None:
+        """A batch begins; the line to print, if it is the first one and compiles."""
+        line, self._announcement = self._announcement, None
+        self._began_s = now if line else None
+        return line
+
+    def end(self, now: float) -> str | None:
+        """A batch is over; the line to print, if it was the first one and compiled."""
+        began_s, self._began_s = self._began_s, None
+        if began_s is None:
+            return None
+        return f"the first batch took {now - began_s:.1f} s, compilation included"

@@ -1,0 +1,187 @@
+"""Curves and confusion matrix of each validation: to TensorBoard, and those of the best epoch to a file."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.tensorboard import SummaryWriter
+
+from ...evaluation.coco_matching import RECALL_LEVELS
+from ...evaluation.precision_recall import (
+    CURVES,
+    EvaluationDetails,
+    confidence_curves,
+    counts_at,
+    describe_evaluation,
+    precision_at_recall,
+)
+from ...system.background import BackgroundQueue
+from ...system.files import write_whole
+from .writer import log_encoded, step_of, writer_of
+
+EVALUATION = "evaluation.json"
+_THRESHOLDS = np.linspace(0.0, 1.0, 101)
+"""TensorBoard takes it that they are evenly spaced; more than 127 break it."""
+_MOST_CLASSES = 100
+"""Classes with a curve of their own in TensorBoard: those with most annotations."""
+_SHARE = 0.005
+"""Of the time that drawing may take."""
+
+
+class EvaluationCurves(Callback):
+    """Shows after each validation what it was made of, and keeps that of the best epoch.
+
+    TensorBoard gets precision and recall with their counts, of each class and of all together (``pr/…``,
+    for its plugin), and the plots ``curves/precision_recall``, ``curves/f1`` and ``curves/confusion``.
+    Plots take a core for some tenths of a second, which short epochs would feel: one is left out
+    if drawing would take more than half a percent of the time; the last validation is always drawn.
+
+    ``evaluation.json`` in the run directory (see ``curves.describe_evaluation``) is that of the epoch with
+    the best mean average precision, the first of equals, judged by the last validation of each epoch,
+    as ``best.ckpt`` is. What the best one was is part of each checkpoint.
+
+    Everything is computed and written in the background, by the first process alone. The module's
+    ``metric.details`` holds what is needed; a module without it has nothing to show.
+
+    Args:
+        directory: the run directory.
+        queue: what runs in the background.
+    """
+
+    def __init__(self, directory: str | Path, queue: BackgroundQueue) -> None:
+        self.path = Path(directory) / EVALUATION
+        self._queue = queue
+        self._best = -np.inf
+        self._latest: EvaluationDetails | None = None
+        """Of a validation in this epoch."""
+        self._unwritten: tuple[Any, ...] | None = None
+        """Arguments of a file that the queue had no room for."""
+        self._undrawn: tuple[Any, ...] | None = None
+        """Arguments of the plots of the last validation, if they were left out."""
+        self._next_drawing = -np.inf
+        """When it is due, by the monotonic clock; never while one is under way."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.path.is_file():  # a run that goes on in another directory
+            self._best = -np.inf
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        details = getattr(getattr(pl_module, "metric", None), "details", None)
+        if trainer.sanity_checking or not trainer.is_global_zero or details is None:
+            return
+        self._latest = details
+        writer = writer_of(trainer)
+        if writer is None:
+            return
+        names, step = _class_names(pl_module, details), step_of(trainer)
+        self._queue.submit(write_pr_curves, writer, details, names, step)
+        self._undrawn = (writer, details, names, step)
+        if time.monotonic() >= self._next_drawing:
+            due, self._next_drawing = self._next_drawing, np.inf
+            if self._queue.submit(self._draw, *self._undrawn):
+                self._undrawn = None
+            else:
+                self._next_drawing = due
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        details, self._latest = self._latest, None
+        if details is None:
+            return
+        value = details.mean_average_precision
+        if value > self._best or value < 0:  # where there is nothing to find, the newest is the best
+            self._best = value
+            evaluation = (details, _class_names(pl_module, details), trainer.current_epoch)
+            self._unwritten = None if self._queue.submit(self._write, *evaluation) else evaluation
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._unwritten or self._undrawn:
+            self._queue.drain()  # or it would have no room, or an older file would come later
+        if self._unwritten:
+            self._queue.submit(self._write, *self._unwritten)
+        if self._undrawn:
+            self._queue.submit(self._draw, *self._undrawn)
+        self._unwritten = self._undrawn = None
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._queue.drain()  # the writer is closed next
+
+    def _write(self, details: EvaluationDetails, names: Sequence[str], epoch: int) -> None:
+        write_whole(self.path, json.dumps(describe_evaluation(details, names, epoch)))
+
+    def _draw(
+        self, writer: SummaryWriter, details: EvaluationDetails, names: Sequence[str], step: int
+    ) -> None:
+        begin = time.thread_time()
+        try:
+            write_plots(writer, details, names, step)
+        finally:
+            self._next_drawing = time.monotonic() + (time.thread_time() - begin) / _SHARE
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": float(self._best)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._best = state_dict["best"]
+
+
+def write_pr_curves(
+    writer: SummaryWriter, details: EvaluationDetails, class_names: Sequence[str], step: int
+) -> None:
+    """Log precision and recall at 101 thresholds, with the counts behind them, for TensorBoard's plugin.
+
+    Args:
+        writer: where to.
+        details: of a validation.
+        class_names: C names; ``pr/<name>`` is the tag of each class that has annotations.
+        step: of the run.
+    """
+    counts = counts_at(details, _THRESHOLDS)  # (4, C, T)
+    by_number = np.argsort(-details.truths, kind="stable")[:_MOST_CLASSES]
+    tables = {f"pr/{class_names[label]}": counts[:, label] for label in by_number if details.truths[label]}
+    if len(tables) > 1:
+        tables = {"pr/all classes together": counts.sum(axis=1), **tables}
+    for tag, table in tables.items():
+        tp, fp, tn, fn = table
+        # Where nothing is reported, nothing reported is wrong.
+        precision = np.where(tp + fp > 0, tp / np.maximum(tp + fp, 1), 1.0)
+        writer.add_pr_curve_raw(tag, tp, fp, tn, fn, precision, tp / (tp + fn), step, len(_THRESHOLDS))
+
+
+def write_plots(
+    writer: SummaryWriter, details: EvaluationDetails, class_names: Sequence[str], step: int
+) -> None:
+    """Log the plots of a validation.
+
+    Args:
+        writer: where to.
+        details: of the validation.
+        class_names: C names.
+        step: of the run.
+    """
+    from ..pictures import encode
+    from ..pictures.plots import confidence_picture, confusion_picture, precision_recall_picture
+
+    curves = confidence_curves(details)
+    by_name = {name: getattr(curves, name) for name in CURVES}
+    precision, ap_50 = precision_at_recall(details), details.average_precision[:, 0]
+    plots = {
+        "precision_recall": precision_recall_picture(RECALL_LEVELS, precision, ap_50, class_names),
+        "f1": confidence_picture(
+            curves.confidence, by_name, class_names, curves.best_confidence, curves.best_f1
+        ),
+        "confusion": confusion_picture(details.confusion, class_names),
+    }
+    for name, pixels in plots.items():
+        log_encoded(writer, f"curves/{name}", encode(pixels, ".png"), pixels.shape, step)
+
+
+def _class_names(pl_module: LightningModule, details: EvaluationDetails) -> list[str]:
+    names: list[str] | None = getattr(pl_module, "class_names", None)
+    return names or [str(label) for label in range(details.num_classes)]

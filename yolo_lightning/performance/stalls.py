@@ -1,0 +1,287 @@
+"""How fast training is, what it waits for, and what to change."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ..data.batch import Batch
+from .device_clock import DeviceClock, DeviceTimes, cuda_clock
+from .diagnosis import LOSS_THRESHOLD, Cause, EpochMeasurements, Recompilation, diagnose
+
+_REPEAT_EPOCHS = 10
+"""Epochs after which a line is printed again although its cause is the same."""
+
+
+@dataclass
+class _Totals:
+    """Sums over batches."""
+
+    batches: int = 0
+    images: int = 0
+    wait_s: float = 0.0
+    step_s: float = 0.0
+
+    def add(self, images: int, wait_s: float, step_s: float) -> None:
+        self.batches += 1
+        self.images += images
+        self.wait_s += wait_s
+        self.step_s += step_s
+
+    @property
+    def seconds(self) -> float:
+        return self.wait_s + self.step_s
+
+
+class StallMonitor(Callback):
+    """Logs how fast each epoch was, and prints a line when it lost more than 5 % of its time.
+
+    Logged are ``perf/images_per_second``, ``perf/data_wait_fraction``, ``perf/step_ms``,
+    ``perf/memory_peak_mb`` (10^6 bytes; on CUDA the most that tensors took in this epoch with its
+    validation, elsewhere the largest resident set that the process has had), ``perf/recompiles``
+    (how often torch.compile compiled a function again in this epoch; 0 in the first one of a run,
+    in which each size and mode is met) and, on CUDA, ``perf/device_idle_fraction``.
+
+    The host's clock times steps and waits, and the device is never asked to finish, so nothing
+    slows down. On a GPU the host runs ahead of the device: a wait that the device still has work
+    for is counted too, which makes ``data_wait_fraction`` an upper bound of the time that the
+    device lacks data. ``device_idle_fraction`` is that time itself, from events that the device
+    passes at the end of a step and at the start of the next; NaN when it has passed none yet.
+
+    A step lasts from the start of a batch's hooks to their end, a wait from there to the start of
+    the next batch (in the first batch of an epoch: from the start of the epoch). The hooks of
+    callbacks that come later in the Trainer's list fall into the wait, so this one belongs last.
+    Validation is in neither. The first batch of a run, which compiles and warms up, is left out
+    unless there is no other; the device's idle time needs two. A run that resumes within an epoch adds
+    to what the first process had measured of it.
+
+    The line is printed below the row of its epoch, by the first process alone. It comes again when
+    the cause is another, or after ten epochs. What can be changed is read from the ``loading`` of
+    the data module, where it has one (see ``diagnosis.Loading``).
+    """
+
+    def __init__(self) -> None:
+        self._warm_up = _Totals()
+        self._epoch = _Totals()
+        self._restored = _Totals()
+        self._is_warm = False
+        self._interrupted = False
+        self._mark = 0.0
+        self._wait_s = 0.0
+        self._world_size = 1
+        self._device_clock: DeviceClock | None = None
+        self._recompiles = RecompilationReader()
+        self._is_first_epoch = True
+        self._line: str | None = None
+        """What is to be printed once the row of the epoch is."""
+        self._told: tuple[Cause, int] | None = None
+        """Cause that was printed last, and in which epoch."""
+
+    @property
+    def images_per_second(self) -> float:
+        """Images of all processes per second of this epoch so far; 0 before the first batch."""
+        totals = self._totals
+        return self._world_size * totals.images / totals.seconds if totals.seconds > 0 else 0.0
+
+    @property
+    def data_wait_fraction(self) -> float:
+        """Part of this epoch so far, 0..1, that this process has waited for batches."""
+        totals = self._totals
+        return totals.wait_s / totals.seconds if totals.seconds > 0 else 0.0
+
+    @property
+    def step_ms(self) -> float:
+        """Mean duration of a step of this epoch so far, in ms, without the wait for its data."""
+        totals = self._totals
+        return 1000 * totals.step_s / totals.batches if totals.batches else 0.0
+
+    @property
+    def _totals(self) -> _Totals:
+        return self._epoch if self._epoch.batches else self._warm_up
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._world_size = trainer.world_size
+        self._is_warm = False
+        self._is_first_epoch = True
+        self._line = self._told = None
+        self._device_clock = device_clock(pl_module.device)
+        self._begin(pl_module)  # a run that resumes within an epoch does not pass through the start of one
+        if trainer.fit_loop.restarted_mid_epoch:
+            self._epoch = self._restored
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self._totals)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = _Totals(**state_dict)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._print_line(pl_module)
+        self._begin(pl_module)
+
+    def _begin(self, pl_module: LightningModule) -> None:
+        self._warm_up, self._epoch = _Totals(), _Totals()
+        self._interrupted = False
+        reset_peak_memory(pl_module.device)
+        if self._device_clock and self._is_warm:
+            self._device_clock.epoch_started()
+        self._mark = perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        now = perf_counter()
+        # Around a validation in mid-epoch the wait cannot be told from validating and saving.
+        self._wait_s = 0.0 if self._interrupted else now - self._mark
+        self._interrupted = False
+        self._mark = now
+        if self._device_clock and self._is_warm:
+            self._device_clock.step_started()
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._device_clock and self._is_warm:
+            self._device_clock.backward_launched()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if self._device_clock:
+            self._device_clock.step_ended()  # after the first batch the device's time begins here
+        now = perf_counter()
+        totals = self._epoch if self._is_warm else self._warm_up
+        totals.add(len(batch.images), self._wait_s, now - self._mark)
+        if not getattr(pl_module, "waiting", ()):  # else the network has still to run, and to compile
+            self._is_warm = True
+        self._mark = now
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._interrupted = True
+        if self._device_clock:
+            self._device_clock.interrupt()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        recompilations = self._recompiles.read()
+        if self._is_first_epoch:  # each size and each mode is compiled once
+            recompilations = []
+        self._is_first_epoch = False
+        values = {
+            "perf/images_per_second": self.images_per_second,
+            "perf/data_wait_fraction": self.data_wait_fraction,
+            "perf/step_ms": self.step_ms,
+        }
+        times = None
+        if self._device_clock:
+            times = self._device_clock.take()
+            # All processes log the same names, or they would wait for each other.
+            idle = times.idle_fraction
+            values["perf/device_idle_fraction"] = float("nan") if idle is None else idle
+        pl_module.log_dict(values, sync_dist=True)
+        most = {
+            "perf/memory_peak_mb": peak_memory_mb(pl_module.device),
+            "perf/recompiles": float(len(recompilations)),
+        }
+        pl_module.log_dict(most, sync_dist=True, reduce_fx="max")
+        self._diagnose(trainer, pl_module, times, recompilations)
+
+    def _diagnose(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        times: DeviceTimes | None,
+        recompilations: list[Recompilation],
+    ) -> None:
+        option = getattr(pl_module, "compile_option", None)
+        lost = max(self.data_wait_fraction, (times and times.idle_fraction) or 0.0)
+        # Finding out what would fit costs a moment, so only where it will be told.
+        loading = getattr(trainer.datamodule, "loading", None) if lost >= LOSS_THRESHOLD else None  # type: ignore[attr-defined]
+        found = diagnose(
+            EpochMeasurements(
+                seconds=self._totals.seconds,
+                data_wait_fraction=self.data_wait_fraction,
+                step_ms=self.step_ms,
+                # Without a reading from a device nothing is known to be lost.
+                device_idle_fraction=(times.idle_fraction or 0.0) if times else None,
+                launch_bound_fraction=times and times.launch_bound_fraction,
+                is_compiled=None if option in (None, "auto") else option not in (False, "augmentation"),
+                recompilations=recompilations,
+                loading=loading,
+            )
+        )
+        if found is None:
+            return
+        epoch = trainer.current_epoch
+        if self._told is None or self._told[0] != found.cause or epoch - self._told[1] >= _REPEAT_EPOCHS:
+            self._told = found.cause, epoch
+            self._line = found.line
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._print_line(pl_module)
+
+    def _print_line(self, pl_module: LightningModule) -> None:
+        """Print what is left to say of the epoch that has ended; its row is printed by now."""
+        if self._line is not None:
+            pl_module.print(self._line)  # by the first process, around a live bar
+            self._line = None
+
+
+def device_clock(device: torch.device) -> DeviceClock | None:
+    """A clock of a device that has events; None for a CPU, which is busy whenever the host is."""
+    return cuda_clock() if device.type == "cuda" else None
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin a new peak, where a device counts it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory used, in 10^6 bytes.
+
+    On CUDA that of tensors since :func:`reset_peak_memory`, elsewhere the largest resident set that
+    this process has had.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):  # unlike ru_maxrss, not inherited from the parent process
+                return int(line.split()[1]) * 1024 / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+class RecompilationReader:
+    """Reads what was compiled again since it was last asked.
+
+    torch keeps the facts of its last 64 compilations; the first one of a function gives no reason
+    for compiling again. Nothing is imported: before torch's compiler is loaded, nothing is compiled.
+    """
+
+    def __init__(self) -> None:
+        self._last: Any = None
+        """The newest record that was read."""
+
+    def read(self) -> list[Recompilation]:
+        """The recompilations since the last call, the oldest first; at most as many as torch keeps."""
+        compiler = sys.modules.get("torch._dynamo.utils")
+        records: list[Any] = compiler.get_compilation_metrics() if compiler else []
+        known = next((i for i, record in enumerate(records) if record is self._last), -1)
+        new = records[known + 1 :]
+        self._last = records[-1] if records else None
+        seconds: dict[str, float] = {}
+        for record in new:  # forward and backward passes have a record each, under the same id
+            seconds[record.compile_id] = seconds.get(record.compile_id, 0.0) + (record.duration_us or 0) / 1e6
+        return [
+            Recompilation(str(record.co_name), record.recompile_reason, seconds[record.compile_id])
+            for record in new
+            if record.recompile_reason
+        ]

@@ -1,0 +1,170 @@
+"""Where the time of a run has gone, to the second."""
+
+from __future__ import annotations
+
+import functools
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ..runs.checkpoint_io import RunCheckpointIO
+from ..system.background import BackgroundQueue
+from ..system.files import write_whole
+from .phase_clock import PhaseClock, compile_seconds
+
+PHASES = (
+    "start_up", "compilation", "data_wait", "step", "validation", "checkpoints", "drawing", "other",
+)  # fmt: skip
+"""In the order in which they are told."""
+FILE = "time_budget.json"
+_START_UP = PHASES[0]
+_BETWEEN = "between"
+"""From the end of a batch on, until it is known what comes: a batch, a validation, the end of the epoch."""
+
+
+class TimeBudget(Callback):
+    """Attributes every moment of a run to one of :data:`PHASES`, and keeps the sums in ``time_budget.json``.
+
+    * ``start_up``: from the start until the first batch is there, or a validation that is gone back to:
+      imports, options, choosing the step, reading the data, the network, restoring a checkpoint, the first
+      look at validation.
+    * ``compilation``: what torch.compile says it has taken, whenever that was, see
+      :func:`~yolo_lightning.performance.phase_clock.compile_seconds`.
+    * ``data_wait``: from the end of a batch's hooks to the start of the next, as in
+      ``perf/data_wait_fraction``. On a GPU it is an upper bound, because the host runs ahead.
+    * ``step``: from the start of a batch's hooks to their end.
+    * ``validation``: with its own wait for data.
+    * ``checkpoints``: how long training is held to save them; they are written beside it.
+    * ``drawing``: how long pictures, curves and the report hold the training.
+    * ``other``: the ends of epochs, what is logged and written there, and the end of the run.
+
+    The host's clock is read and the device is never asked to finish. It ends with the callbacks; Python
+    itself takes about a second more to end with torch in it. The file holds ``wall_seconds``,
+    ``seconds`` by phase, which add up to it, and ``processes``: how often the run was started. A run
+    that resumes adds its time to that of the parts before it, as of the checkpoint it goes on from.
+
+    Listed last, the hooks of other callbacks are within the step.
+
+    Args:
+        directory: the run directory.
+        queue: writes the file after each epoch.
+        drawing: callbacks whose hooks are ``drawing``.
+        began_s: when the run began, see ``phase_clock.process_began_s``; when this is made if left out.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        queue: BackgroundQueue,
+        drawing: Sequence[Callback] = (),
+        began_s: float | None = None,
+    ) -> None:
+        self.path = Path(directory) / FILE
+        self._queue = queue
+        self._drawing = list(drawing)
+        self._io: RunCheckpointIO | None = None
+        counters = {"compilation": compile_seconds, "checkpoints": self._stall_seconds}
+        self._clock = PhaseClock(_START_UP, began_s, counters)
+        self._earlier: dict[str, Any] = {"wall_seconds": 0.0, "seconds": {}, "processes": 0}
+
+    def budget(self) -> dict[str, Any]:
+        """The run until now: ``wall_seconds``, ``seconds`` by phase, ``processes``."""
+        earlier, own = self._earlier["seconds"], self._clock.seconds()
+        own["data_wait"] = own.get("data_wait", 0.0) + own.pop(_BETWEEN, 0.0)
+        return {
+            "wall_seconds": self._earlier["wall_seconds"] + self._clock.elapsed_s,
+            "seconds": {name: earlier.get(name, 0.0) + own.get(name, 0.0) for name in PHASES},
+            "processes": self._earlier["processes"] + 1,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.budget()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._earlier = state_dict
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        io = trainer.strategy.checkpoint_io
+        self._io = io if isinstance(io, RunCheckpointIO) else None
+        self._time(trainer, "save_checkpoint", "checkpoints")
+        for callback in self._drawing:
+            for hook in vars(Callback):
+                if hook.startswith("on_") and getattr(type(callback), hook) is not getattr(Callback, hook):
+                    self._time(callback, hook, "drawing")
+
+    def _time(self, owner: object, name: str, phase: str) -> None:
+        """Let calls of a method be a phase of their own; once."""
+        if name in vars(owner):
+            return
+        method: Callable[..., Any] = getattr(owner, name)
+
+        @functools.wraps(method)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self._clock.during(phase):
+                return method(*args, **kwargs)
+
+        setattr(owner, name, timed)
+
+    def _stall_seconds(self) -> float:
+        return self._io.stall_seconds if self._io else 0.0
+
+    def _enter(self, phase: str, between: str = "other") -> None:
+        """Let a phase begin; what was between it and the last batch belongs to the phase ``between``."""
+        if self._clock.phase != _START_UP or phase in {"step", "validation"}:
+            self._clock.reassign(_BETWEEN, between)
+            self._clock.enter(phase)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._enter(_BETWEEN)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._enter("step", between="data_wait")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._enter(_BETWEEN)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._enter("validation", between="validation")  # its loader was started before this
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._enter(_BETWEEN)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._enter("other")
+        if trainer.is_global_zero:
+            self._queue.submit(write_whole, self.path, self._as_json())
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write_now(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._clock.phase != _START_UP:  # a resumption that failed leaves the old file
+            self._enter("other")
+            self._write_now(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._write_now(trainer)
+
+    def _write_now(self, trainer: Trainer) -> None:
+        """Write the file when no older one is under way; without it, the run is the same."""
+        if not trainer.is_global_zero:
+            return
+        with self._clock.during("drawing"):
+            self._queue.drain()
+        try:
+            write_whole(self.path, self._as_json())
+        except OSError as error:
+            warnings.warn(f"{self.path}: cannot be written ({error.strerror})", stacklevel=1)
+
+    def _as_json(self) -> str:
+        return json.dumps(self.budget(), indent=2)

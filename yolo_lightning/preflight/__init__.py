@@ -1,1 +1,0 @@
-"""What every process of a run makes sure of before it trains, together with the others."""

@@ -1,0 +1,240 @@
+"""Checkpoint files put on the disk so that none is ever half."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from ..errors import InputError
+from .checkpoint_damage import fault, has_end, previous_path
+from .snapshot import bytes_in
+
+with suppress(ImportError):
+    # torch.save imports it when it is first called. A process that is forked while the writing thread does
+    # would find the module's lock taken for ever, and with it its own torch.save.
+    import torch.utils.serialization.config
+
+_DAY_S = 24 * 3600.0
+_HOST = re.sub(r"\W", "_", socket.gethostname(), flags=re.ASCII) or "host"
+_TOKEN = secrets.token_hex(4)  # in containers a restarted process often has the number of the dead one
+_NUMBERS = itertools.count()
+_TEMPORARY = re.compile(r"\..+\.(?P<host>\w+)-(?P<pid>\d{1,9})-(?P<token>[0-9a-f]{8})-\d+\.tmp", re.ASCII)
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "it would be larger than files may be here (see ulimit -f)",
+}
+
+
+class NoSpace(InputError):
+    """There is no room for a checkpoint; those that were written before are whole."""
+
+
+def full_disk_error(error: BaseException | None) -> OSError | None:
+    """The error that says "no room" (disk, quota or limit on files) among an error and its causes."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def write(contents: object, path: str | Path, keep_previous: bool = False) -> None:
+    """Write a checkpoint so that at every moment ``path`` or the one before it is a whole file.
+
+    It is written to a temporary file in the same folder, brought to the disk, and moved into place. What
+    killed processes left there is removed first.
+
+    Args:
+        contents: anything that ``torch.save`` takes.
+        path: the file; its folder is made if need be.
+        keep_previous: keep the present file as :func:`previous_path`.
+
+    Raises:
+        NoSpace: there is no room; ``path`` and the one before it are as they were.
+        OSError: it cannot be written for another reason.
+    """
+    _fill(Path(path), lambda temporary: _serialise(contents, temporary), bytes_in(contents), keep_previous)
+
+
+def write_again(source: Path, path: Path, keep_previous: bool = False) -> None:
+    """Let ``path`` be the file ``source`` too, by the rules of :func:`write`: one file of two names.
+
+    Where the file system knows no such thing it is copied.
+
+    Raises:
+        NoSpace, OSError: as :func:`write`.
+    """
+
+    def fill(temporary: Path) -> None:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+
+    _fill(path, fill, 0, keep_previous)
+
+
+def _fill(path: Path, fill: Callable[[Path], None], needed: int, keep_previous: bool) -> None:
+    """Have a temporary file made beside ``path`` and move it into place; see :func:`write`."""
+    temporary, link = _temporary_name(path), _temporary_name(previous_path(path))
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(path.parent)
+            _check_room(path.parent, needed)  # a disk filled to the brim would fail other writers too
+            fill(temporary)
+            _put_in_place(temporary, path, link if keep_previous else None)
+            _sync_folder(path.parent)
+        finally:
+            for leftover in (temporary, link):
+                with suppress(OSError):
+                    leftover.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise NoSpace(_describe_no_space(path, needed, error)) from error
+        raise
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{_TOKEN}-{next(_NUMBERS)}.tmp")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of dead processes of this host, and any that are older than a day."""
+    for file in folder.glob(".*.tmp"):
+        if (match := _TEMPORARY.fullmatch(file.name)) is None:
+            continue
+        pid, is_ours = int(match["pid"]), int(match["pid"]) == os.getpid()
+        if is_ours and match["token"] == _TOKEN:
+            continue  # of a write under way
+        with suppress(OSError):
+            is_dead = match["host"] == _HOST and (is_ours or not _is_alive(pid))
+            if is_dead or time.time() - file.stat().st_mtime > _DAY_S:
+                file.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it is somebody else's
+    return True
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """What this process may still write there; None where the file system does not say."""
+    status = os.statvfs(folder)
+    blocks = status.f_bfree if os.geteuid() == 0 else status.f_bavail
+    return blocks * status.f_frsize if status.f_blocks else None
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = _free_bytes(folder)
+    if free is not None and free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class _Sink:
+    """A file for ``torch.save`` that remembers why it failed; torch's writer would not say."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.error is not None:
+            raise self.error
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Torch calls it at the end; the file is flushed where its errors are seen."""
+
+
+def _serialise(contents: object, temporary: Path) -> None:
+    with temporary.open("xb") as file:
+        sink = _Sink(file)
+        try:
+            torch.save(contents, sink)  # type: ignore[arg-type]
+        except Exception:
+            if sink.error is None:
+                raise
+        if sink.error is not None:
+            raise sink.error
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _put_in_place(temporary: Path, path: Path, link: Path | None) -> None:
+    """Move the new file into place, and the one that was there, by way of ``link``, to the previous one's.
+
+    The previous one goes last: until the new one is in its place nothing has been given up. A present
+    file that is visibly torn is not worth the place of the one before it.
+    """
+    if link is None or not (path.is_file() and has_end(path)):
+        os.replace(temporary, path)
+        return
+    try:
+        os.link(path.resolve(), link)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        # This file system has no hard links, so that the present file must move before the new one comes.
+        if fault(path) is None:
+            os.replace(path, previous_path(path))
+        os.replace(temporary, path)
+        return
+    os.replace(temporary, path)
+    os.replace(link, previous_path(path))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names to the disk too; some file systems know no such thing for a folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+    finally:
+        os.close(handle)
+
+
+def _describe_no_space(path: Path, needed: int, error: OSError) -> str:
+    sizes = [f"{_megabytes(needed)} needed"]
+    with suppress(OSError):
+        if error.errno == errno.ENOSPC and (free := _free_bytes(path.parent)) is not None:
+            sizes.append(f"{_megabytes(free)} free")
+    whole = sorted(path.parent.glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
+    remedy = (
+        f"the earlier checkpoints are whole, make room and resume with --ckpt_path {whole[-1]}"
+        if whole
+        else "there is no earlier checkpoint, make room and start again"
+    )
+    return f"{path}: cannot be written, {_FULL[error.errno or 0]} ({', '.join(sizes)}); {remedy}"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

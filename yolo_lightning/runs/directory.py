@@ -1,0 +1,185 @@
+"""Run directories ``<runs_dir>/<name>/version_<k>/``: how one is claimed, its checkpoints and its metrics."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import statistics
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+
+import yaml
+
+from ..errors import InputError
+from .checkpoint_damage import previous_path
+
+CONFIG = "config.yaml"
+METRICS = "metrics.csv"
+CHECKPOINTS = "checkpoints"
+LAST = "last.ckpt"
+DEFAULT_NAME = "fit"
+"""Whose ``last`` and ``best`` are meant where no name is given."""
+_VERSION = re.compile(r"version_(\d+)")
+_SHORTHANDS = ("last", "best")
+AUTO = "auto"
+"""``--ckpt_path``: the newest checkpoint of the run of that name if it has one, else a start from nothing."""
+
+
+def claim_run_directory(runs_dir: str | Path, name: str) -> Path:
+    """Create the next ``version_<k>`` under ``runs_dir/name``; two processes never get the same one.
+
+    Returns:
+        Its absolute path, so that a change of the working directory cannot split a run.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    parent = Path(runs_dir).expanduser().absolute() / name
+    while True:
+        version = max((k for k, _ in versions(parent)), default=-1) + 1
+        path = parent / f"version_{version}"
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            if not path.is_dir():
+                raise InputError(f"{path}: is a file; move it away or set --runs_dir or --run_name") from None
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be created ({error.strerror}); set --runs_dir to a writable folder"
+            ) from error
+
+
+def find_checkpoint(ckpt_path: str, runs_dir: str | Path, name: str) -> Path | None:
+    """The file that ``--ckpt_path`` means; it, or the one kept from before it, is there (see ``storage``).
+
+    Args:
+        ckpt_path: a path, ``last`` or ``best`` of the newest run of that name that has one, or ``auto``.
+        runs_dir: where runs are kept.
+        name: name of the run.
+
+    Returns:
+        None for ``auto`` where there is no checkpoint.
+
+    Raises:
+        InputError: there is no such checkpoint.
+    """
+    if ckpt_path not in (*_SHORTHANDS, AUTO):
+        path = Path(ckpt_path).expanduser().absolute()
+        if not _is_kept(path):
+            raise InputError(
+                f"--ckpt_path {ckpt_path}: no such file; give a run's checkpoint, or 'last' or 'best'"
+            )
+        return path
+    parent = Path(runs_dir).expanduser().absolute() / name
+    for _, version in sorted(versions(parent), reverse=True):
+        path = version / CHECKPOINTS / (LAST if ckpt_path == AUTO else f"{ckpt_path}.ckpt")
+        if _is_kept(path):
+            return path
+    if ckpt_path == AUTO:
+        return None
+    raise InputError(
+        f"--ckpt_path {ckpt_path}: no run in {parent} has a {CHECKPOINTS}/{ckpt_path}.ckpt; "
+        "give the path of a checkpoint, or the --runs_dir and --run_name of the run"
+    )
+
+
+def _is_kept(checkpoint: Path) -> bool:
+    return checkpoint.is_file() or previous_path(checkpoint).is_file()
+
+
+def begun_run_directory(runs_dir: str | Path, name: str) -> Path | None:
+    """The directory of the newest run of that name, if it was stopped before its first checkpoint."""
+    _, newest = max(versions(Path(runs_dir).expanduser().absolute() / name), default=(0, None))
+    return newest if newest and not any((newest / CHECKPOINTS).glob("*.ckpt")) else None
+
+
+def run_directory_of(checkpoint: Path) -> Path | None:
+    """The run directory that a checkpoint lies in; None for a checkpoint that was moved out of one."""
+    run = checkpoint.parent.parent
+    return run if checkpoint.parent.name == CHECKPOINTS and (run / CONFIG).is_file() else None
+
+
+def with_run_config(argv: list[str]) -> list[str]:
+    """Put the configuration of the checkpoint's run in front of the options given.
+
+    So ``fit --ckpt_path last`` and ``validate --ckpt_path RUN/checkpoints/best.ckpt`` need no other
+    option, and each option that is given still counts.
+
+    Args:
+        argv: the subcommand and its options.
+
+    Raises:
+        InputError: the checkpoint does not exist.
+    """
+    given: dict[str, str] = {}
+    for name, value in _option_values(argv[1:]):
+        given |= _run_of_config(value) if name in {"config", "c"} else {name: value}
+    if "ckpt_path" not in given:
+        return argv
+    name = given.get("run_name", DEFAULT_NAME)
+    checkpoint = find_checkpoint(given["ckpt_path"], given.get("runs_dir", "runs"), name)
+    run = run_directory_of(checkpoint) if checkpoint else None
+    if run is None:
+        return argv
+    own: list[str] = []
+    if argv[0] != "fit":
+        own.append("--run_name=null")  # what is not training gets a directory under a name of its own
+        if not any(os.environ.get(name) for name in ("WORLD_SIZE", "SLURM_STEP_ID")):  # and waits for nobody
+            own += ["--trainer.num_nodes=1", "--trainer.devices=1"]
+    return [argv[0], "--config", str(run / CONFIG), *own, *argv[1:]]
+
+
+def _option_values(argv: list[str]) -> Iterator[tuple[str, str]]:
+    """(name, value) of each ``--name value`` and ``--name=value``."""
+    for argument, following in zip_longest(argv, argv[1:], fillvalue=""):
+        if argument.startswith("-"):
+            name, equals, value = argument.lstrip("-").partition("=")
+            yield name, value if equals else following
+
+
+def _run_of_config(path: str) -> dict[str, str]:
+    """Name and folder of runs that a configuration gives; what is wrong with it is the parser's to tell."""
+    try:
+        content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    found = content if isinstance(content, dict) else {}
+    return {key: str(found[key]) for key in ("run_name", "runs_dir") if found.get(key)}
+
+
+def versions(parent: Path) -> list[tuple[int, Path]]:
+    """Number and directory of each ``version_<k>`` in a folder, in any order; none without the folder."""
+    if not parent.is_dir():
+        return []
+    return [(int(match[1]), path) for path in parent.iterdir() if (match := _VERSION.fullmatch(path.name))]
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a ``metrics.csv``, one an epoch; none when there is no file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, TypeError, csv.Error: it is no table of numbers.
+    """
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+
+
+def best_row(rows: list[dict[str, float]], monitor: str = "val/map") -> dict[str, float]:
+    """The row with the greatest value of a metric, the first of equals; the last row where none has one.
+
+    Below 0 is none: there was nothing to find.
+    """
+    judged = [row for row in rows if row.get(monitor, -1.0) >= 0]  # nor is NaN
+    return max(judged, key=lambda row: row[monitor], default=rows[-1])
+
+
+def images_per_second(rows: list[dict[str, float]]) -> float | None:
+    """The median over the epochs."""
+    speeds = [row["perf/images_per_second"] for row in rows if "perf/images_per_second" in row]
+    return statistics.median(speeds) if speeds else None

@@ -1,0 +1,40 @@
+"""The configuration of a run, kept in its directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+
+from ..system.files import write_whole
+from .directory import CONFIG
+
+KEPT = {
+    "seed_everything", "trainer", "model", "data", "ema", "dashboard", "ddp", "runs_dir", "run_name",
+    "checkpoint_minutes", "patience", "preflight_seconds",
+}  # fmt: skip
+"""The options of ``fit`` that make a run what it is."""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps the configuration that really ran, so that ``--config RUN/config.yaml`` runs it again."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            self._write(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer)  # not earlier: a resumption that fails must leave the old one
+
+    def _write(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            config = self.config.clone()
+            for key in list(vars(config)):
+                if key not in KEPT:
+                    del config[key]
+            text = self.parser.dump(config, skip_none=False, skip_validation=True)
+            if not text.isascii():  # jsonargparse reads it in the encoding of whatever locale there is then
+                text = yaml.safe_dump(yaml.safe_load(text), sort_keys=False)
+            write_whole(Path(trainer.default_root_dir, CONFIG), text)

@@ -1,0 +1,38 @@
+"""Versions of the packages and the commit that a run used."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = (
+    "yolo-lightning",
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "ultralytics-opencv-headless",
+    "jsonargparse",
+    "opencv-python-headless",
+    "numpy",
+)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout that this code runs from; None when it is installed without one."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # git would look above, and find the repository of somebody's project
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,300 @@
+"""The LightningModule: how a YOLOv5 is built, trained, evaluated and asked for predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from ..data.augment import Augmentation, AugmentationConfig, normalise
+from ..data.batch import Batch, row_mask
+from ..errors import InputError
+from ..evaluation.detect import MeanLosses, detect
+from ..evaluation.mean_average_precision import CocoMeanAveragePrecision, log_values
+from ..model.losses import AnchorFreeLoss, AnchorFreeLossConfig, AnchorLoss, AnchorLossConfig
+from ..model.network import DetectionNetwork, build_network, check_architecture
+from ..model.weights import load_weights, transfer_weights
+from . import step as training
+from .compilation import CompileOption, decide_compilation
+from .optimizer import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
+from .step import GradientAccumulator
+
+
+class YOLOv5(LightningModule):
+    """YOLOv5, trained as classic YOLOv5 is; ``network`` is there after :meth:`configure_model`.
+
+    Args:
+        architecture: yolov5n|s|m|l|x (classic), yolov5n6|s6|m6|l6|x6 (classic P6), yolov5nu|su|mu|lu|xu
+            (anchor-free), or the path of a YOLOv5-style YAML.
+        num_classes: how many classes; if left out, the data set's, else the weights', else 80.
+        class_names: one name a class; the data set's if left out.
+        category_ids: the COCO id of each class, for the results of predict; the data set's if left out.
+        weights: weights to start from: an official or fine-tuned YOLOv5 .pt, a plain state dict, a
+            safetensors file or a checkpoint of ours. Nothing in the file is executed.
+        compile: auto (what the command line measured to be faster, without it a rule that it tells), false,
+            true, or a mode of torch.compile.
+        channels_last: keep activations channels last; auto is what the command line measured to be faster,
+            and true without it.
+        optimizer: how the network is optimised.
+        loss: gains and thresholds of the classic loss.
+        anchor_free_loss: gains of the loss of the u models.
+        augmentation: what is done to training images, on the device.
+        score_threshold: lowest score of a detection that predict reports, 0..1.
+        iou_threshold: of boxes of one class that overlap more than this, predict keeps the best, 0..1.
+        seed: start of the random numbers of the augmentation.
+    """
+
+    network: DetectionNetwork
+    criterion: AnchorLoss | AnchorFreeLoss
+
+    def __init__(
+        self,
+        architecture: str = "yolov5n",
+        num_classes: int | None = None,
+        class_names: list[str] | None = None,
+        category_ids: list[int] | None = None,
+        weights: str | None = None,
+        compile: CompileOption = "auto",
+        channels_last: bool | Literal["auto"] = "auto",
+        optimizer: OptimizerConfig = OptimizerConfig(),
+        loss: AnchorLossConfig = AnchorLossConfig(),
+        anchor_free_loss: AnchorFreeLossConfig = AnchorFreeLossConfig(),
+        augmentation: AugmentationConfig = AugmentationConfig(),
+        score_threshold: float = 0.25,
+        iou_threshold: float = 0.45,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False  # the warm-up changes the accumulation from batch to batch
+        check_architecture(architecture)
+        self.architecture = architecture
+        self.num_classes = num_classes
+        self.class_names = class_names
+        self.category_ids = category_ids
+        self.weights = weights
+        self.compile_option: CompileOption = compile
+        self.channels_last = channels_last is not False
+        self.optimizer_config = _config(OptimizerConfig, optimizer)
+        self.loss_config = _config(AnchorLossConfig, loss)
+        self.anchor_free_loss_config = _config(AnchorFreeLossConfig, anchor_free_loss)
+        self.augmentation_config = _config(AugmentationConfig, augmentation)
+        for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
+            if not 0 <= value <= 1:
+                raise InputError(f"model.{name} is {value}; give a number from 0 to 1")
+        self.score_threshold = score_threshold
+        self.iou_threshold = iou_threshold
+        self.augmentation = Augmentation(self.augmentation_config, seed=seed)
+        self.accumulator = GradientAccumulator()
+        self.waiting: list[training.Prepared] = []
+        """Batches of which no gradient is taken yet, because their step takes the losses together."""
+        self.running_losses: dict[str, Tensor] = {}
+        """Mean of each part of the training loss since the epoch began, on the device."""
+        self.on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None = None
+        """Is shown each training batch as the network sees it: images, targets and which of them are real."""
+        # Plain types only: a checkpoint has to load without executing anything.
+        configs = ("optimizer", "loss", "anchor_free_loss", "augmentation")
+        self.save_hyperparameters(
+            {"architecture": architecture, "channels_last": self.channels_last, "seed": seed}
+            | {name: asdict(getattr(self, f"{name}_config")) for name in configs}
+        )
+
+    def setup(self, stage: str) -> None:
+        """Learn from the data what was left out: the classes."""
+        names = None if stage == "predict" else getattr(self._datamodule, "class_names", None)
+        if names:
+            if self.num_classes not in (None, len(names)):
+                raise InputError(
+                    f"model.num_classes is {self.num_classes} but the data has {len(names)}; leave it out"
+                )
+            self.num_classes, self.class_names = len(names), list(names)
+            self.category_ids = [int(i) for i in self._datamodule.category_ids]
+
+    def configure_model(self) -> None:
+        """Build the network with its loss, load weights into it, and compile; once."""
+        if "network" in self._modules:
+            return
+        weights = load_weights(self.weights) if self.weights else None
+        if self.num_classes is None:
+            self.num_classes = (weights and weights.num_classes) or 80
+        if self.class_names is None and weights and weights.num_classes == self.num_classes:
+            self.class_names = list(weights.class_names or ()) or None
+        self.network = build_network(self.architecture, self.num_classes)
+        if weights:
+            rank_zero_info(str(transfer_weights(self.network, weights)))
+        if self.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self.criterion = training.build_criterion(
+            self.network.head, self.loss_config, self.anchor_free_loss_config
+        )
+        self.metric = CocoMeanAveragePrecision(self.num_classes)
+        self.mean_losses = MeanLosses(("loss", *(f"{name}_loss" for name in self.criterion.parts)))
+        self.hparams.update({n: getattr(self, n) for n in ("num_classes", "class_names", "category_ids")})
+        training.agree_on_image_size(self.network, self.criterion, self._datamodule, self.architecture)
+        self._compile()
+
+    def _compile(self) -> None:
+        trainer = self._trainer
+        device = trainer.strategy.root_device.type if trainer else self.device.type
+        precision = str(trainer.precision) if trainer else "32-true"
+        self.compilation = decide_compilation(self.compile_option, device, precision)
+        rank_zero_info(f"compile: {self.compilation.reason}")
+        self._training_losses = training.compile_training(self.network, self.compilation.mode)
+        if self.compilation.augmentation:
+            self.augmentation.compile_core()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The classic optimizer; its settings are written before each batch, by :meth:`training_step`."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return build_optimizer(
+            self.network, self.optimizer_config, batch_size=self._total_batch_size, fused=scaler is None
+        )
+
+    def on_fit_start(self) -> None:
+        """Check what only the Trainer knows, and say which values are scaled, from what to what."""
+        if (self.trainer.max_epochs or -1) < 0 and not self.optimizer_config.schedule_epochs:
+            raise InputError(
+                "trainer.max_epochs is not set; the learning rate has to know over how many to fall"
+            )
+        rank_zero_info(describe_scaling(self.optimizer_config, self._total_batch_size))
+        rank_zero_info(training.describe_gains(self.criterion, getattr(self._datamodule, "image_size", 640)))
+        if self.trainer.world_size > 1:
+            self.criterion.rank_mean, self.criterion.ranks = training.rank_mean, self.trainer.world_size
+
+    def on_train_start(self) -> None:
+        """Give back the gradients that waited when the run was stopped; until now Lightning clears them."""
+        self.waiting = []
+        self.accumulator.restore_gradients(self.network, self._total_batch_size)
+
+    def training_step(self, batch: Batch, batch_index: int) -> None:
+        """Augment, run the network, add the gradients, and step when enough images were seen."""
+        settings = step_settings(
+            self.optimizer_config,
+            batch_index=batch_index,
+            epoch=self.current_epoch,
+            epochs=self._epochs,
+            batches_per_epoch=int(self.trainer.num_training_batches),
+            batch_size=self._total_batch_size,
+        )
+        optimizer = self.optimizers()
+        apply_settings(optimizer, settings)  # type: ignore[arg-type]
+        if batch_index == 0:
+            self.running_losses = {}
+        # A step that a run without joint losses had begun ends without them.
+        joint = self.optimizer_config.joint_loss and not self.accumulator.pending
+        self.waiting.append(self._prepare(batch))
+        full = len(self.waiting) >= settings.accumulate
+        if joint and not (full or training.is_followed_by_validation(self.trainer)):
+            return
+        batches, self.waiting = self.waiting, []
+
+        def backward(loss: Tensor) -> None:
+            self.manual_backward(loss * training.gradient_scale(len(batch.images), self.trainer.world_size))
+
+        parts = training.add_gradients(
+            self._training_losses, self.network, self.criterion, batches, backward, joint
+        )
+        if self.accumulator.window_is_full(1 if joint else settings.accumulate):
+            optimizer.step()  # type: ignore[union-attr]
+            optimizer.zero_grad()  # type: ignore[union-attr]
+            self.accumulator.stepped()
+        self.running_losses = training.add_to_means(self.running_losses, parts, batch_index + 1)
+
+    def _prepare(self, batch: Batch) -> training.Prepared:
+        mosaic = self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
+        unordered = not getattr(self._datamodule, "copies_beside", False)
+        prepared = training.augment(self.augmentation, batch, self.current_epoch, mosaic, unordered)
+        if self.on_augmented:
+            self.on_augmented(*prepared)
+        if not self.channels_last:  # convolutions follow the order of their input
+            prepared = prepared._replace(images=prepared.images.contiguous())
+        return prepared
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradient, after the precision plugin has unscaled it."""
+        if self.optimizer_config.gradient_clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(
+                self.network.parameters(), self.optimizer_config.gradient_clip_norm, foreach=True
+            )
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Keep the gradients that wait for their step."""
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean losses of the epoch and the learning rates it ended with."""
+        losses = {f"train/{name}_loss": value for name, value in self.running_losses.items()}
+        self.log_dict(losses, sync_dist=True)
+        bias, weight = self.optimizers().param_groups[:2]  # type: ignore[union-attr]
+        self.log_dict({"lr/bias": bias["lr"], "lr/weight": weight["lr"]})
+
+    @property
+    def _epochs(self) -> int:
+        return self.optimizer_config.schedule_epochs or int(self.trainer.max_epochs or 1)
+
+    @property
+    def _total_batch_size(self) -> int:
+        batch_size = getattr(self._datamodule, "batch_size", self.optimizer_config.nominal_batch_size)
+        return int(batch_size) * self.trainer.world_size
+
+    @property
+    def _datamodule(self) -> Any:
+        return getattr(self._trainer, "datamodule", None)
+
+    def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
+        """Add a batch to the mean losses and the metric; return what ``detect`` found, for callbacks."""
+        images = normalise(batch.images)
+        maps = self.network.forward(images)  # eager: images have many shapes here
+        with torch.autocast(self.device.type, enabled=False):
+            loss, parts = self.criterion(maps, batch.targets, row_mask(batch.count, batch.targets.shape[1]))
+        self.mean_losses.add({"loss": loss} | {f"{name}_loss": v for name, v in parts.items()}, len(images))
+        detections, counts = detect(self.network.head, maps, batch)
+        self.metric.update(batch.image_ids, detections, counts, batch.truth, batch.truth_count)
+        return {"detections": detections, "counts": counts}
+
+    test_step = validation_step
+
+    def on_validation_start(self) -> None:
+        training.share_buffers(self.trainer.model)
+
+    def on_validation_end(self) -> None:
+        training.resume_sharing(self.trainer.model)
+
+    on_test_start = on_validation_start
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metric("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metric("test")
+
+    def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor]:
+        """Detections of a batch: what ``evaluation.detect`` returns, at the thresholds for predicting."""
+        return detect(
+            self.network.head,
+            self.network.forward(normalise(batch.images)),
+            batch,
+            score_threshold=self.score_threshold,
+            iou_threshold=self.iou_threshold,
+            multi_label=False,
+        )
+
+    def _log_metric(self, stage: str) -> None:
+        names = self.class_names or [str(c) for c in range(self.num_classes or 0)]
+        values = log_values(self.metric.compute(), names) | self.mean_losses.take(self.device)
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+        self.metric.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["accumulation"] = self.accumulator.state_dict(self.network, self._total_batch_size)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.accumulator.load_state_dict(checkpoint.get("accumulation", {}))
+
+
+def _config(kind: type[Any], value: Any) -> Any:
+    """A configuration that came back from a checkpoint as a plain dict, made whole again."""
+    return kind(**value) if isinstance(value, dict) else value

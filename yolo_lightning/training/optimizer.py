@@ -1,0 +1,203 @@
+"""Optimizer, parameter groups, and the schedule as a pure function of the step.
+
+The recipe is that of ultralytics/yolov5 v7.0 (``train.py`` and ``utils/torch_utils.py``). One
+*batch* here is one forward and backward pass over all ranks together; an optimizer step follows
+after ``accumulate`` of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+
+BIAS_GROUP, WEIGHT_GROUP = 0, 1
+"""Positions in the optimizer's parameter groups: of biases, which have a warm-up of their own, and of what
+decays."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How the network is optimised; the defaults are classic YOLOv5's."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """``sgd`` (with Nesterov momentum) or ``adamw``."""
+    learning_rate: float = 0.01
+    """Initial learning rate, > 0 (for adamw about 0.001)."""
+    final_learning_rate_fraction: float = 0.01
+    """Learning rate at the end, as a fraction of the initial one, 0..1."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How the learning rate falls over the epochs."""
+    schedule_epochs: int | None = None
+    """Epochs over which it falls; trainer.max_epochs if left out. Set it to what is planned in the end
+    when a run is to be trained in parts."""
+    momentum: float = 0.937
+    """Momentum of sgd, or beta1 of adamw, 0..1."""
+    weight_decay: float = 0.0005
+    """L2 penalty of convolution weights at the nominal batch size, >= 0."""
+    nominal_batch_size: int = 64
+    """Images an optimizer step; smaller batches are accumulated up to it."""
+    joint_loss: bool = False
+    """Give the batches of a step the loss of one large batch, divided by all their matches together; if not,
+    each is divided by its own, as in classic YOLOv5. They then wait, augmented, for the last one."""
+    warmup_epochs: float = 3.0
+    """Length of the warm-up in epochs, >= 0; it lasts at least 100 batches unless 0."""
+    warmup_momentum: float = 0.8
+    """Momentum at the first batch, 0..1."""
+    warmup_bias_learning_rate: float = 0.1
+    """Learning rate of the biases at the first batch (the other parameters start at 0)."""
+    gradient_clip_norm: float = 10.0
+    """Largest norm of the gradient of one step; 0 turns clipping off."""
+
+    def __post_init__(self) -> None:
+        for key in ("learning_rate", "nominal_batch_size", "schedule_epochs"):
+            if getattr(self, key) is not None and getattr(self, key) <= 0:
+                raise InputError(f"model.optimizer.{key} is {getattr(self, key)}; give a number above 0")
+        for key in ("final_learning_rate_fraction", "momentum", "warmup_momentum"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise InputError(f"model.optimizer.{key} is {getattr(self, key)}; give a number from 0 to 1")
+        for key in ("weight_decay", "warmup_epochs", "warmup_bias_learning_rate", "gradient_clip_norm"):
+            if getattr(self, key) < 0:
+                raise InputError(f"model.optimizer.{key} is {getattr(self, key)}; give 0 or more")
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What the optimizer uses for one batch."""
+
+    learning_rate: float
+    bias_learning_rate: float
+    momentum: float
+    accumulate: int
+    """Batches an optimizer step."""
+    weight_decay: float
+    """As it acts, see :func:`scaled_weight_decay`."""
+
+
+def batches_per_step(batch_size: int, nominal_batch_size: int) -> int:
+    """Batches to accumulate after the warm-up, so that a step sees about the nominal number of images."""
+    return max(1, round(nominal_batch_size / batch_size))
+
+
+def scaled_weight_decay(config: OptimizerConfig, batch_size: int) -> float:
+    """Weight decay for steps of ``batch_size * accumulate`` images instead of the nominal number."""
+    accumulate = batches_per_step(batch_size, config.nominal_batch_size)
+    return config.weight_decay * batch_size * accumulate / config.nominal_batch_size
+
+
+def describe_scaling(config: OptimizerConfig, batch_size: int) -> str:
+    """A sentence on what acts instead of what was given, for ``batch_size`` images on all ranks together."""
+    accumulate = batches_per_step(batch_size, config.nominal_batch_size)
+    return (
+        f"a step sums {accumulate} batches of {batch_size} images (nominal {config.nominal_batch_size}); "
+        f"weight decay {config.weight_decay:g} acts as {scaled_weight_decay(config, batch_size):g}"
+    )
+
+
+def learning_rate_factor(config: OptimizerConfig, epoch: int, epochs: int) -> float:
+    """Fraction of the initial learning rate in ``epoch`` of ``epochs``: from 1 down to the final fraction.
+
+    Both curves reach the final fraction at ``epoch == epochs``, one epoch after the last, and stay there.
+    """
+    final = config.final_learning_rate_fraction
+    epoch = min(epoch, epochs)
+    if config.schedule == "cosine":
+        return (1 - math.cos(epoch * math.pi / epochs)) / 2 * (final - 1) + 1
+    return (1 - epoch / epochs) * (1 - final) + final
+
+
+def step_settings(
+    config: OptimizerConfig,
+    *,
+    batch_index: int,
+    epoch: int,
+    epochs: int,
+    batches_per_epoch: int,
+    batch_size: int,
+) -> StepSettings:
+    """The settings for one batch.
+
+    Args:
+        config: the recipe.
+        batch_index: position of the batch in its epoch.
+        epoch: the epoch, from 0.
+        epochs: how many are planned.
+        batches_per_epoch: batches an epoch.
+        batch_size: images a batch, all ranks together.
+    """
+    rate = config.learning_rate * learning_rate_factor(config, epoch, epochs)
+    batch = batch_index + batches_per_epoch * epoch
+    warmup = max(round(config.warmup_epochs * batches_per_epoch), 100) if config.warmup_epochs > 0 else 0
+    weight_decay = scaled_weight_decay(config, batch_size)
+    if batch > warmup or warmup == 0:
+        accumulate = batches_per_step(batch_size, config.nominal_batch_size)
+        return StepSettings(rate, rate, config.momentum, accumulate, weight_decay)
+    progress = batch / warmup
+    return StepSettings(
+        learning_rate=_interpolate(progress, 0.0, rate),
+        bias_learning_rate=_interpolate(progress, config.warmup_bias_learning_rate, rate),
+        momentum=_interpolate(progress, config.warmup_momentum, config.momentum),
+        accumulate=max(1, round(_interpolate(progress, 1.0, config.nominal_batch_size / batch_size))),
+        weight_decay=weight_decay,
+    )
+
+
+def _interpolate(progress: float, start: float, end: float) -> float:
+    return start + (end - start) * progress
+
+
+def parameter_groups(network: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Trainable parameters as classic YOLOv5 groups them: biases, weights that decay, norms that do not."""
+    groups: dict[str, list[nn.Parameter]] = {"bias": [], "weight": [], "norm": []}
+    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                kind = "bias" if name == "bias" else "norm" if isinstance(module, norms) else "weight"
+                groups[kind].append(parameter)
+    return groups
+
+
+def build_optimizer(
+    network: nn.Module, config: OptimizerConfig, *, batch_size: int, fused: bool
+) -> torch.optim.Optimizer:
+    """The optimizer over three groups: biases, decaying weights, norms.
+
+    Args:
+        network: whose parameters to optimise.
+        config: the recipe.
+        batch_size: images a batch, all ranks together; it scales the weight decay.
+        fused: one fused kernel for all parameters; not with a gradient scaler, which has to unscale
+            before gradients are clipped.
+    """
+    groups = parameter_groups(network)
+    settings = [
+        {"params": groups["bias"], "weight_decay": 0.0},
+        {"params": groups["weight"], "weight_decay": scaled_weight_decay(config, batch_size)},
+        {"params": groups["norm"], "weight_decay": 0.0},
+    ]
+    # For a loop over hundreds of small tensors "foreach" is the next best thing to one fused kernel.
+    kernel = {"fused": True} if fused else {"foreach": True}
+    if config.name == "adamw":
+        return torch.optim.AdamW(settings, lr=config.learning_rate, betas=(config.momentum, 0.999), **kernel)
+    return torch.optim.SGD(
+        settings, lr=config.learning_rate, momentum=config.momentum, nesterov=True, **kernel
+    )
+
+
+def apply_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:
+    """Write learning rates, weight decay and (for sgd) momentum into the parameter groups.
+
+    An optimizer that was restored has the weight decay of the run before, which may have had another batch
+    size, other ranks or another recipe.
+    """
+    optimizer.param_groups[WEIGHT_GROUP]["weight_decay"] = settings.weight_decay
+    for position, group in enumerate(optimizer.param_groups):
+        group["lr"] = settings.bias_learning_rate if position == BIAS_GROUP else settings.learning_rate
+        if "momentum" in group:
+            group["momentum"] = settings.momentum

@@ -1,0 +1,287 @@
+"""The training step without Lightning: from images to losses, and how gradients add up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..data.augment import Augmentation
+from ..data.batch import Batch
+from ..errors import InputError
+from ..model.heads import AnchorFreeHead, AnchorHead
+from ..model.losses import AnchorFreeLoss, AnchorFreeLossConfig, AnchorLoss, AnchorLossConfig
+from ..model.network import DetectionNetwork
+from ..system.streams import run_beside
+
+
+class Prepared(NamedTuple):
+    """A batch as the network is trained on it."""
+
+    images: Tensor
+    """float32 (B, 3, S, S), 0..1, channels last as the augmentation makes them."""
+    targets: Tensor
+    """float32 (B, N, 5): class, x1, y1, x2, y2 in px."""
+    mask: Tensor
+    """bool (B, N), which rows of ``targets`` are labels."""
+
+
+def training_losses(
+    network: DetectionNetwork,
+    criterion: AnchorLoss | AnchorFreeLoss,
+    images: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    divisor: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Network and loss as one function, so that they compile to one graph.
+
+    Args:
+        network: the network.
+        criterion: its loss.
+        images: float (B, 3, S, S), 0..1.
+        targets: float32 (B, N, 5): class, x1, y1, x2, y2 in px.
+        mask: bool (B, N), which rows of ``targets`` are labels.
+        divisor: what the loss divides by; None leaves it to the loss.
+
+    Returns:
+        The scalar mean loss and its named, detached parts.
+    """
+    maps = network(images)
+    with torch.autocast(images.device.type, enabled=False):
+        return criterion(maps, targets, mask, divisor)
+
+
+TrainingLosses = Callable[..., tuple[Tensor, dict[str, Tensor]]]
+""":func:`training_losses`, or the same compiled."""
+
+
+def augment(
+    augmentation: Augmentation, batch: Batch, epoch: int, mosaic: bool, after_current: bool
+) -> Prepared:
+    """Augment a batch in float32, on the side stream where there is one; see ``streams.run_beside``."""
+    device = batch.images.device
+    with torch.autocast(device.type, enabled=False):
+        return Prepared(*run_beside(device, partial(augmentation, batch, epoch, mosaic), after_current))
+
+
+def add_gradients(
+    losses: TrainingLosses,
+    network: DetectionNetwork,
+    criterion: AnchorLoss | AnchorFreeLoss,
+    batches: Sequence[Prepared],
+    backward: Callable[[Tensor], None],
+    joint: bool,
+) -> list[dict[str, Tensor]]:
+    """Run the network on batches and add their gradients to those that wait.
+
+    Jointly, the sum is the gradient of all the batches as one. Batch by batch it is not, because a loss
+    divides by the matches of its batch. The classic ones follow from the labels, so they are counted
+    beforehand. Those of the anchor-free loss follow from the predictions: there any divisor serves until
+    the last batch, and the gradients are scaled then.
+
+    Args:
+        losses: :func:`training_losses`, or the same compiled.
+        network: the network; without gradients if ``joint``.
+        criterion: its loss.
+        batches: of equally many images.
+        backward: adds the gradient of a batch's mean loss.
+        joint: whether the batches count as one.
+
+    Returns:
+        The parts of each batch's loss; if ``joint``, their means are the parts of the joined batch's.
+    """
+    divisor, found = None, []
+    if joint and isinstance(criterion, AnchorLoss):
+        divisor = criterion.mean_matches(batches)
+    elif joint:
+        divisor = batches[0].targets.new_full((), len(batches[0].images))
+    for batch in batches:
+        loss, parts = losses(network, criterion, *batch, divisor)
+        backward(loss)
+        found.append(parts)
+    if divisor is None or isinstance(criterion, AnchorLoss):
+        return found
+    score = torch.stack([parts.pop("score") for parts in found]).sum()
+    factor = divisor * len(batches) / criterion.divisor_of(score)
+    torch._foreach_mul_([p.grad for p in network.parameters() if p.grad is not None], factor)
+    return [{name: part * factor for name, part in parts.items()} for parts in found]
+
+
+def is_followed_by_validation(trainer: Any) -> bool:
+    """Whether the epoch, or the part of it before a validation within it, ends with the batch at hand.
+
+    A validation that the clock asks for does not count: each rank looks at a clock of its own.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    last: bool = loop.batch_progress.is_last_batch
+    if last or trainer._val_check_time_interval is not None:
+        return last
+    return bool(loop._should_check_val_fx(trainer.fit_loop._data_fetcher))
+
+
+def agree_on_image_size(
+    network: DetectionNetwork, criterion: nn.Module, data: Any, architecture: str
+) -> None:
+    """Let a data module pad to whole cells, and refuse an image size that cannot be.
+
+    Args:
+        network: tells its strides.
+        criterion: its loss, of which the classic one scales a gain by the area of the images.
+        data: the data module; None where there is none.
+        architecture: of the network, for the error.
+
+    Raises:
+        InputError: the image size is not a multiple of the largest stride.
+    """
+    if data is None:
+        return
+    data.stride = stride = max(network.strides)
+    if isinstance(criterion, AnchorLoss):
+        criterion.image_size_px = data.image_size  # validation has rectangles
+    if data.image_size % stride:
+        raise InputError(f"data.image_size is {data.image_size}; {architecture} needs a multiple of {stride}")
+
+
+def compile_training(network: DetectionNetwork, mode: str | None) -> TrainingLosses:
+    """Network and loss as one compiled graph, or as they are when ``mode`` is None.
+
+    The network by itself is compiled too, in place, so that the names in its checkpoints stay as
+    they are; that costs nothing until it is called by itself.
+    """
+    if mode is None:
+        return training_losses
+    network.compile(fullgraph=True, dynamic=False, mode=mode)
+    compiled: TrainingLosses = torch.compile(training_losses, fullgraph=True, dynamic=False, mode=mode)
+    return compiled
+
+
+def build_criterion(
+    head: AnchorHead | AnchorFreeHead, config: AnchorLossConfig, anchor_free_config: AnchorFreeLossConfig
+) -> AnchorLoss | AnchorFreeLoss:
+    """The loss that belongs to a head."""
+    if isinstance(head, AnchorHead):
+        return AnchorLoss(head.anchors, head.strides, head.num_classes, config)
+    return AnchorFreeLoss(head.strides, head.num_classes, anchor_free_config, reg_max=head.reg_max)
+
+
+def describe_gains(criterion: AnchorLoss | AnchorFreeLoss, image_size: int) -> str:
+    """A sentence on the gains that act, for the log."""
+    if isinstance(criterion, AnchorFreeLoss):
+        return f"gains as given: box {criterion.config.box_gain:g}, class {criterion.config.class_gain:g}"
+    given, acting = criterion.config, criterion.gains(image_size)
+    return (
+        f"box gain {given.box_gain:g} acts as {acting.box:g}, objectness gain {given.objectness_gain:g} as "
+        f"{acting.objectness:g}, class gain {given.class_gain:g} as {acting.classes:g} "
+        f"({len(criterion.strides)} levels, {criterion.num_classes} classes, {image_size} px)"
+    )
+
+
+def gradient_scale(batch_size: int, world_size: int) -> int:
+    """Factor from the mean loss of a rank's batch to the loss whose gradient is summed.
+
+    Classic YOLOv5 sums over images, so that the gradient of a step grows with the images in it up
+    to the nominal batch size; DDP averages over ranks, which the second factor undoes.
+    """
+    return batch_size * world_size
+
+
+def add_to_means(
+    means: dict[str, Tensor], values: Sequence[dict[str, Tensor]], count: int
+) -> dict[str, Tensor]:
+    """Means of named values over ``count`` batches, the last of which are new; never waits for the device."""
+    for number, one in enumerate(values, count + 1 - len(values)):
+        means = {n: means[n] + (v - means[n]) / number if n in means else v for n, v in one.items()}
+    return means
+
+
+def rank_mean(value: Tensor) -> Tensor:
+    """Mean over all ranks of a tensor that needs no gradient."""
+    value = value.clone()
+    torch.distributed.all_reduce(value)
+    return value / torch.distributed.get_world_size()
+
+
+def share_buffers(model: nn.Module | None) -> None:
+    """Give all ranks the buffers of rank 0, and let DDP leave them alone from here on in evaluation.
+
+    DDP copies the running statistics of the batch norms before each forward pass. In evaluation
+    that would hang, because the ranks have unequal numbers of batches; so they are copied once.
+    """
+    if isinstance(model, DistributedDataParallel):
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
+        model.require_forward_param_sync = False
+
+
+def resume_sharing(model: nn.Module | None) -> None:
+    """Undo :func:`share_buffers` for training."""
+    if isinstance(model, DistributedDataParallel):
+        model.require_forward_param_sync = True
+
+
+class GradientAccumulator:
+    """Counts the batches whose gradients wait in ``.grad``, and saves and restores them.
+
+    A window of batches that an epoch's end cuts is not dropped and not applied early, with too few
+    images in it: it goes on in the next epoch, or in the run that resumes.
+
+    With several ranks ``.grad`` holds the sum over all of them: gradients are reduced in every backward
+    pass, although DDP's ``no_sync`` could put that off, so that the checkpoint which one rank writes in
+    the middle of a window is complete.
+    """
+
+    def __init__(self) -> None:
+        self.pending = 0
+        """Batches summed since the last optimizer step."""
+        self._restored: dict[str, Any] = {}
+
+    def window_is_full(self, accumulate: int) -> bool:
+        """Count one more batch, whose gradients were just added; whether it is time to step."""
+        self.pending += 1
+        return self.pending >= accumulate
+
+    def stepped(self) -> None:
+        """The optimizer has used the gradients and they are gone."""
+        self.pending = 0
+
+    def state_dict(self, network: nn.Module, batch_size: int) -> dict[str, Any]:
+        """The images that wait, and their gradients (none right after a step); what saves them copies them.
+
+        Args:
+            network: whose gradients wait.
+            batch_size: images of a batch of all ranks together.
+        """
+        gradients = {}
+        if self.pending:
+            gradients = {
+                name: parameter.grad
+                for name, parameter in network.named_parameters()
+                if parameter.grad is not None
+            }
+        return {"images": self.pending * batch_size, "gradients": gradients}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Remember what a checkpoint holds until :meth:`restore_gradients`."""
+        self._restored = state
+
+    def restore_gradients(self, network: nn.Module, batch_size: int) -> None:
+        """Give the remembered gradients back to the parameters, once those are on their device.
+
+        Args:
+            network: whose gradients wait.
+            batch_size: images of a batch of all ranks together, which may be another one now.
+        """
+        if not self._restored:
+            return
+        images = self._restored.get("images", self._restored.get("pending", 0) * batch_size)
+        self.pending = -(-images // batch_size)
+        gradients = self._restored["gradients"]
+        for name, parameter in network.named_parameters():
+            if name in gradients:
+                parameter.grad = gradients[name].to(parameter)
+        self._restored = {}
