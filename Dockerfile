@@ -64,8 +64,8 @@ COPY --from=wheel /wheels /tmp/wheels
 RUN python -m venv --system-site-packages "$VIRTUAL_ENV" \
     && python -c "from importlib.metadata import version; \
 print(*(f'{name}=={version(name)}' for name in ('torch', 'torchvision')), sep='\n')" >/tmp/base.txt \
-    && "$VIRTUAL_ENV/bin/python" -m pip install --no-cache-dir --constraint /tmp/base.txt \
-        /tmp/wheels/*.whl "jupyterlab>=4.2" "ipykernel>=6.29" \
+    && set -- /tmp/wheels/*.whl \
+    && "$VIRTUAL_ENV/bin/python" -m pip install --no-cache-dir --constraint /tmp/base.txt "$1[notebook]" \
     && chmod --recursive a+rwX "$VIRTUAL_ENV" \
     && rm /tmp/base.txt
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets everything up, makes the built-in data set and trains on it: bash scripts/run_quickstart.sh
+# Installs yolo-lightning, makes the built-in data set and trains on it: bash scripts/run_quickstart.sh
 # Further arguments go to the fit command, e.g. --trainer.max_epochs 2.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Installs yolo-lightning, with what its tests need, into .venv beside the sources.
+# Installs yolo-lightning into .venv beside the sources.
 #
-#   bash scripts/setup.sh                    from any directory, as often as you like
+#   bash scripts/setup.sh                    the package alone
+#   bash scripts/setup.sh --dev              also the tools for tests, documentation and notebooks
 #   PYTHON=python3.12 bash scripts/setup.sh  with a Python of your choice
+#
+# It may run from any directory. A second run is quick and needs no network.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$root/.venv"
@@ -11,6 +14,12 @@ stop() {
     echo "yolo-lightning: $*" >&2
     exit 1
 }
+
+case "${1:-}" in
+"") set_name=package extras="" ;;
+--dev) set_name=dev extras="[dev]" ;;
+*) stop "setup.sh does not know the option $1; it takes --dev or nothing." ;;
+esac
 
 find_python() {
     local candidate
@@ -30,10 +39,12 @@ if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
     "$python" -m venv --clear "$venv"
 fi
 
-# An unchanged pyproject.toml that is installed already needs neither time nor a network.
-wanted="$root $(cksum <"$root/pyproject.toml")"
-if [ "$(cat "$venv/installed" 2>/dev/null)" != "$wanted" ]; then
-    echo "Installing into $venv; the first time takes minutes and 6 GB (PyTorch comes with CUDA)."
-    "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --editable "${root}[dev]"
-    echo "$wanted" >"$venv/installed"
+# The file `installed` records the location, the pyproject.toml and the set of the last installation.
+# The dev set contains the package.
+source="$root $(cksum <"$root/pyproject.toml")"
+installed="$(cat "$venv/installed" 2>/dev/null || true)"
+if [ "$installed" != "$source $set_name" ] && [ "$installed" != "$source dev" ]; then
+    echo "Installing into $venv. The first time takes minutes and 6 GB, because PyTorch comes with CUDA."
+    "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --editable "$root$extras"
+    echo "$source $set_name" >"$venv/installed"
 fi

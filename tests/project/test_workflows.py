@@ -110,7 +110,9 @@ def test_ci_runs_on_the_oldest_and_the_newest() -> None:
     assert oldest_python and oldest_torch
     assert matrix[0] == {"python": oldest_python[1], "torch": f"{oldest_torch[1]}.*"}
     assert matrix[1]["torch"] == "2.*" and float(matrix[1]["python"].split(".")[1]) > 10
-    assert ".venv/bin/python -m pytest" in scripts("ci.yml")
+    [short, everything] = [step for step in document["jobs"]["test"]["steps"] if "if" in step]
+    assert short["run"] == '.venv/bin/python -m pytest -m "not long"' and "push" in short["if"]
+    assert everything["run"] == "bash scripts/run_tests.sh --all" and "schedule" in everything["if"]
     benchmark = document["jobs"]["benchmark"]
     assert "schedule" in document[ON] and "schedule" in benchmark["if"]
     assert benchmark["steps"][-1]["with"]["path"].endswith("*.json")
