@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from .distributed.failure import FailedElsewhere
 from .errors import InputError
 from .system.signals import training_has_begun, watching
+from .system.text import last_line
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,9 +35,7 @@ def _run(arguments: list[str]) -> None:
     except FailedElsewhere:
         sys.exit(2)
     except InputError as error:
-        # One that crossed over from a loader worker carries that process's traceback in front.
-        sentence = str(error).strip().splitlines()[-1].removeprefix("yolo_lightning.errors.InputError: ")
-        sys.exit(_fail(sentence))
+        sys.exit(_fail(last_line(error)))
     except Exception as error:
         from .runs.checkpoint_files import full_disk_error
 

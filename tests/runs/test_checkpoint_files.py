@@ -19,6 +19,7 @@ from yolo_lightning.runs import checkpoint_files as files
 from yolo_lightning.runs.checkpoint_damage import newest_whole, previous_path
 from yolo_lightning.runs.checkpoint_files import NoSpace, full_disk_error, write
 from yolo_lightning.runs.checkpoint_writer import BackgroundWriter
+from yolo_lightning.system import files as whole_files
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -146,14 +147,14 @@ def test_what_dead_processes_left_is_removed_and_nothing_else(tmp_path: Path) ->
     last = tmp_path / "last.ckpt"
     process = subprocess.Popen([sys.executable, "-c", "pass"])
     process.wait()
-    host, token, me = files._HOST, "0123abcd", os.getpid()
+    host, token, me = whole_files._HOST, "0123abcd", os.getpid()
     names = {
         "dead": f".last.ckpt.{host}-{process.pid}-{token}-0.tmp",
         "restarted": f".last.ckpt.{host}-{me}-{token}-1.tmp",  # our number, but not our mark
         "old": f".last.ckpt.elsewhere-{process.pid}-{token}-2.tmp",
         "alive": f".best.ckpt.{host}-{os.getppid()}-{token}-3.tmp",
         "elsewhere": f".best.ckpt.elsewhere-{process.pid}-{token}-4.tmp",
-        "ours": f".best.ckpt.{host}-{me}-{files._TOKEN}-5.tmp",
+        "ours": f".best.ckpt.{host}-{me}-{whole_files._TOKEN}-5.tmp",
         "a_user's": ".mine.tmp",
     }
     for name in names.values():

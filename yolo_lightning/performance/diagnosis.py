@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from ..data.loading.facts import Loading
+from ..system.text import one_line
 
 LOSS_THRESHOLD = 0.05
 """Part of an epoch, 0..1, below which a loss is not worth a word."""
@@ -215,17 +216,12 @@ def advise_recompilations(recompilations: Sequence[Recompilation]) -> Advice:
         seconds[each.function] = seconds.get(each.function, 0.0) + each.seconds
     function = max(seconds, key=lambda name: seconds[name])
     reasons = [r.reason for r in recompilations if r.function == function]
-    why = f"'{function}' was compiled {_count(len(reasons), 'more time')} ({_one_line(reasons[-1])})"
+    why = f"'{function}' was compiled {_count(len(reasons), 'more time')} ({one_line(reasons[-1])})"
     return Advice(
         "recompilation",
         why,
         "keep image sizes, label capacity and modes as they are during a run, or set --model.compile false",
     )
-
-
-def _one_line(text: str, most: int = 160) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def _count(number: int, thing: str) -> str:

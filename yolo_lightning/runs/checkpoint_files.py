@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
-import re
-import secrets
 import shutil
-import socket
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +13,7 @@ from typing import Any, BinaryIO
 import torch
 
 from ..errors import InputError
+from ..system.files import bring_to_disk, remove_leftovers, temporary_name, whole_file
 from .checkpoint_damage import fault, has_end, previous_path
 from .snapshot import bytes_in
 
@@ -26,11 +22,6 @@ with suppress(ImportError):
     # would find the module's lock taken for ever, and with it its own torch.save.
     import torch.utils.serialization.config
 
-_DAY_S = 24 * 3600.0
-_HOST = re.sub(r"\W", "_", socket.gethostname(), flags=re.ASCII) or "host"
-_TOKEN = secrets.token_hex(4)  # in containers a restarted process often has the number of the dead one
-_NUMBERS = itertools.count()
-_TEMPORARY = re.compile(r"\..+\.(?P<host>\w+)-(?P<pid>\d{1,9})-(?P<token>[0-9a-f]{8})-\d+\.tmp", re.ASCII)
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -85,59 +76,35 @@ def write_again(source: Path, path: Path, keep_previous: bool = False) -> None:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
 
     _fill(path, fill, 0, keep_previous)
 
 
 def _fill(path: Path, fill: Callable[[Path], None], needed: int, keep_previous: bool) -> None:
     """Have a temporary file made beside ``path`` and move it into place; see :func:`write`."""
-    temporary, link = _temporary_name(path), _temporary_name(previous_path(path))
+    previous = previous_path(path)
+    link = temporary_name(previous)
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(path.parent)
+            remove_leftovers(path.parent)
             _check_room(path.parent, needed)  # a disk filled to the brim would fail other writers too
-            fill(temporary)
-            _put_in_place(temporary, path, link if keep_previous else None)
+            with whole_file(path, sync=False) as temporary:
+                fill(temporary)
+                bring_to_disk(temporary)
+                # A present file that is visibly torn is not worth the place of the one before it.
+                if keep_previous and path.is_file() and has_end(path):
+                    _link_or_move(path, link)
+            if link.exists():  # not before: until the new one is in its place nothing has been given up
+                os.replace(link, previous)
             _sync_folder(path.parent)
         finally:
-            for leftover in (temporary, link):
-                with suppress(OSError):
-                    leftover.unlink(missing_ok=True)
+            with suppress(OSError):
+                link.unlink(missing_ok=True)
     except OSError as error:
         if error.errno in _FULL:
             raise NoSpace(_describe_no_space(path, needed, error)) from error
         raise
-
-
-def _temporary_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{_TOKEN}-{next(_NUMBERS)}.tmp")
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of dead processes of this host, and any that are older than a day."""
-    for file in folder.glob(".*.tmp"):
-        if (match := _TEMPORARY.fullmatch(file.name)) is None:
-            continue
-        pid, is_ours = int(match["pid"]), int(match["pid"]) == os.getpid()
-        if is_ours and match["token"] == _TOKEN:
-            continue  # of a write under way
-        with suppress(OSError):
-            is_dead = match["host"] == _HOST and (is_ours or not _is_alive(pid))
-            if is_dead or time.time() - file.stat().st_mtime > _DAY_S:
-                file.unlink()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # it is somebody else's
-    return True
 
 
 def _free_bytes(folder: Path) -> int | None:
@@ -183,31 +150,17 @@ def _serialise(contents: object, temporary: Path) -> None:
                 raise
         if sink.error is not None:
             raise sink.error
-        file.flush()
-        os.fsync(file.fileno())
 
 
-def _put_in_place(temporary: Path, path: Path, link: Path | None) -> None:
-    """Move the new file into place, and the one that was there, by way of ``link``, to the previous one's.
-
-    The previous one goes last: until the new one is in its place nothing has been given up. A present
-    file that is visibly torn is not worth the place of the one before it.
-    """
-    if link is None or not (path.is_file() and has_end(path)):
-        os.replace(temporary, path)
-        return
+def _link_or_move(path: Path, link: Path) -> None:
+    """Give the present file a second name, ``link``; without hard links it moves to the previous one's."""
     try:
         os.link(path.resolve(), link)
     except OSError as error:
         if error.errno in _FULL:
             raise
-        # This file system has no hard links, so that the present file must move before the new one comes.
         if fault(path) is None:
             os.replace(path, previous_path(path))
-        os.replace(temporary, path)
-        return
-    os.replace(temporary, path)
-    os.replace(link, previous_path(path))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from .text import one_line
+
 _Task = Callable[[], Any]
 
 
@@ -75,8 +77,7 @@ class BackgroundQueue:
 
 
 def _tell(error: Exception) -> None:
-    words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    what = f"a picture or file could not be made: {words}"
+    what = f"a picture or file could not be made: {one_line(f'{type(error).__name__}: {error}', 300)}"
     with contextlib.suppress(Exception):  # where warnings are errors: drain would never return
         warnings.warn(f"{what}; training goes on", stacklevel=1)
 

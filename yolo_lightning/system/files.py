@@ -1,43 +1,106 @@
-"""Small files that are never half."""
+"""Files that are replaced as a whole: a reader finds the old contents or the new, never a part."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+_DAY_S = 24 * 3600.0
+_HOST = re.sub(r"\W", "_", socket.gethostname(), flags=re.ASCII) or "host"
+_TOKEN = secrets.token_hex(4)  # in containers a restarted process often has the number of the dead one
+_NUMBERS = itertools.count()
+_TEMPORARY = re.compile(r"\..+\.(?P<host>\w+)-(?P<pid>\d{1,9})-(?P<token>[0-9a-f]{8})-\d+\.tmp", re.ASCII)
+
 
 def write_whole(path: Path, contents: str | bytes) -> None:
-    """Write a file, and its folder, so that whoever reads it finds the old contents or the new.
+    """Replace a file as a whole; its folder is made if it is missing.
 
     Args:
         path: the file.
-        contents: text is written in UTF-8, whatever the locale, with a ? for what is no Unicode.
+        contents: text is written in UTF-8, with a ? for what cannot be encoded.
 
     Raises:
         OSError: it cannot be written; the old file is as it was.
     """
-    data = contents.encode(errors="replace") if isinstance(contents, str) else contents
+    with whole_file(path) as temporary:
+        temporary.write_bytes(contents.encode(errors="replace") if isinstance(contents, str) else contents)
+
+
+@contextmanager
+def whole_file(path: Path, sync: bool = True) -> Iterator[Path]:
+    """Yield the name of a temporary file, which replaces ``path`` when the block has ended.
+
+    The block writes and closes the file. If it raises, ``path`` stays as it was, and the temporary file is
+    removed.
+
+    Args:
+        path: the file; its folder is made if it is missing.
+        sync: bring the contents to the disk before the name; without, a power cut may leave the new name
+            with wrong contents, which suits files that carry a checksum or can be made again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut might leave the new name without its contents
-        temporary.replace(path)
+        yield temporary
+        if sync:
+            bring_to_disk(temporary)
+        os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)  # a part of it would take the room that is missing
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # a part of a file would take the room that is missing
+
+
+def bring_to_disk(path: Path) -> None:
+    """Return when the contents of a file are on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def temporary_name(path: Path) -> Path:
+    """A new name beside ``path``, which says what process uses it."""
+    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{_TOKEN}-{next(_NUMBERS)}.tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of dead processes of this host, and any that are older than a day."""
+    for file in folder.glob(".*.tmp"):
+        if (match := _TEMPORARY.fullmatch(file.name)) is None:
+            continue
+        is_same_pid = int(match["pid"]) == os.getpid()
+        if is_same_pid and match["token"] == _TOKEN:
+            continue  # this process is writing it
+        with suppress(OSError):
+            is_dead = match["host"] == _HOST and (is_same_pid or not _is_alive(int(match["pid"])))
+            if is_dead or time.time() - file.stat().st_mtime > _DAY_S:
+                file.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # another user's
+    return True
 
 
 def take_lock(file: IO[Any]) -> bool:
-    """Wait until no other process holds the lock of a file, and hold it until the file is closed.
+    """Wait for the lock of a file, and hold it until the file is closed or the process ends.
 
     Args:
-        file: An open file that is there for this alone; a process that dies lets go of it.
+        file: an open file that exists only to be locked.
 
     Returns:
-        Whether the file system has locks; without any, other processes may be here, too.
+        Whether the file system has locks; without them other processes may be here too.
     """
     try:
         import fcntl

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from yolo_lightning.monitoring.screen import Bar, Display, duration
+from yolo_lightning.monitoring.screen import Bar, Display
 
 
 def line(bar: Bar, width: int, ascii_only: bool = False) -> str:
@@ -59,17 +59,6 @@ def test_nothing_to_do() -> None:
 def test_a_terminal_without_unicode(bar: Bar) -> None:
     bar.notes = []
     assert line(bar, 45, ascii_only=True) == "epoch 3/30  43% #######.......... 12/28  0:41"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-3, "0:00"), (0.4, "0:00"), (59.6, "1:00"), (754, "12:34"), (3599.4, "59:59"), (3600, "1:00:00"),
-        (35999, "9:59:59"), (36000, "10h00m"), (360000, "100h00m"),
-    ],
-)  # fmt: skip
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_a_log_gets_lines_alone(capsys: pytest.CaptureFixture[str]) -> None:

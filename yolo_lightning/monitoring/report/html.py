@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...system import text
 from .markup import Child, Markup, join, tag
 
 _STYLE = Path(__file__).with_name("style.css")
@@ -116,15 +117,10 @@ def number(value: object, form: str = ".3f") -> str:
 
 
 def duration(seconds: object) -> str:
-    """Such as 8.2 s, 3 min 20 s, or 1 h 05 min."""
+    """A duration in words; a dash where there is none."""
     if not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
         return NOTHING
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    return text.duration(seconds)
 
 
 def columns(parts: Iterable[Child]) -> Markup:

@@ -1,6 +1,6 @@
 """What changes on a screen: bars on a terminal and in a notebook, whole lines everywhere."""
 
-from .bars import Bar, Display, duration
+from .bars import Bar, Display
 from .opening import open_display
 
-__all__ = ["Bar", "Display", "duration", "open_display"]
+__all__ = ["Bar", "Display", "open_display"]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
 
+from ...system.text import clock
+
 INTERVAL_S = 0.25
 """Bars are drawn at most this often."""
 _LEAST, _MOST = 8, 40
@@ -46,7 +48,7 @@ class Bar:
         part = min(self.done / self.total, 1.0) if self.total else 0.0
         counted = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
         head = f"{self.label} " if self.total is None else f"{self.label} {part:4.0%} "
-        tail = f" {counted}  {duration(now - self.began_s)}"
+        tail = f" {counted}  {clock(now - self.began_s)}"
         least = 0 if self.total is None else _LEAST
         for note in self.notes:
             if len(head) + least + len(tail) + 2 + len(note) > width:
@@ -57,15 +59,6 @@ class Bar:
             return [((head + tail.lstrip())[:width], "")]
         filled = int(part * room)
         return [(head, ""), (full * filled, "cyan"), (empty * (room - filled), "dim"), (tail, "")]
-
-
-def duration(seconds: float) -> str:
-    """``0:05``, ``12:34``, ``1:02:03``, and from ten hours on ``12h34m``."""
-    whole = max(round(seconds), 0)
-    minutes, hours = whole // 60, whole // 3600
-    if hours >= 10:
-        return f"{hours}h{minutes % 60:02}m"
-    return f"{hours}:{minutes % 60:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
 def never_fails(method: Method) -> Method:

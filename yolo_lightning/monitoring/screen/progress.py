@@ -14,8 +14,9 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ...performance.stalls import StallMonitor
+from ...system.text import clock
 from ..tensorboard.writer import writer_of
-from . import Bar, Display, duration, open_display
+from . import Bar, Display, open_display
 from .epoch_table import EpochTable, metric_table, number
 from .time_left import Estimate, TimeLeft, left_text, time_left
 
@@ -155,7 +156,7 @@ class EpochProgress(ProgressBar):
             bar.notes = [note for note in notes if note]
         if (bar := self._evaluation_bar) is not None and bar.total and bar.done:
             pace_s = (now - bar.began_s) / bar.done
-            bar.notes = [f"{duration(pace_s * (bar.total - bar.done))} left"]
+            bar.notes = [f"{clock(pace_s * (bar.total - bar.done))} left"]
         self._display.draw(now)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

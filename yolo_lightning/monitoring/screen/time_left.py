@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
-from . import duration
+from ...system.text import clock
 
 _EPOCHS = 5
 """The last so many epochs count: their pace changes, as when mosaic is closed."""
@@ -149,8 +149,8 @@ def left_text(trainer: Trainer, left: Estimate | None) -> str:
     for timer in (callback for callback in trainer.callbacks if isinstance(callback, Timer)):  # type: ignore[attr-defined]
         remaining_s = timer.time_remaining()
         if remaining_s is not None and remaining_s < left.seconds:
-            return duration(remaining_s)
-    return f"{'≥' if left.is_least else ''}{duration(left.seconds)}"
+            return clock(remaining_s)
+    return f"{'≥' if left.is_least else ''}{clock(left.seconds)}"
 
 
 def _mean(values: deque[float]) -> float | None:

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from ...data.augment import AugmentationConfig
+from ...system.text import first_line
 from .candidates import Candidate, StepShape, StepTime
-from .measure_steps import first_line, measure_steps
+from .measure_steps import measure_steps
 
 _RESULT = "measured: "
 _MODULE = "yolo_lightning.performance.doctor.measure_compiled"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...data.augment import Augmentation
 from ...data.batch import Batch
+from ...system.text import first_line
 from ...training.step import Prepared
 from .bare_step import TrainingStep, build_augmentation, prepare, synthetic_batch
 from .busy_machine import Disturbance, is_disturbed, threads
@@ -215,9 +216,3 @@ def time_cuda_steps(step: Callable[[], Any], device: torch.device, count: int) -
         event.record()
     torch.cuda.synchronize(device)
     return [before.elapsed_time(after) for before, after in itertools.pairwise(events)]
-
-
-def first_line(error: BaseException) -> str:
-    """An error in one line of at most 160 characters, for a table."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:160]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...system.text import duration
 from .candidates import StepTime
 from .loading import ImageCost
 from .verdict import Plan, Timing, Verdict, epoch_seconds, fragment
@@ -112,9 +113,9 @@ class Report:
 
     def _conclusion(self) -> list[str]:
         lines = [f"The bottleneck is {self.verdict.sentence}."]
-        speed = f"{self.images_per_second:.0f} images/s, {_duration(self.epoch_s)} an epoch of training"
+        speed = f"{self.images_per_second:.0f} images/s, {duration(self.epoch_s)} an epoch of training"
         if self.verdict.options:
-            after = _duration(self.epoch_s / self.verdict.gain)
+            after = duration(self.epoch_s / self.verdict.gain)
             lines += [
                 f"Set:     {self.command}",
                 f"Now:     {speed}",
@@ -136,12 +137,6 @@ def _step(plan: Plan) -> str:
 
 def _both(plan: Plan) -> str:
     return f"{_loader(plan)}, {_step(plan)}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _plan_json(plan: Plan, timing: Timing) -> dict[str, Any]:
