@@ -11,7 +11,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.support.processes import side_by_side
-from yolo_lightning.distributed.ddp import ConfiguredDDP, DDPConfig, build_strategy, count_devices
+from yolo_lightning.distributed.ddp import (
+    ConfiguredDDP,
+    DDPConfig,
+    build_strategy,
+    count_devices,
+    listed_gpus,
+)
 from yolo_lightning.errors import InputError
 
 
@@ -38,6 +44,14 @@ def without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_devices_are_counted_however_they_are_given(devices: Any, count: int) -> None:
     assert count_devices(devices, 4) == count
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpus"),
+    [("2,3", [2, 3]), ([2, 3], [2, 3]), ("1,", [1]), ("2", None), (2, None), ("auto", None)],
+)
+def test_gpus_are_listed_as_text_or_as_numbers(devices: Any, gpus: list[int] | None) -> None:
+    assert listed_gpus(devices) == gpus
 
 
 def test_one_process_needs_no_strategy() -> None:

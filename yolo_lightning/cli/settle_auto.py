@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..data.augment import AugmentationConfig
+from ..distributed.ddp import is_on_gpu, listed_gpus
 from ..errors import InputError
 from ..performance.auto.choose import has_native_bf16
 from ..performance.auto.for_all_ranks import NOMINAL_LABELS, choose_for_run
@@ -22,19 +22,20 @@ def settle_step(config: Any, is_training: bool) -> None:
         config: the options of a subcommand, changed in place.
         is_training: whether it is ``fit``.
     """
-    on_gpu = config.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    on_gpu = is_on_gpu(config.trainer.accelerator)
     if not is_training:
         if config.trainer.precision is None and on_gpu:
             config.trainer.precision = "bf16-mixed" if has_native_bf16("cuda") else "32-true"
         return
-    model, devices = config.model, config.trainer.devices
+    model = config.model
+    gpus = listed_gpus(config.trainer.devices) or [0]
     shape = StepShape(
         model.architecture,
         model.num_classes,
         config.data.image_size,
         config.data.batch_size,
         NOMINAL_LABELS,
-        f"cuda:{devices[0] if isinstance(devices, list) else 0}" if on_gpu else "cpu",
+        f"cuda:{gpus[0]}" if on_gpu else "cpu",
         AugmentationConfig(**model.augmentation.as_dict()),
     )
     if config.trainer.sync_batchnorm:  # its layer waits for the device, which no one graph can

@@ -99,7 +99,7 @@ def build_strategy(
         InputError: there are fewer GPUs than asked for, synchronised batch norms are asked for on a CPU, or
             torchrun started another number of processes.
     """
-    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    on_gpu = is_on_gpu(accelerator)
     if sync_batchnorm and not on_gpu and accelerator in ("auto", "cpu"):
         raise InputError(
             "trainer.sync_batchnorm is true, but torch's synchronised batch norms need GPUs; "
@@ -123,21 +123,21 @@ def count_devices(devices: Any, available: int) -> int:
         devices: ``auto``, -1, a number, a list, or any of them as text (``2``, ``0,1``).
         available: what ``auto`` and -1 stand for.
     """
-    listed = _listed(devices)
+    listed = listed_gpus(devices)
     if listed is not None:
         return len(listed)
     return available if str(devices).strip() in ("auto", "-1") else int(devices)
 
 
-def _listed(devices: Any) -> list[int] | None:
-    """The positions of the GPUs if these are given, None if ``devices`` is a number or ``auto``."""
+def listed_gpus(devices: Any) -> list[int] | None:
+    """Read the positions of the GPUs; None if ``devices`` is a number or ``auto``."""
     if isinstance(devices, str) and "," in devices:
         return [int(part) for part in devices.split(",") if part.strip()]
     return [int(part) for part in devices] if isinstance(devices, (list, tuple)) else None
 
 
 def _check_gpus(devices: Any, available: int) -> None:
-    listed = _listed(devices)
+    listed = listed_gpus(devices)
     missing = [gpu for gpu in listed or () if gpu >= available]
     if missing:
         raise InputError(
@@ -163,11 +163,11 @@ def _check_torchrun(processes: int, devices: Any, num_nodes: int) -> None:
         )
 
 
-def is_on_gpu(trainer: Any) -> bool:
-    """Whether a run with these options of the Trainer uses GPUs."""
-    return trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+def is_on_gpu(accelerator: Any) -> bool:
+    """True if a run with this ``trainer.accelerator`` uses GPUs."""
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def processes_here(trainer: Any) -> int:
-    """Processes of the run on this host."""
-    return count_devices(trainer.devices, torch.cuda.device_count() if is_on_gpu(trainer) else 1)
+    """Count the processes of the run on this host."""
+    return count_devices(trainer.devices, torch.cuda.device_count() if is_on_gpu(trainer.accelerator) else 1)

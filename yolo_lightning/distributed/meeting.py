@@ -67,7 +67,7 @@ def _shared_memory_bytes(config: Any) -> int:
     environment, data = _environment(config), config.data
     if environment is None or environment.local_rank():
         return 0
-    processes, on_gpu = processes_here(config.trainer), is_on_gpu(config.trainer)
+    processes, on_gpu = processes_here(config.trainer), is_on_gpu(config.trainer.accelerator)
     return evaluation_bytes(data.image_size, data.batch_size, data.num_workers, processes, on_gpu)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..errors import InputError
 
 TEMPLATE = Path(__file__).with_name("submit_slurm.sh")
-"""A script that works as it is; ``scripts/submit_slurm.sh`` of the sources is the same file."""
+"""A script that works as it is; ``scripts/submit_slurm.sh`` is a link to it."""
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<fields>\d+(?::\d+){0,2})")
 _WORD = re.compile(r"[^\s'\"\\`$#]+")
