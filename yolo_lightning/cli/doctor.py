@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..data.images.choose_cache import Placement
+from ..data.images.choose_cache import CachePlan
 from ..data.module import DetectionDataModule
 from ..performance.auto.choose import make_wish
 from ..performance.auto.for_all_ranks import NOMINAL_LABELS
@@ -64,7 +64,7 @@ def diagnose(
         compile_option=module.compile_option,
         train=train,
         most_labels=max(train.most_labels, val.most_labels),
-        placement=Placement(
+        cache_plan=CachePlan(
             {"train": train, "val": val}, shape.image_size, torch.device(device), cores, datamodule.cache
         ),
         num_workers=datamodule.num_workers,

@@ -9,6 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+PAD_VALUE = 114
+"""Grey of the padding, 0..255 in each channel."""
+
 
 class Letterbox(NamedTuple):
     """How an image of (height, width) lies on a canvas, aspect ratio kept."""

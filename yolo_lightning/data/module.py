@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from ..system.cores import usable_cores
 from .annotations.index import DatasetIndex, IntArray
 from .annotations.source import DataSource, Split
 from .batch import Batch, label_capacity
-from .images.choose_cache import CacheMode, Placement
+from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
 from .images.decode import Pixels, read_image
 from .loading.choose import evaluation_loader, train_loader
 from .loading.dataset import DetectionDataset, PredictionDataset, Sample, list_images
@@ -80,7 +80,7 @@ class DetectionDataModule(LightningDataModule):
         image_size: int = 640,
         batch_size: int = 16,
         num_workers: int | Literal["auto"] = "auto",
-        cache: CacheMode = "auto",
+        cache: CacheOption = "auto",
         predict_source: str | list[str] | None = None,
         train_annotations: str | None = None,
         train_images: str | None = None,
@@ -101,7 +101,7 @@ class DetectionDataModule(LightningDataModule):
             raise InputError(f"data.num_workers {num_workers} is negative; use 0 or more, or auto")
         if seed < 0:
             raise InputError(f"data.seed {seed} is negative; use 0 or more")
-        if cache not in get_args(CacheMode):
+        if cache not in ("auto", *CACHE_MODES):
             raise InputError(f"data.cache '{cache}' is unknown; use auto, none, disk, ram or device")
         self.source = DataSource(
             root=Path(root).expanduser().absolute() if root is not None else None,
@@ -120,7 +120,7 @@ class DetectionDataModule(LightningDataModule):
         self.indices: dict[Split, DatasetIndex] = {}
         """Those that were read so far."""
         self._stage = "fit"
-        self._placement: Placement
+        self._cache_plan: CachePlan
         self._prepared_for: tuple[str, torch.device, int] | None = None
         self._train_loader: BatchLoader | None = None
 
@@ -212,9 +212,9 @@ class DetectionDataModule(LightningDataModule):
         self._stage = stage
         indices = {split: self.index(split) for split in _SPLITS_OF_STAGE[stage]}
         cores = max(1, usable_cores() // processes)
-        self._placement = Placement(indices, self.image_size, device, cores, self.cache, rank_zero_info)
+        self._cache_plan = CachePlan(indices, self.image_size, device, cores, self.cache, rank_zero_info)
         for split in _SPLITS_OF_STAGE[stage]:
-            self._placement.cache(split)
+            self._cache_plan.cache(split)
         self._prepared_for = stage, device, processes
 
     def setup(self, stage: str) -> None:
@@ -234,10 +234,10 @@ class DetectionDataModule(LightningDataModule):
             dataset,
             sampler,
             self.batch_size,
-            self._placement.worker_count("train", self.num_workers),
-            self._placement.device,
-            resident=self._placement.rung.cache == "device",
-            cores=self._placement.cores,
+            self._cache_plan.worker_count("train", self.num_workers),
+            self._cache_plan.device,
+            resident=self._cache_plan.choice.mode == "device",
+            cores=self._cache_plan.cores,
         )
         return self._train_loader
 
@@ -269,7 +269,7 @@ class DetectionDataModule(LightningDataModule):
             self.image_size,
             label_capacity(most),
             split == "train",
-            self._placement.cache(split),
+            self._cache_plan.cache(split),
             self.stride,
         )
 
@@ -278,17 +278,19 @@ class DetectionDataModule(LightningDataModule):
     ) -> DataLoader[Sample]:
         sampler = SameShapeBatchSampler(EvalSampler(dataset), self.batch_size)
         pin = torch.cuda.is_available() if self.pin_memory == "auto" else self.pin_memory
-        return evaluation_loader(dataset, sampler, self._placement.worker_count(split, self.num_workers), pin)
+        return evaluation_loader(
+            dataset, sampler, self._cache_plan.worker_count(split, self.num_workers), pin
+        )
 
     @property
     def loading(self) -> Loading:
         """The facts of the training loader, for those who say what it waits for."""
-        placement, loader = self._placement, self._train_loader
-        fitting = placement.fitting_rung.cache
+        cache_plan, loader = self._cache_plan, self._train_loader
+        fitting = cache_plan.fastest_fitting.mode
         return Loading(
-            cache=placement.rung.cache,
-            workers=placement.worker_count("train", self.num_workers),
-            cores=placement.cores,
+            cache=cache_plan.choice.mode,
+            workers=cache_plan.worker_count("train", self.num_workers),
+            cores=cache_plan.cores,
             read_fraction=loader.read_fraction if loader is not None else math.nan,
             fitting_cache=None if fitting == "none" else fitting,
         )

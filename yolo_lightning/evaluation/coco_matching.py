@@ -12,13 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..data.annotations.summary import LARGE_AREA_PX2, SMALL_AREA_PX2
+
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
 AREA_RANGES = {
     "all": (0.0, 1e10),
-    "small": (0.0, 32.0**2),
-    "medium": (32.0**2, 96.0**2),
-    "large": (96.0**2, 1e10),
+    "small": (0.0, SMALL_AREA_PX2),
+    "medium": (SMALL_AREA_PX2, LARGE_AREA_PX2),
+    "large": (LARGE_AREA_PX2, 1e10),
 }
 MOST_PER_CLASS = 300  # detections of one class that an image may enter
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from ..data.images.choose_cache import CACHE_MODES
 from ..data.loading.facts import Loading
 from ..system.text import one_line
 
@@ -15,8 +16,6 @@ SHORTEST_EPOCH_S = 1.0
 """Of a shorter epoch nothing is said: starting it takes a good part of it."""
 _SLOW_READING = 0.5
 """Part of the loader's time, 0..1, from which reading is the cause and not decoding."""
-_LADDER = ("none", "disk", "ram", "device")
-"""Caches from the slowest to the fastest."""
 
 Cause = Literal[
     "unknown loader",
@@ -187,7 +186,7 @@ def _set(options: Sequence[str]) -> str:
 def _better_cache(loading: Loading) -> list[str]:
     """The option for a faster cache than the present one, if one fits."""
     fitting = loading.fitting_cache
-    if fitting is None or _LADDER.index(fitting) <= _LADDER.index(loading.cache):
+    if fitting is None or CACHE_MODES.index(fitting) <= CACHE_MODES.index(loading.cache):
         return []
     return [f"--data.cache {fitting} (fits)"]
 

@@ -95,7 +95,7 @@ class MidEpochResumption(Callback):
             return  # only the validation is left, and the next epoch draws from its own images
 
         def remember() -> tuple[torch.Tensor, ...]:
-            for batch in loader.earlier(pl_module.augmentation.ring.ring_batches - 1):
+            for batch in loader.earlier(pl_module.augmentation.recent.batches - 1):
                 on_device = type(batch)(*(tensor.to(pl_module.device) for tensor in batch))
                 pl_module.augmentation.remember(on_device, epoch)
             return ()

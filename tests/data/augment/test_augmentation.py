@@ -104,7 +104,7 @@ def solid(colour: int, index: int) -> Batch:
 
 def test_partners_are_drawn_from_the_recent_batches_with_their_labels() -> None:
     config = AugmentationConfig(hsv_h=0, hsv_s=0, hsv_v=0, scale=0, translate=0.4)
-    augmentation, seen = Augmentation(config, ring_batches=2), []
+    augmentation, seen = Augmentation(config, recent_batches=2), []
     for colour in range(10, 60, 10):
         images, targets, mask = augmentation(solid(colour, colour), 0)
         classes = set(targets[..., 0][mask].int().tolist())
@@ -189,7 +189,7 @@ def test_boxes_are_distributed_as_a_plain_simulation_says() -> None:
 def test_one_graph_and_no_recompile() -> None:
     torch._dynamo.reset()
     counters.clear()
-    eager = Augmentation(AugmentationConfig(mosaic=0.8), ring_batches=2)
+    eager = Augmentation(AugmentationConfig(mosaic=0.8), recent_batches=2)
     compiled = copy.deepcopy(eager)
     compiled.compile_core(backend="aot_eager")
     for step in range(6):

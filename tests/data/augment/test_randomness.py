@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from yolo_lightning.data.augment.randomness import BETA_DRAWS, beta_32_32, integers, uniforms
+from yolo_lightning.data.augment.randomness import (
+    BETA_DRAWS,
+    VIEW_STREAMS,
+    ViewStream,
+    beta_32_32,
+    integers,
+    uniforms,
+)
 
 
 def draw(seed: int = 0, epoch: int = 0, first: int = 0, samples: int = 4000, draws: int = 16) -> torch.Tensor:
@@ -76,3 +83,12 @@ def test_beta_has_the_moments_and_shape_of_beta_32_32() -> None:
     density = grid**31 * (1 - grid) ** 31
     cumulative = np.interp(found, grid, np.cumsum(density) / density.sum())
     assert np.abs(cumulative - (np.arange(4000) + 0.5) / 4000).max() < 1.63 / np.sqrt(4000)
+
+
+def test_streams_of_a_view_do_not_overlap() -> None:
+    ends = [*sorted(ViewStream)[1:], VIEW_STREAMS]
+    widths = {stream.name: end - stream for stream, end in zip(sorted(ViewStream), ends, strict=True)}
+    assert widths == {
+        "MAIN": 1, "PARTNER": 3, "ORDER": 4, "CENTRE": 2,
+        "PERSPECTIVE": 2, "ANGLE": 1, "SCALE": 1, "SHEAR": 2, "TRANSLATE": 2,
+    }  # fmt: skip

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from tests.support.augment_reference import make_batch
-from yolo_lightning.data.augment.recent_images import Ring, RingState, content_rectangles
+from yolo_lightning.data.augment.recent_images import RecentBuffers, RecentImages, content_rectangles
 from yolo_lightning.data.batch import Batch
 from yolo_lightning.data.letterbox import letterbox_geometry
 from yolo_lightning.errors import InputError
 
 
-def unpack(state: RingState, row: int, size: int) -> torch.Tensor:
+def unpack(state: RecentBuffers, row: int, size: int) -> torch.Tensor:
     packed = state.pixels[1:].view(-1, size, size)[row]
     return torch.stack([(packed >> shift) & 255 for shift in (0, 8, 16)]).to(torch.uint8)
 
@@ -20,7 +20,7 @@ def batches(number: int, images: int = 4) -> list[Batch]:
 
 
 def test_keeps_the_newest_batches_and_overwrites_the_oldest() -> None:
-    ring, made = Ring(3), batches(5)
+    ring, made = RecentImages(3), batches(5)
     for number, batch in enumerate(made):
         state, rows, filled = ring.write(batch, torch.tensor(0))
         assert filled.item() == min(4 * (number + 1), 12)
@@ -34,7 +34,7 @@ def test_keeps_the_newest_batches_and_overwrites_the_oldest() -> None:
 
 
 def test_a_smaller_batch_wraps_around_the_end() -> None:
-    ring, (large, *_) = Ring(2), batches(1)
+    ring, (large, *_) = RecentImages(2), batches(1)
     small = make_batch(3, 32, seed=9)
     for batch in (large, small, small):
         state, rows, filled = ring.write(batch, torch.tensor(0))
@@ -45,7 +45,7 @@ def test_a_smaller_batch_wraps_around_the_end() -> None:
 
 
 def test_a_new_epoch_and_reset_empty_it() -> None:
-    ring, (first, second) = Ring(4), batches(2)
+    ring, (first, second) = RecentImages(4), batches(2)
     fills = [ring.write(batch, torch.tensor(epoch))[2].item() for batch, epoch in ((first, 0), (second, 0))]
     fills.append(ring.write(first, torch.tensor(1))[2].item())
     ring.reset()
@@ -55,7 +55,7 @@ def test_a_new_epoch_and_reset_empty_it() -> None:
 
 @pytest.mark.parametrize("other", [make_batch(4, 64), make_batch(4, 32, capacity=16), make_batch(5, 32)])
 def test_another_shape_starts_a_new_ring(other: Batch) -> None:
-    ring = Ring(2)
+    ring = RecentImages(2)
     ring.write(make_batch(4, 32), torch.tensor(0))
     state, rows, filled = ring.write(other, torch.tensor(0))
     assert filled.item() == len(other.images)
@@ -64,10 +64,10 @@ def test_another_shape_starts_a_new_ring(other: Batch) -> None:
 
 
 def test_too_small_or_too_large_is_refused() -> None:
-    with pytest.raises(InputError, match="ring_batches is 0"):
-        Ring(0)
-    with pytest.raises(InputError, match="lower the batch size or ring_batches"):
-        Ring(2**20).write(make_batch(4, 32), torch.tensor(0))
+    with pytest.raises(InputError, match="recent_batches is 0"):
+        RecentImages(0)
+    with pytest.raises(InputError, match="lower the batch size or recent_batches"):
+        RecentImages(2**20).write(make_batch(4, 32), torch.tensor(0))
 
 
 @pytest.mark.parametrize("size", [64, 320, 640])

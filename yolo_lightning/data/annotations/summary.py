@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-SMALL_PX2, LARGE_PX2 = 32.0**2, 96.0**2
+SMALL_AREA_PX2 = 32.0**2
+LARGE_AREA_PX2 = 96.0**2
 """COCO's bounds: small below 32 x 32 px, large from 96 x 96 px, medium between."""
 
 _SHOWN = 5
@@ -107,7 +108,7 @@ def measure(
         (clipped, "the box reaches out of the image and is clipped to it for training"),
     ):
         problems += [f"{describe(int(row))}: {words}" for row in np.flatnonzero(rows)]
-    small, large = int((areas < SMALL_PX2).sum()), int((areas >= LARGE_PX2).sum())
+    small, large = int((areas < SMALL_AREA_PX2).sum()), int((areas >= LARGE_AREA_PX2).sum())
     sides = np.sqrt(np.maximum(areas, 0)) if len(areas) else np.zeros(1)
     return IndexReport(
         class_names=class_names,

@@ -11,10 +11,11 @@ from ...errors import InputError
 from ..batch import Batch
 from .bilinear import Footprint
 from .config import AugmentationConfig
-from .geometry import Layout, Warp
+from .mosaic import Layout
 from .pipeline import Finish, View, carry_targets, plan, render, trace
 from .randomness import SampleStream, uniforms
-from .recent_images import Ring, RingState
+from .recent_images import RecentBuffers, RecentImages
+from .warp import Warp
 
 CPU_CHUNK_PX = 32 * 1024 - 1
 """Pixels rendered at once on a CPU without a compiler.
@@ -39,31 +40,31 @@ class Augmentation(nn.Module):
     Args:
         config: ranges and probabilities.
         seed: 0 to 2^63 - 1.
-        ring_batches: how many recent batches, the current one included, give partners for mosaics.
+        recent_batches: how many recent batches, the current one included, give partners for mosaics.
             Each costs 4 bytes a pixel: 64 images of 640 px take 105 MB.
 
     Raises:
-        InputError: if ``seed`` or ``ring_batches`` is out of range.
+        InputError: if ``seed`` or ``recent_batches`` is out of range.
     """
 
     seed: Tensor
 
-    def __init__(self, config: AugmentationConfig, seed: int = 0, ring_batches: int = 8) -> None:
+    def __init__(self, config: AugmentationConfig, seed: int = 0, recent_batches: int = 8) -> None:
         super().__init__()
         if not 0 <= seed < 2**63:
             raise InputError(f"seed is {seed}: set it to a value between 0 and 2^63 - 1.")
         self.config = config
-        self.ring = Ring(ring_batches)
+        self.recent = RecentImages(recent_batches)
         self.core = AugmentationCore(config)
         self.register_buffer("seed", torch.tensor(seed), persistent=False)
 
     def reset(self) -> None:
         """Empty the ring of mosaic partners; a change of epoch does so by itself."""
-        self.ring.reset()
+        self.recent.reset()
 
     def remember(self, batch: Batch, epoch: int) -> None:
         """Take a batch as a source of mosaic partners for those that follow it in the epoch."""
-        self.ring.write(batch, _scalar(epoch, torch.int64, batch.images.device))
+        self.recent.write(batch, _scalar(epoch, torch.int64, batch.images.device))
 
     def compile_core(self, **options: Any) -> None:
         """Compile all but the ring's bookkeeping into one graph, in place.
@@ -95,7 +96,7 @@ class Augmentation(nn.Module):
         """
         device = batch.images.device
         epoch_now = _scalar(epoch, torch.int64, device)
-        ring, rows, filled = self.ring.write(batch, epoch_now)
+        ring, rows, filled = self.recent.write(batch, epoch_now)
         images, targets, mask = self.core(
             ring,
             rows,
@@ -118,7 +119,7 @@ class AugmentationCore(nn.Module):
 
     def forward(
         self,
-        ring: RingState,
+        ring: RecentBuffers,
         rows: Tensor,
         filled: Tensor,
         index: Tensor,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .colour import cut
-from .geometry import Layout
+from .mosaic import Layout
 from .recent_images import MAX_PIXELS
 
 MARGIN_PX = 4
@@ -175,7 +175,7 @@ def find_footprint(layout: Layout, x: Tensor, y: Tensor, size: int) -> Footprint
 
 
 def _address(column: _Part, row: _Part) -> Tensor:
-    """Ring addresses, int32 (B, H, S); 0, which is grey, where there is no tile."""
+    """RecentImages addresses, int32 (B, H, S); 0, which is grey, where there is no tile."""
     along_x = column.before ^ (column.change & row.after)
     along_y = row.before ^ (row.change & column.after)
     # -MAX_PIXELS in either or both outweighs any address, so that the sum is negative.

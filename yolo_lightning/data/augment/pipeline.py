@@ -11,19 +11,10 @@ from ..batch import row_mask
 from .bilinear import Footprint, canvas_coordinates, find_footprint, sample
 from .colour import change_hsv, cut
 from .config import AugmentationConfig
-from .geometry import (
-    Layout,
-    Warp,
-    canvas_boxes,
-    choose_tiles,
-    draw_warp,
-    is_candidate,
-    lay_out,
-    recent_row,
-    warp_boxes,
-)
+from .mosaic import Layout, canvas_boxes, choose_tiles, lay_out, recent_row
 from .randomness import BETA_DRAWS, VIEW_STREAMS, SampleStream, ViewStream, beta_32_32, between
-from .recent_images import RingState
+from .recent_images import RecentBuffers
+from .warp import Warp, draw_warp, is_candidate, warp_boxes
 
 
 class View(NamedTuple):
@@ -52,7 +43,7 @@ class Finish(NamedTuple):
 def plan(
     config: AugmentationConfig,
     uniform: Tensor,
-    ring: RingState,
+    ring: RecentBuffers,
     rows: Tensor,
     filled: Tensor,
     mosaic: Tensor,
@@ -96,7 +87,7 @@ def plan(
 
 
 def carry_targets(
-    ring: RingState, views: list[View], is_mixed: Tensor, finish: Finish, size: int
+    ring: RecentBuffers, views: list[View], is_mixed: Tensor, finish: Finish, size: int
 ) -> tuple[Tensor, Tensor]:
     """Labels of all tiles of all views, warped, clipped, filtered, flipped, valid ones first.
 

@@ -9,14 +9,13 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..batch import Batch
+from ..letterbox import PAD_VALUE
 
-PAD_VALUE = 114
-"""Grey of everything that no image covers, 0..255 in each channel."""
 MAX_PIXELS = 2**30
 """Pixel addresses are int32, of which the sampler uses half as a marker."""
 
 
-class RingState(NamedTuple):
+class RecentBuffers(NamedTuple):
     """R images of S x S pixels with N label rows each.
 
     Attributes:
@@ -39,25 +38,25 @@ def content_rectangles(letterbox: Tensor, original_sizes: Tensor) -> Tensor:
     return torch.cat((letterbox[:, 2:].round(), sizes), dim=1).int()
 
 
-class Ring:
+class RecentImages:
     """A circular buffer of packed images and labels, empty at the start of each epoch.
 
-    It is allocated by the first batch, at ``ring_batches`` times its size, on that batch's device. Its
+    It is allocated by the first batch, at ``recent_batches`` times its size, on that batch's device. Its
     tensors are in no checkpoint: emptied at each epoch, it holds nothing that a resumed run would miss.
     Nor are they buffers of a module, which DistributedDataParallel would copy from rank to rank.
 
     Args:
-        ring_batches: batches to keep, the current one included.
+        recent_batches: batches to keep, the current one included.
 
     Raises:
         InputError: if it is less than 1.
     """
 
-    def __init__(self, ring_batches: int) -> None:
-        if ring_batches < 1:
-            raise InputError(f"ring_batches is {ring_batches}: keep at least 1 batch.")
-        self.ring_batches = ring_batches
-        self.state: RingState | None = None
+    def __init__(self, recent_batches: int) -> None:
+        if recent_batches < 1:
+            raise InputError(f"recent_batches is {recent_batches}: keep at least 1 batch.")
+        self.batches = recent_batches
+        self.state: RecentBuffers | None = None
         self.next_row = 0
         self.filled = torch.zeros((), dtype=torch.int64)
         self.epoch = torch.full((), -1, dtype=torch.int64)
@@ -66,7 +65,7 @@ class Ring:
         """Forget every image."""
         self.filled.zero_()
 
-    def write(self, batch: Batch, epoch: Tensor) -> tuple[RingState, Tensor, Tensor]:
+    def write(self, batch: Batch, epoch: Tensor) -> tuple[RecentBuffers, Tensor, Tensor]:
         """Take in a batch, over the oldest images; an epoch that is new empties the ring first.
 
         A batch of another image size or label capacity starts a new, empty ring.
@@ -98,27 +97,27 @@ class Ring:
             state.content[rows] = content[part]
         return state, (torch.arange(images, device=epoch.device) + first) % capacity, self.filled
 
-    def _fits(self, state: RingState, batch: Batch) -> bool:
+    def _fits(self, state: RecentBuffers, batch: Batch) -> bool:
         size, images = batch.images.shape[-1], state.label_count.shape[0]
         return (
             state.pixels.device == batch.images.device
             and state.pixels.numel() == 1 + images * size * size
             and state.targets.shape[1:] == batch.targets.shape[1:]
-            and batch.images.shape[0] * self.ring_batches <= images
+            and batch.images.shape[0] * self.batches <= images
         )
 
-    def _allocate(self, batch: Batch) -> RingState:
-        images, size = batch.images.shape[0] * self.ring_batches, batch.images.shape[-1]
+    def _allocate(self, batch: Batch) -> RecentBuffers:
+        images, size = batch.images.shape[0] * self.batches, batch.images.shape[-1]
         if images * size * size >= MAX_PIXELS:
             raise InputError(
-                f"a mosaic ring of {self.ring_batches} batches of {batch.images.shape[0]} images of "
-                f"{size} px is over 2^30 pixels: lower the batch size or ring_batches."
+                f"a mosaic ring of {self.batches} batches of {batch.images.shape[0]} images of "
+                f"{size} px is over 2^30 pixels: lower the batch size or recent_batches."
             )
         device, grey = batch.images.device, PAD_VALUE * 0x010101
         self.next_row = 0
         self.filled = torch.zeros((), dtype=torch.int64, device=device)
         self.epoch = torch.full((), -1, dtype=torch.int64, device=device)
-        return RingState(
+        return RecentBuffers(
             pixels=torch.full((1 + images * size * size,), grey, dtype=torch.int32, device=device),
             targets=torch.zeros(images, *batch.targets.shape[1:], device=device),
             label_count=torch.zeros(images, dtype=torch.int64, device=device),

@@ -13,14 +13,11 @@ from PIL import Image
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from ...errors import InputError
-from ..letterbox import Letterbox, letterbox_geometry
+from ..letterbox import PAD_VALUE, Letterbox, letterbox_geometry
 
 Pixels = npt.NDArray[np.uint8]
 Size = tuple[int, int]
 """Height and width in px."""
-
-PAD_VALUE = 114
-"""The grey of the padding, 0..255."""
 
 _JPEG = b"\xff\xd8"
 _ORIENTATION_TAG = 0x0112

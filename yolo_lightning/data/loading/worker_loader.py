@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ...system.cores import usable_cores
+from ...system.memory import keep_freed_memory
 from ..batch import Batch
 from .dataset import DetectionDataset
 from .ordered import OrderedLoader
@@ -235,9 +235,4 @@ def prepare_worker(worker_id: int) -> None:
         threading.Thread(target=_obey_parent, daemon=True).start()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-        mallopt(trim_threshold, 1 << 30)
-        # Older glibc refuse more than 32 MiB.
-        _ = mallopt(mmap_threshold, 1 << 28) or mallopt(mmap_threshold, 1 << 25)
+    keep_freed_memory()

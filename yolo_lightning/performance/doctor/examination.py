@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from ...data.annotations.index import DatasetIndex
-from ...data.images.choose_cache import Placement
+from ...data.images.choose_cache import CACHE_MODES, CachePlan
 from ...training.compilation import CompileOption, compiler_obstacle, decide_compilation
 from ..auto.choose import TIE, Wish, decide, eager_candidates, select
 from ..auto.store import Measured, Store, machine
@@ -24,7 +24,6 @@ from .sample import MOST_IMAGES, TrainingSample
 from .trial import Trial
 from .verdict import LOSS_THRESHOLD, Findings, Plan, judge, pays
 
-_LADDER = ("none", "disk", "ram", "device")
 _SAMPLE_S = 4.0
 """About how long decoding the sample may take."""
 _COMPILE_S = {"cpu": 20.0, "cuda": 120.0}
@@ -43,7 +42,7 @@ class Case:
     train: DatasetIndex
     most_labels: int
     """Of an image, in all splits of the training."""
-    placement: Placement
+    cache_plan: CachePlan
     """Of the decoded images, as the options have it."""
     num_workers: int | Literal["auto"]
 
@@ -103,7 +102,7 @@ class Examination:
         """As many images as can be decoded in a few seconds, and what each costs."""
         size, most, train = self.case.shape.image_size, self.case.most_labels, self.case.train
         cost = measure_images(TrainingSample(train, size, most, MOST_IMAGES), 3.0 * self.scale)
-        image_s = (cost.read_ms + cost.decode_ms) / 1000 / self.case.placement.cores
+        image_s = (cost.read_ms + cost.decode_ms) / 1000 / self.case.cache_plan.cores
         images = int(_SAMPLE_S * self.scale / image_s)
         return TrainingSample(
             train, size, most, min(MOST_IMAGES, max(self.case.shape.batch_size, images))
@@ -147,8 +146,8 @@ class Examination:
         case = self.case
         candidate = decide(known, case.wish, case.shape).candidate
         compilation = decide_compilation(case.compile_option, self.device.type, candidate.precision)
-        workers = case.placement.worker_count("train", case.num_workers)
-        return Plan(case.placement.rung.cache, workers, candidate, compilation.augmentation)
+        workers = case.cache_plan.worker_count("train", case.num_workers)
+        return Plan(case.cache_plan.choice.mode, workers, candidate, compilation.augmentation)
 
     def _better_plan(self, now: Plan, known: list[Measured]) -> Plan:
         """The fastest cache that fits, and the fastest step; the present ones where they are no slower."""
@@ -159,11 +158,11 @@ class Examination:
             candidate = best.candidate
         compiled = now.compile_augmentation or self._compiles
         better = now._replace(candidate=candidate, compile_augmentation=compiled)
-        placement, rung = self.case.placement, self.case.placement.fitting_rung
-        if _LADDER.index(rung.cache) <= _LADDER.index(now.cache):
+        cache_plan, choice = self.case.cache_plan, self.case.cache_plan.fastest_fitting
+        if CACHE_MODES.index(choice.mode) <= CACHE_MODES.index(now.cache):
             return better
-        placement.rung = rung
-        return better._replace(cache=rung.cache, workers=placement.worker_count("train", "auto"))
+        cache_plan.choice = choice
+        return better._replace(cache=choice.mode, workers=cache_plan.worker_count("train", "auto"))
 
     def _compare(self, trial: Trial, now: Plan, better: Plan) -> Findings:
         on_cuda = self.device.type == "cuda"
@@ -181,7 +180,7 @@ class Examination:
         now_timing, timing = timings
         waits = 1 - timing.step_ms / timing.together_ms > LOSS_THRESHOLD
         if better.cache == now.cache and waits and pays(loader_ms, 0.0, timing.step_ms, on_cuda):
-            cores = self.case.placement.cores
+            cores = self.case.cache_plan.cores
             counts = sorted({0, cores, 2 * cores} - {now.workers})
             better, timing = trial.try_workers(better, timing, counts)
         self.notes += trial.notes
@@ -201,19 +200,19 @@ class Examination:
         return 3 * size * size / 1e6 / self.copy_gb_per_s if self.copy_gb_per_s else 0.0
 
     def _note(self, sample: TrainingSample, cost: ImageCost, findings: Findings, is_busy: bool) -> None:
-        placement, now = self.case.placement, findings.now
+        cache_plan, now = self.case.cache_plan, findings.now
         if is_busy:
             self.notes.append("other programs used the cores meanwhile: the figures are rough")
-        cold_ms = (cost.cold_read_ms + cost.decode_ms) / placement.cores
+        cold_ms = (cost.cold_read_ms + cost.decode_ms) / cache_plan.cores
         if now.cache == "none" and sample.stays_in_memory and cold_ms > 2 * findings.now_timing.together_ms:
             self.notes.append(
                 f"the first epoch reads the files from the disk, {cost.cold_read_ms:.0f} ms each; they stay "
                 "in memory then"
             )
         if findings.better.cache != now.cache:
-            seconds = cold_ms * sum(map(len, placement.indices.values())) / 1000
+            seconds = cold_ms * sum(map(len, cache_plan.indices.values())) / 1000
             self.notes.append(
                 f"filling the cache reads and decodes each image once, in about {seconds:.0f} s"
             )
-        elif now.cache == "none" and placement.fitting_rung.cache == "none":
+        elif now.cache == "none" and cache_plan.fastest_fitting.mode == "none":
             self.notes.append("no cache has room for the decoded images")

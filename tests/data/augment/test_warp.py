@@ -6,15 +6,8 @@ import torch
 
 from tests.support import augment_reference as reference
 from yolo_lightning.data.augment import AugmentationConfig
-from yolo_lightning.data.augment.geometry import (
-    choose_tiles,
-    draw_warp,
-    is_candidate,
-    lay_out,
-    warp_boxes,
-)
-from yolo_lightning.data.augment.randomness import VIEW_STREAMS, ViewStream, uniforms
-from yolo_lightning.data.augment.recent_images import content_rectangles
+from yolo_lightning.data.augment.randomness import VIEW_STREAMS, uniforms
+from yolo_lightning.data.augment.warp import draw_warp, is_candidate, warp_boxes
 
 
 def numbers(samples: int) -> torch.Tensor:
@@ -80,27 +73,6 @@ def test_drawn_parameters_fill_their_classic_ranges() -> None:
         assert np.abs(place - (np.arange(samples) + 0.5) / samples).max() < 1.63 / np.sqrt(samples)
 
 
-def test_mosaic_centres_and_tile_orders_are_uniform() -> None:
-    samples, size = 6000, 64
-    batch = reference.make_batch(5, size)
-    content = content_rectangles(batch.letterbox, batch.original_sizes)
-    uniform, own = numbers(samples), torch.zeros(samples, dtype=torch.int64)
-    rows = choose_tiles(uniform, own, torch.tensor(4), torch.tensor(4), 5)  # partners from rows 1 to 4
-    layout = lay_out(uniform, rows, own, content, torch.ones(samples, dtype=torch.bool), size)
-    assert layout.centre.min() == size // 2 and layout.centre.max() == 3 * size // 2 - 1
-    position = (rows == 0).int().argmax(dim=1)
-    assert (rows == 0).sum() == samples  # once in each mosaic
-    assert ((torch.bincount(position) - 1500.0) ** 2 / 1500).sum() < 11.3  # chi-square, 3 degrees, at 1 %
-    partners = torch.bincount(rows.flatten(), minlength=5)[1:]
-    assert ((partners - 4500.0) ** 2 / 4500).sum() < 11.3
-
-
-def test_partners_come_from_the_filled_rows_only() -> None:
-    uniform, own = numbers(500), torch.full((500,), 3)
-    rows = choose_tiles(uniform, own, torch.tensor(1), torch.tensor(6), 20)
-    assert set(rows.flatten().tolist()) == {3, 1, 0, 19, 18, 17, 16}  # back from the newest, row 1
-
-
 def test_a_box_over_the_horizon_is_dropped() -> None:
     matrix = torch.eye(3)[None].clone()
     matrix[0, 2, 0] = -0.01  # depth is 0 at x = 100
@@ -109,12 +81,3 @@ def test_a_box_over_the_horizon_is_dropped() -> None:
     assert in_front.tolist() == [[True, False]]
     torch.testing.assert_close(hull[0, 0], torch.tensor([10 / 0.9, 10 / 0.9, 100.0, 100.0]))
     assert hull.isfinite().all()
-
-
-def test_streams_of_a_view_do_not_overlap() -> None:
-    ends = [*sorted(ViewStream)[1:], VIEW_STREAMS]
-    widths = {stream.name: end - stream for stream, end in zip(sorted(ViewStream), ends, strict=True)}
-    assert widths == {
-        "MAIN": 1, "PARTNER": 3, "ORDER": 4, "CENTRE": 2,
-        "PERSPECTIVE": 2, "ANGLE": 1, "SCALE": 1, "SHEAR": 2, "TRANSLATE": 2,
-    }  # fmt: skip

@@ -1,0 +1,97 @@
+"""Mosaic: four images around a centre, as ``load_mosaic`` of ultralytics/yolov5 v7.0 lays them out.
+
+The canvas is the picture before the warp: 2S x 2S px for a mosaic, S x S px for a single image. It is
+never built: ``bilinear`` samples it straight from the source images.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .randomness import ViewStream, between, integers
+
+
+class Layout(NamedTuple):
+    """Four tiles around a centre; tile t is left or right by bit 0 of t, above or below by bit 1.
+
+    Attributes:
+        rows: int64 (B, 4), ring rows.
+        centre: int32 (B, 2), x and y where the tiles meet, in canvas px.
+        shift: int32 (B, 4, 2), canvas minus letterboxed coordinates, x and y.
+        extent: int32 (B, 4, 2), px that the tile covers, counted from the centre; 0 for no tile.
+        canvas: int32 (B,), side of the canvas in px.
+    """
+
+    rows: Tensor
+    centre: Tensor
+    shift: Tensor
+    extent: Tensor
+    canvas: Tensor
+
+
+def recent_row(uniform: Tensor, newest: Tensor, filled: Tensor, capacity: int) -> Tensor:
+    """Any of the ``filled`` most recent ring rows, from uniform numbers; counted back from ``newest``."""
+    return (newest - integers(uniform, filled)) % capacity
+
+
+def choose_tiles(uniform: Tensor, own: Tensor, newest: Tensor, filled: Tensor, capacity: int) -> Tensor:
+    """Four ring rows a view: its own and three drawn with replacement, in random order.
+
+    Args:
+        uniform: (B, VIEW_STREAMS).
+        own: int64 (B,), ring row of each view's own image.
+        newest: int64 (), ring row of the newest image.
+        filled: int64 (), rows, counted back from the newest, that may be drawn.
+        capacity: R, rows of the ring.
+
+    Returns:
+        int64 (B, 4).
+    """
+    partners = recent_row(uniform[:, ViewStream.PARTNER : ViewStream.PARTNER + 3], newest, filled, capacity)
+    order = uniform[:, ViewStream.ORDER : ViewStream.ORDER + 4].argsort(dim=1)  # (B, 4)
+    return torch.cat((own[:, None], partners), dim=1).gather(1, order)
+
+
+def lay_out(
+    uniform: Tensor, rows: Tensor, own: Tensor, content: Tensor, is_mosaic: Tensor, size: int
+) -> Layout:
+    """Place four tiles on a canvas of 2S, or the whole letterboxed square on one of S.
+
+    Args:
+        uniform: (B, VIEW_STREAMS).
+        rows: int64 (B, 4), ring rows of the tiles of a mosaic.
+        own: int64 (B,), ring row of the single image.
+        content: int32 (R, 4), left, top, width, height of the images in the ring.
+        is_mosaic: bool (B,).
+        size: S in px.
+    """
+    rectangle = content[rows]  # (B, 4, 4)
+    corner, sides = rectangle[..., :2], rectangle[..., 2:]  # (B, 4, 2)
+    where = uniform[:, ViewStream.CENTRE : ViewStream.CENTRE + 2]
+    centre = between(size / 2, 3 * size / 2, where).int()  # (B, 2)
+    tile = torch.arange(4, device=rows.device)
+    far = torch.stack((tile & 1, tile >> 1), dim=-1).int()  # (4, 2): 1 where right, where below
+    # Tiles touch the centre with their nearest corner; what sticks out of the canvas is cut.
+    start = centre[:, None] - (1 - far) * sides  # (B, 4, 2), canvas px of the content's first pixel
+    room = torch.where(far == 1, 2 * size - centre[:, None], centre[:, None])
+    extent = torch.minimum(sides, room)
+    # A single image is the lower right tile of a mosaic centred on the canvas' origin.
+    mosaic = is_mosaic[:, None, None]
+    alone = (size * far.prod(dim=-1, keepdim=True, dtype=torch.int32)).expand(4, 2)
+    return Layout(
+        rows=torch.where(is_mosaic[:, None], rows, own[:, None]),
+        centre=centre * is_mosaic[:, None],
+        shift=(start - corner) * mosaic,
+        extent=torch.where(mosaic, extent, alone),
+        canvas=size * (1 + is_mosaic.int()),
+    )
+
+
+def canvas_boxes(targets: Tensor, layout: Layout) -> Tensor:
+    """Boxes (B, 4, N, 4) of four tiles from letterboxed px to canvas px, clipped to the canvas."""
+    shift = layout.shift[:, :, None].to(targets.dtype)  # (B, 4, 1, 2)
+    moved = targets + torch.cat((shift, shift), dim=-1)
+    return torch.minimum(moved.clamp_min(0), layout.canvas[:, None, None, None].to(targets.dtype))

@@ -1,0 +1,133 @@
+"""Warp: the random affine and perspective transform of a canvas, and the boxes that survive it.
+
+Follows ``random_perspective`` and ``box_candidates`` of ultralytics/yolov5 v7.0.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .config import AugmentationConfig
+from .randomness import ViewStream, between
+
+MIN_SIDE_PX = 2.0
+"""A box with a side of this or less after the warp is dropped."""
+MIN_AREA_RATIO = 0.1
+"""A box that keeps this fraction of its (zoomed) area or less is dropped."""
+MAX_ASPECT = 100.0
+"""A box of this aspect ratio or more is dropped."""
+
+
+class Warp(NamedTuple):
+    """Canvas to image.
+
+    Attributes:
+        forward: float32 (B, 3, 3), canvas px to image px.
+        inverse: float32 (B, 3, 3), image px to canvas px.
+        scale: float32 (B,), the zoom in it.
+    """
+
+    forward: Tensor
+    inverse: Tensor
+    scale: Tensor
+
+
+def draw_warp(config: AugmentationConfig, uniform: Tensor, canvas: Tensor, size: int) -> Warp:
+    """Draw translation @ shear @ rotation and zoom @ perspective @ centring.
+
+    Args:
+        config: ranges.
+        uniform: (B, VIEW_STREAMS).
+        canvas: int32 (B,), side of each canvas in px.
+        size: S, side of the output in px.
+    """
+
+    def draw(stream: int, low: float, high: float) -> Tensor:
+        return between(low, high, uniform[:, stream])
+
+    def radians(stream: int, degrees: float) -> Tensor:
+        return draw(stream, -math.radians(degrees), math.radians(degrees))
+
+    tilt = config.perspective
+    tilt_x, tilt_y = (draw(ViewStream.PERSPECTIVE + axis, -tilt, tilt) for axis in (0, 1))
+    angle = radians(ViewStream.ANGLE, config.degrees)
+    scale = draw(ViewStream.SCALE, 1 - config.scale, 1 + config.scale)
+    shear_x, shear_y = (radians(ViewStream.SHEAR + axis, config.shear).tan() for axis in (0, 1))
+    middle = (0.5 - config.translate, 0.5 + config.translate)
+    move_x, move_y = (draw(ViewStream.TRANSLATE + axis, *middle) * size for axis in (0, 1))
+    # Shear after rotation: y points down, and a positive angle turns anticlockwise as in cv2.
+    cosine, sine = scale * angle.cos(), scale * angle.sin()
+    a, b = cosine - shear_x * sine, sine + shear_x * cosine
+    d, e = shear_y * cosine - sine, shear_y * sine + cosine
+    # Perspective after centring gives the rows (1, 0, -half), (0, 1, -half), (tilt_x, tilt_y, depth).
+    half = canvas.to(uniform.dtype) / 2
+    depth = 1 - half * (tilt_x + tilt_y)
+    forward = _stack(
+        a + move_x * tilt_x, b + move_x * tilt_y, move_x * depth - half * (a + b),
+        d + move_y * tilt_x, e + move_y * tilt_y, move_y * depth - half * (d + e),
+        tilt_x, tilt_y, depth,
+    )  # fmt: skip
+    return Warp(forward, _inverse(forward), scale)
+
+
+def _stack(*entries: Tensor) -> Tensor:
+    """Nine entries (B,) to (B, 3, 3), row by row."""
+    return torch.stack(entries, dim=-1).view(-1, 3, 3)
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Inverse of (B, 3, 3) by cofactors: unlike ``torch.linalg.inv`` it does not wait for the device."""
+    a, b, c, d, e, f, g, h, i = matrix.flatten(1).unbind(1)
+    first, second, third = e * i - f * h, f * g - d * i, d * h - e * g
+    determinant = a * first + b * second + c * third
+    cofactors = _stack(
+        first, c * h - b * i, b * f - c * e,
+        second, a * i - c * g, c * d - a * f,
+        third, b * g - a * h, a * e - b * d,
+    )  # fmt: skip
+    return cofactors / determinant[:, None, None]
+
+
+def warp_boxes(boxes: Tensor, matrix: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The upright hulls of warped boxes, clipped to the image.
+
+    Args:
+        boxes: (B, K, 4) xyxy in canvas px.
+        matrix: (B, 3, 3), canvas px to image px.
+        size: S in px.
+
+    Returns:
+        (B, K, 4) xyxy in image px, and bool (B, K): False where the perspective puts a corner on or
+        behind the horizon, where a hull means nothing.
+    """
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    x, y = torch.stack((x1, x2, x1, x2), dim=-1), torch.stack((y1, y2, y2, y1), dim=-1)  # (B, K, 4) corners
+    row = matrix[:, :, None, None, :]  # (B, 3, 1, 1, 3)
+    px, py, depth = (row[:, i, ..., 0] * x + row[:, i, ..., 1] * y + row[:, i, ..., 2] for i in range(3))
+    in_front = (depth > 1e-6).all(dim=-1)
+    depth = depth.clamp_min(1e-6)
+    px, py = px / depth, py / depth
+    hull = torch.stack((px.amin(-1), py.amin(-1), px.amax(-1), py.amax(-1)), dim=-1)
+    return hull.clamp(0, size), in_front
+
+
+def is_candidate(before: Tensor, after: Tensor) -> Tensor:
+    """Which warped boxes are still worth learning from.
+
+    Args:
+        before: (..., 4) xyxy on the canvas, times the zoom.
+        after: (..., 4) xyxy after warp and clip.
+
+    Returns:
+        bool (...).
+    """
+    width, height = (after[..., 2:] - after[..., :2]).unbind(-1)
+    old_width, old_height = (before[..., 2:] - before[..., :2]).unbind(-1)
+    eps = 1e-16
+    aspect = torch.maximum(width / (height + eps), height / (width + eps))
+    kept = width * height / (old_width * old_height + eps)
+    return (width > MIN_SIDE_PX) & (height > MIN_SIDE_PX) & (kept > MIN_AREA_RATIO) & (aspect < MAX_ASPECT)
