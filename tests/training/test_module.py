@@ -1,11 +1,13 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback, Trainer
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from tests.support.tiny_data import annotation, image, write_coco
@@ -13,6 +15,9 @@ from yolo_lightning import DetectionDataModule, YOLOv5
 from yolo_lightning.data.augment import AugmentationConfig
 from yolo_lightning.data.batch import Batch
 from yolo_lightning.errors import InputError
+from yolo_lightning.model.blocks import MODEL_FILES
+from yolo_lightning.model.heads import HEADS
+from yolo_lightning.model.losses import DetectionLoss, LossConfigs
 from yolo_lightning.training.optimizer import OptimizerConfig
 
 
@@ -89,6 +94,65 @@ def test_every_head_trains_in_every_precision(
     ]
     assert all(torch.isfinite(logged[name]) for name in names)
     assert all(torch.isfinite(p).all() for p in module.network.parameters())
+
+
+class MeanColour(nn.Module):
+    """A head that scores each class by one convolution and calls every cell a box."""
+
+    def __init__(self, num_classes: int, channels: Sequence[int], strides: Sequence[int], _: Any) -> None:
+        super().__init__()
+        self.num_classes, self.strides = num_classes, tuple(strides)
+        self.layers = nn.ModuleList(nn.Conv2d(c, num_classes, 1) for c in channels)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        return [layer(feature) for layer, feature in zip(self.layers, features, strict=True)]
+
+    def build_loss(self, configs: LossConfigs) -> DetectionLoss:
+        return ScoreLoss()
+
+    def decode(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        scores = torch.cat([raw.flatten(2).transpose(1, 2) for raw in maps], dim=1).sigmoid()
+        return torch.tensor([0.0, 0.0, 32.0, 32.0]).expand(*scores.shape[:2], 4), scores
+
+
+class ScoreLoss(nn.Module):
+    """Drives all scores to the number of labels, which has to be counted over all batches of a step."""
+
+    parts = ("score",)
+    image_size_px = None
+    rank_mean = None
+    ranks = 1
+
+    def forward(
+        self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor, divisor: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        labels = mask.float().sum() + 1 if divisor is None else divisor
+        loss = sum((raw.square().mean() for raw in maps), torch.zeros(())) / labels
+        return loss, {"score": loss.detach()}
+
+    def joint_divisor(self, batches: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        return torch.stack([mask.float().sum() for _, _, mask in batches]).mean() + 1
+
+    def joint_correction(self, divisor: Tensor, found: Sequence[dict[str, Tensor]]) -> None:
+        pass
+
+    def describe_gains(self, image_size_px: int) -> str:
+        return "no gains"
+
+
+def test_a_new_head_trains_by_its_name_in_the_yaml(
+    tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(HEADS, "MeanColour", MeanColour)
+    description = yaml.safe_load((MODEL_FILES / "yolov5.yaml").read_text()) | {"scale": "n"}
+    description["head"][-1] = [[17, 20, 23], 1, "MeanColour", ["nc"]]
+    (tmp_path / "new.yaml").write_text(yaml.safe_dump(description))
+    config = OptimizerConfig(nominal_batch_size=8, warmup_epochs=0, joint_loss=True)
+    module = YOLOv5(str(tmp_path / "new.yaml"), compile=False, optimizer=config)
+    runner = trainer(tmp_path)
+    runner.fit(module, data(shapes))
+    assert all(torch.isfinite(runner.callback_metrics[f"{stage}/score_loss"]) for stage in ("train", "val"))
+    assert "val/map" in runner.callback_metrics
 
 
 def test_a_window_cut_by_the_end_of_an_epoch_goes_on_in_the_next(tmp_path: Path, shapes: Path) -> None:

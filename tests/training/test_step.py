@@ -1,15 +1,13 @@
 import pytest
 import torch
 
-from yolo_lightning.model.losses import AnchorFreeLossConfig, AnchorLossConfig
+from yolo_lightning.model.losses import LossConfigs
 from yolo_lightning.model.network import build_network
 from yolo_lightning.training.step import (
     Prepared,
     add_gradients,
     add_to_means,
-    build_criterion,
     compile_training,
-    describe_gains,
     gradient_scale,
     training_losses,
 )
@@ -28,7 +26,7 @@ def test_batches_joined_have_the_losses_and_gradients_of_one(
 ) -> None:
     torch.manual_seed(0)
     network = build_network(architecture, 3).eval()  # batch norms do not see who is in a batch
-    criterion = build_criterion(network.head, AnchorLossConfig(), AnchorFreeLossConfig()).train()
+    criterion = network.head.build_loss(LossConfigs())
     corner = torch.rand(4, 16, 2) * 40
     targets = torch.cat((torch.randint(3, (4, 16, 1)), corner, corner + 8 + torch.rand(4, 16, 2) * 16), 2)
     count = torch.tensor([labels[0], 0, labels[1], labels[1]])
@@ -58,16 +56,15 @@ def test_gradients_grow_with_the_images_of_all_ranks() -> None:
 
 
 def test_gains_that_act_are_said() -> None:
-    head = build_network("yolov5n", 20).head
-    criterion = build_criterion(head, AnchorLossConfig(), AnchorFreeLossConfig())
-    said = describe_gains(criterion, 320)
+    criterion = build_network("yolov5n", 20).head.build_loss(LossConfigs())
+    said = criterion.describe_gains(320)
     assert "objectness gain 1 as 0.25" in said and "class gain 0.5 as 0.125" in said
 
 
 def test_a_head_gets_its_own_loss() -> None:
     for architecture, parts in (("yolov5n", {"box", "obj", "cls"}), ("yolov5nu", {"box", "cls", "dfl"})):
         network = build_network(architecture, 2)
-        criterion = build_criterion(network.head, AnchorLossConfig(), AnchorFreeLossConfig())
+        criterion = network.head.build_loss(LossConfigs())
         mask = torch.zeros(1, 16, dtype=torch.bool)
         loss, named = training_losses(
             network, criterion, torch.rand(1, 3, 64, 64), torch.zeros(1, 16, 5), mask
@@ -80,7 +77,7 @@ def test_a_head_gets_its_own_loss() -> None:
 
 def test_losses_stay_in_float32_under_autocast() -> None:
     network = build_network("yolov5n", 2)
-    criterion = build_criterion(network.head, AnchorLossConfig(), AnchorFreeLossConfig())
+    criterion = network.head.build_loss(LossConfigs())
     images, targets = torch.rand(2, 3, 64, 64), torch.zeros(2, 16, 5)
     targets[:, 0] = torch.tensor([1, 8, 8, 40, 50])
     mask = torch.arange(16).expand(2, 16) < 1

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from ..data.batch import Batch
 from ..data.letterbox import from_letterbox
-from ..model.heads import AnchorFreeHead, AnchorHead
-from .decode_and_suppress import decode_anchor, decode_anchor_free, non_max_suppression
+from ..model.heads import Head
+from .suppress import non_max_suppression
 
 
 @torch.no_grad()
 def detect(
-    head: AnchorHead | AnchorFreeHead,
+    head: Head,
     maps: list[Tensor],
     batch: Batch,
     *,
@@ -36,10 +36,7 @@ def detect(
         rows from the count on are padding. int64 (B,), the count.
     """
     with torch.autocast(batch.images.device.type, enabled=False):
-        if isinstance(head, AnchorHead):
-            boxes, scores = decode_anchor(maps, head.anchors, head.strides)
-        else:
-            boxes, scores = decode_anchor_free(maps, head.strides, head.reg_max)
+        boxes, scores = head.decode(maps)
         detections, counts = non_max_suppression(
             boxes,
             scores,

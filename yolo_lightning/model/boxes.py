@@ -1,4 +1,4 @@
-"""Box formats and IoU.
+"""Box formats, cells of the maps, and IoU.
 
 Boxes are float tensors whose last dimension is 4: ``xyxy`` (x1, y1, x2, y2) or ``xywh`` (centre x,
 centre y, width, height), in pixels unless said otherwise.
@@ -26,6 +26,30 @@ def xywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Centre and size (..., 4) to corners (..., 4)."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat((centre - half, centre + half), dim=-1)
+
+
+def cell_corners(height: int, width: int, device: torch.device) -> Tensor:
+    """Column and row of every cell of a map: float32 (H, W, 2)."""
+    rows = torch.arange(height, dtype=torch.float32, device=device)
+    columns = torch.arange(width, dtype=torch.float32, device=device)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack((x, y), dim=-1)
+
+
+def boxes_from_distances(probabilities: Tensor, points: Tensor) -> Tensor:
+    """Boxes xyxy (..., 4) from distributions over the distances of a point to the sides of its box.
+
+    The distance to each side is the mean of a distribution over 0 .. reg_max - 1 (Li et al. 2020,
+    https://arxiv.org/abs/2006.04388).
+
+    Args:
+        probabilities: float32 (..., 4, reg_max), for the left, top, right and bottom side.
+        points: float32 (..., 2), in strides as the result.
+    """
+    distances = torch.arange(probabilities.shape[-1], dtype=torch.float32, device=points.device)
+    with torch.autocast(points.device.type, enabled=False):  # it would multiply in half precision
+        low, high = (probabilities @ distances).chunk(2, dim=-1)  # (..., 2) each
+    return torch.cat((points - low, points + high), dim=-1)
 
 
 def box_area(boxes: Tensor) -> Tensor:

@@ -1,18 +1,21 @@
-"""The two detection heads of YOLOv5: the classic one with anchors, and the anchor-free one of the u models.
+"""Detection heads: the classic one with anchors, and the anchor-free one of the u models.
 
-Both turn feature maps (B, C_l, H/s, W/s) into a list of raw maps, in training and in evaluation
-alike; losses and post-processing know what the numbers mean.
+A head turns feature maps into raw maps, in training and in evaluation alike. It builds the loss that trains
+it and decodes its own maps, so that nothing outside ``model`` knows one head from another.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .blocks import Detect
+from .boxes import boxes_from_distances, cell_corners, xywh_to_xyxy
+from .losses import AnchorFreeLoss, AnchorLoss, DetectionLoss, LossConfigs
 
 P5_ANCHORS_PX = (
     ((10, 13), (16, 30), (33, 23)),
@@ -28,6 +31,29 @@ P6_ANCHORS_PX = (
     ((436, 615), (739, 380), (925, 792)),
 )
 """Width and height in px of the classic anchors, strides 8, 16, 32, 64."""
+
+
+class Head(Protocol):
+    """Last block of a :class:`~.network.DetectionNetwork`; an ``nn.Module``."""
+
+    num_classes: int
+    """C."""
+    strides: tuple[int, ...]
+    """Pixels a cell, level by level, finest first."""
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Features (B, C_l, H/s, W/s) to raw maps, one a level, in a shape that loss and decoding know."""
+
+    def build_loss(self, configs: LossConfigs) -> DetectionLoss:
+        """The loss that trains this head, with its own options among ``configs``."""
+
+    def decode(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Boxes and class scores of raw maps of any precision.
+
+        Returns:
+            boxes, float32 (B, K, 4) xyxy in px of the network's input, not clipped; scores, float32
+            (B, K, C) in 0..1.
+        """
 
 
 class AnchorHead(nn.Module):
@@ -79,6 +105,30 @@ class AnchorHead(nn.Module):
             maps.append(raw.permute(0, 1, 3, 4, 2))  # (B, A, H/s, W/s, 5+C)
         return maps
 
+    def build_loss(self, configs: LossConfigs) -> AnchorLoss:
+        """The classic loss."""
+        return AnchorLoss(self.anchors, self.strides, self.num_classes, configs.anchor)
+
+    def decode(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Boxes and class scores, see :meth:`Head.decode`; K = sum of A * H * W.
+
+        With s the sigmoid of the raw value, a cell at column i and row j of a level and an anchor of
+        w x h px: centre = (2 s - 0.5 + (i, j)) * stride, size = (2 s)^2 * (w, h), score = s(objectness) *
+        s(class) (the YOLOv5 head since v2.0, https://github.com/ultralytics/yolov5/issues/471).
+        """
+        boxes, scores = [], []
+        for raw, anchor, stride in zip(maps, self.anchors, self.strides, strict=True):
+            batch, _, height, width, _ = raw.shape
+            activated = raw.float().sigmoid()  # (B, A, H, W, 5+C)
+            cells = cell_corners(height, width, raw.device)  # (H, W, 2)
+            centre = (activated[..., :2] * 2 - 0.5 + cells) * stride
+            anchor_px = anchor.to(device=raw.device, dtype=torch.float32) * stride
+            size = (activated[..., 2:4] * 2).square() * anchor_px[:, None, None]
+            boxes.append(xywh_to_xyxy(torch.cat((centre, size), dim=-1)).reshape(batch, -1, 4))
+            score = activated[..., 5:] * activated[..., 4:5]  # (B, A, H, W, C)
+            scores.append(score.flatten(1, 3))
+        return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)  # (B, K, 4), (B, K, C)
+
 
 class AnchorFreeHead(Detect):
     """ultralytics' decoupled head, stopped before it decodes.
@@ -106,3 +156,34 @@ class AnchorFreeHead(Detect):
             torch.cat((box(feature), cls(feature)), dim=1)
             for box, cls, feature in zip(self.cv2, self.cv3, features, strict=True)
         ]
+
+    def build_loss(self, configs: LossConfigs) -> AnchorFreeLoss:
+        """The loss of the u models."""
+        return AnchorFreeLoss(self.strides, self.num_classes, configs.anchor_free, reg_max=self.reg_max)
+
+    def decode(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Boxes and class scores, see :meth:`Head.decode`; K = sum of H * W."""
+        boxes, scores = [], []
+        for raw, stride in zip(maps, self.strides, strict=True):
+            height, width = raw.shape[-2:]
+            rows = raw.float().flatten(2).transpose(1, 2)  # (B, H*W, 4*reg_max+C)
+            logits = rows[..., : 4 * self.reg_max].unflatten(-1, (4, self.reg_max))
+            centre = cell_corners(height, width, raw.device).flatten(0, 1) + 0.5  # (H*W, 2)
+            boxes.append(boxes_from_distances(logits.softmax(dim=-1), centre) * stride)
+            scores.append(rows[..., 4 * self.reg_max :].sigmoid())
+        return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)  # (B, K, 4), (B, K, C)
+
+
+def build_detect(
+    num_classes: int, channels: Sequence[int], strides: Sequence[int], anchors_px: Tensor | None
+) -> Head:
+    """The head of ``Detect`` in a model YAML: anchor-free unless the YAML has anchors, (L, A, 2) in px."""
+    if anchors_px is None:
+        return AnchorFreeHead(num_classes, channels, strides)
+    return AnchorHead(num_classes, anchors_px, channels, strides)
+
+
+HEADS: dict[str, Callable[[int, Sequence[int], Sequence[int], Tensor | None], Head]] = {
+    "Detect": build_detect
+}
+"""Builder of a head, by its name in the last row of a model YAML."""

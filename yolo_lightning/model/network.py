@@ -6,7 +6,7 @@ import copy
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .blocks import MODEL_FILES, SPPF, parse_model
-from .heads import P5_ANCHORS_PX, P6_ANCHORS_PX, AnchorFreeHead, AnchorHead
+from .heads import HEADS, P5_ANCHORS_PX, P6_ANCHORS_PX, Head
 
 _NAME = re.compile(r"yolov5([nsmlx])(6?)(u?)")
 _ACTIVATION = re.compile(r"(?:torch\.)?nn\.(\w+)\(([\w=., ]*)\)")
@@ -38,22 +38,19 @@ class DetectionNetwork(nn.Module):
         head_sources: the blocks that the head reads.
     """
 
-    def __init__(
-        self,
-        layers: nn.Sequential,
-        saved: list[int],
-        head: AnchorHead | AnchorFreeHead,
-        head_sources: list[int],
-    ) -> None:
+    def __init__(self, layers: nn.Sequential, saved: list[int], head: Head, head_sources: list[int]) -> None:
         super().__init__()
-        head.i, head.f = len(layers), head_sources  # type: ignore[assignment]
-        self.model = nn.Sequential(*layers, head)
+        block: Any = head
+        block.i = len(layers)
+        block.f = head_sources
+        self.model = nn.Sequential(*layers, block)
+        self.head_sources = tuple(head_sources)
         self._saved = frozenset(saved) | frozenset(head_sources)
 
     @property
-    def head(self) -> AnchorHead | AnchorFreeHead:
+    def head(self) -> Head:
         """The last block."""
-        return self.model[-1]  # type: ignore[return-value]
+        return cast(Head, self.model[-1])
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -67,8 +64,8 @@ class DetectionNetwork(nn.Module):
             images: float (B, 3, H, W) in 0..1, sides multiples of the largest stride.
 
         Returns:
-            One map a level: (B, A, H/s, W/s, 5+C) of an :class:`AnchorHead`, or
-            (B, 4*reg_max+C, H/s, W/s) of an :class:`AnchorFreeHead`.
+            One map a level: (B, A, H/s, W/s, 5+C) of an :class:`~.heads.AnchorHead`, or
+            (B, 4*reg_max+C, H/s, W/s) of an :class:`~.heads.AnchorFreeHead`.
         """
         return run_layers(self.model, self._saved, images)
 
@@ -113,16 +110,12 @@ def build_network(architecture: str, num_classes: int) -> DetectionNetwork:
             f"{architecture}: the layers cannot be built ({type(error).__name__}: {error}); compare the file "
             f"with {MODEL_FILES / 'yolov5.yaml'}, whose blocks and format it has to use"
         ) from error
-    head: AnchorHead | AnchorFreeHead
-    if spec.anchors_px is None:
-        head = AnchorFreeHead(num_classes, channels, strides)
-    else:
-        if len(spec.anchors_px) != len(strides):
-            raise InputError(
-                f"{architecture}: anchors has {len(spec.anchors_px)} levels but Detect reads {len(strides)}; "
-                "give one row of anchors a level"
-            )
-        head = AnchorHead(num_classes, spec.anchors_px, channels, strides)
+    if spec.anchors_px is not None and len(spec.anchors_px) != len(strides):
+        raise InputError(
+            f"{architecture}: anchors has {len(spec.anchors_px)} levels but {head_row[2]} reads "
+            f"{len(strides)}; give one row of anchors a level"
+        )
+    head = HEADS[head_row[2]](num_classes, channels, strides, spec.anchors_px)
     network = DetectionNetwork(layers, saved, head, sources)
     _set_classic_details(network)
     return network
@@ -176,9 +169,10 @@ def _check_description(path: Path, description: Any) -> None:
                 f"like {MODEL_FILES / 'yolov5.yaml'}"
             )
     last = description["head"][-1]
-    if not (isinstance(last, list) and len(last) == 4 and last[2] == "Detect"):
+    if not (isinstance(last, list) and len(last) == 4 and last[2] in tuple(HEADS)):
         raise InputError(
-            f"{path}: the last row of 'head' must be a Detect, like [[17, 20, 23], 1, Detect, [nc]]"
+            f"{path}: the last row of 'head' must be a {' or '.join(HEADS)}, "
+            "like [[17, 20, 23], 1, Detect, [nc]]"
         )
     activation = description.get("activation")
     if activation is not None:

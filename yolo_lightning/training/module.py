@@ -16,7 +16,7 @@ from ..data.batch import Batch, row_mask
 from ..errors import InputError
 from ..evaluation.detect import MeanLosses, detect
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision, log_values
-from ..model.losses import AnchorFreeLoss, AnchorFreeLossConfig, AnchorLoss, AnchorLossConfig
+from ..model.losses import AnchorFreeLossConfig, AnchorLossConfig, DetectionLoss, LossConfigs
 from ..model.network import DetectionNetwork, build_network, check_architecture
 from ..model.weights import load_weights, transfer_weights
 from . import step as training
@@ -50,7 +50,7 @@ class YOLOv5(LightningModule):
     """
 
     network: DetectionNetwork
-    criterion: AnchorLoss | AnchorFreeLoss
+    criterion: DetectionLoss
 
     def __init__(
         self,
@@ -128,9 +128,8 @@ class YOLOv5(LightningModule):
             rank_zero_info(str(transfer_weights(self.network, weights)))
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self.criterion = training.build_criterion(
-            self.network.head, self.loss_config, self.anchor_free_loss_config
-        )
+        configs = LossConfigs(self.loss_config, self.anchor_free_loss_config)
+        self.criterion = self.network.head.build_loss(configs)
         self.metric = CocoMeanAveragePrecision(self.num_classes)
         self.mean_losses = MeanLosses(("loss", *(f"{name}_loss" for name in self.criterion.parts)))
         self.hparams.update({n: getattr(self, n) for n in ("num_classes", "class_names", "category_ids")})
@@ -161,7 +160,7 @@ class YOLOv5(LightningModule):
                 "trainer.max_epochs is not set; the learning rate has to know over how many to fall"
             )
         rank_zero_info(describe_scaling(self.optimizer_config, self._total_batch_size))
-        rank_zero_info(training.describe_gains(self.criterion, getattr(self._datamodule, "image_size", 640)))
+        rank_zero_info(self.criterion.describe_gains(getattr(self._datamodule, "image_size", 640)))
         if self.trainer.world_size > 1:
             self.criterion.rank_mean, self.criterion.ranks = training.rank_mean, self.trainer.world_size
 

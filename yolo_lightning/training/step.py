@@ -13,8 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..data.augment import Augmentation
 from ..data.batch import Batch
 from ..errors import InputError
-from ..model.heads import AnchorFreeHead, AnchorHead
-from ..model.losses import AnchorFreeLoss, AnchorFreeLossConfig, AnchorLoss, AnchorLossConfig
+from ..model.losses import DetectionLoss
 from ..model.network import DetectionNetwork
 from ..system.streams import run_beside
 
@@ -32,7 +31,7 @@ class Prepared(NamedTuple):
 
 def training_losses(
     network: DetectionNetwork,
-    criterion: AnchorLoss | AnchorFreeLoss,
+    criterion: DetectionLoss,
     images: Tensor,
     targets: Tensor,
     mask: Tensor,
@@ -72,7 +71,7 @@ def augment(
 def add_gradients(
     losses: TrainingLosses,
     network: DetectionNetwork,
-    criterion: AnchorLoss | AnchorFreeLoss,
+    criterion: DetectionLoss,
     batches: Sequence[Prepared],
     backward: Callable[[Tensor], None],
     joint: bool,
@@ -80,9 +79,7 @@ def add_gradients(
     """Run the network on batches and add their gradients to those that wait.
 
     Jointly, the sum is the gradient of all the batches as one. Batch by batch it is not, because a loss
-    divides by the matches of its batch. The classic ones follow from the labels, so they are counted
-    beforehand. Those of the anchor-free loss follow from the predictions: there any divisor serves until
-    the last batch, and the gradients are scaled then.
+    divides by the matches of its batch.
 
     Args:
         losses: :func:`training_losses`, or the same compiled.
@@ -95,19 +92,15 @@ def add_gradients(
     Returns:
         The parts of each batch's loss; if ``joint``, their means are the parts of the joined batch's.
     """
-    divisor, found = None, []
-    if joint and isinstance(criterion, AnchorLoss):
-        divisor = criterion.mean_matches(batches)
-    elif joint:
-        divisor = batches[0].targets.new_full((), len(batches[0].images))
+    divisor = criterion.joint_divisor(batches) if joint else None
+    found = []
     for batch in batches:
         loss, parts = losses(network, criterion, *batch, divisor)
         backward(loss)
         found.append(parts)
-    if divisor is None or isinstance(criterion, AnchorLoss):
+    factor = None if divisor is None else criterion.joint_correction(divisor, found)
+    if factor is None:
         return found
-    score = torch.stack([parts.pop("score") for parts in found]).sum()
-    factor = divisor * len(batches) / criterion.divisor_of(score)
     torch._foreach_mul_([p.grad for p in network.parameters() if p.grad is not None], factor)
     return [{name: part * factor for name, part in parts.items()} for parts in found]
 
@@ -125,13 +118,13 @@ def is_followed_by_validation(trainer: Any) -> bool:
 
 
 def agree_on_image_size(
-    network: DetectionNetwork, criterion: nn.Module, data: Any, architecture: str
+    network: DetectionNetwork, criterion: DetectionLoss, data: Any, architecture: str
 ) -> None:
     """Let a data module pad to whole cells, and refuse an image size that cannot be.
 
     Args:
         network: tells its strides.
-        criterion: its loss, of which the classic one scales a gain by the area of the images.
+        criterion: its loss, which may scale gains by the area of the images.
         data: the data module; None where there is none.
         architecture: of the network, for the error.
 
@@ -141,8 +134,7 @@ def agree_on_image_size(
     if data is None:
         return
     data.stride = stride = max(network.strides)
-    if isinstance(criterion, AnchorLoss):
-        criterion.image_size_px = data.image_size  # validation has rectangles
+    criterion.image_size_px = data.image_size  # validation has rectangles
     if data.image_size % stride:
         raise InputError(f"data.image_size is {data.image_size}; {architecture} needs a multiple of {stride}")
 
@@ -158,27 +150,6 @@ def compile_training(network: DetectionNetwork, mode: str | None) -> TrainingLos
     network.compile(fullgraph=True, dynamic=False, mode=mode)
     compiled: TrainingLosses = torch.compile(training_losses, fullgraph=True, dynamic=False, mode=mode)
     return compiled
-
-
-def build_criterion(
-    head: AnchorHead | AnchorFreeHead, config: AnchorLossConfig, anchor_free_config: AnchorFreeLossConfig
-) -> AnchorLoss | AnchorFreeLoss:
-    """The loss that belongs to a head."""
-    if isinstance(head, AnchorHead):
-        return AnchorLoss(head.anchors, head.strides, head.num_classes, config)
-    return AnchorFreeLoss(head.strides, head.num_classes, anchor_free_config, reg_max=head.reg_max)
-
-
-def describe_gains(criterion: AnchorLoss | AnchorFreeLoss, image_size: int) -> str:
-    """A sentence on the gains that act, for the log."""
-    if isinstance(criterion, AnchorFreeLoss):
-        return f"gains as given: box {criterion.config.box_gain:g}, class {criterion.config.class_gain:g}"
-    given, acting = criterion.config, criterion.gains(image_size)
-    return (
-        f"box gain {given.box_gain:g} acts as {acting.box:g}, objectness gain {given.objectness_gain:g} as "
-        f"{acting.objectness:g}, class gain {given.class_gain:g} as {acting.classes:g} "
-        f"({len(criterion.strides)} levels, {criterion.num_classes} classes, {image_size} px)"
-    )
 
 
 def gradient_scale(batch_size: int, world_size: int) -> int:

@@ -1,6 +1,15 @@
-"""Losses of fixed shape: tensors in, a scalar and its named parts out."""
+"""Losses of fixed shape, and the contract that a loss fulfils."""
 
 from .anchor import AnchorLoss, AnchorLossConfig, scaled_gains
 from .anchor_free import AnchorFreeLoss, AnchorFreeLossConfig
+from .protocol import DetectionLoss, LossConfigs
 
-__all__ = ["AnchorFreeLoss", "AnchorFreeLossConfig", "AnchorLoss", "AnchorLossConfig", "scaled_gains"]
+__all__ = [
+    "AnchorFreeLoss",
+    "AnchorFreeLossConfig",
+    "AnchorLoss",
+    "AnchorLossConfig",
+    "DetectionLoss",
+    "LossConfigs",
+    "scaled_gains",
+]

@@ -137,10 +137,8 @@ class AnchorLoss(nn.Module):
         num_classes: C. With one class there is no class loss.
         config: gains and thresholds.
 
-    Attributes:
-        rank_mean: set for training on several processes: the mean of a tensor over the processes. The
-            numbers of matches pass through it, so that the mean of the processes' gradients is the gradient
-            of the joined batch, given that each process has as many images as the others.
+    The attributes ``rank_mean``, ``ranks`` and ``image_size_px`` are those of
+    :class:`~.protocol.DetectionLoss`; the numbers of matches pass through ``rank_mean``.
 
     Raises:
         InputError: anchors and strides do not fit each other, or there are more than 5 levels.
@@ -149,7 +147,6 @@ class AnchorLoss(nn.Module):
     anchors: Tensor
     rank_mean: Callable[[Tensor], Tensor] | None
     parts = ("box", "obj", "cls")
-    """Names of what the loss is the sum of."""
 
     def __init__(
         self,
@@ -174,6 +171,7 @@ class AnchorLoss(nn.Module):
         self.config = config or AnchorLossConfig()
         self.balance = OBJECTNESS_BALANCE.get(len(strides), OBJECTNESS_BALANCE_ELSE)[: len(strides)]
         self.rank_mean = None
+        self.ranks = 1
         self.image_size_px: int | None = None
 
     def forward(
@@ -187,7 +185,7 @@ class AnchorLoss(nn.Module):
             targets: float32 (B, N, 5) class, x1, y1, x2, y2 in px of the network's input.
             mask: bool (B, N), which rows of ``targets`` are labels.
             divisor: (L,), what the sums over the matches of each level are divided by, instead of the
-                numbers of matches in this batch (on all processes); see :meth:`mean_matches`.
+                numbers of matches in this batch (on all processes); see :meth:`joint_divisor`.
 
         Returns:
             The loss, a float32 scalar, and its parts ``box``, ``obj`` and ``cls``: detached scalars, gains
@@ -223,18 +221,18 @@ class AnchorLoss(nn.Module):
             image_size_px=image_size_px,
         )
 
+    def describe_gains(self, image_size_px: int) -> str:
+        """A sentence for the log on the gains in effect."""
+        given, acting = self.config, self.gains(image_size_px)
+        return (
+            f"box gain {given.box_gain:g} acts as {acting.box:g}, objectness gain {given.objectness_gain:g} "
+            f"as {acting.objectness:g}, class gain {given.class_gain:g} as {acting.classes:g} "
+            f"({len(self.strides)} levels, {self.num_classes} classes, {image_size_px} px)"
+        )
+
     @torch.no_grad()
-    def mean_matches(self, batches: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        """How many matches a batch of a step has on average, on average over the processes.
-
-        Divided by it, the losses of the batches have as their mean the loss of all of them joined.
-
-        Args:
-            batches: images (B, 3, H, W), targets and mask of each, as the network and the loss take them.
-
-        Returns:
-            float32 (L,), 1 where nothing matches.
-        """
+    def joint_divisor(self, batches: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """Matches of a batch, averaged over batches and processes: float32 (L,), 1 where nothing matches."""
         counts = self.anchors.new_zeros(len(self.strides))
         for images, targets, mask in batches:
             targets = torch.where(mask[..., None], targets.float(), 0.0)
@@ -242,6 +240,9 @@ class AnchorLoss(nn.Module):
                 shape = images.shape[2] // stride, images.shape[3] // stride
                 counts[level] += self._match(level, shape, targets, mask).weight.sum()
         return self._rank_mean_or_one(counts / len(batches))
+
+    def joint_correction(self, divisor: Tensor, found: Sequence[dict[str, Tensor]]) -> None:
+        """Nothing to correct: the matches follow from the labels."""
 
     def _rank_mean_or_one(self, counts: Tensor) -> Tensor:
         if self.rank_mean is not None and self.training:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import InputError
-from ..boxes import complete_iou
+from ..boxes import boxes_from_distances, cell_corners, complete_iou
 from .assign_task_aligned import ENLARGED_STRIDE, assign, learning_points
 
 _LAST_BIN_MARGIN = 0.01
@@ -73,17 +73,12 @@ class AnchorFreeLoss(nn.Module):
         config: gains, and numbers of the assignment.
         reg_max: bins of a distribution, at least 2.
 
-    Attributes:
-        rank_mean: set for training on several processes: the mean of a tensor over the processes. The sum
-            of the scores passes through it, so that the mean of the processes' gradients is the gradient of
-            the joined batch.
-        ranks: how many processes ``rank_mean`` takes the mean over.
+    The attributes ``rank_mean``, ``ranks`` and ``image_size_px`` are those of
+    :class:`~.protocol.DetectionLoss`; the sum of the scores passes through ``rank_mean``.
     """
 
     rank_mean: Callable[[Tensor], Tensor] | None
-
     parts = ("box", "cls", "dfl")
-    """Names of what the loss is the sum of."""
 
     def __init__(
         self,
@@ -100,6 +95,7 @@ class AnchorFreeLoss(nn.Module):
         self.reg_max = reg_max
         self.rank_mean = None
         self.ranks = 1
+        self.image_size_px: int | None = None
 
     def forward(
         self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor, divisor: Tensor | None = None
@@ -117,7 +113,7 @@ class AnchorFreeLoss(nn.Module):
         Returns:
             The loss, a float32 scalar, and its parts ``box``, ``cls`` and ``dfl``: detached scalars, gains
             included, that add up to it. With a divisor also ``score``, the sum of this process's scores,
-            of which :meth:`divisor_of` makes the one that would have been right.
+            from which :meth:`joint_correction` computes the right divisor.
         """
         # Points before channels: the levels are joined without a transposition when they are channels
         # last, and the bins of a point lie side by side.
@@ -125,7 +121,7 @@ class AnchorFreeLoss(nn.Module):
         points, strides = self._points(maps)  # (P, 2) in strides, (P,)
         targets = torch.where(mask[..., None], targets.float(), 0.0)  # whatever the padding holds
         with torch.no_grad():
-            boxes = self._decode(self._bins(raw).softmax(-1), points)  # (B, P, 4) xyxy in strides
+            boxes = boxes_from_distances(self._bins(raw).softmax(-1), points)  # (B, P, 4) xyxy in strides
             row, score = assign(
                 raw[..., 4 * self.reg_max :].transpose(1, 2).float(),
                 boxes * strides[:, None],
@@ -140,7 +136,7 @@ class AnchorFreeLoss(nn.Module):
         total_score = score.sum()
         found = {} if divisor is None else {"score": total_score}
         if divisor is None:
-            divisor = self.divisor_of(total_score)
+            divisor = self._divisor(total_score)
 
         learning = learning_points(score, self.config.top_k * mask.shape[1])  # (M,)
         rows, class_logits = _Read.apply(raw, learning, self.num_classes)  # (M, 4*reg_max+C), (B, P, C)
@@ -158,8 +154,22 @@ class AnchorFreeLoss(nn.Module):
         parts = {"box": box.detach(), "cls": classes.detach(), "dfl": dfl.detach()}
         return box + classes + dfl, parts | found
 
-    def divisor_of(self, score: Tensor) -> Tensor:
-        """What sums are divided by: the scores on average over the processes, at least 1 for all together."""
+    def joint_divisor(self, batches: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """Any divisor: the right one follows from predictions, see :meth:`joint_correction`."""
+        images, targets, _ = batches[0]
+        return targets.new_full((), len(images))
+
+    def joint_correction(self, divisor: Tensor, found: Sequence[dict[str, Tensor]]) -> Tensor:
+        """Factor from gradients with ``divisor`` to those with the scores of all batches; takes ``score``."""
+        score = torch.stack([parts.pop("score") for parts in found]).sum()
+        return divisor * len(found) / self._divisor(score)
+
+    def describe_gains(self, image_size_px: int) -> str:
+        """A sentence for the log on the gains in effect."""
+        return f"gains as given: box {self.config.box_gain:g}, class {self.config.class_gain:g}"
+
+    def _divisor(self, score: Tensor) -> Tensor:
+        """Mean of the scores over the processes, at least 1 for all together."""
         if self.rank_mean is not None and self.training:
             score = self.rank_mean(score)
         return score.clamp_min(1 / (self.ranks if self.training else 1))
@@ -169,23 +179,14 @@ class AnchorFreeLoss(nn.Module):
         points, strides = [], []
         for level, stride in zip(maps, self.strides, strict=True):
             height, width = level.shape[-2:]
-            y = torch.arange(height, dtype=torch.float32, device=level.device) + 0.5
-            x = torch.arange(width, dtype=torch.float32, device=level.device) + 0.5
-            grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")  # (H, W) each
-            points.append(torch.stack((grid_x, grid_y), dim=-1).flatten(0, 1))  # (H*W, 2)
-            strides.append(torch.full_like(grid_x, stride).flatten())  # (H*W,)
+            centres = cell_corners(height, width, level.device).flatten(0, 1) + 0.5  # (H*W, 2)
+            points.append(centres)
+            strides.append(torch.full_like(centres[:, 0], stride))  # (H*W,)
         return torch.cat(points), torch.cat(strides)
 
     def _bins(self, raw: Tensor) -> Tensor:
         """The distributions' logits, float32 (..., 4, reg_max), of points (..., 4 * reg_max + C)."""
         return raw[..., : 4 * self.reg_max].float().unflatten(-1, (4, self.reg_max))
-
-    def _decode(self, probabilities: Tensor, points: Tensor) -> Tensor:
-        """Probabilities (..., 4, reg_max) to xyxy (..., 4) in strides, by the mean distance to each side."""
-        distances = torch.arange(self.reg_max, dtype=torch.float32, device=points.device)
-        with torch.autocast(points.device.type, enabled=False):  # it would multiply in half precision
-            low, high = (probabilities @ distances).chunk(2, dim=-1)  # (..., 2) each
-        return torch.cat((points - low, points + high), dim=-1)
 
     def _box_losses(
         self, bins: Tensor, points: Tensor, boxes: Tensor, score: Tensor
@@ -199,7 +200,7 @@ class AnchorFreeLoss(nn.Module):
             score: (M,).
         """
         log_bins = bins.log_softmax(-1)
-        ciou = complete_iou(self._decode(log_bins.exp(), points), boxes, box_format="xyxy")  # (M,)
+        ciou = complete_iou(boxes_from_distances(log_bins.exp(), points), boxes, box_format="xyxy")  # (M,)
         distance = torch.cat((points - boxes[:, :2], boxes[:, 2:] - points), dim=-1)  # (M, 4)
         distance = distance.clamp(0, self.reg_max - 1 - _LAST_BIN_MARGIN)
         below = distance.long()

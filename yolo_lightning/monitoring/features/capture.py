@@ -24,8 +24,7 @@ class FeatureMaps(NamedTuple):
 
 def head_layers(network: DetectionNetwork) -> list[int]:
     """Numbers of the layers that the head reads, finest first: 17, 20, 23; 23, 26, 29, 32 with P6."""
-    sources: Any = network.head.f
-    return list(sources)
+    return list(network.head_sources)
 
 
 def describe_layer(network: DetectionNetwork, number: int) -> str:

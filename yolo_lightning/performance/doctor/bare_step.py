@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...data.augment import Augmentation
 from ...data.batch import Batch, row_mask
-from ...model.losses import AnchorFreeLossConfig, AnchorLossConfig
+from ...model.losses import LossConfigs
 from ...model.network import build_network
 from ...training.optimizer import OptimizerConfig, build_optimizer
-from ...training.step import Prepared, augment, build_criterion, compile_training, gradient_scale
+from ...training.step import Prepared, augment, compile_training, gradient_scale
 from .candidates import Candidate, StepShape
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -42,8 +44,8 @@ class TrainingStep:
             network = build_network(shape.architecture, shape.num_classes)
         memory_format = torch.channels_last if candidate.channels_last else torch.contiguous_format
         self.network = network.to(self.device).to(memory_format=memory_format).train()
-        criterion = build_criterion(network.head, AnchorLossConfig(), AnchorFreeLossConfig())
-        self.criterion = criterion.to(self.device)
+        self.criterion = network.head.build_loss(LossConfigs())
+        cast(nn.Module, self.criterion).to(self.device)
         self.losses = compile_training(network, "default" if candidate.compile else None)
         half = candidate.precision == "16-mixed"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
