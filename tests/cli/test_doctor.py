@@ -13,7 +13,6 @@ from yolo_lightning.cli.doctor import diagnose, show
 from yolo_lightning.data.module import DetectionDataModule
 from yolo_lightning.data.synthetic import make_dataset
 from yolo_lightning.errors import InputError
-from yolo_lightning.performance.auto.store import Store
 from yolo_lightning.performance.doctor import examination
 from yolo_lightning.performance.doctor.candidates import Candidate, StepShape, StepTime
 from yolo_lightning.performance.doctor.loading import ImageCost, LoaderRate
@@ -22,6 +21,7 @@ from yolo_lightning.performance.doctor.sample import TrainingSample
 from yolo_lightning.performance.doctor.trial import Trial
 from yolo_lightning.performance.doctor.verdict import Plan, Timing, Verdict, fragment
 from yolo_lightning.training.module import YOLOv5
+from yolo_lightning.training.precision import Precision
 
 FAST = Candidate("bf16-mixed", channels_last=True, compile=False)
 PLAIN = Candidate("32-true", channels_last=True, compile=False)
@@ -33,11 +33,6 @@ STEP_MS = {"32-true": 24.0, "bf16-mixed": 12.0}
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "synth"
     return make_dataset(folder, train_images=12, val_images=4, image_size=128)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "choices.json")
 
 
 class World:
@@ -53,7 +48,7 @@ class World:
         for name, stand_in in (
             ("measure_images", lambda sample, budget_s: ImageCost(3.0, 1.0, 2.0, 4)),
             ("measure_steps", self._steps),
-            ("measure_compiled", self._compile),
+            ("measure_step", self._compile),
             ("eager_candidates", lambda device: [PLAIN, FAST]),
             ("compiler_obstacle", lambda device: None),
         ):
@@ -67,7 +62,7 @@ class World:
     def _time(self, candidate: Candidate, ms: float) -> StepTime:
         return StepTime(candidate, 4, ms, ms, 0.1, 5, loss=1.0, last_loss=1.0)
 
-    def _compile(self, shape: StepShape, eager: StepTime, **options: Any) -> StepTime:
+    def _compile(self, shape: StepShape, candidate: Candidate, **options: Any) -> StepTime:
         self.asked_to_compile += 1
         return self.compiled
 
@@ -94,16 +89,21 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def report_of(
-    root: Path, store: Store, precision: str | None = None, *, compile: Any = "auto", **data: Any
+    root: Path,
+    precision: Precision = "bf16-mixed",
+    *,
+    compile: Any = "auto",
+    seconds: float = 300.0,
+    **data: Any,
 ) -> Report:
     module = YOLOv5("yolov5n", compile=compile)
     datamodule = DetectionDataModule(str(root), image_size=64, batch_size=4, **data)
-    return diagnose(module, datamodule, precision, "cpu", store=store, announce=lambda _: None)
+    return diagnose(module, datamodule, precision, "cpu", seconds, announce=lambda _: None)
 
 
-def test_images_that_are_decoded_in_the_main_process(root: Path, store: Store, world: World) -> None:
+def test_images_that_are_decoded_in_the_main_process(root: Path, world: World) -> None:
     world.loader_ms["none"] = 17.0
-    report = report_of(root, store, num_workers=0, cache="none")
+    report = report_of(root, num_workers=0, cache="none")
     assert report.verdict.bottleneck == "decoding"
     assert report.command == "--data.cache device --data.num_workers auto"
     # 17 + 12 + 1 = 30 ms an image become 0.1 + 12 + 1
@@ -113,25 +113,25 @@ def test_images_that_are_decoded_in_the_main_process(root: Path, store: Store, w
     assert any("filling the cache" in note for note in report.notes)
 
 
-def test_a_slow_disk(root: Path, store: Store, world: World) -> None:
+def test_a_slow_disk(root: Path, world: World) -> None:
     world.loader_ms["none"], world.read_fraction = 17.0, 0.9
-    report = report_of(root, store, num_workers=2, cache="none")
+    report = report_of(root, num_workers=2, cache="none")
     assert report.verdict.bottleneck == "reading"
     assert "2 worker processes" in report.verdict.sentence
     assert report.command == "--data.cache device --data.num_workers auto"
 
 
-def test_a_step_that_is_not_compiled_and_in_fp32(root: Path, store: Store, world: World) -> None:
+def test_a_step_that_is_not_compiled_and_in_fp32(root: Path, world: World) -> None:
     world.loader_ms["none"] = 0.3  # not worth a cache
-    report = report_of(root, store, "32-true", compile=False, cache="none")
+    report = report_of(root, "32-true", compile=False, cache="none")
     assert report.verdict.bottleneck == "step"
     assert report.command == "--trainer.precision bf16-mixed --model.compile augmentation"
     # 24 + 6 + 0.3 ms become 12 + 1 + 0.3
     assert report.verdict.gain == pytest.approx(30.3 / 13.3)
 
 
-def test_a_training_that_lacks_nothing(root: Path, store: Store, world: World) -> None:
-    report = report_of(root, store, cache="device")
+def test_a_training_that_lacks_nothing(root: Path, world: World) -> None:
+    report = report_of(root, cache="device")
     assert report.verdict.bottleneck == "none"
     assert report.command == "" and report.verdict.gain == 1.0
     assert report.now == report.better == Plan("device", 0, FAST, compile_augmentation=True)
@@ -139,13 +139,13 @@ def test_a_training_that_lacks_nothing(root: Path, store: Store, world: World) -
 
 
 def test_where_no_cache_fits_other_numbers_of_workers_are_tried(
-    root: Path, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+    root: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("yolo_lightning.data.cache_folder.available_memory", lambda: 1000)
+    monkeypatch.setattr("yolo_lightning.data.images.choose_cache.available_memory", lambda: 1000)
     monkeypatch.setattr("yolo_lightning.system.cores.usable_cores", lambda: 2)
     world.loader_ms["none"] = 17.0
     world.loader_ms_of_workers = {2: 9.0, 4: 9.1}
-    report = report_of(root, store, num_workers=0, cache="none")
+    report = report_of(root, num_workers=0, cache="none")
     assert report.verdict.bottleneck == "decoding"
     assert report.command == "--data.num_workers 2"
     assert report.verdict.gain == pytest.approx(30 / 22)
@@ -153,36 +153,24 @@ def test_where_no_cache_fits_other_numbers_of_workers_are_tried(
 
 
 def test_a_compiled_network_is_recommended_where_it_measured_faster(
-    root: Path, store: Store, world: World
+    root: Path, world: World
 ) -> None:
     world.compiled = world._time(replace(FAST, compile=True), 4 * 9.0)
-    report = report_of(root, store, compile="augmentation", cache="device")
+    report = report_of(root, compile="augmentation", cache="device")
     assert report.command == "--model.compile default"
     assert report.verdict.bottleneck == "step"  # 3 of 13.1 ms
     assert report.verdict.gain == pytest.approx(13.1 / 10.1)
-    # What was compiled once is remembered, and brought to the speed of the day.
-    again = report_of(root, store, cache="device")
-    assert world.asked_to_compile == 1
-    assert [t.quick_ms for t in again.candidates if t.candidate.compile] == [36.0]
-    assert again.now.candidate.compile  # auto knows it from now on
-    assert again.command == ""
 
 
-def test_a_compilation_that_was_not_done_is_told_and_tried_again(
-    root: Path, store: Store, world: World
-) -> None:
-    report = report_of(root, store, cache="device")
-    assert any("compiling was not done after 20 s" in note for note in report.notes)
-    assert "compiling was not done" in str(report)
-    report_of(root, store, cache="device")
-    assert world.asked_to_compile == 2
+def test_a_network_is_not_compiled_on_a_cpu_in_a_minute(root: Path, world: World) -> None:
+    report = report_of(root, seconds=60.0, cache="device")
+    assert "--seconds 300 measures it" in str(report)
+    assert world.asked_to_compile == 0
 
 
-def test_wrong_input_is_refused(tmp_path: Path, root: Path, store: Store, world: World) -> None:
-    with pytest.raises(InputError, match=r"trainer\.precision 8"):
-        report_of(root, store, "8")
+def test_wrong_input_is_refused(tmp_path: Path, root: Path, world: World) -> None:
     with pytest.raises(InputError):
-        report_of(tmp_path / "nothing", store)
+        report_of(tmp_path / "nothing")
 
 
 def test_as_compiled_takes_the_ratio_of_what_was_measured(world: World) -> None:
@@ -254,14 +242,14 @@ def test_the_report_for_machines_is_strict_json(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == f"{make_report()}\n"
 
 
-def test_a_real_examination(root: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_examination(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything measured, but for compilers, which take too long for a test."""
     monkeypatch.setattr(examination, "compiler_obstacle", lambda device: "no compiler in this test")
     state = torch.random.get_rng_state()
     told: list[str] = []
     module = YOLOv5("yolov5n", compile=False)
     datamodule = DetectionDataModule(str(root), image_size=64, batch_size=4, num_workers=0, cache="none")
-    report = diagnose(module, datamodule, "32-true", "cpu", seconds=2.0, store=store, announce=told.append)
+    report = diagnose(module, datamodule, "32-true", "cpu", seconds=2.0, announce=told.append)
     values = report.as_json()
     assert values["images"] == 12 and values["images_per_second"] > 0
     assert values["now"]["cache"] == "none" and values["now"]["precision"] == "32-true"
@@ -274,18 +262,18 @@ def test_a_real_examination(root: Path, store: Store, monkeypatch: pytest.Monkey
 
 
 def test_trying_workers_leaves_the_random_state(
-    root: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+    root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(examination, "compiler_obstacle", lambda device: "no compiler in this test")
     state = torch.random.get_rng_state()
     module = YOLOv5("yolov5n", compile=False)
     datamodule = DetectionDataModule(str(root), image_size=64, batch_size=4, num_workers=1, cache="none")
-    diagnose(module, datamodule, "32-true", "cpu", seconds=1.0, store=store, announce=lambda _: None)
+    diagnose(module, datamodule, "32-true", "cpu", seconds=1.0, announce=lambda _: None)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_the_sample_shrinks_where_images_cost_much(
-    root: Path, store: Store, world: World, monkeypatch: pytest.MonkeyPatch
+    root: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[int] = []
     real = TrainingSample.__init__
@@ -296,5 +284,5 @@ def test_the_sample_shrinks_where_images_cost_much(
 
     monkeypatch.setattr(TrainingSample, "__init__", watch)
     monkeypatch.setattr(examination, "measure_images", lambda sample, budget_s: ImageCost(5e3, 5e3, 1.0, 4))
-    report_of(root, store, cache="none")
+    report_of(root, seconds=60.0, cache="none")
     assert drawn == [12, 4]  # one batch

@@ -22,7 +22,7 @@ ON_CPU = [
     "--data.image_size=64", "--data.batch_size=4", "--data.num_workers=0", "--model.compile=false",
     "--trainer.accelerator=cpu", "--trainer.devices=1",
 ]  # fmt: skip
-"""Of a run that takes seconds, all else as by default: it measures its steps and draws."""
+"""Of a run that takes seconds, all else as by default: it draws."""
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def small(*options: str) -> list[str]:
-    """Options of a run that neither measures its steps nor draws."""
+    """Options of a run in fp32 that does not draw."""
     return [*ON_CPU, "--trainer.precision=32-true", "--model.channels_last=true", *QUIET, *options]
 
 
@@ -414,17 +414,17 @@ def test_missing_checkpoint(capsys: pytest.CaptureFixture[str], shapes: Path) ->
         ("--data.batch_size=0", "data.batch_size"),
     ],
 )
-def test_what_is_wrong_is_said_before_the_step_is_measured(
+def test_what_is_wrong_is_said_before_the_step_is_chosen(
     capsys: pytest.CaptureFixture[str],
     shapes: Path,
     monkeypatch: pytest.MonkeyPatch,
     option: str,
     remedy: str,
 ) -> None:
-    measured: list[Any] = []
-    monkeypatch.setattr("yolo_lightning.cli.settle_auto.settle_step", lambda *_, **__: measured.append(1))
+    chosen: list[Any] = []
+    monkeypatch.setattr("yolo_lightning.cli.launcher.settle_step", lambda *_, **__: chosen.append(1))
     assert remedy in refused(capsys, "fit", "--data.root", str(shapes), option)
-    assert measured == []
+    assert chosen == []
 
 
 def test_predict_without_pictures_or_weights(capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,7 @@ def test_a_signal_to_one_process_stops_both(shapes: Path, tmp_path: Path) -> Non
 
 
 def test_an_epoch_goes_on_with_another_number_of_processes(shapes: Path, tmp_path: Path) -> None:
-    # Left open, the precision is measured by the first process, and the second one is told.
+    # Left open, the precision follows one rule in both processes.
     more = ("--run_name=parts", "--trainer.precision=null", stop(1, 0, 0))
     stopped = fit(*options(shapes, tmp_path, *more))
     assert stopped.returncode == 75, stopped.stderr[-3000:]

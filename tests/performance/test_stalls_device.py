@@ -10,6 +10,7 @@ import torch
 
 from tests.support.stall_run import DeviceRun, Logged
 from yolo_lightning.performance.stalls import StallMonitor
+from yolo_lightning.training.compilation import Compilation
 
 
 def test_a_wait_that_the_device_has_work_for_is_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +71,7 @@ def test_a_host_that_launches_too_slowly(
     device_s: float, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = DeviceRun(monkeypatch)
-    run.module.compile_option = False
+    run.module.compilation = Compilation(None, False, "")
     run.epoch()
     for _ in range(5):
         run.launch(wait_s=0, host_s=10, device_s=device_s)

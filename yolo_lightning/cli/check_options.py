@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..data.module import PATHS, DetectionDataModule
 from ..distributed.ddp import processes_here
 from ..errors import InputError
 from ..model.weights import load_weights
 from ..training.module import YOLOv5
+from ..training.precision import Precision
 
 _PLACES = (
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR"),
     *("SLURM_STEP_ID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"),
 )
 """Variables by one of which a launcher, or a person, tells a process that it is one of several."""
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16", None)
+PRECISIONS = (*get_args(Precision), "32", "bf16", "16")
 
 
 def make_paths_absolute(config: Any) -> None:

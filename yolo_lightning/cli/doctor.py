@@ -10,37 +10,35 @@ import torch
 
 from ..data.images.choose_cache import CachePlan
 from ..data.module import DetectionDataModule
-from ..performance.auto.choose import make_wish
-from ..performance.auto.for_all_ranks import NOMINAL_LABELS
-from ..performance.auto.store import Store
 from ..performance.doctor.candidates import StepShape
 from ..performance.doctor.examination import Case, Examination
 from ..performance.doctor.report import Report
 from ..system.cores import usable_cores
 from ..training.module import YOLOv5
+from ..training.precision import Precision, default_precision
+
+NOMINAL_LABELS = 32
 
 
 def diagnose(
     module: YOLOv5,
     datamodule: DetectionDataModule,
-    precision: str | None,
+    precision: Precision | None,
     device: str,
     seconds: float = 60.0,
     *,
-    store: Store | None = None,
     announce: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> Report:
     """Measure loader, step, copy, and loader and step together, as configured and as seems better.
 
-    Nothing of the user's is changed or built; what was measured of the steps is kept for ``auto``.
+    Nothing of the user's is changed or built.
 
     Args:
         module: as for ``fit``; its network is not built.
         datamodule: as for ``fit``; no cache is built.
-        precision: as ``trainer.precision``; None leaves it to be measured.
+        precision: as ``trainer.precision``; None follows the rule of ``fit``.
         device: of the training: cpu, cuda, cuda:1.
         seconds: about how long it may take; compiling the augmentation, where that is new, comes on top.
-        store: where results are kept; the user's if left out.
         announce: is told what is being measured.
 
     Raises:
@@ -60,7 +58,8 @@ def diagnose(
     )
     case = Case(
         shape=shape,
-        wish=make_wish(precision, "auto" if module.channels_last else False, module.compile_option),
+        precision=precision or default_precision(device)[0],
+        channels_last=module.channels_last,
         compile_option=module.compile_option,
         train=train,
         most_labels=max(train.most_labels, val.most_labels),
@@ -69,7 +68,7 @@ def diagnose(
         ),
         num_workers=datamodule.num_workers,
     )
-    return Examination(case, store or Store(), announce, seconds).run()
+    return Examination(case, announce, seconds).run()
 
 
 def show(report: Report, as_json: bool = False) -> None:

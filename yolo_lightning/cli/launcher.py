@@ -299,14 +299,11 @@ class YoloCLI(LightningCLI):
 class DryCLI(YoloCLI):
     """Builds what ``fit`` would build, checks it as ``fit`` would, and runs and writes nothing."""
 
-    precision: str | None = None
-    """As it was asked for; None leaves it to be measured."""
-
     def _claim_directory(self, config: Any) -> str:
         return str(config.runs_dir)
 
     def _choose(self, config: Any) -> None:
-        self.precision = config.trainer.precision
+        settle_step(config, is_training=True)
 
     def instantiate_classes(self) -> None:
         LightningCLI.instantiate_classes(self)

@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from jsonargparse import auto_cli, set_parsing_settings
@@ -18,6 +18,7 @@ from ..runs.save_config import SaveConfig
 from ..system.cores import limit_threads
 from ..system.memory import keep_freed_memory
 from ..training.module import YOLOv5
+from ..training.precision import Precision
 from .compare import run_compare
 from .doctor import diagnose, show
 from .launcher import TRAINER_DEFAULTS, DryCLI, YoloCLI
@@ -106,5 +107,6 @@ def _doctor(argv: list[str]) -> None:
         raise InputError(f"--seconds {options.seconds} is not a number of seconds; give 1 or more")
     cli = _launch(DryCLI, with_run_config(["fit", *of_fit]))
     device = str(cli.trainer.strategy.root_device)
-    report = diagnose(cli.model, cli.datamodule, cli.precision, device, float(options.seconds))
+    precision = cast(Precision, cli.trainer.precision)
+    report = diagnose(cli.model, cli.datamodule, precision, device, float(options.seconds))
     show(report, as_json=options.json)

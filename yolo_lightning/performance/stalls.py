@@ -197,7 +197,7 @@ class StallMonitor(Callback):
         times: DeviceTimes | None,
         recompilations: list[Recompilation],
     ) -> None:
-        option = getattr(pl_module, "compile_option", None)
+        compilation = getattr(pl_module, "compilation", None)
         lost = max(self.data_wait_fraction, (times and times.idle_fraction) or 0.0)
         # Finding out what would fit costs a moment, so only where it will be told.
         loading = getattr(trainer.datamodule, "loading", None) if lost >= LOSS_THRESHOLD else None  # type: ignore[attr-defined]
@@ -209,7 +209,7 @@ class StallMonitor(Callback):
                 # Without a reading from a device nothing is known to be lost.
                 device_idle_fraction=(times.idle_fraction or 0.0) if times else None,
                 launch_bound_fraction=times and times.launch_bound_fraction,
-                is_compiled=None if option in (None, "auto") else option not in (False, "augmentation"),
+                is_compiled=compilation and compilation.mode is not None,
                 recompilations=recompilations,
                 loading=loading,
             )

@@ -79,8 +79,8 @@ def decide_compilation(option: CompileOption, device_type: str, precision: str) 
         return Compilation(
             None,
             device_type == "cpu",
-            f"on {device_type} in {precision} the augmentation is compiled, the network is not: its eager "
-            "kernels are about as fast and need no minutes of compiling",
+            f"compiling the augmentation only: on {device_type} in {precision} eager network kernels are "
+            "about as fast, and compiling takes minutes",
         )
     mode = option if isinstance(option, str) and option != "auto" else "default"
     return Compilation(

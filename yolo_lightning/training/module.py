@@ -36,10 +36,9 @@ class YOLOv5(LightningModule):
         category_ids: the COCO id of each class, for the results of predict; the data set's if left out.
         weights: weights to start from: an official or fine-tuned YOLOv5 .pt, a plain state dict, a
             safetensors file or a checkpoint of ours. Nothing in the file is executed.
-        compile: auto (what the command line measured to be faster, without it a rule that it tells), false,
-            true, or a mode of torch.compile.
-        channels_last: keep activations channels last; auto is what the command line measured to be faster,
-            and true without it.
+        compile: auto (network, loss and augmentation on a GPU, only the augmentation on a CPU), augmentation,
+            false, true, or a mode of torch.compile.
+        channels_last: keep activations channels last; auto does.
         optimizer: how the network is optimised.
         loss: gains and thresholds of the classic loss.
         anchor_free_loss: gains of the loss of the u models.

@@ -16,7 +16,6 @@ from yolo_lightning.performance.doctor import measure_steps as steps
 from yolo_lightning.performance.doctor.bare_step import TrainingStep, prepare, synthetic_batch
 from yolo_lightning.performance.doctor.busy_machine import Disturbance, is_disturbed, threads
 from yolo_lightning.performance.doctor.candidates import Candidate, StepShape, StepTime
-from yolo_lightning.performance.doctor.measure_compiled import answer, at_the_speed_of, measure_compiled
 from yolo_lightning.performance.doctor.measure_steps import (
     measure_step,
     measure_steps,
@@ -164,32 +163,3 @@ def test_threads_are_given_back() -> None:
         assert torch.get_num_threads() == before + 1
         raise KeyError
     assert torch.get_num_threads() == before
-
-
-def test_another_process_measures_what_it_is_asked() -> None:
-    """Asked for the eager form, which needs no compiler: the way there and back is the same."""
-    from json import dumps, loads
-
-    from yolo_lightning.performance.doctor.measure_compiled import _RESULT, asdict
-
-    question = dumps({"shape": asdict(SHAPE), "candidate": asdict(PLAIN), "budget_s": 0.1})
-    there, again = (StepTime.from_json(each) for each in loads(answer(question).removeprefix(_RESULT)))
-    assert there.candidate == again.candidate == PLAIN
-    assert there.failure is None and there.loss == again.loss
-
-
-def test_a_measurement_that_takes_too_long_is_ended() -> None:
-    eager = StepTime(FAST, 2, 1.0, 1.0, 0.0, 3, loss=1.0, last_loss=1.0)
-    result = measure_compiled(SHAPE, eager, deadline_s=1.0)
-    assert result.candidate == replace(FAST, compile=True)
-    assert result.failure == "compiling was not done after 1 s"
-
-
-def test_what_another_process_measured_is_brought_to_the_speed_of_this_one() -> None:
-    here = StepTime(FAST, 16, 250.0, 240.0, 10.0, 3, loss=1.0, last_loss=1.0)
-    there = StepTime(FAST, 8, 130.0, 60.0, 10.0, 3, loss=1.0, last_loss=1.0)
-    compiled = StepTime(replace(FAST, compile=True), 8, 50.0, 45.0, 4.0, 3, loss=1.0, last_loss=1.0)
-    result = at_the_speed_of(here, there, compiled)
-    # There it took 45 / 60 of the eager time; 3/4 of 240 ms is 180 ms.
-    assert (result.quick_ms, result.median_ms, result.spread_ms) == (180.0, 200.0, 16.0)
-    assert result.batch_size == 16 and result.candidate.compile

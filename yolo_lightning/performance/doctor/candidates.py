@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ...data.augment import AugmentationConfig
+from ...training.precision import Precision, has_native_bf16
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+TIE = 0.03
+"""Candidates within this part of the fastest count as equally fast."""
+FP16_ADVANTAGE = 0.10
+"""By which part fp16, with its narrow range, must be faster than bf16 to be preferred."""
 LOSS_TOLERANCE = 0.05
 """Part of the loss in fp32 by which the loss of another precision may differ."""
 
@@ -93,20 +99,57 @@ class StepTime:
         return abs(self.loss - reference.loss) <= LOSS_TOLERANCE * abs(reference.loss)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain types, for :meth:`from_json`."""
+        """Plain types."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> StepTime:
-        """What :meth:`as_json` wrote.
 
-        Raises:
-            TypeError, KeyError, ValueError: it is something else.
-        """
-        candidate = Candidate(**values["candidate"])
-        if candidate.precision not in ("32-true", "bf16-mixed", "16-mixed"):
-            raise ValueError(f"precision {candidate.precision}")
-        time = cls(**{**values, "candidate": candidate})
-        if not all(isinstance(ms, int | float) for ms in (time.median_ms, time.quick_ms, time.spread_ms)):
-            raise ValueError("a duration is not a number")
-        return time
+def select(times: Sequence[StepTime], device_type: str) -> StepTime | None:
+    """The fastest candidate whose loss is right; of those as fast as it, the least risky.
+
+    On CUDA fp16 has to be 10 % faster than bf16. Eager goes before compiled, which costs time at the
+    start; then, on a CPU, fp32 before bf16, and on CUDA, for the memory, the reverse.
+
+    Args:
+        times: what was measured.
+        device_type: ``cpu`` or ``cuda``.
+
+    Returns:
+        None if none could be measured.
+    """
+    reference = _reference(times)
+    right = [time for time in times if time.is_right(reference)]
+    if device_type == "cuda":
+        half = min((t.quick_ms for t in right if t.candidate.precision == "16-mixed"), default=math.inf)
+        brain = min((t.quick_ms for t in right if t.candidate.precision == "bf16-mixed"), default=math.inf)
+        if brain <= (1 + FP16_ADVANTAGE) * half and math.isfinite(brain):
+            right = [time for time in right if time.candidate.precision != "16-mixed"]
+    if not right:
+        return None
+    fastest = min(time.quick_ms for time in right)
+    order = (
+        ["bf16-mixed", "16-mixed", "32-true"]
+        if device_type == "cuda"
+        else ["32-true", "bf16-mixed", "16-mixed"]
+    )
+
+    def risk(time: StepTime) -> tuple[bool, int, float]:
+        return time.candidate.compile, order.index(time.candidate.precision), time.quick_ms
+
+    return min((time for time in right if time.quick_ms <= (1 + TIE) * fastest), key=risk)
+
+
+def eager_candidates(device: str) -> list[Candidate]:
+    """The eager candidates that are worth measuring on a device; fp32 is always among them."""
+    precisions: list[Precision] = ["32-true"]
+    if has_native_bf16(device):
+        precisions.append("bf16-mixed")
+    if device.startswith("cuda"):
+        precisions.append("16-mixed")
+    return [Candidate(p, order, False) for p, order in itertools.product(precisions, (False, True))]
+
+
+def _reference(times: Sequence[StepTime]) -> StepTime | None:
+    full = [
+        t for t in times if t.candidate.precision == "32-true" and not t.candidate.compile and not t.failure
+    ]
+    return full[0] if full else None

@@ -11,14 +11,14 @@ import torch
 
 from ...data.annotations.index import DatasetIndex
 from ...data.images.choose_cache import CACHE_MODES, CachePlan
+from ...system.cores import usable_cores
+from ...system.processor import processor_facts
 from ...training.compilation import CompileOption, compiler_obstacle, decide_compilation
-from ..auto.choose import TIE, Wish, decide, eager_candidates, select
-from ..auto.store import Measured, Store, machine
+from ...training.precision import Precision
 from .busy_machine import Disturbance, is_disturbed
-from .candidates import Candidate, StepShape, StepTime
+from .candidates import TIE, Candidate, StepShape, StepTime, eager_candidates, select
 from .loading import ImageCost, measure_copy, measure_images
-from .measure_compiled import at_the_speed_of, measure_compiled
-from .measure_steps import measure_steps
+from .measure_steps import measure_step, measure_steps
 from .report import Report
 from .sample import MOST_IMAGES, TrainingSample
 from .trial import Trial
@@ -26,8 +26,8 @@ from .verdict import LOSS_THRESHOLD, Findings, Plan, judge, pays
 
 _SAMPLE_S = 4.0
 """About how long decoding the sample may take."""
-_COMPILE_S = {"cpu": 20.0, "cuda": 120.0}
-"""How long compiling may take, in an examination of a minute."""
+COMPILE_SECONDS = 300.0
+"""Time limit from which on the doctor compiles a network on a CPU, which takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Case:
     """A training as it is configured."""
 
     shape: StepShape
-    """Of the step, as the choice of ``auto`` is stored for it."""
-    wish: Wish
-    """What the user fixed of the step."""
+    """Shape of the step."""
+    precision: Precision
+    channels_last: bool
     compile_option: CompileOption
     train: DatasetIndex
     most_labels: int
@@ -52,13 +52,12 @@ class Examination:
 
     Args:
         case: the training.
-        store: where results of steps are kept.
         announce: is told what is being measured.
         seconds: about how long all may take.
     """
 
-    def __init__(self, case: Case, store: Store, announce: Callable[[str], None], seconds: float) -> None:
-        self.case, self.store, self.announce = case, store, announce
+    def __init__(self, case: Case, announce: Callable[[str], None], seconds: float) -> None:
+        self.case, self.announce = case, announce
         self.device = torch.device(case.shape.device)
         self.scale = seconds / 60
         self.notes: list[str] = []
@@ -71,24 +70,23 @@ class Examination:
         self.announce("reading and decoding images of the training set")
         sample, cost = self._sample()
         known = self._measure_candidates()
-        now = self._plan_now(known)
+        now = self._plan_now()
         better = self._better_plan(now, known)
         disturbance = Disturbance()
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng([]))  # starting workers draws a number
             caches = {now.cache, better.cache} != {"none"}
             cache = stack.enter_context(sample.memory_cache()) if caches else None
-            times = [each.time for each in known]
-            trial = Trial(shape, sample, cache, times, self.announce, self.scale)
+            trial = Trial(shape, sample, cache, known, self.announce, self.scale)
             findings = self._compare(trial, now, better)
         self._note(sample, cost, findings, is_disturbed(disturbance.fraction()))
         batches = -(-len(self.case.train) // shape.batch_size)
         return Report(
-            machine=machine(shape.device),
+            machine=describe_machine(shape.device),
             network=f"{shape.architecture}, batches of {shape.batch_size} x {shape.image_size} px",
             images=batches * shape.batch_size,
             image_cost=cost,
-            candidates=[each.time for each in known],
+            candidates=known,
             copy_gb_per_s=self.copy_gb_per_s,
             now=findings.now,
             now_timing=findings.now_timing,
@@ -110,48 +108,42 @@ class Examination:
 
     # The step
 
-    def _measure_candidates(self) -> list[Measured]:
+    def _measure_candidates(self) -> list[StepTime]:
         """Time the eager candidates, and the best of them compiled."""
-        shape, wish = self.case.shape, self.case.wish
+        shape, present = self.case.shape, self._candidate_now()
         asked = eager_candidates(shape.device)
-        if wish.precision and not any(c.precision == wish.precision for c in asked):
-            asked.append(Candidate(wish.precision, wish.channels_last is not False, False))
+        if replace(present, compile=False) not in asked:
+            asked.append(replace(present, compile=False))
         self.announce(f"measuring the training step in {len(asked)} forms")
-        before = self.store.read(shape)
         times = measure_steps(shape, asked, budget_s=8.0 * self.scale)
         best = select(times, shape.device_type)
-        if best is not None and self._compiles:
-            times.append(self._measure_compiled(best, before))
-        kept = self.store.add(shape, [time for time in times if not time.failure])
-        dates = {each.time.candidate: each.date for each in kept}
-        return [Measured(time, dates.get(time.candidate, "")) for time in times]
-
-    def _measure_compiled(self, eager: StepTime, before: list[Measured]) -> StepTime:
-        """From what an earlier examination found, or anew."""
-        known = {each.time.candidate: each.time for each in before if not each.time.failure}
-        compiled, old = known.get(replace(eager.candidate, compile=True)), known.get(eager.candidate)
-        if compiled is not None and old is not None:
-            return at_the_speed_of(eager, old, compiled)
-        deadline_s = _COMPILE_S[self.device.type] * self.scale
-        self.announce(f"compiling the network, for {deadline_s:.0f} s at most")
-        found = measure_compiled(self.case.shape, eager, deadline_s=deadline_s, budget_s=6.0 * self.scale)
-        if found.failure:
+        if best is None or not self._compiles:
+            return times
+        if self.device.type == "cpu" and not present.compile and self.scale < COMPILE_SECONDS / 60:
             self.notes.append(
-                f"the compiled step was not measured ({found.failure}); give the doctor more --seconds"
+                "the compiled network was not measured, because compiling takes minutes on a CPU; "
+                f"--seconds {COMPILE_SECONDS:.0f} measures it"
             )
-        return found
+            return times
+        self.announce("compiling the network, which may take minutes")
+        compiled = replace(best.candidate, compile=True)
+        return [*times, measure_step(shape, compiled, budget_s=6.0 * self.scale)]
 
-    def _plan_now(self, known: list[Measured]) -> Plan:
+    def _candidate_now(self) -> Candidate:
+        case = self.case
+        compilation = decide_compilation(case.compile_option, self.device.type, case.precision)
+        return Candidate(case.precision, case.channels_last, compilation.mode is not None)
+
+    def _plan_now(self) -> Plan:
         """What ``fit`` would do."""
         case = self.case
-        candidate = decide(known, case.wish, case.shape).candidate
-        compilation = decide_compilation(case.compile_option, self.device.type, candidate.precision)
+        compilation = decide_compilation(case.compile_option, self.device.type, case.precision)
         workers = case.cache_plan.worker_count("train", case.num_workers)
-        return Plan(case.cache_plan.choice.mode, workers, candidate, compilation.augmentation)
+        return Plan(case.cache_plan.choice.mode, workers, self._candidate_now(), compilation.augmentation)
 
-    def _better_plan(self, now: Plan, known: list[Measured]) -> Plan:
+    def _better_plan(self, now: Plan, known: list[StepTime]) -> Plan:
         """The fastest cache that fits, and the fastest step; the present ones where they are no slower."""
-        times = {each.time.candidate: each.time for each in known}
+        times = {time.candidate: time for time in known}
         best, present = select([*times.values()], self.case.shape.device_type), times.get(now.candidate)
         candidate = now.candidate
         if best is not None and not (present is not None and present.quick_ms <= (1 + TIE) * best.quick_ms):
@@ -216,3 +208,11 @@ class Examination:
             )
         elif now.cache == "none" and cache_plan.fastest_fitting.mode == "none":
             self.notes.append("no cache has room for the decoded images")
+
+
+def describe_machine(device: str) -> str:
+    """Name of the device and its version of torch; for a CPU also cores and threads."""
+    if device.startswith("cuda"):
+        return f"{torch.cuda.get_device_name(device)} | torch {torch.__version__}"
+    count = f"{usable_cores()} cores, {torch.get_num_threads()} threads"
+    return f"{processor_facts().get('model name', 'CPU')} | {count} | torch {torch.__version__}"

@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from yolo_lightning.system.processor import processor_facts
+from yolo_lightning.training import precision as rule
+from yolo_lightning.training.precision import default_precision, has_native_bf16
+
+
+@pytest.mark.parametrize(
+    ("device", "has_bf16", "expected"),
+    [
+        ("cpu", True, "bf16-mixed"),
+        ("cpu", False, "32-true"),
+        ("cuda:1", True, "bf16-mixed"),
+        ("cuda", False, "16-mixed"),
+        ("mps", False, "32-true"),
+    ],
+)
+def test_the_rule_follows_the_device(
+    device: str, has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rule, "has_native_bf16", lambda _: has_bf16)
+    precision, reason = default_precision(device)
+    assert precision == expected
+    assert ("does not compute in bfloat16" in reason) is not has_bf16
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16", True),
+        ("flags\t\t: fpu avx512f", False),
+        ("Features\t: fp asimd bf16", True),
+    ],
+)
+def test_a_cpu_has_bf16_where_the_kernel_lists_it(
+    line: str, expected: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n\nprocessor\t: 1\n")
+    facts = processor_facts(tmp_path / "cpuinfo")
+    assert facts["processor"] == "0"
+    monkeypatch.setattr(rule, "processor_facts", lambda: facts)
+    assert has_native_bf16("cpu") is expected
+    assert has_native_bf16("mps") is False
+    assert processor_facts(tmp_path / "missing") == {}
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((8, 0), True), ((7, 5), False)])
+def test_a_gpu_has_bf16_from_ampere_on(
+    capability: tuple[int, int], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert has_native_bf16("cuda:0") is expected
