@@ -1,4 +1,4 @@
-"""``python -m benchmarks.report``: the README's table and a plot, made from the JSON files of a run."""
+"""``python -m benchmarks.report``: the table and plot of docs/benchmarks.md, from the JSON files of a run."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _DETAILS = {
     "stall_s": "training held {:.2f} s",
     "held_ms": "of which training is held {:.0f} ms",
 }
-"""What is shown of the details, as the mean over the rounds."""
+"""Details that the table shows, as the mean over the rounds."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the table between the markers of the README, and the plot beside the results."""
+    """Write the table between the markers of the page, and the plot into ``images`` beside it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
     parser.add_argument("--results", type=Path, default=REPOSITORY / "benchmarks" / "results")
-    parser.add_argument("--readme", type=Path, default=REPOSITORY / "README.md")
+    parser.add_argument("--page", type=Path, default=REPOSITORY / "docs" / "benchmarks.md")
     options = parser.parse_args(argv)
     results = {name: result for name, result in read_results(options.results).items() if not result["toy"]}
     if not results:
@@ -43,30 +43,29 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 1
     text = tables(results)
-    plot = options.results / "throughput.png"
+    plot = options.page.parent / "images" / "throughput.png"
     if draw(results, plot):
         print(f"plot: {plot}")
-    readme = options.readme.read_text()
-    changed = insert(readme, text)
+    changed = insert(options.page.read_text(), text)
     if changed is None:
-        print(f"{options.readme}: lacks the lines {BEGIN} and {END}; add them", file=sys.stderr)
+        print(f"{options.page}: lacks the lines {BEGIN} and {END}; add them", file=sys.stderr)
         print(text)
         return 1
-    options.readme.write_text(changed)
-    print(f"table: {options.readme}")
+    options.page.write_text(changed)
+    print(f"table: {options.page}")
     return 0
 
 
-def insert(readme: str, text: str) -> str | None:
-    """The README with the text between its two markers; None when it lacks them."""
-    begin, end = readme.find(BEGIN), readme.find(END)
+def insert(page: str, text: str) -> str | None:
+    """The page with the text between its two markers; None when it lacks them."""
+    begin, end = page.find(BEGIN), page.find(END)
     if begin < 0 or end < begin:
         return None
-    return f"{readme[: begin + len(BEGIN)]}\n{text}{readme[end:]}"
+    return f"{page[: begin + len(BEGIN)]}\n{text}{page[end:]}"
 
 
 def tables(results: dict[str, Result]) -> str:
-    """Markdown: where it was measured, and a row for each contender of each benchmark."""
+    """Markdown: the machines, and a row for each contender of each benchmark."""
     lines = [*_places(results), ""]
     lines += ["| benchmark | contender | median (min to max) | ours against it | |", "|---|---|---|---|---|"]
     for result in _ordered(results):
@@ -80,7 +79,7 @@ def tables(results: dict[str, Result]) -> str:
 
 
 def _programs(results: dict[str, Result]) -> list[str]:
-    """What each contender ran; benchmarks in which it ran the same share a line."""
+    """A line for each program of a contender, with the benchmarks that ran it."""
     same: dict[tuple[str, str], list[str]] = {}
     for result in _ordered(results):
         for name, contender in result["contenders"].items():
@@ -109,7 +108,7 @@ def _places(results: dict[str, Result]) -> list[str]:
 
 
 def _versions(result: Result) -> str:
-    """What the contenders ran on."""
+    """Versions of the contenders and of torch."""
     parts = {}
     for name, contender in result["contenders"].items():
         versions = contender.get("versions", {})
@@ -123,7 +122,7 @@ def _versions(result: Result) -> str:
 
 
 def _row(result: Result, name: str, contender: dict[str, Any]) -> list[str]:
-    """Contender, reading, ratios, and further figures."""
+    """Cells of a row: contender, reading, ratios, details."""
     if "median" not in contender:
         return [name, f"failed: {contender.get('failed', 'not run')}".replace("|", "/"), "", ""]
     unit = contender["unit"]
@@ -138,7 +137,7 @@ def _row(result: Result, name: str, contender: dict[str, Any]) -> list[str]:
 
 
 def _figure(value: float) -> str:
-    """Three digits that count, and no exponent for large numbers."""
+    """Three significant digits, without an exponent for large numbers."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -151,7 +150,7 @@ def _details(details: list[dict[str, Any]]) -> list[str]:
 
 
 def draw(results: dict[str, Result], path: Path) -> bool:
-    """A panel of bars for each benchmark that measures images a second; False when there is none."""
+    """Draw a panel of bars for each benchmark in images a second; False if there is none."""
     shown = [
         result
         for result in _ordered(results)
@@ -174,13 +173,14 @@ def draw(results: dict[str, Result], path: Path) -> bool:
     for panel, result in zip(panels[:, 0], shown, strict=True):
         _draw_panel(panel, result)
     figure.tight_layout()
+    path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
     return True
 
 
 def _draw_panel(panel: Any, result: Result) -> None:
-    """Bars of medians with the range of the readings; ours in another colour."""
+    """Draw the medians with the range of their readings; ours in another colour."""
     bars = {name: c for name, c in result["contenders"].items() if "median" in c}
     medians = [c["median"] for c in bars.values()]
     below = [c["median"] - c["min"] for c in bars.values()]

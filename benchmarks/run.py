@@ -1,6 +1,6 @@
 """``python -m benchmarks.run``: prepares data and peers, runs every benchmark in turn, and writes JSON.
 
-``python -m benchmarks.report`` makes the README's table and the plot from it.
+``python -m benchmarks.report`` makes the table and the plot of docs/benchmarks.md from it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What is taken from the code when the documentation is built: every option, and the figures of the README.
+"""MkDocs hooks: the page of all options, made from the code when the documentation is built.
 
-MkDocs calls the functions ``on_…``. Nothing that they make is kept among the sources.
+MkDocs calls the functions ``on_…``. Their pages are not stored among the sources.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import re
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from jsonargparse import set_parsing_settings
@@ -22,20 +21,16 @@ from mkdocs.structure.files import File, Files
 from yolo_lightning.cli import main as cli
 from yolo_lightning.cli.launcher import YoloCLI
 
-REPOSITORY = Path(__file__).parents[1]
 OPTIONS_PAGE = "options.md"
-_FROM_README = re.compile(r"<!-- README: (.+?) -->")
-_PICTURES = re.compile(r"\]\(((?:[\w-]+/)+([\w-]+\.(?:png|svg|jpg)))\)")
 _ROLE = re.compile(r":\w+:`~?([^`<]+)`")
 _OWN_DEFAULT = re.compile(r"\s*Default: ``[^`]*``\.?")
 _BEFORE = """# Every option
 
-Made from the code when these pages are built. An option is given as `--name value`, or in a YAML file as
-nested keys; of several `--config FILE` and options, the later ones win. `validate`, `test` and `predict`
-take the same ones as `fit`, but for those that only training knows. `yolo-lightning fit --print_config`
-prints all of them with their values.
+This page is made from the code. Give an option as `--name value`, or as nested keys in a YAML file. Later
+files and options override earlier ones. `validate`, `test` and `predict` take the options of `fit`, without
+those of training alone. `yolo-lightning fit --print_config` prints all options with their values.
 
-Some of Lightning's own are refused, or something stands in for them:
+Some options of Lightning are refused or replaced:
 
 | instead of | set |
 |---|---|
@@ -50,22 +45,22 @@ _OURS_INSTEAD = {
     "resume that run if it has a checkpoint, else start it.",
     "--weights_only": "Always true: a checkpoint is data, not a program.",
 }
-"""Lightning's text about these tells what the command line does not do."""
+"""Help that replaces Lightning's, which describes another behaviour."""
 
 
 class Option(NamedTuple):
     """One option of a command."""
 
     name: str
-    """With its dashes."""
+    """Name with its dashes."""
     kind: str
-    """Its type, in words."""
+    """Type in words."""
     default: str
     help: str
 
 
 class _Found(Exception):
-    """Carries the parsers out of the command line, before it parses anything."""
+    """Carrier of the parsers out of the command line, raised before it parses anything."""
 
     def __init__(self, parsers: dict[str, LightningArgumentParser]) -> None:
         super().__init__()
@@ -73,14 +68,14 @@ class _Found(Exception):
 
 
 class _Parsers(YoloCLI):
-    """The command line up to the point where it would parse its arguments."""
+    """Command line that stops before it parses its arguments."""
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         raise _Found(self._subcommand_parsers)
 
 
 def subcommand_parsers() -> dict[str, LightningArgumentParser]:
-    """The parsers of ``fit``, ``validate``, ``test`` and ``predict``."""
+    """Return the parsers of ``fit``, ``validate``, ``test`` and ``predict``."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     try:
         cli._launch(_Parsers, ["fit"])
@@ -90,12 +85,12 @@ def subcommand_parsers() -> dict[str, LightningArgumentParser]:
 
 
 def command_names() -> list[str]:
-    """The commands that are not Lightning's, as the help of the program names them."""
+    """Return our own commands, as the help of the program names them."""
     return re.findall(r"'(\w+)'", cli._DESCRIPTION)
 
 
 def help_of(command: str) -> str:
-    """What ``yolo-lightning COMMAND --help`` prints.
+    """Return the output of ``yolo-lightning COMMAND --help``.
 
     Raises:
         ValueError: there is no such command.
@@ -112,7 +107,7 @@ def help_of(command: str) -> str:
 
 @contextmanager
 def _columns(count: int) -> Iterator[None]:
-    """Let help be so wide."""
+    """Set the width of help texts."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(count)
     try:
@@ -124,7 +119,7 @@ def _columns(count: int) -> Iterator[None]:
 
 
 def options_of(parser: LightningArgumentParser) -> Iterator[Option]:
-    """The options of a parser, in its order; those that only print help or read a file are left out."""
+    """Yield the options of a parser in its order, without those that print help or read a file."""
     for action in parser._actions:
         names, hint = action.option_strings, getattr(action, "_typehint", None)
         if hint is None or not names or names[0].endswith(".help"):
@@ -134,7 +129,7 @@ def options_of(parser: LightningArgumentParser) -> Iterator[Option]:
 
 
 def describe_type(hint: Any) -> str:
-    """A type as one would say it: ``auto, none or disk``, ``int or null``, ``list of str``."""
+    """Describe a type in words: ``auto, none or disk``, ``int or null``, ``list of str``."""
     if hint is type(None):
         return "null"
     origin = get_origin(hint)
@@ -150,13 +145,13 @@ def describe_type(hint: Any) -> str:
 
 
 def _words(hint: Any) -> list[str]:
-    """A part of a union; one of literals is as many words."""
+    """Describe a part of a union; each literal is one word."""
     is_literal = get_origin(hint) is Literal
     return [describe_value(value) for value in get_args(hint)] if is_literal else [describe_type(hint)]
 
 
 def describe_value(value: Any) -> str:
-    """A value as YAML has it."""
+    """Write a value as in YAML."""
     words = {None: "null", True: "true", False: "false"}
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
@@ -166,18 +161,18 @@ def _either(words: list[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """A docstring's text as Markdown of one line."""
+    """Convert a docstring to one line of Markdown."""
     text = _ROLE.sub(lambda match: f"`{match[1].rsplit('.', 1)[-1]}`", _OWN_DEFAULT.sub("", text))
     return _cell(" ".join(text.replace("``", "`").split()))
 
 
 def _cell(text: str) -> str:
-    """Text for a cell of a table."""
+    """Escape text for a cell of a table."""
     return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 
 def table(options: list[Option]) -> str:
-    """A table of options."""
+    """Write options as a table."""
     rows = [f"| `{o.name}` | {_cell(o.kind)} | {_code(o.default)} | {o.help} |" for o in options]
     return "\n".join(["| option | type | default | meaning |", "|---|---|---|---|", *rows])
 
@@ -187,12 +182,12 @@ def _code(value: str) -> str:
 
 
 def group_of(name: str) -> str:
-    """Where an option belongs: ``--model.loss.box_gain`` to ``model.loss``, ``--patience`` to nothing."""
+    """Return the group of an option: ``model.loss`` for ``--model.loss.box_gain``, "" for ``--patience``."""
     return name.removeprefix("--").rpartition(".")[0]
 
 
 def options_page() -> str:
-    """The whole page, as Markdown."""
+    """Write the page of all options, as Markdown."""
     groups: dict[str, list[Option]] = {}
     for option in options_of(subcommand_parsers()["fit"]):
         groups.setdefault(group_of(option.name), []).append(option)
@@ -205,39 +200,12 @@ def options_page() -> str:
     return "\n".join(parts)
 
 
-def readme_section(title: str) -> str:
-    """The text below a heading of the README, up to the next of its level.
-
-    Raises:
-        ValueError: there is no such heading.
-    """
-    readme = (REPOSITORY / "README.md").read_text()
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", readme, re.MULTILINE | re.DOTALL)
-    if found is None:
-        raise ValueError(f"README.md has no section '{title}'; correct the page that asks for it")
-    return found[1].strip()
-
-
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the page of the options, and the pictures that the README's sections show."""
+    """Add the page of all options."""
     files.append(File.generated(config, OPTIONS_PAGE, content=options_page()))
-    pages = [Path(file.abs_src_path).read_text() for file in files.documentation_pages() if file.abs_src_path]
-    for title in {title for page in pages for title in _FROM_README.findall(page)}:
-        for path, name in _PICTURES.findall(readme_section(title)):
-            files.append(File.generated(config, name, abs_src_path=str(REPOSITORY / path)))
     return files
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Take the roles of Sphinx out of docstrings: ``:meth:`` before a name."""
+    """Remove Sphinx roles such as ``:meth:`` before names in docstrings."""
     return re.sub(r":(?:class|data|func|meth|mod):(?=<code>)", "", html)
-
-
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put sections of the README where a page asks for them: ``<!-- README: Measured -->``."""
-
-    def section(match: re.Match[str]) -> str:
-        text = _PICTURES.sub(r"](\2)", readme_section(match[1]))
-        return re.sub(r"\]\(docs/", "](", text)
-
-    return _FROM_README.sub(section, markdown)

@@ -142,24 +142,30 @@ def test_table_says_what_failed() -> None:
 
 
 def test_table_goes_between_the_markers() -> None:
-    readme = "top\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nend\n"
-    assert insert(readme, "new\n") == "top\n<!-- benchmarks -->\nnew\n<!-- /benchmarks -->\nend\n"
+    page = "top\n<!-- benchmarks -->\nold\n<!-- /benchmarks -->\nend\n"
+    assert insert(page, "new\n") == "top\n<!-- benchmarks -->\nnew\n<!-- /benchmarks -->\nend\n"
     assert insert("no markers\n", "new\n") is None
 
 
-def test_report_writes_the_readme_and_the_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_writes_the_page_and_the_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_result(tmp_path, example_result())
-    readme = tmp_path / "README.md"
-    readme.write_text("no markers\n")
-    arguments = ["--results", str(tmp_path), "--readme", str(readme)]
+    page = tmp_path / "benchmarks.md"
+    page.write_text("no markers\n")
+    arguments = ["--results", str(tmp_path), "--page", str(page)]
     assert report(arguments) == 1
     assert "lacks the lines <!-- benchmarks -->" in capsys.readouterr().err
-    assert readme.read_text() == "no markers\n"
-    readme.write_text("<!-- benchmarks -->\n<!-- /benchmarks -->\n")
+    assert page.read_text() == "no markers\n"
+    page.write_text("<!-- benchmarks -->\n<!-- /benchmarks -->\n")
     assert report(arguments) == 0
-    assert "4.00x (ours)" in readme.read_text()
-    plot = cv2.imread(str(tmp_path / "throughput.png"))
+    assert "4.00x (ours)" in page.read_text()
+    plot = cv2.imread(str(tmp_path / "images" / "throughput.png"))
     assert plot is not None and plot.std() > 0
+
+
+def test_the_page_shows_the_results_in_the_repository() -> None:
+    page = (run.REPOSITORY / "docs" / "benchmarks.md").read_text()
+    kept = read_results(run.REPOSITORY / "benchmarks" / "results")
+    assert insert(page, tables({name: result for name, result in kept.items() if not result["toy"]})) == page
 
 
 def test_contenders_that_do_the_same_in_two_benchmarks_share_a_line() -> None:

@@ -50,6 +50,13 @@ def test_a_workflow_follows_the_published_schema(name: str) -> None:
     assert errors(workflow(name)) == []
 
 
+def test_the_issue_form_follows_the_published_schema() -> None:
+    form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "bug.yml").read_text())
+    assert schema_errors("github-issue-forms", form) == []
+    del form["body"][1]["attributes"]["label"]
+    assert schema_errors("github-issue-forms", form) != []
+
+
 def test_the_schema_finds_what_is_wrong() -> None:
     breaks: list[Callable[[Any], Any]] = [
         lambda document: document["jobs"]["lint"].pop("runs-on"),
