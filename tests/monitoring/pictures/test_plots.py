@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from yolo_lightning.monitoring.pictures.draw_boxes import Pixels
+from yolo_lightning.monitoring.pictures.figures import to_pixels
 from yolo_lightning.monitoring.pictures.plots import (
-    confidence_picture,
-    confusion_picture,
-    precision_recall_picture,
+    Curve,
+    plot_confidence,
+    plot_confusion,
+    plot_curves,
+    plot_precision_recall,
 )
 
 NAMES = [f"class number {i}" for i in range(80)]
@@ -31,12 +34,16 @@ def falling(classes: int) -> np.ndarray:
 
 def precision_recall(classes: int, names: list[str] = NAMES) -> Pixels:
     curves = falling(classes)
-    return precision_recall_picture(X, curves, curves.mean(axis=1), names[:classes])
+    return to_pixels(plot_precision_recall(X, curves, curves.mean(axis=1), names[:classes]))
 
 
 def confidence(classes: int) -> Pixels:
     curves = {name: falling(classes) for name in ("f1", "precision", "recall")}
-    return confidence_picture(X, curves, NAMES[:classes], 0.3, 0.5)
+    return to_pixels(plot_confidence(X, curves, NAMES[:classes], 0.3, 0.5))
+
+
+def confusion_pixels(confusion: np.ndarray, names: list[str]) -> Pixels:
+    return to_pixels(plot_confusion(confusion, names))
 
 
 def is_drawn(pixels: Pixels, colour: str) -> bool:
@@ -46,23 +53,23 @@ def is_drawn(pixels: Pixels, colour: str) -> bool:
 
 @pytest.mark.parametrize("classes", [1, 3, 80])
 def test_pictures_are_rgb(classes: int) -> None:
-    for pixels, shape in ((precision_recall(classes), (600, 900, 3)), (confidence(classes), (500, 1500, 3))):
+    for pixels, shape in ((precision_recall(classes), (600, 900, 3)), (confidence(classes), (390, 1100, 3))):
         assert (pixels.shape, pixels.dtype) == (shape, np.uint8)
-        assert is_drawn(pixels, "#1f2933") == (classes > 1 or shape[1] == 1500)  # the mean, or the best F1
+        assert is_drawn(pixels, "#1f2933") == (classes > 1 or shape[1] == 1100)  # the mean, or the best F1
         assert is_drawn(pixels, "#1f77b4")  # the best class
-        assert is_drawn(pixels, "#b6c2cf") == (classes > 10)  # those that are too many for a colour each
+        assert is_drawn(pixels, "#aab6c2") == (classes > 10)  # those that are too many for a colour each
 
 
 def test_a_class_without_annotations_is_left_out() -> None:
     curves = falling(3)
     curves[1] = np.nan
-    with_it = precision_recall_picture(X, curves, curves.mean(axis=1), NAMES[:3])
+    with_it = to_pixels(plot_precision_recall(X, curves, curves.mean(axis=1), NAMES[:3]))
     assert is_drawn(with_it, "#ff7f0e")
     assert not is_drawn(with_it, "#2ca02c")  # the colour of a third
     curves[:] = np.nan
-    nothing = precision_recall_picture(X, curves, curves.mean(axis=1), NAMES[:3])
+    nothing = to_pixels(plot_precision_recall(X, curves, curves.mean(axis=1), NAMES[:3]))
     assert not is_drawn(nothing, "#1f77b4")
-    confidence_picture(X, dict.fromkeys(("f1", "precision", "recall"), curves), NAMES[:3], np.nan, np.nan)
+    plot_confidence(X, dict.fromkeys(("f1", "precision", "recall"), curves), NAMES[:3], np.nan, np.nan)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +78,7 @@ def test_a_class_without_annotations_is_left_out() -> None:
 def test_any_name_can_be_drawn(name: str) -> None:
     drawn, other = precision_recall(2, ["cat", name]), precision_recall(2, ["cat", "."])
     assert (drawn != other).any()
-    confusion_picture(np.eye(2, dtype=np.int64), [name])
+    confusion_pixels(np.eye(2, dtype=np.int64), [name])
 
 
 def cell(pixels: Pixels, classes: int, row: int, column: int) -> np.ndarray:
@@ -90,7 +97,7 @@ def test_the_colour_of_a_cell_is_its_part_of_the_column(classes: int) -> None:
     np.fill_diagonal(confusion, 80)
     confusion[-1, 0] = 20  # missed: a fifth of the column of class 0
     confusion[0, -1], confusion[-1, -1] = 5000, 0
-    pixels = confusion_picture(confusion, NAMES[:classes])
+    pixels = confusion_pixels(confusion, NAMES[:classes])
     assert pixels.dtype == np.uint8
     assert max(pixels.shape) < 2100  # it is looked at on a screen
     most, much, little = (cell(pixels, classes, *at) for at in ((0, classes), (0, 0), (classes, 0)))
@@ -100,7 +107,7 @@ def test_the_colour_of_a_cell_is_its_part_of_the_column(classes: int) -> None:
 
 
 def test_the_matrix_of_very_many_classes_is_no_larger() -> None:
-    pixels = confusion_picture(np.diag(np.full(1204, 5)), [str(i) for i in range(1203)])
+    pixels = confusion_pixels(np.diag(np.full(1204, 5)), [str(i) for i in range(1203)])
     assert pixels.dtype == np.uint8
     assert 2000 < max(pixels.shape) <= 2600
 
@@ -108,13 +115,45 @@ def test_the_matrix_of_very_many_classes_is_no_larger() -> None:
 def test_counts_are_written_where_there_is_room() -> None:
     one, other = np.diag([7, 7, 7, 0]), np.diag([8, 8, 8, 0])
     # Of equal parts, so that nothing but numbers can differ.
-    assert (confusion_picture(one, NAMES[:3]) != confusion_picture(other, NAMES[:3])).any()
+    assert (confusion_pixels(one, NAMES[:3]) != confusion_pixels(other, NAMES[:3])).any()
 
 
 def test_a_large_matrix_lists_the_most_frequent_confusions() -> None:
     confusion = np.diag(np.full(81, 50))
-    plain = confusion_picture(confusion, NAMES)
+    plain = confusion_pixels(confusion, NAMES)
     confusion[3, 5] += 10
-    listed = confusion_picture(confusion, NAMES)
+    listed = confusion_pixels(confusion, NAMES)
     beside = slice(int(plain.shape[1] * 0.84), None)
     assert (plain[:, beside] < 100).sum() < (listed[:, beside] < 100).sum()
+
+
+def test_a_line_goes_through_its_points() -> None:
+    curve = Curve("a", [(1, 0.5), (2, 0.25), (4, 0.75)], "C0")
+    curves = [curve, Curve("b", [(1, 0.4)], "C1")]
+    axes = plot_curves(curves, "epoch", from_zero=True, mark=(4, "best: 4")).axes[0]
+    first, second, mark = axes.lines
+    assert [*zip(*first.get_data(), strict=True)] == curve.points
+    assert second.get_label() == "b" and list(mark.get_xdata()) == [4, 4]
+    assert axes.get_ylim()[0] == 0
+    legend = axes.get_legend()
+    assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(1, 0.5)],
+        [(1, 0.0), (2, 0.0)],
+        [(1, 1e-9), (2, 2e-9)],
+        [(1, -3), (2, 1e6)],
+        [(n, n % 7) for n in range(999)],
+    ],
+)
+@pytest.mark.parametrize("from_zero", [False, True])
+def test_any_values_can_be_drawn(points: list[tuple[float, float]], from_zero: bool) -> None:
+    curve = Curve("a", [(x, abs(y) if from_zero else y) for x, y in points], "#d62728")
+    figure = plot_curves([curve], "epoch", from_zero=from_zero, mark=(1, "best"))
+    pixels = to_pixels(figure)
+    assert pixels.shape == (250, 390, 3) and is_drawn(pixels, "#d62728")
+    low, high = figure.axes[0].get_ylim()
+    assert all(low <= y <= high for _, y in curve.points)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .draw_boxes import Floats, Pixels, legible
+from .draw_boxes import Floats, Pixels
+from .figures import new_figure, printable, to_pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,20 +101,16 @@ def draw_label_statistics(statistics: LabelStatistics, names: Sequence[str], tit
         names: C names of classes.
         title: of the figure.
     """
-    from matplotlib.figure import Figure
-
-    from .plots import render
-
-    figure = Figure(figsize=(12, 9), dpi=100, layout="constrained")
+    figure = new_figure(12, 9, "constrained")
     (classes, sizes), (per_image, centres) = figure.subplots(2, 2)
-    _draw_classes(classes, statistics.class_counts, legible(names))
+    _draw_classes(classes, statistics.class_counts, printable(names, _MOST_LETTERS))
     _draw_sizes(sizes, statistics)
     _draw_per_image(per_image, statistics.images_by_labels)
     _draw_centres(centres, statistics.centres)
     labels, images = int(statistics.class_counts.sum()), int(statistics.images_by_labels.sum())
     empty = int(statistics.images_by_labels[:1].sum())
     figure.suptitle(f"{title}: {labels:,} labels in {images:,} images; {empty:,} images without labels")
-    return render(figure)
+    return to_pixels(figure)
 
 
 def _draw_classes(axes: Axes, counts: _Ints, names: Sequence[str]) -> None:
@@ -126,7 +123,7 @@ def _draw_classes(axes: Axes, counts: _Ints, names: Sequence[str]) -> None:
     bars = axes.barh(place, counts[shown], color=_DARK)
     size = float(np.clip(240 / len(shown), 4.5, 10))
     axes.bar_label(bars, [f"{count:,}" for count in counts[shown]], padding=3, fontsize=size)
-    axes.set_yticks(place, [_printable(names[label]) for label in shown], fontsize=size)
+    axes.set_yticks(place, [names[label] for label in shown], fontsize=size)
     axes.invert_yaxis()
     axes.margins(x=0.15, y=0.01)
     axes.set_xlabel("labels")
@@ -155,12 +152,6 @@ def _draw_centres(axes: Axes, centres: _Ints) -> None:
     axes.set_xlabel("x / width of the image")
     axes.set_ylabel("y / height of the image")
     axes.set_title("centres of boxes")
-
-
-def _printable(name: str) -> str:
-    """A name that leaves room for its bar, and is no formula to Matplotlib."""
-    short = name if len(name) <= _MOST_LETTERS else f"{name[:_MOST_LETTERS]}…"
-    return short.replace("$", r"\$")
 
 
 def _heat(axes: Axes, x: _Doubles, y: _Doubles, counts: _Ints) -> None:

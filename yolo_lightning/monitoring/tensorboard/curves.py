@@ -23,6 +23,9 @@ from ...evaluation.precision_recall import (
 )
 from ...system.background import BackgroundQueue
 from ...system.files import write_whole
+from ..pictures import encode
+from ..pictures.figures import to_pixels
+from ..pictures.plots import plot_confidence, plot_confusion, plot_precision_recall
 from .writer import log_encoded, step_of, writer_of
 
 EVALUATION = "evaluation.json"
@@ -165,20 +168,18 @@ def write_plots(
         class_names: C names.
         step: of the run.
     """
-    from ..pictures import encode
-    from ..pictures.plots import confidence_picture, confusion_picture, precision_recall_picture
-
     curves = confidence_curves(details)
     by_name = {name: getattr(curves, name) for name in CURVES}
     precision, ap_50 = precision_at_recall(details), details.average_precision[:, 0]
     plots = {
-        "precision_recall": precision_recall_picture(RECALL_LEVELS, precision, ap_50, class_names),
-        "f1": confidence_picture(
+        "precision_recall": plot_precision_recall(RECALL_LEVELS, precision, ap_50, class_names),
+        "f1": plot_confidence(
             curves.confidence, by_name, class_names, curves.best_confidence, curves.best_f1
         ),
-        "confusion": confusion_picture(details.confusion, class_names),
+        "confusion": plot_confusion(details.confusion, class_names),
     }
-    for name, pixels in plots.items():
+    for name, figure in plots.items():
+        pixels = to_pixels(figure)
         log_encoded(writer, f"curves/{name}", encode(pixels, ".png"), pixels.shape, step)
 
 

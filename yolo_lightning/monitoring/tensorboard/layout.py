@@ -17,13 +17,13 @@ from torch.utils.tensorboard.summary import hparams
 
 from ...runs.directory import CONFIG
 from ...system.background import BackgroundQueue
+from ..metric_names import loss_title
 from .writer import step_of, writer_of
 
 TEXTS = {CONFIG: "yaml", "environment.json": "json"}
 """Files of the run directory that are shown, and their language."""
 METRICS = ("val/map", "val/map_50", "best/map", "best/map_50")
 """Scalars that stand beside the hyper-parameters."""
-_PARTS = {"box": "box", "obj": "objectness", "cls": "class", "dfl": "box distribution"}
 _CELLS = 2
 """Cells of the coarsest map of the image with which the network is traced, on a side."""
 
@@ -106,7 +106,7 @@ def layout(parts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
     Returns:
         Category to title to ``["Multiline", [regular expression of tags, ...]]``.
     """
-    losses = {f"{_PARTS.get(part, part)} loss": [f"(train|val)/{part}_loss"] for part in parts}
+    losses = {loss_title(part): [f"(train|val)/{part}_loss"] for part in parts}
     of_gpu = r"gpu/(\d+/)?"  # of all GPUs, and of each where there are several
     charts: dict[str, dict[str, list[str]]] = {
         "is it learning?": {

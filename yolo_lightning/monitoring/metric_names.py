@@ -1,0 +1,22 @@
+"""Metrics that several views show, and their titles."""
+
+from __future__ import annotations
+
+MAP, MAP_50 = "val/map", "val/map_50"
+SPEED = "perf/images_per_second"
+METRIC_TITLES = {
+    MAP: "mAP 50-95",
+    MAP_50: "mAP 50",
+    "val/map_75": "mAP 75",
+    "val/map_small": "mAP small",
+    "val/map_medium": "mAP medium",
+    "val/map_large": "mAP large",
+    "val/mar_100": "recall of 100",
+}
+"""Figures of a validation, by name, in the order in which they are shown."""
+_LOSS_TITLES = {"box": "box", "obj": "objectness", "cls": "class", "dfl": "box distribution"}
+
+
+def loss_title(part: str) -> str:
+    """Title of a part of the loss: ``obj`` is the objectness loss."""
+    return f"{_LOSS_TITLES.get(part, part)} loss"
