@@ -6,7 +6,7 @@ import io
 import re
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -26,7 +26,7 @@ _OPTIONS = threading.Lock()
 """Matplotlib's options are those of the process."""
 
 
-def new_figure(width_in: float, height_in: float, layout: str | None = None) -> Figure:
+def new_figure(width_in: float, height_in: float, layout: Literal["constrained"] | None = None) -> Figure:
     """An empty figure of some inches; Matplotlib is imported here since it takes a quarter of a second."""
     from matplotlib.figure import Figure
 
