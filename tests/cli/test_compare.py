@@ -1,10 +1,10 @@
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.html_page import HtmlPage
 from tests.support.report_run import NASTY, make_run
 from yolo_lightning.cli.compare import compare, run_compare
 from yolo_lightning.errors import InputError
@@ -75,35 +75,21 @@ def test_a_plain_table(two: tuple[Path, Path], capsys: pytest.CaptureFixture[str
     assert "\x1b" not in "".join(lines)
 
 
-class Texts(HTMLParser):
-    """All text, and the names of elements."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-        self.names: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.names.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-
 def test_the_page_lays_curves_over_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
         make_run(tmp_path / "runs" / name / "version_0", classes=(NASTY, "x"), data__root=NASTY + name)
     output = tmp_path / "pages" / "compared.html"
     run_compare(["a", "--runs_dir", str(tmp_path / "runs"), "--output", str(output), "b"])
     assert capsys.readouterr().out.splitlines()[-1] == str(output)
-    text = output.read_text(encoding="utf-8")
-    page = Texts(text)
-    assert NASTY + "a" in page.texts and f"AP of {NASTY}" in page.texts
-    assert "img" not in page.names and "script" not in page.names
-    overlaid = [chart for chart in text.split("<figure>")[1:] if "50–95</figcaption>" in chart]
-    assert [chart.count("<polyline") for chart in overlaid] == [2]
-    assert "mAP 50–95 against time" in page.texts
+    page = HtmlPage(output.read_text(encoding="utf-8"))
+    assert ["data.root", NASTY + "a", NASTY + "b"] in page.rows("options")
+    assert f"AP of {NASTY}" in [row[0] for row in page.rows("metrics")]
+    assert "script" not in [name for name, _ in page.elements]
+    assert not any("onerror" in attributes for _, attributes in page.elements)
+    keys = [str(attributes["style"])[-7:] for name, attributes in page.elements if name == "i"]
+    for title in ("mAP 50-95", "mAP 50-95 against time", "Box loss, validation", "Images a second"):
+        drawing = page.drawings[title]
+        assert len(set(keys)) == 2 and all(f"stroke: {colour}" in drawing for colour in keys), title
 
 
 def test_runs_that_are_set_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,8 +91,7 @@ def test_the_report_opens_by_itself(fit: Fit, browser: Browser, width: int) -> N
         # Nothing sticks out at the side, on a phone neither.
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
-        lines = page.locator("#curves polyline").evaluate_all("lines => lines.map(l => l.getTotalLength())")
-        assert len(lines) >= 6 and all(length > 0 for length in lines)
+        assert page.locator("#curves img").count() >= 6
         rows = page.locator("#time tbody td:nth-of-type(1)").all_inner_texts()
         total = page.locator("#time tfoot td:nth-of-type(1)").inner_text()
         assert sum(round(10 * float(row)) for row in rows) == round(10 * float(total))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..monitoring.report.compare import as_text, compare_runs
-from ..monitoring.report.compare_page import comparison_page
+from ..monitoring.report.page import comparison_page
 from ..monitoring.report.read import find_run, read_run
 from ..system.files import write_whole
 from .command_parser import RUN_HELP, RUNS_DIR_HELP, Parser

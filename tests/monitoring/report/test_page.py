@@ -1,51 +1,15 @@
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from tests.support.html_page import HtmlPage
 from tests.support.report_run import NASTY, environment, evaluation, make_run, write
 from yolo_lightning.errors import InputError
 from yolo_lightning.monitoring.report import budget, machine, next_steps, outcome
-from yolo_lightning.monitoring.report import evaluation as evaluation_section
-from yolo_lightning.monitoring.report.html import duration, number
-from yolo_lightning.monitoring.report.page import page, write_report
+from yolo_lightning.monitoring.report.page import report_page, write_report
 from yolo_lightning.monitoring.report.read import read_run
-
-
-class Reading(HTMLParser):
-    """Elements with their attributes, the text of each cell, and whether all that opens is closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.headings: list[str] = []
-        self.rows: list[list[str]] = []
-        self._open: list[str] = []
-        self.feed(text)
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open and self._open[-1] == "h2":
-            self.headings.append(data)
-        if {"td", "th"} & set(self._open):
-            self.rows[-1][-1] += data
-
 
 ALL = [
     "What came out", "Curves", "Precision, recall and confusion", "Pictures", "Time budget", "GPU health",
@@ -53,59 +17,79 @@ ALL = [
 ]  # fmt: skip
 
 
+def read_page(directory: Path) -> HtmlPage:
+    return HtmlPage(report_page(read_run(directory)))
+
+
 def test_a_whole_run_has_all_sections_and_nothing_from_elsewhere(tmp_path: Path) -> None:
     path = write_report(make_run(tmp_path / "fit" / "version_0"))
     assert path == tmp_path / "fit" / "version_0" / "report.html"
     text = path.read_text(encoding="utf-8")
-    reading = Reading(text)
-    assert reading.headings == ALL
-    names = [name for name, _ in reading.elements]
+    page = HtmlPage(text)
+    assert page.headings == ALL
+    names = [name for name, _ in page.elements]
     assert "script" not in names and "iframe" not in names
-    for _, attributes in reading.elements:
+    for _, attributes in page.elements:
         for key in ("src", "href"):
             assert (attributes.get(key) or "#").startswith(("#", "data:"))
     assert "url(" not in text and "@import" not in text
-    assert names.count("img") == 2
+    assert len(page.images) == 9  # four curves, three plots of the evaluation, two pictures
+    for svg in page.drawings.values():
+        assert "http" not in re.sub(r"http://www\.w3\.org/(2000/svg|1999/xlink)", "", svg)
     assert not list(path.parent.glob(".report*"))
 
 
 def test_a_run_of_metrics_alone_has_what_they_tell(tmp_path: Path) -> None:
-    reading = Reading(page(read_run(make_run(tmp_path / "fit" / "version_0", whole=False))))
-    assert reading.headings == ["What came out", "Curves", "Go on from here"]
-    classes = [row for row in reading.rows if row[0] in ("cat", "dog")]
+    page = read_page(make_run(tmp_path / "fit" / "version_0", whole=False))
+    assert page.headings == ["What came out", "Curves", "Go on from here"]
+    classes = [row for row in page.rows("outcome") if row[0] in ("cat", "dog")]
     assert classes == [["cat", "0.200"], ["dog", "0.400"]]
 
 
-def test_what_users_name_is_text(tmp_path: Path) -> None:
-    directory = make_run(tmp_path / "<b>" / "version_0", classes=(NASTY, "dog"), data__root=NASTY)
-    nasty = {"gpus": [NASTY], "packages": {NASTY: NASTY}, "command": [NASTY], "precision": NASTY}
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", NASTY])
+def test_what_users_name_is_text(name: str, tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "<b>" / "version_0", classes=(name, "dog"), data__root=name)
+    nasty = {"gpus": [name], "packages": {name: name}, "command": [name], "precision": name}
     write(directory / "environment.json", nasty)
-    write(directory / "gpu_health.json", {NASTY: NASTY, "devices": [{NASTY: {NASTY: [NASTY]}}]})
-    write(directory / "time_budget.json", {"wall_seconds": 1.0, "seconds": {NASTY: 1.0}, "processes": 1})
-    text = page(read_run(directory))
-    reading = Reading(text)
-    assert not any("onerror" in attributes for _, attributes in reading.elements)
-    assert not any(name == "b" for name, _ in reading.elements)
-    assert any(row[0] == NASTY for row in reading.rows)
+    write(directory / "gpu_health.json", {name: name, "devices": [{name: {name: [name]}, "faults": [name]}]})
+    write(directory / "time_budget.json", {"wall_seconds": 1.0, "seconds": {name: 1.0}, "processes": 1})
+    page = read_page(directory)
+    assert not any("onerror" in attributes for _, attributes in page.elements)
+    assert not {"b", "script"} & {element for element, _ in page.elements}
+    assert name in [row[0] for row in page.rows("outcome")]
+    assert any(name[:10] in text for text in page.texts_of("Precision against recall"))
 
 
 def test_a_class_has_its_figures_at_the_best_f1(tmp_path: Path) -> None:
-    text = outcome.section(read_run(make_run(tmp_path / "run"))).body
-    rows = Reading(text).rows
-    assert ["class", "AP 50–95", "AP 50", "precision", "recall", "F1"] in rows
+    rows = read_page(make_run(tmp_path / "run")).rows("outcome")
+    assert ["class", "AP 50-95", "AP 50", "precision", "recall", "F1"] in rows
     assert ["dog", "0.400", "0.610", "0.710", "0.720", "0.730"] in rows
-    assert ["mAP 50–95", "0.400", "0.300"] in rows
-    assert ["small objects", "–", "–"] in rows  # COCO's -1
+    assert ["mAP 50-95", "0.400", "0.300"] in rows
+    assert ["mAP small", "–", "–"] in rows  # COCO's -1
+
+
+def test_the_curves_of_a_run(tmp_path: Path) -> None:
+    page = read_page(make_run(tmp_path / "run"))
+    titles = [
+        "Mean average precision",
+        "Box loss",
+        "Learning rate at the end of the epoch",
+        "Images a second",
+    ]
+    assert list(page.drawings)[:4] == titles
+    assert {"mAP 50-95", "mAP 50", "epoch", "best: 2"} <= set(page.texts_of("Mean average precision"))
+    assert {"training", "validation"} <= set(page.texts_of("Box loss"))
 
 
 def test_the_budget_adds_up_to_the_last_digit(tmp_path: Path) -> None:
-    section = budget.section(read_run(make_run(tmp_path / "run")))
-    *rows, foot = Reading(section.body).rows[1:]
+    directory = make_run(tmp_path / "run")
+    text = report_page(read_run(directory))
+    *rows, foot = HtmlPage(text).rows("time")[1:]
     tenths = [round(10 * float(row[1])) for row in rows]
     assert sum(tenths) == round(10 * float(foot[1])) == 300
     assert [row[0] for row in rows][:2] == ["Start-up", "Compilation"]
-    assert str(section.lead).startswith("67%")
-    widths = [float(w) for w in re.findall(r"flex-grow:([0-9.]+)", section.body)]
+    assert "67% of 30.0 s went into training steps." in text
+    widths = [float(w) for w in re.findall(r"flex-grow:([0-9.]+)", text)]
     assert sum(widths) == pytest.approx(1, abs=1e-3)
 
 
@@ -122,51 +106,53 @@ def test_shares_are_rounded_so_that_they_add_up() -> None:
 @pytest.mark.parametrize(
     "content", [{}, {"wall_seconds": "x", "seconds": {}}, {"wall_seconds": 0, "seconds": {"step": 1}}]
 )
-def test_a_budget_that_is_none_is_left_out(tmp_path: Path, content: dict[str, object]) -> None:
-    directory = make_run(tmp_path / "run")
-    write(directory / "time_budget.json", content)
-    assert budget.section(read_run(directory)).body == ""
+def test_a_budget_without_durations_has_no_phases(content: dict[str, object]) -> None:
+    assert budget.phases(content) == []
 
 
-def test_the_confusion_matrix_says_who_is_taken_for_whom(tmp_path: Path) -> None:
-    section = evaluation_section.section(read_run(make_run(tmp_path / "run")))
-    rows = [row for row in Reading(section.body).rows if len(row) == 4]
-    assert rows[0] == ["", "cat", "dog", "background"]
-    assert rows[1:] == [["cat", "1", "", ""], ["dog", "", "2", ""], ["background", "7", "", ""]]
-    assert "cat, taken for background: 7 of 8" in section.body
-    assert section.lead == "Of the validation after epoch 2."
+def test_the_confusion_matrix_says_what_is_taken_for_what(tmp_path: Path) -> None:
+    page = read_page(make_run(tmp_path / "run"))
+    texts = page.texts_of("Confusion matrix")
+    assert {"cat  8", "dog  2", "background  0"} <= set(texts)  # the true classes, and how many
+    assert {"cat", "dog", "background", "0.88", "0.12", "7"} <= set(texts)  # 7 of 8 cats were missed
+    assert "Of the validation after epoch 2." in page.text
 
 
 def test_many_classes_are_folded_away_and_their_confusions_listed(tmp_path: Path) -> None:
     names = tuple(f"class {i}" for i in range(40))
     directory = make_run(tmp_path / "run", scores=[0.02, 0.04], classes=names)
-    shown, folded = outcome.section(read_run(directory)).body.split("<details>")
-    assert [row[0] for row in Reading(shown).rows if row[0] in names] == [*names[:10]]  # the lowest, first
-    assert "All 40 classes" in folded and folded.count("<tr>") > 40
-    body = evaluation_section.section(read_run(directory)).body
-    assert "matrix" not in re.findall(r'table class="(\w+)"', body)
-    assert ["class 0", "background", "7"] in Reading(body).rows
-    assert body.count("line mean") == 4  # the mean of each chart, over faint ones
+    found = evaluation(names)
+    found["confusion"][3][2] = 5.0
+    write(directory / "evaluation.json", found)
+    text = report_page(read_run(directory))
+    page = HtmlPage(text)
+    assert [row[0] for row in page.rows("outcome") if row[0] in names][:11] == [*names[:10], names[0]]
+    assert "<summary>All 40 classes</summary>" in text
+    assert any(t.startswith("0.62 (5)  class 2 as class 3") for t in page.texts_of("Confusion matrix"))
+    legend = page.texts_of("Precision against recall")
+    assert sum(text.startswith("class ") for text in legend) == 8 and "all classes 0.610" in legend
 
 
 @pytest.mark.parametrize(
-    "change", [{"confusion": [[1]]}, {"f1": None}, {"recall": [[1]]}, {"class_names": 3}]
+    "change", [{"confusion": [[1]]}, {"f1": None}, {"recall": [[1]]}, {"class_names": 3}, {"best_f1": 3}]
 )
 def test_a_strange_evaluation_costs_its_section_alone(tmp_path: Path, change: dict[str, object]) -> None:
     directory = make_run(tmp_path / "run")
     write(directory / "evaluation.json", evaluation(("cat", "dog")) | change)
-    reading = Reading(page(read_run(directory)))
-    assert reading.headings == ALL
-    assert "is not as it should be" in page(read_run(directory))
+    page = read_page(directory)
+    assert page.headings == [heading for heading in ALL if heading != ALL[2]]
+    assert "Not readable, and left out: evaluation.json." in page.text
 
 
 def test_a_class_without_objects_has_no_curve(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "run")
     found = evaluation(("cat", "dog"))
-    found["pr_precision"] = [[1.0, 0.9, 0.8, 0.7, 0.0], [None] * 5]
-    write(directory / "evaluation.json", found)
-    body = evaluation_section.section(read_run(directory)).body
-    assert body.split("<figure>")[1].count("<polyline") == 1
+    nothing = {key: [found[key][0], [None] * 5] for key in ("pr_precision", "f1", "precision", "recall")}
+    write(directory / "evaluation.json", found | nothing | {"ap_50": [0.61, None]})
+    page = read_page(directory)
+    assert "cat 0.610" in page.texts_of("Precision against recall")
+    assert not any("dog" in text for text in page.texts_of("Precision against recall"))
+    assert ["dog", "0.400", "–", "–", "–", "–"] in page.rows("outcome")
 
 
 @pytest.mark.parametrize(
@@ -208,13 +194,20 @@ def test_a_finished_run_is_trained_longer_and_one_without_weights_is_not_resumed
 
 
 def test_the_health_of_gpus_is_a_table_with_units(tmp_path: Path) -> None:
-    section = machine.health(read_run(make_run(tmp_path / "run")))
-    rows = Reading(section.body).rows
+    page = read_page(make_run(tmp_path / "run"))
+    rows = page.rows("health")
     assert rows[0] == ["", "GPU 3"]
     assert ["power, W", "512.3 (80 to 1,688)"] in rows
     assert ["lost is upper bound", "no"] in rows
     assert not any(row[0].startswith("throttled") for row in rows)  # nothing to tell
-    assert "GPU 3: clocks lowered by heat" in section.body.split("<table")[0]
+    assert "GPU 3: clocks lowered by heat" in page.text
+
+
+def test_values_of_a_file_are_lines_of_text() -> None:
+    assert machine.lines({"power_w": 1234.5, "is_on": True, "modes": ["a", "b"]}) == [
+        "power, W: 1,234", "is on: yes", "modes: a, b",
+    ]  # fmt: skip
+    assert machine.lines([1, [2.5], None]) == ["1", "2.5"]
 
 
 def test_names_that_are_no_unicode_are_written(tmp_path: Path) -> None:
@@ -227,9 +220,3 @@ def test_without_metrics_there_is_no_report(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"metrics\.csv: is missing"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_figures_are_written_for_people() -> None:
-    assert [duration(s) for s in (8.24, 200, 3900, None)] == ["8.2 s", "3 min 20 s", "1 h 05 min", "–"]
-    assert number(0.12345) == "0.123"
-    assert {number(v) for v in (-1, None, float("nan"), True, "x")} == {"–"}

@@ -24,7 +24,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
 def test_only_the_metrics_are_needed(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "run", whole=False))
     assert len(run.rows) == 3
-    assert (run.config, run.evaluation, run.time_budget, run.pictures) == ({}, {}, {}, [])
+    assert (run.config, run.evaluation, run.time_budget, run.pictures) == ({}, None, {}, [])
     assert run.checkpoint("best") is None
 
 

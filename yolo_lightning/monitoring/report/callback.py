@@ -14,15 +14,13 @@ from .page import write_report
 
 
 class RunReport(Checkpoint):
-    """Writes ``report.html`` when training ends, and when it is stopped.
+    """Writes ``report.html`` when training ends or is stopped, but not when it fails.
 
-    Being a ``Checkpoint`` that is listed after ``RunRecorder``, it comes when the other files of the run
-    are there. It waits for what is still being drawn, and takes a moment itself; a run that fails has none
-    of it. ``yolo-lightning report RUN`` makes it again.
+    It is a ``Checkpoint`` so that it runs after ``RunRecorder``, which writes what the report shows.
 
     Args:
         directory: the run directory.
-        queue: where files are drawn and written.
+        queue: draws and writes files in the background; the report waits for it.
     """
 
     def __init__(self, directory: str | Path, queue: BackgroundQueue) -> None:
@@ -44,7 +42,7 @@ class RunReport(Checkpoint):
             return  # stopped within its first epoch
         try:
             path = write_report(self.directory)
-        except Exception as error:  # whatever it is, the run is whole without
+        except Exception as error:  # the run is complete without a report
             warnings.warn(f"the report could not be made ({type(error).__name__}: {error})", stacklevel=1)
             return
         pl_module.print(f"report         {path}")

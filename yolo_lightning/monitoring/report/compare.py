@@ -1,4 +1,4 @@
-"""Runs side by side: what was set differently, and what came of it."""
+"""Runs side by side: the options that differ, and what each run reached."""
 
 from __future__ import annotations
 
@@ -10,41 +10,39 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...runs.directory import images_per_second
+from ..metric_names import MAP, METRIC_TITLES, NOTHING, duration_text, number
 from .budget import PHASES, phase_seconds
-from .html import NOTHING, duration, number
-from .outcome import MAP, MAP_50, class_scores, epochs_text, wall_seconds
+from .outcome import class_average_precisions, epochs_text, wall_seconds
 from .read import Run
 
 NOT_OPTIONS = {"run_name", "runs_dir", "trainer.default_root_dir"}
-"""Where a run lies, which says nothing of how it trained."""
+"""Options that say where a run lies, and nothing about its training."""
 _ENVIRONMENT = ("gpus", "cuda", "cpu", "cpu_count", "precision", "world_size", "python", "git_commit")
 _WIDEST = 40
-"""Letters of a value in the terminal."""
-
-Better = Literal["high", "low"]
+"""Longest value in the terminal."""
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparedMetric:
     """A figure of every run."""
 
     name: str
     texts: list[str]
     best: list[bool]
-    """Which runs have the best of these figures; none where all are alike, or none is better."""
+    """Runs with the best figure; all False if the figures are alike, or none is better."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between runs."""
+    """Differences between runs."""
 
     names: list[str]
     options: list[tuple[str, list[str]]]
-    """Dotted option, and its value in each run: those that are not the same in all."""
+    """Dotted option and its value in each run, for options that differ."""
     machine: list[tuple[str, list[str]]]
-    """The same of hardware and versions."""
-    metrics: list[Line]
-    speed: list[Line]
+    """The same for hardware and versions."""
+    metrics: list[ComparedMetric]
+    speed: list[ComparedMetric]
 
 
 def compare_runs(runs: Sequence[Run]) -> Comparison:
@@ -59,7 +57,7 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
 
 
 def short_names(runs: Sequence[Run]) -> list[str]:
-    """A name for each run: its last folders, as many as tell them apart."""
+    """The last folders of each run, as many as tell the runs apart."""
     directories = [run.directory for run in runs]
     for depth in itertools.count(2):
         names = ["/".join(path.parts[-depth:]) for path in directories]
@@ -80,7 +78,7 @@ def flatten(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(runs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Names whose values are not the same in all runs, with the value of each; a dash where it has none."""
+    """Names whose values differ between runs, with the value in each; a dash if a run lacks the name."""
     names = list(dict.fromkeys(name for run in runs for name in run))
     texts = {name: [_text(run[name]) if name in run else NOTHING for run in runs] for name in names}
     return [(name, values) for name, values in texts.items() if len(set(values)) > 1]
@@ -101,54 +99,60 @@ def _machine(environment: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _metrics(runs: Sequence[Run]) -> list[Line]:
+def _metrics(runs: Sequence[Run]) -> list[ComparedMetric]:
     best = [run.best for run in runs]
-    names = {MAP: "mAP 50-95", MAP_50: "mAP 50", "val/map_75": "mAP 75", "val/map_small": "mAP small",
-             "val/map_medium": "mAP medium", "val/map_large": "mAP large"}  # fmt: skip
-    lines = [_line(label, [row.get(name) for row in best]) for name, label in names.items()]
-    classes = list(dict.fromkeys(name for row in best for name in class_scores(row)))
-    lines += [_line(f"AP of {name}", [class_scores(row).get(name) for row in best]) for name in classes]
-    lines.append(_line("last mAP 50-95", [run.last.get(MAP) for run in runs]))
-    lines.append(_line("best epoch", [row["epoch"] + 1 for row in best], None, lambda v: number(v, ".0f")))
-    lines.append(Line("epochs", [epochs_text(run) for run in runs], [False] * len(runs)))
-    return [line for line in lines if set(line.texts) != {NOTHING}]
+    metrics = [_metric(title, [row.get(name) for row in best]) for name, title in METRIC_TITLES.items()]
+    by_class = [class_average_precisions(row) for row in best]
+    for name in dict.fromkeys(name for scores in by_class for name in scores):
+        metrics.append(_metric(f"AP of {name}", [scores.get(name) for scores in by_class]))
+    metrics.append(_metric(f"last {METRIC_TITLES[MAP]}", [run.last.get(MAP) for run in runs]))
+    metrics.append(
+        _metric("best epoch", [row["epoch"] + 1 for row in best], None, lambda v: number(v, ".0f"))
+    )
+    metrics.append(ComparedMetric("epochs", [epochs_text(run) for run in runs], [False] * len(runs)))
+    return [metric for metric in metrics if set(metric.texts) != {NOTHING}]
 
 
-def _speed(runs: Sequence[Run]) -> list[Line]:
-    lines = [
-        _line("images a second", [images_per_second(run.rows) for run in runs], "high", _short),
-        _line("step, ms", [_median(run, "perf/step_ms") for run in runs], "low", _short),
-        _line("data wait", [_median(run, "perf/data_wait_fraction") for run in runs], "low", _percent),
-        _line("memory, MB", [_most(run, "perf/memory_peak_mb") for run in runs], "low", _short),
-        _line("wall time", [wall_seconds(run) for run in runs], "low", duration),
+def _speed(runs: Sequence[Run]) -> list[ComparedMetric]:
+    metrics = [
+        _metric("images a second", [images_per_second(run.rows) for run in runs], "high", _short),
+        _metric("step, ms", [_median(run, "perf/step_ms") for run in runs], "low", _short),
+        _metric("data wait", [_median(run, "perf/data_wait_fraction") for run in runs], "low", _percent),
+        _metric("memory, MB", [_most(run, "perf/memory_peak_mb") for run in runs], "low", _short),
+        _metric("wall time", [wall_seconds(run) for run in runs], "low", duration_text),
     ]
-    budgets = [phase_seconds(run.time_budget)[1] for run in runs]
-    for name, phase in PHASES.items():
-        values = [budget.get(name) for budget in budgets]
-        lines.append(_line(f"  {phase.title.lower()}", values, None, duration))
-    return [line for line in lines if set(line.texts) != {NOTHING}]
+    budgets = [phase_seconds(run.time_budget) for run in runs]
+    for key, (title, _) in PHASES.items():
+        seconds = [budget.get(key) for budget in budgets]
+        metrics.append(_metric(f"  {title.lower()}", seconds, None, duration_text))
+    return [metric for metric in metrics if set(metric.texts) != {NOTHING}]
 
 
-def _line(
+def _metric(
     name: str,
     values: Sequence[float | None],
-    better: Better | None = "high",
-    write: Callable[[object], str] = number,
-) -> Line:
+    better: Literal["high", "low"] | None = "high",
+    write: Callable[[float | None], str] = number,
+) -> ComparedMetric:
     texts = [write(value) for value in values]
-    pairs = zip(values, texts, strict=True)
-    known = [value for value, text in pairs if value is not None and text != NOTHING]
+    known = [
+        value for value, text in zip(values, texts, strict=True) if value is not None and text != NOTHING
+    ]
     if better is None or len(set(texts)) < 2 or len(known) < 2:
-        return Line(name, texts, [False] * len(texts))
+        return ComparedMetric(name, texts, [False] * len(texts))
     top = max(known) if better == "high" else min(known)
-    return Line(name, texts, [text == write(top) for text in texts])
+    return ComparedMetric(name, texts, [text == write(top) for text in texts])
 
 
-def _short(value: object) -> str:
+def _whole(value: float | None) -> str:
+    return number(value, ".0f")
+
+
+def _short(value: float | None) -> str:
     return number(value, ".4g")
 
 
-def _percent(value: object) -> str:
+def _percent(value: float | None) -> str:
     return number(value, ".1%")
 
 
@@ -165,27 +169,26 @@ def as_text(comparison: Comparison) -> str:
     """A plain table for a terminal; a star marks the best of a line."""
     head = ["", *comparison.names]
     parts: list[list[list[str]]] = [[head]]
-    differing = [[name, *map(_shortened, values)] for name, values in comparison.options]
-    if differing:
-        parts.append(differing)
-    if comparison.machine:
-        parts.append([[name, *map(_shortened, values)] for name, values in comparison.machine])
-    for lines in (comparison.metrics, comparison.speed):
-        if lines:
-            parts.append([[line.name, *_starred(line)] for line in lines])
+    for differing in (comparison.options, comparison.machine):
+        if differing:
+            parts.append([[name, *map(_shortened, values)] for name, values in differing])
+    for metrics in (comparison.metrics, comparison.speed):
+        if metrics:
+            parts.append([[metric.name, *_starred(metric)] for metric in metrics])
     rows = [row for part in parts for row in part]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     blocks = ["\n".join(_padded(row, widths) for row in part) for part in parts]
-    same = [] if differing else ["(no option differs)"]
-    return "\n\n".join([blocks[0], *same, *blocks[1:]])
+    if not comparison.options:
+        blocks.insert(1, "(no option differs)")
+    return "\n\n".join(blocks)
 
 
-def _starred(line: Line) -> list[str]:
-    return [text + (" *" if best else "  ") for text, best in zip(line.texts, line.best, strict=True)]
+def _starred(metric: ComparedMetric) -> list[str]:
+    return [text + (" *" if best else "  ") for text, best in zip(metric.texts, metric.best, strict=True)]
 
 
 def _shortened(text: str) -> str:
-    """The end of a long value tells more: of a path, the name."""
+    """The end of a long value: the name at the end of a path tells most."""
     return (text if len(text) <= _WIDEST else "…" + text[1 - _WIDEST :]) + "  "
 
 

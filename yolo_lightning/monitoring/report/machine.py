@@ -1,15 +1,11 @@
-"""On what a run was trained: hardware, versions, the health of the GPUs, and its configuration."""
+"""The machine of a run: hardware, versions, and the health of its GPUs."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
-from .html import Section, both, details, table
-from .markup import Child, tag
 from .read import Run
 
 _LABELS = {
@@ -26,56 +22,54 @@ _LABELS = {
 }
 _UNITS = {"_mb_s": "MB/s", "_mb": "MB", "_mhz": "MHz", "_w": "W", "_c": "°C", "_seconds": "s", "_s": "s",
           "_percent": "%"}  # fmt: skip
-"""Endings of keys, the longest first."""
+"""Units by the ending of a key, the longest ending first."""
 _STATISTIC = {"mean", "min", "max"}
-_HEALTH_LEAD = "Means, with the least and the most in brackets."
 _APART = {"faults", "index"}
-"""What is told above the table."""
+"""Keys that are not rows of the table."""
 
 
-def section(run: Run) -> Section:
-    """Hardware and versions of ``environment.json``, and the configuration, folded."""
-    environment = run.environment
-    rows: list[Sequence[Child]] = [
-        [label, _written(environment[key])]
-        for key, label in _LABELS.items()
-        if environment.get(key) not in (None, [], "")
-    ]
-    packages = environment.get("packages")
+def facts(run: Run) -> list[tuple[str, list[str]]]:
+    """Name and lines of each fact in ``environment.json``."""
+    found = run.environment
+    rows = [(label, lines(found[key])) for key, label in _LABELS.items() if _is_told(found.get(key))]
+    packages = found.get("packages")
     if isinstance(packages, dict):
-        rows += [[str(name), str(version)] for name, version in packages.items() if version]
-    command = environment.get("command")
-    if isinstance(command, list):
-        rows.append(["Command", tag("code", shlex.join(map(str, command)))])
-    parts = [table([], rows, kind="facts")] if rows else []
-    if run.config:
-        text = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
-        parts.append(details("The configuration that ran", tag("pre", text)))
-    return Section("machine", "Hardware and versions", both(*parts))
+        rows += [(str(name), [str(version)]) for name, version in packages.items() if version]
+    if isinstance(found.get("command"), list):
+        rows.append(("Command", [shlex.join(map(str, found["command"]))]))
+    return rows
 
 
-def health(run: Run) -> Section:
-    """What ``gpu_health.json`` says, device by device; empty without it."""
-    devices = _devices(run.gpu_health)
-    keys = list(dict.fromkeys(key for device in devices for key in device if key not in _APART))
-    rows: list[Sequence[Child]] = [
-        [_label(key), *(_written(device.get(key)) for device in devices)]
-        for key in keys
-        if any(device.get(key) not in (None, {}, []) for device in devices)
-    ]
-    head = ["", *(_title(device, i) for i, device in enumerate(devices))]
-    faults = [tag("div", _written(device.get("faults")), class_="fault") for device in devices]
-    body = both(faults, table(head, rows, kind="facts options") if rows else None) if devices else both()
-    return Section("health", "GPU health", body, _HEALTH_LEAD if body else None)
+@dataclass(frozen=True)
+class GpuTable:
+    """``gpu_health.json`` as a table with a column for each GPU."""
+
+    head: list[str]
+    faults: list[str]
+    rows: list[tuple[str, list[list[str]]]]
+    """Name, and the lines of each GPU."""
 
 
-def _devices(found: dict[str, Any]) -> list[dict[str, Any]]:
-    devices = found.get("devices", [])
-    return [device for device in devices if isinstance(device, dict)] if isinstance(devices, list) else []
+def gpu_table(run: Run) -> GpuTable | None:
+    """The health of the GPUs; None if nothing was recorded."""
+    found = run.gpu_health.get("devices")
+    devices = [device for device in found if isinstance(device, dict)] if isinstance(found, list) else []
+    if not devices:
+        return None
+    keys = dict.fromkeys(key for device in devices for key in device if key not in _APART)
+    return GpuTable(
+        head=[f"GPU {device.get('index', place)}" for place, device in enumerate(devices)],
+        faults=[fault for device in devices for fault in lines(device.get("faults"))],
+        rows=[
+            (_label(key), [lines(device.get(key)) for device in devices])
+            for key in keys
+            if any(_is_told(device.get(key)) for device in devices)
+        ],
+    )
 
 
-def _title(device: dict[str, Any], place: int) -> str:
-    return f"GPU {device.get('index', place)}"
+def _is_told(value: object) -> bool:
+    return value not in (None, "", [], {})
 
 
 def _label(key: str) -> str:
@@ -86,14 +80,21 @@ def _label(key: str) -> str:
     return key.replace("_", " ")
 
 
-def _written(value: object) -> Child:
-    """A value of JSON as text: lists line by line, statistics in a line, else name and value."""
+def lines(value: object) -> list[str]:
+    """A JSON value as lines of text: one a list item, one a key, one a statistic."""
     if isinstance(value, dict):
         if value.keys() >= _STATISTIC:
-            return f"{_written(value['mean'])} ({_written(value['min'])} to {_written(value['max'])})"
-        return [tag("div", f"{_label(str(key))}: ", _written(inner)) for key, inner in value.items()]
+            mean, least, most = (_text(value[key]) for key in ("mean", "min", "max"))
+            return [f"{mean} ({least} to {most})"]
+        return [f"{_label(str(key))}: {_text(inner)}" for key, inner in value.items()]
     if isinstance(value, list):
-        return [tag("div", _written(inner)) for inner in value]
+        return [line for inner in value for line in lines(inner)]
+    return [] if value is None else [_text(value)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        return ", ".join(lines(value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

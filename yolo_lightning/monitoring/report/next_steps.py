@@ -1,4 +1,4 @@
-"""The commands that go on from a run, ready to be copied."""
+"""Commands to continue from a run, ready to copy."""
 
 from __future__ import annotations
 
@@ -6,26 +6,14 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from .html import Section, both
-from .markup import Markup, tag
 from .read import Run
 
-_PROGRAM = "yolo-lightning"
 PHOTOS = "PHOTOS"
-"""Stands for what the user has to fill in."""
-
-
-def section(run: Run) -> Section:
-    """What to do with the weights, one command each."""
-    parts = [
-        tag("div", tag("h3", title), tag("pre", tag("code", command), class_="command"))
-        for title, command in commands(run)
-    ]
-    return Section("next", "Go on from here", both(*parts))
+"""Placeholder for the reader's own pictures."""
 
 
 def commands(run: Run) -> Iterator[tuple[str, str]]:
-    """(what it does, command) with the paths of this run, quoted for a shell."""
+    """(purpose, command) with the paths of this run, quoted for a shell."""
     best, last = run.checkpoint("best"), run.checkpoint("last")
     epochs, trained = run.option("trainer.max_epochs"), int(run.last["epoch"]) + 1
     if last:
@@ -46,9 +34,4 @@ def commands(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _command(*words: str | int | Path) -> str:
-    return shlex.join([_PROGRAM, *map(str, words)])
-
-
-def footnote() -> Markup:
-    """Who made the page."""
-    return tag("span", f"Made by {_PROGRAM} from the files beside it. Epochs count from 1.")
+    return shlex.join(["yolo-lightning", *map(str, words)])

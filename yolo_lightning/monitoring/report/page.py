@@ -1,42 +1,75 @@
-"""The report of a run: one page, in one file."""
+"""Pages of HTML, each in one file: the report of a run, and runs side by side."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from ...runs.directory import images_per_second
 from ...system.files import write_whole
-from . import budget, evaluation, machine, next_steps, outcome, pictures
-from . import training_curves as curves
-from .html import both, document
-from .markup import tag
+from ..metric_names import MAP, MAP_50, METRIC_TITLES, duration_text, number
+from ..pictures.plots import line_colour
+from .budget import phases
+from .charts import comparison_curves, evaluation_plots, pictures, training_curves
+from .compare import compare_runs
+from .machine import facts, gpu_table
+from .next_steps import commands
+from .outcome import best_confidence, class_scores, described, epochs_text, wall_seconds, weakest
 from .read import Run, read_run
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 REPORT = "report.html"
 
 
-def page(run: Run) -> str:
-    """The report as HTML that needs nothing else."""
-    sections = [
-        outcome.section(run),
-        curves.section(run),
-        evaluation.section(run),
-        pictures.section(run),
-        budget.section(run),
-        machine.health(run),
-        machine.section(run),
-        next_steps.section(run),
-    ]
-    unread = f"Not readable, and left out: {', '.join(run.unreadable)}. " if run.unreadable else None
-    return document(
-        f"{run.name} – yolo-lightning",
-        outcome.header(run),
-        sections,
-        both(tag("p", unread, next_steps.footnote()), tag("p", str(run.directory))),
+def report_page(run: Run) -> str:
+    """The report of a run as HTML."""
+    classes, spent = class_scores(run), phases(run.time_budget)
+    processes = run.time_budget.get("processes")
+    return _render(
+        "report.html.j2",
+        run=run,
+        described=described(run),
+        best_epoch=int(run.best["epoch"]) + 1,
+        last_epoch=int(run.last["epoch"]) + 1,
+        epochs=epochs_text(run),
+        parts=processes if isinstance(processes, int) else 1,
+        speed=images_per_second(run.rows),
+        wall_seconds=wall_seconds(run),
+        classes=classes,
+        weakest=weakest(classes),
+        confidence=best_confidence(run),
+        curves=training_curves(run),
+        plots=evaluation_plots(run),
+        pictures=pictures(run),
+        phases=spent,
+        training_seconds=sum(phase.seconds for phase in spent if phase.key == "step"),
+        gpus=gpu_table(run),
+        facts=facts(run),
+        config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else "",
+        commands=list(commands(run)),
+    )
+
+
+def comparison_page(runs: Sequence[Run]) -> str:
+    """Several runs side by side as HTML, with their curves laid over each other."""
+    compared = compare_runs(runs)
+    return _render(
+        "compare.html.j2",
+        runs=runs,
+        compared=compared,
+        colours=[line_colour(i) for i in range(len(runs))],
+        curves=comparison_curves(runs, compared.names),
     )
 
 
 def write_report(directory: str | Path) -> Path:
-    """Make ``report.html`` of a run out of the files in its directory; returns its path.
+    """Make ``report.html`` from the files of a run directory; returns its path.
 
     Raises:
         InputError: there is no ``metrics.csv`` that holds an epoch.
@@ -44,5 +77,25 @@ def write_report(directory: str | Path) -> Path:
     """
     run = read_run(directory)
     path = run.directory / REPORT
-    write_whole(path, page(run))
+    write_whole(path, report_page(run))
     return path
+
+
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # here: most commands need no page
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, duration=duration_text)
+    environment.globals.update(MAP=MAP, MAP_50=MAP_50, metrics=METRIC_TITLES)
+    return environment
+
+
+def _render(template: str, **values: Any) -> str:
+    return _environment().get_template(template).render(values)

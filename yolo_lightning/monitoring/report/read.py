@@ -1,4 +1,4 @@
-"""Reads what a run has left in its directory."""
+"""The files of a run directory, read into one object."""
 
 from __future__ import annotations
 
@@ -9,34 +9,94 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 
 from ...errors import InputError
 from ...runs.directory import CONFIG, METRICS, best_row, read_metrics, versions
 
+EVALUATION = "evaluation.json"
 _PICTURES = (".jpg", ".jpeg", ".png")
 
 Row = dict[str, float]
-"""The metrics of an epoch, by name; NaN is left out."""
+"""The metrics of an epoch, by name, without those that are not finite."""
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The best epoch's ``evaluation.json``: C classes, K confidences, R recalls.
+
+    Rows of classes without annotations are nan.
+    """
+
+    epoch: int
+    """From 0."""
+    class_names: list[str]
+    confidence: Floats
+    """(K,) in 0..1."""
+    curves: dict[str, Floats]
+    """``f1``, ``precision`` and ``recall`` at each confidence, each (C, K)."""
+    pr_recall: Floats
+    """(R,) in 0..1."""
+    pr_precision: Floats
+    """(C, R)."""
+    ap_50: Floats
+    """(C,)."""
+    confusion: npt.NDArray[np.int64]
+    """(C + 1, C + 1), rows predicted, columns true, the last of each background."""
+    best_confidence: float
+    """The confidence with the best mean F1; nan if there is none."""
+    best_f1: float
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Evaluation:
+        """Check the shapes of everything.
+
+        Raises:
+            KeyError, TypeError, ValueError: a part is missing or has another shape.
+        """
+        names = [str(name) for name in content["class_names"]]
+        classes, confidences = len(names), len(content["confidence"])
+        recalls, best = len(content["pr_recall"]), content.get("best_f1") or {}
+
+        def read(key: str, *shape: int) -> Floats:
+            values = np.array(content[key], np.float64)  # None is nan
+            if values.shape != shape:
+                raise ValueError(f"{key} has shape {values.shape} instead of {shape}")
+            return values
+
+        return cls(
+            epoch=int(content["epoch"]),
+            class_names=names,
+            confidence=read("confidence", confidences),
+            curves={key: read(key, classes, confidences) for key in ("f1", "precision", "recall")},
+            pr_recall=read("pr_recall", recalls),
+            pr_precision=read("pr_precision", classes, recalls),
+            ap_50=read("ap_50", classes),
+            confusion=read("confusion", classes + 1, classes + 1).astype(np.int64),
+            best_confidence=float(best.get("confidence", math.nan)),
+            best_f1=float(best.get("f1", math.nan)),
+        )
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run, as its files tell it. What is not there is empty."""
+    """A run as its files describe it; files that are missing leave their attribute empty."""
 
     directory: Path
     """Absolute."""
     rows: list[Row]
-    """One an epoch, at least one."""
-    summary: dict[str, Any] = field(default_factory=dict)
+    """One per epoch, at least one."""
+    evaluation: Evaluation | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
-    evaluation: dict[str, Any] = field(default_factory=dict)
     gpu_health: dict[str, Any] = field(default_factory=dict)
     time_budget: dict[str, Any] = field(default_factory=dict)
     pictures: list[Path] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
-    """Names of files that are there but are not what they should be."""
+    """Names of files that exist but cannot be read."""
 
     @property
     def name(self) -> str:
@@ -45,7 +105,7 @@ class Run:
 
     @property
     def best(self) -> Row:
-        """The row with the greatest ``val/map``, the first of equals; the last row where none has one."""
+        """The first row with the highest ``val/map``; the last row if no epoch was validated."""
         return best_row(self.rows)
 
     @property
@@ -54,20 +114,20 @@ class Run:
         return self.rows[-1]
 
     def option(self, name: str) -> Any:
-        """An option of the configuration by its dotted name; None where it is not there."""
+        """An option of the configuration by its dotted name; None if it is missing."""
         value: Any = self.config
         for part in name.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         return value
 
     def checkpoint(self, name: str) -> Path | None:
-        """``best`` or ``last``, if it is there."""
+        """Path of the checkpoint ``best`` or ``last``; None if there is no such file."""
         path = self.directory / "checkpoints" / f"{name}.ckpt"
         return path if path.is_file() else None
 
 
 def read_run(directory: str | Path) -> Run:
-    """Read the files of a run directory; any but ``metrics.csv`` may be missing.
+    """Read the files of a run directory; all but ``metrics.csv`` may be missing.
 
     Raises:
         InputError: there is no ``metrics.csv`` that holds an epoch.
@@ -90,17 +150,23 @@ def read_run(directory: str | Path) -> Run:
         unreadable.append(name)
         return {}
 
-    pictures = sorted(path for path in directory.glob("pictures/*") if path.suffix in _PICTURES)
+    def read_evaluation() -> Evaluation | None:
+        content = read(EVALUATION)
+        try:
+            return Evaluation.from_json(content) if content else None
+        except (AttributeError, KeyError, TypeError, ValueError):
+            unreadable.append(EVALUATION)
+            return None
+
     return Run(
         directory=directory,
         rows=rows,
-        summary=read("summary.json"),
+        evaluation=read_evaluation(),
         environment=read("environment.json"),
         config=read(CONFIG),
-        evaluation=read("evaluation.json"),
         gpu_health=read("gpu_health.json"),
         time_budget=read("time_budget.json"),
-        pictures=pictures,
+        pictures=sorted(path for path in directory.glob("pictures/*") if path.suffix in _PICTURES),
         unreadable=unreadable,
     )
 
@@ -119,10 +185,10 @@ def _read_rows(path: Path) -> list[Row]:
 
 
 def find_run(run: str, runs_dir: str | Path = "runs") -> Path:
-    """The directory that is meant by a path, or by a name of ``runs_dir``.
+    """The run directory with this path, or with this name in ``runs_dir``.
 
-    A folder of versions, such as ``runs/fit`` or the name ``fit``, means the newest that has trained an
-    epoch.
+    A folder of versions, such as ``runs/fit`` or the name ``fit``, means its newest version that has
+    trained an epoch.
 
     Raises:
         InputError: there is no such run.
