@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 
 from tests.support.processes import side_by_side
 from tests.support.stall_run import Run, Tiny
-from yolo_lightning.performance.diagnosis import Recompilation
+from yolo_lightning.performance.bottleneck import Recompilation
 from yolo_lightning.performance.stalls import RecompilationReader, StallMonitor, peak_memory_mb
 
 

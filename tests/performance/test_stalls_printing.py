@@ -15,7 +15,7 @@ from tests.support.screen import Screen
 from tests.support.stall_run import Run, Tiny
 from yolo_lightning.data.loading.facts import Loading
 from yolo_lightning.monitoring.screen.progress import EpochProgress
-from yolo_lightning.performance import diagnosis
+from yolo_lightning.performance import bottleneck
 from yolo_lightning.performance.stalls import StallMonitor
 
 
@@ -90,7 +90,7 @@ class Slow(Tiny):
 
 @pytest.fixture
 def short_epochs_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "SHORTEST_EPOCH_S", 0.1)
+    monkeypatch.setattr(bottleneck, "SHORTEST_EPOCH_S", 0.1)
 
 
 @pytest.mark.usefixtures("short_epochs_count")

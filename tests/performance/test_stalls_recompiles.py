@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -79,21 +77,3 @@ def test_recompilations_are_found_after_the_compiler_was_reset() -> None:
         compiled(torch.ones(2))
         compiled(torch.ones(3))
         assert len(reader.read()) == 1
-
-
-def test_reading_does_not_load_the_compiler() -> None:
-    # Lightning loads it, so the file is run by itself.
-    code = """
-import sys, types
-import torch
-package = types.ModuleType("yolo_lightning"); package.__path__ = [sys.argv[1]]
-callbacks = types.ModuleType("yolo_lightning.callbacks"); callbacks.__path__ = [sys.argv[1] + "/callbacks"]
-sys.modules |= {"yolo_lightning": package, "yolo_lightning.callbacks": callbacks}
-from yolo_lightning.performance.stalls import RecompilationReader
-print(RecompilationReader().read(), "torch._dynamo" in sys.modules)
-"""
-    import yolo_lightning
-
-    command = [sys.executable, "-c", code, yolo_lightning.__path__[0]]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["[]", "False"]

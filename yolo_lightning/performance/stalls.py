@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..data.batch import Batch
+from .bottleneck import LOSS_THRESHOLD, Cause, Measurements, Recompilation, explain_epoch
 from .device_clock import DeviceClock, DeviceTimes, cuda_clock
-from .diagnosis import LOSS_THRESHOLD, Cause, EpochMeasurements, Recompilation, diagnose
 
 _REPEAT_EPOCHS = 10
 """Epochs after which a line is printed again although its cause is the same."""
@@ -64,7 +64,7 @@ class StallMonitor(Callback):
 
     The line is printed below the row of its epoch, by the first process alone. It comes again when
     the cause is another, or after ten epochs. What can be changed is read from the ``loading`` of
-    the data module, where it has one (see ``diagnosis.Loading``).
+    the data module, where it has one (see ``data.loading.facts.Loading``).
     """
 
     def __init__(self) -> None:
@@ -188,38 +188,40 @@ class StallMonitor(Callback):
             "perf/recompiles": float(len(recompilations)),
         }
         pl_module.log_dict(most, sync_dist=True, reduce_fx="max")
-        self._diagnose(trainer, pl_module, times, recompilations)
+        self._explain(trainer, pl_module, times, recompilations)
 
-    def _diagnose(
+    def _explain(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
         times: DeviceTimes | None,
         recompilations: list[Recompilation],
     ) -> None:
+        idle = self.data_wait_fraction  # of a CPU, which is busy whenever the host is
+        if times:  # without a reading from the device nothing is known to be lost
+            idle = times.idle_fraction or 0.0
         compilation = getattr(pl_module, "compilation", None)
-        lost = max(self.data_wait_fraction, (times and times.idle_fraction) or 0.0)
-        # Finding out what would fit costs a moment, so only where it will be told.
-        loading = getattr(trainer.datamodule, "loading", None) if lost >= LOSS_THRESHOLD else None  # type: ignore[attr-defined]
-        found = diagnose(
-            EpochMeasurements(
+        # Finding out which cache would fit takes a moment.
+        loading = getattr(trainer.datamodule, "loading", None) if idle >= LOSS_THRESHOLD else None  # type: ignore[attr-defined]
+        found = explain_epoch(
+            Measurements(
+                idle_fraction=idle,
+                loader_fraction=self.data_wait_fraction,
                 seconds=self._totals.seconds,
-                data_wait_fraction=self.data_wait_fraction,
-                step_ms=self.step_ms,
-                # Without a reading from a device nothing is known to be lost.
-                device_idle_fraction=(times.idle_fraction or 0.0) if times else None,
-                launch_bound_fraction=times and times.launch_bound_fraction,
-                is_compiled=compilation and compilation.mode is not None,
                 recompilations=recompilations,
+                launch_bound_fraction=(times and times.launch_bound_fraction) or 0.0,
+                is_compiled=compilation and compilation.mode is not None,
+                step_ms=self.step_ms,
                 loading=loading,
             )
         )
         if found is None:
             return
+        cause, line = found
         epoch = trainer.current_epoch
-        if self._told is None or self._told[0] != found.cause or epoch - self._told[1] >= _REPEAT_EPOCHS:
-            self._told = found.cause, epoch
-            self._line = found.line
+        if self._told is None or self._told[0] != cause or epoch - self._told[1] >= _REPEAT_EPOCHS:
+            self._told = cause, epoch
+            self._line = line
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._print_line(pl_module)
