@@ -17,7 +17,6 @@ from tests.support.run_comparison import assert_equal_runs, contents
 from yolo_lightning.data.synthetic import make_dataset
 from yolo_lightning.runs.directory import METRICS, read_metrics
 
-KILLS = 30
 EPOCHS, BATCHES = 10, 20
 
 
@@ -28,7 +27,8 @@ def wait_until(happened: Callable[[], bool], process: multiprocessing.process.Ba
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_at_any_moment(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [5, pytest.param(30, marks=pytest.mark.long)])
+def test_killed_at_any_moment(kills: int, tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")  # pytest shows it when the test fails
     moment = random.Random(seed)
@@ -47,12 +47,12 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     assert whole.exitcode == 0, (tmp_path / "whole.log").read_text()[-3000:]
 
     trained_s = read_metrics(tmp_path / "whole" / "version_0" / METRICS)[-1]["wall_seconds"]
-    longest_s = min(0.4, trained_s / KILLS / 2)  # or a fast machine would be done before the last kill
+    longest_s = min(0.4, trained_s / kills / 2)  # or a fast machine would be done before the last kill
 
     run, log = tmp_path / "parts" / "version_0", tmp_path / "parts.log"
     last = run / "checkpoints" / "last.ckpt"
     saved = 0
-    for kill in range(KILLS):
+    for kill in range(kills):
         process = start([*options, "--run_name=parts"], log)
         known = last.stat().st_mtime_ns if last.exists() else 0
         until = time.monotonic() + (moment.uniform(0, 3) if kill % 5 == 4 else math.inf)
@@ -68,7 +68,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         process.kill()
         process.join()
         saved += last.exists() and last.stat().st_mtime_ns != known
-    assert saved > KILLS // 2  # else it was not training that was killed
+    assert saved > kills // 2  # else it was not training that was killed
     assert len(list(run.parent.iterdir())) == 1
     final = start([*options, "--run_name=parts"], log)
     final.join()

@@ -146,12 +146,12 @@ def test_both_nodes_end_with_the_same_weights(undisturbed: list[str]) -> None:
     assert undisturbed[0] == undisturbed[1]
 
 
-def test_a_process_that_is_killed_and_a_process_that_is_asked_to_stop(
+def test_a_killed_process_a_stopped_process_and_a_stopped_script(
     tmp_path: Path, shapes: Path, undisturbed: list[str]
 ) -> None:
-    """The killed one is started again where the last checkpoint was; the other one saves, with all nodes.
+    """A killed process is started again from the last checkpoint. A stop saves and ends all nodes with 75.
 
-    torchrun would start a process that ends with 75 again, and would itself end with 1.
+    torchrun alone would start a process that ends with 75 again, and would itself end with 1.
     """
     with nodes(tmp_path / "killed", shapes, "killed") as run:
         run.wait_until(lambda: run.progress(1)[1:] >= (2, 1) and run.last.is_file())
@@ -161,19 +161,18 @@ def test_a_process_that_is_killed_and_a_process_that_is_asked_to_stop(
         assert run.progress(1)[1] >= 1, "it began from nothing"
         os.kill(run.progress(1)[0], signal.SIGTERM)
         assert run.statuses() == [75, 75], run.log()
+        stopped = run.progress(1)
+        assert stopped[1] < EPOCHS - 2
+        run.start()  # the same lines again resume
+        run.wait_until(lambda: run.progress(1)[0] != stopped[0])
+        assert run.progress(1)[1:] >= stopped[1:], "it began from nothing"
+        os.kill(run.processes[1].pid, signal.SIGTERM)
+        assert run.statuses() == [75, 75], run.log()
         assert run.progress(1)[1] < EPOCHS - 1
-        run.start()  # the same lines again go on from there
+        run.start()
         assert run.statuses() == [0, 0], run.log()
         assert run.weights() == undisturbed
         assert [path.name for path in run.last.parents[2].iterdir()] == ["version_0"]
-
-
-def test_a_script_that_is_asked_to_stop_ends_with_75_on_all_nodes(tmp_path: Path, shapes: Path) -> None:
-    with nodes(tmp_path / "asked", shapes, "asked") as run:
-        run.wait_until(lambda: run.progress(1)[1:] >= (1, 1))
-        os.kill(run.processes[1].pid, signal.SIGTERM)
-        assert run.statuses() == [75, 75], run.log()
-        assert run.last.is_file() and run.progress(1)[1] < EPOCHS - 1
 
 
 def test_what_keeps_a_run_from_beginning_is_said_once_and_is_not_tried_again(
