@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from yolo_lightning.data.synthetic import make_dataset
@@ -13,6 +14,22 @@ settings.register_profile(
     "unhurried", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("unhurried")
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start
+    torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the whole runs, and keep each file, and the one Slurm, in one worker of pytest-xdist."""
+    items.sort(key=lambda item: "integration" not in item.path.parts)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    for item in items:
+        is_slurm = item.get_closest_marker("slurm") is not None
+        item.add_marker(pytest.mark.xdist_group("slurm" if is_slurm else str(item.path)))
 
 
 @pytest.fixture(scope="session")
