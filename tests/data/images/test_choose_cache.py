@@ -70,7 +70,7 @@ def test_auto_takes_the_fastest_that_fits(
         room[0] = free
         choice, said = _choose(indices, "auto", device)
         assert choice == expected
-        assert said == [f"cache: {expected.cache}; decoded, the training images take 0.00 GB"]
+        assert said == [f"cache: {expected.mode}; decoded, the training images take 0.00 GB"]
 
 
 def test_what_is_asked_for_is_done_however_little_room_there_seems(
