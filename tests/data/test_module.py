@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from tests.data.loading.test_worker_loader import end_workers
 from tests.support.tiny_data import annotation, coco_document, image, write_coco, write_image, write_yolo
 from yolo_lightning.data.batch import Batch
-from yolo_lightning.data.loading.worker_loader import TrainLoader, prepare_worker
+from yolo_lightning.data.loading.worker_loader import WorkerLoader, prepare_worker
 from yolo_lightning.data.module import DetectionDataModule
 from yolo_lightning.errors import InputError
 
@@ -173,5 +173,5 @@ def test_lightning_keeps_the_sampler_and_tells_it_the_epoch(root: Path, cache: s
         sampler.set_epoch(epoch)
         assert seen == list(sampler)
     assert model.seen[0] != model.seen[1]
-    if isinstance(loader, TrainLoader):
+    if isinstance(loader, WorkerLoader):
         end_workers(loader)

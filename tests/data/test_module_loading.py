@@ -18,9 +18,9 @@ from yolo_lightning.data.batch import Batch
 from yolo_lightning.data.cache_folder import FOLDER
 from yolo_lightning.data.images import cache as cache_room
 from yolo_lightning.data.loading.dataset import collate
-from yolo_lightning.data.loading.device_loader import ResidentLoader
+from yolo_lightning.data.loading.device_loader import DeviceLoader
 from yolo_lightning.data.loading.facts import Loading
-from yolo_lightning.data.loading.worker_loader import TrainLoader
+from yolo_lightning.data.loading.worker_loader import WorkerLoader
 from yolo_lightning.errors import InputError
 
 
@@ -51,12 +51,12 @@ def test_every_cache_and_any_workers_give_the_same_batches(root: Path, cache: st
         for a, b in zip(data.val_dataloader(), plain.val_dataloader(), strict=True):
             assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     finally:
-        if isinstance(loader, TrainLoader):
+        if isinstance(loader, WorkerLoader):
             end_workers(loader)
 
 
 def test_which_cache_means_which_loader(root: Path) -> None:
-    kinds = {"none": TrainLoader, "disk": TrainLoader, "device": ResidentLoader, "auto": ResidentLoader}
+    kinds = {"none": WorkerLoader, "disk": WorkerLoader, "device": DeviceLoader, "auto": DeviceLoader}
     for cache, kind in kinds.items():
         data = make_module(root, cache=cache)
         data.setup("fit")

@@ -22,8 +22,8 @@ from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
 from .images.decode import Pixels, read_image
 from .loading.choose import evaluation_loader, train_loader
 from .loading.dataset import DetectionDataset, PredictionDataset, Sample, list_images
-from .loading.device_feed import BatchLoader
 from .loading.facts import Loading
+from .loading.ordered import OrderedLoader
 from .loading.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
 
 _SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
@@ -122,7 +122,7 @@ class DetectionDataModule(LightningDataModule):
         self._stage = "fit"
         self._cache_plan: CachePlan
         self._prepared_for: tuple[str, torch.device, int] | None = None
-        self._train_loader: BatchLoader | None = None
+        self._train_loader: OrderedLoader | None = None
 
     # What the data set is
 
@@ -222,7 +222,7 @@ class DetectionDataModule(LightningDataModule):
         _ = self.predict_paths if stage == "predict" else None
         self.prepare(stage)
 
-    def train_dataloader(self) -> BatchLoader:
+    def train_dataloader(self) -> OrderedLoader:
         """Full batches of squares in seeded order, on the device of the training."""
         dataset = self._dataset("train")
         overfits = getattr(self.trainer, "overfit_batches", 0) > 0
@@ -236,7 +236,7 @@ class DetectionDataModule(LightningDataModule):
             self.batch_size,
             self._cache_plan.worker_count("train", self.num_workers),
             self._cache_plan.device,
-            resident=self._cache_plan.choice.mode == "device",
+            on_device=self._cache_plan.choice.mode == "device",
             cores=self._cache_plan.cores,
         )
         return self._train_loader

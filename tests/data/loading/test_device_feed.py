@@ -3,19 +3,18 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
 
 from tests.data.loading.test_worker_loader import BATCH, SIZE, assert_same, end_workers, expected, write_index
 from yolo_lightning.data.batch import Batch
-from yolo_lightning.data.loading import device_feed as feed_room
+from yolo_lightning.data.loading import device_feed
 from yolo_lightning.data.loading.dataset import DetectionDataset
-from yolo_lightning.data.loading.device_feed import DeviceFeed
+from yolo_lightning.data.loading.device_feed import copy_ahead
 from yolo_lightning.data.loading.sampler import TrainSampler
 from yolo_lightning.data.loading.shared_slots import Slots
-from yolo_lightning.data.loading.worker_loader import TrainLoader
+from yolo_lightning.data.loading.worker_loader import WorkerLoader
 
 META = torch.device("meta")
 """Takes copies without having memory; it stands for a GPU."""
@@ -24,15 +23,9 @@ META = torch.device("meta")
 class Source:
     """Lends the slots of a large ring, each batch filled with its number."""
 
-    workers, read_fraction = 3, 0.25
-
     def __init__(self, batches: int) -> None:
         self.batches = batches
-        self.sampler: Any = object()
         self.slots = Slots(20, batch_size=2, image_size=8, capacity=16)
-
-    def __len__(self) -> int:
-        return self.batches
 
     def __iter__(self) -> Iterator[Batch]:
         for number in range(self.batches):
@@ -78,8 +71,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         lines.append(f"end on {stream}")
 
     Event.made = []
-    monkeypatch.setattr(feed_room, "side_stream", lambda device: f"side of {device}")
-    monkeypatch.setattr(feed_room, "hand_over", lambda batch, stream: lines.append((batch, stream)))
+    monkeypatch.setattr(device_feed, "side_stream", lambda device: f"side of {device}")
+    monkeypatch.setattr(device_feed, "hand_over", lambda batch, stream: lines.append((batch, stream)))
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "stream", on)
     return lines
@@ -87,7 +80,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 def test_a_host_batch_is_kept_until_its_copy_is_done(told: list[object]) -> None:
     source = Source(6)
-    batches = iter(DeviceFeed(source, META))
+    batches = copy_ahead(iter(source), META)
     next(batches)
     assert source.lent() == [0]
     next(batches)
@@ -108,7 +101,7 @@ def test_a_host_batch_is_kept_until_its_copy_is_done(told: list[object]) -> None
 
 def test_at_the_end_what_is_still_copied_is_waited_for(told: list[object]) -> None:
     source = Source(5)
-    batches = iter(DeviceFeed(source, META))
+    batches = copy_ahead(iter(source), META)
     next(batches)
     Event.made[0].done = True
     assert len(list(batches)) == 4
@@ -118,7 +111,7 @@ def test_at_the_end_what_is_still_copied_is_waited_for(told: list[object]) -> No
 
 def test_an_epoch_that_is_broken_off_waits_too(told: list[object]) -> None:
     source = Source(5)
-    batches = iter(DeviceFeed(source, META))
+    batches = copy_ahead(iter(source), META)
     next(batches)
     next(batches)
     batches.close()  # type: ignore[attr-defined]
@@ -128,7 +121,7 @@ def test_an_epoch_that_is_broken_off_waits_too(told: list[object]) -> None:
 
 def test_copies_are_made_beside_and_handed_over(told: list[object]) -> None:
     source = Source(2)
-    found = list(DeviceFeed(source, META))
+    found = list(copy_ahead(iter(source), META))
     side = "side of meta"
     assert [event.stream for event in Event.made] == [side, side]
     # The last two: looking for a third batch.
@@ -147,22 +140,11 @@ def test_an_error_of_the_loader_comes_through(told: list[object]) -> None:
             raise ValueError("broken")
 
     source = Broken(3)
-    batches = iter(DeviceFeed(source, META))
+    batches = copy_ahead(iter(source), META)
     next(batches)
     with pytest.raises(ValueError, match="broken"):
         next(batches)
     assert [event.waited_for for event in Event.made] == [True]
-
-
-def test_it_tells_of_its_loader(monkeypatch: pytest.MonkeyPatch) -> None:
-    locked: list[Slots] = []
-    monkeypatch.setattr(Slots, "pin", lambda slots: locked.append(slots))
-    source = Source(4)
-    feed = DeviceFeed(source, META)
-    assert not locked
-    assert (len(feed), feed.workers, feed.read_fraction) == (4, 3, 0.25) and feed.sampler is source.sampler
-    DeviceFeed(source, META, source.slots)
-    assert locked == [source.slots]
 
 
 @pytest.mark.gpu
@@ -175,16 +157,15 @@ def test_on_a_gpu_batches_arrive_whole_while_it_is_busy(
     index = write_index(tmp_path_factory.mktemp("feed"))
     dataset = DetectionDataset(index, SIZE, 16, True)
     sampler = TrainSampler(dataset, BATCH, seed=5)
-    loader = TrainLoader(dataset, sampler, BATCH, workers)
-    feed = DeviceFeed(loader, device, loader.slots)
+    loader = WorkerLoader(dataset, sampler, BATCH, workers, device)
     assert loader.slots.is_pinned
     matrix = torch.randn(4096, 4096, device=device)
     try:
         for epoch in range(4):
             sampler.set_epoch(epoch)
             kept = []
-            for batch in feed:
-                with torch.cuda.stream(feed_room.side_stream(device)):
+            for batch in loader:
+                with torch.cuda.stream(device_feed.side_stream(device)):
                     matrix @ matrix  # the next copy comes late
                 assert all(tensor.device == device for tensor in batch)
                 kept.append(Batch(*(tensor.clone() for tensor in batch)))

@@ -17,9 +17,9 @@ from tests.data.loading.test_worker_loader import (
 )
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.images.cache import open_cache
-from yolo_lightning.data.loading import device_loader as resident_room
+from yolo_lightning.data.loading import device_loader as device_loader
 from yolo_lightning.data.loading.dataset import DetectionDataset
-from yolo_lightning.data.loading.device_loader import ResidentLoader, resident_pixels
+from yolo_lightning.data.loading.device_loader import DeviceLoader, pixels_on
 from yolo_lightning.data.loading.sampler import TrainSampler
 
 CPU = torch.device("cpu")
@@ -27,12 +27,12 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
-    return write_index(tmp_path_factory.mktemp("resident"))
+    return write_index(tmp_path_factory.mktemp("device"))
 
 
-def _make(index: DatasetIndex, device: torch.device = CPU, capacity: int = 16) -> ResidentLoader:
+def _make(index: DatasetIndex, device: torch.device = CPU, capacity: int = 16) -> DeviceLoader:
     dataset = DetectionDataset(index, SIZE, capacity, True, open_cache(index, SIZE, True, "disk"))
-    return ResidentLoader(dataset, TrainSampler(dataset, BATCH, seed=5), BATCH, device)
+    return DeviceLoader(dataset, TrainSampler(dataset, BATCH, seed=5), BATCH, device)
 
 
 def test_batches_are_those_made_one_image_at_a_time(index: DatasetIndex) -> None:
@@ -114,7 +114,7 @@ def test_the_mapped_file_is_read_without_a_warning_or_a_copy(index: DatasetIndex
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            pixels = resident_pixels(cache, CPU)
+            pixels = pixels_on(CPU, cache)
             list(_make(index))
     finally:
         torch.set_warn_always(False)
@@ -126,7 +126,7 @@ def test_the_mapped_file_is_read_without_a_warning_or_a_copy(index: DatasetIndex
 def test_a_device_is_filled_in_parts(
     index: DatasetIndex, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resident_room, "_CHUNK_IMAGES", chunk)
+    monkeypatch.setattr(device_loader, "_CHUNK_IMAGES", chunk)
     copied: list[int] = []
     to = torch.Tensor.to
 
@@ -136,7 +136,7 @@ def test_a_device_is_filled_in_parts(
 
     monkeypatch.setattr(torch.Tensor, "to", to_device)
     # A device without memory of its own stands for one with.
-    pixels = resident_pixels(open_cache(index, SIZE, True, "disk"), torch.device("meta"))
+    pixels = pixels_on(torch.device("meta"), open_cache(index, SIZE, True, "disk"))
     assert pixels.shape == (IMAGES, SIZE, SIZE, 3) and pixels.device.type == "meta"
     assert sum(copied) == IMAGES and max(copied) <= chunk
 
@@ -144,7 +144,7 @@ def test_a_device_is_filled_in_parts(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_batches_on_a_gpu(index: DatasetIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resident_room, "_CHUNK_IMAGES", 4)
+    monkeypatch.setattr(device_loader, "_CHUNK_IMAGES", 4)
     loader = _make(index, torch.device("cuda", 0))
     np.testing.assert_array_equal(loader.pixels.cpu().numpy(), open_cache(index, SIZE, True, "disk").pixels)
     for found, batch in zip(loader, expected(index, 0), strict=True):

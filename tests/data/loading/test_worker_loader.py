@@ -18,7 +18,7 @@ from yolo_lightning.data.images.cache import open_cache
 from yolo_lightning.data.loading import worker_loader as loader_room
 from yolo_lightning.data.loading.dataset import DetectionDataset, collate
 from yolo_lightning.data.loading.sampler import TrainSampler
-from yolo_lightning.data.loading.worker_loader import PREFETCH_BATCHES, TrainLoader
+from yolo_lightning.data.loading.worker_loader import PREFETCH_BATCHES, WorkerLoader
 
 IMAGES, BATCH, SIZE = 11, 4, 32
 BATCHES = 3
@@ -46,20 +46,22 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
     return write_index(tmp_path_factory.mktemp("loader"))
 
 
-MakeLoader = Callable[..., TrainLoader]
+MakeLoader = Callable[..., WorkerLoader]
 
 
 @contextmanager
 def loaders(index: DatasetIndex) -> Iterator[MakeLoader]:
     """A function that makes loaders, whose workers are ended at the end."""
-    made: list[TrainLoader] = []
+    made: list[WorkerLoader] = []
 
     def make_loader(
         workers: int, cache: str = "none", kind: type[DetectionDataset] = DetectionDataset
-    ) -> TrainLoader:
+    ) -> WorkerLoader:
         file = open_cache(index, SIZE, True, "disk") if cache == "disk" else None
         dataset = kind(index, SIZE, 16, True, file)
-        made.append(TrainLoader(dataset, TrainSampler(dataset, BATCH, seed=5), BATCH, workers))
+        made.append(
+            WorkerLoader(dataset, TrainSampler(dataset, BATCH, seed=5), BATCH, workers, torch.device("cpu"))
+        )
         return made[-1]
 
     try:
@@ -69,7 +71,7 @@ def loaders(index: DatasetIndex) -> Iterator[MakeLoader]:
             end_workers(loader)
 
 
-def end_workers(loader: TrainLoader) -> None:
+def end_workers(loader: WorkerLoader) -> None:
     """End them at once; left to the garbage collector, they may take seconds."""
     if loader._loader is not None and loader._loader._iterator is not None:
         loader._loader._iterator._shutdown_workers()
@@ -100,7 +102,7 @@ def assert_epoch(found: list[Batch], index: DatasetIndex, epoch: int) -> None:
         assert_same(a, b)
 
 
-def held_slots(loader: TrainLoader) -> int:
+def held_slots(loader: WorkerLoader) -> int:
     """Slots that are neither free nor with the workers; each slot is in one place."""
     gc.collect()
     free, issued = list(loader.slots.free), set(loader._requests.issued)

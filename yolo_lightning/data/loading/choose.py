@@ -1,4 +1,4 @@
-"""Which loader a data set gets."""
+"""Loaders of the data module: one for training, one for evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .dataset import DetectionDataset, Sample, collate
-from .device_feed import BatchLoader, DeviceFeed
-from .device_loader import ResidentLoader
+from .device_loader import DeviceLoader
+from .ordered import OrderedLoader
 from .sampler import SameShapeBatchSampler, TrainSampler
-from .worker_loader import TrainLoader, prepare_worker
+from .worker_loader import WorkerLoader, prepare_worker
 
 
 def train_loader(
@@ -20,25 +20,23 @@ def train_loader(
     batch_size: int,
     workers: int,
     device: torch.device,
-    resident: bool,
+    on_device: bool,
     cores: int | None = None,
-) -> BatchLoader:
-    """Batches of training images on a device: resident ones, or those that workers make.
+) -> OrderedLoader:
+    """Batches of training images on a device.
 
     Args:
         dataset: The images.
         sampler: Their order.
         batch_size: B.
         workers: Processes that make batches.
-        device: Of the training.
-        cores: For threads, where there are no workers; all that are usable if left out.
-        resident: Whether the images of the data set's cache are to live there.
+        device: Device of the training.
+        on_device: Keep all images of the data set's cache there.
+        cores: Threads if there are no workers; all usable cores if left out.
     """
-    if resident:
-        images = ResidentLoader(dataset, sampler, batch_size, device)
-        return DeviceFeed(images, device) if device.type == "cuda" else images
-    loader = TrainLoader(dataset, sampler, batch_size, workers, cores)
-    return DeviceFeed(loader, device, loader.slots) if device.type == "cuda" else loader
+    if on_device:
+        return DeviceLoader(dataset, sampler, batch_size, device)
+    return WorkerLoader(dataset, sampler, batch_size, workers, device, cores)
 
 
 def evaluation_loader(

@@ -1,4 +1,4 @@
-"""A training set that lives on the device, decoded: nothing is read, decoded or copied in an epoch."""
+"""Training loader without workers: the decoded training set lives on the device."""
 
 from __future__ import annotations
 
@@ -18,41 +18,29 @@ _CHUNK_IMAGES = 256
 """Images copied to the device at once."""
 
 
-class ResidentLoader(OrderedLoader):
-    """The same batches as ``TrainLoader``, gathered on the device from all images of the set.
+class DeviceLoader(OrderedLoader):
+    """Batches gathered on the device from all images of the set; equal to those of ``WorkerLoader``.
 
-    On a CPU the images are the mapped file of the cache: its pages are the system's, shared by all
-    processes and given back when memory runs short.
+    On a CPU the images are the memory-mapped cache file: processes share its pages, which the system
+    may take back when memory runs short.
 
     Args:
-        dataset: The training images; has a cache.
+        dataset: The training images, with a cache.
         sampler: Their order.
         batch_size: B.
-        device: Where they live.
-
-    Attributes:
-        sampler: Lightning tells it the epoch.
-        workers: None are needed.
-        read_fraction: Nothing is read.
+        device: Device of the training.
     """
-
-    workers = 0
-    read_fraction = 0.0
 
     def __init__(
         self, dataset: DetectionDataset, sampler: TrainSampler, batch_size: int, device: torch.device
     ) -> None:
         assert dataset.cache is not None
-        super().__init__(dataset, sampler, batch_size)
-        self.device = device
-        self.pixels = resident_pixels(dataset.cache, device)  # uint8 (I, S, S, 3)
+        super().__init__(dataset, sampler, batch_size, device)
+        self.pixels = pixels_on(device, dataset.cache)  # uint8 (I, S, S, 3)
         labels = collate([dataset.labels(i) for i in range(len(dataset))])
         self.labels = Batch(*(tensor.to(device) for tensor in labels))  # its images are empty
 
-    def close(self) -> None:
-        """There are no workers to end."""
-
-    def __iter__(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[Batch]:
         epoch, _ = self._begin()
         order = torch.tensor(self.sampler.order(epoch), dtype=torch.int64).to(self.device)
         for begin in range(0, len(order), self.batch_size):
@@ -63,10 +51,10 @@ class ResidentLoader(OrderedLoader):
             yield labels._replace(images=images)
 
 
-def resident_pixels(cache: ImageCache, device: torch.device) -> Tensor:
+def pixels_on(device: torch.device, cache: ImageCache) -> Tensor:
     """All images of a cache on a device, uint8 (I, S, S, 3)."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the file is mapped read-only; nobody writes
+        warnings.simplefilter("ignore")  # the file is mapped read-only, and nobody writes to the tensor
         mapped = torch.from_numpy(cache.pixels)
     if device.type == "cpu":
         return mapped

@@ -1,43 +1,68 @@
-"""What the loaders of training images share: an order, and a place in it that a checkpoint keeps."""
+"""Base class of the training loaders: an order of images, and a place in it that checkpoints keep."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
 from ...errors import InputError
 from ..batch import Batch
 from .dataset import DetectionDataset, collate
+from .device_feed import copy_ahead
 from .sampler import TrainSampler
 
 
-class OrderedLoader:
-    """Full batches in the order of a sampler; goes on within an epoch where a stopped run was.
+class OrderedLoader(ABC):
+    """Full batches in the order of a sampler, on a device; resumes within an epoch.
 
-    With ``state_dict`` and ``load_state_dict`` it is what Lightning calls a stateful loader: the
-    place goes into every checkpoint, and comes back before the first batch of a run that resumes
-    within an epoch.
+    It is what Lightning calls a stateful loader: every checkpoint stores its ``state_dict``, which a run
+    that resumes within an epoch loads before the first batch.
 
     Args:
         dataset: The training images.
-        sampler: Their order; Lightning tells it the epoch.
+        sampler: Their order; Lightning sets its epoch.
         batch_size: B.
+        device: Device of the training.
     """
 
-    def __init__(self, dataset: DetectionDataset, sampler: TrainSampler, batch_size: int) -> None:
-        self._dataset = dataset  # by a public one Lightning would take this for a torch DataLoader
+    workers = 0
+    """Processes that make batches."""
+
+    def __init__(
+        self, dataset: DetectionDataset, sampler: TrainSampler, batch_size: int, device: torch.device
+    ) -> None:
+        self._dataset = dataset  # private: Lightning takes a loader with ``dataset`` for a torch DataLoader
         self.sampler = sampler
         self.batch_size = batch_size
+        self.device = device
         self._place = (0, 0)
-        """Epoch, and how many images of it all ranks have been given."""
+        """Epoch, and the number of its images that all ranks together have been given."""
+
+    @property
+    def read_fraction(self) -> float:
+        """Part of the loader's time that goes into reading files, 0..1; NaN if nothing is known yet."""
+        return 0.0
 
     def __len__(self) -> int:
         return self.sampler.num_samples // self.batch_size
 
+    def __iter__(self) -> Iterator[Batch]:
+        batches = self._batches()
+        return copy_ahead(batches, self.device) if self.device.type == "cuda" else batches
+
+    @abstractmethod
+    def _batches(self) -> Iterator[Batch]:
+        """The batches of the sampler's epoch, in host memory or on the device."""
+
+    def close(self) -> None:  # noqa: B027  # only WorkerLoader has workers
+        """Stop the workers."""
+
     def _begin(self) -> tuple[int, int]:
-        """Start on the epoch that the sampler was told: the epoch, and how many batches it gives here."""
+        """Begin the sampler's epoch; returns the epoch and how many batches it has here."""
         epoch = self.sampler.epoch
         self._place = epoch, self.sampler.seen(epoch)
         return epoch, len(self) - self.sampler.begins_at(epoch)
@@ -48,11 +73,11 @@ class OrderedLoader:
         self._place = epoch, seen + self.batch_size * self.sampler.num_replicas
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch, how many of its images all ranks together have been given, and how many there are."""
+        """The epoch, how many of its images all ranks together have been given, and how many it has."""
         return {"epoch": self._place[0], "seen": self._place[1], "images": len(self._dataset)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let that epoch begin behind the images seen; for the number of ranks that there are now.
+        """Begin the stored epoch after the images seen, for the present number of ranks.
 
         Raises:
             InputError: The epoch has another number of images.
@@ -64,14 +89,10 @@ class OrderedLoader:
             )
         seen = min(state_dict["seen"], state_dict["images"])  # the last batch may have been filled up
         self.sampler.resume(state_dict["epoch"], seen)
-        self._place = state_dict["epoch"], seen  # until the first batch, and there may be none left
+        self._place = state_dict["epoch"], seen  # until the first batch, if there is one
 
     def earlier(self, batches: int) -> Iterator[Batch]:
-        """The batches that came before the place where a resumed epoch begins, made in this process.
-
-        Args:
-            batches: At most so many, the last ones.
-        """
+        """The last ``batches`` batches before the place where a resumed epoch begins, in host memory."""
         epoch = self.sampler.epoch
         order = self.sampler.order(epoch, before=batches)
         order = order[: len(order) - len(self.sampler.order(epoch))]

@@ -1,4 +1,4 @@
-"""The training loader: workers write batches into slots, epoch after epoch without a pause."""
+"""Training loader whose workers write batches into shared memory, epoch after epoch without a pause."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from .shared_slots import Slots
 PREFETCH_BATCHES = 2
 """Batches that each worker makes ahead."""
 _HELD_BATCHES = 3
-"""Slots beyond those: the batch in use, the one that follows it, and one that is being copied."""
+"""Slots beyond those: the batch in use, the next one, and one that is being copied."""
 
 
 class Request(NamedTuple):
-    """What a worker is asked for."""
+    """A batch for a worker to make."""
 
     slot: int
     positions: Sequence[int]
 
 
 class Filled(NamedTuple):
-    """What it answers; times in ns, summed over threads."""
+    """A worker's answer; times in ns, summed over threads."""
 
     slot: int
     read_ns: int
-    """In which files were read."""
+    """Time of reading files."""
     total_ns: int
-    """In which samples were made, reading included."""
+    """Time of making samples, reading included."""
 
 
 class SlotWriter(Dataset[Filled]):
@@ -51,8 +51,8 @@ class SlotWriter(Dataset[Filled]):
 
     Args:
         dataset: The images.
-        slots: Where they go.
-        threads: Images that are made at once; more than one only in the training process.
+        slots: Memory of the batches.
+        threads: Images made at once; more than one only in the training process.
     """
 
     def __init__(self, dataset: DetectionDataset, slots: Slots, threads: int = 1) -> None:
@@ -80,18 +80,18 @@ class SlotWriter(Dataset[Filled]):
 
 
 class Requests:
-    """Batches to make, epoch after epoch without end; what a ``DataLoader`` takes for a batch sampler.
+    """Endless batches to make, epoch after epoch; the batch sampler of a ``DataLoader``.
 
-    Knows nothing of the loader that it serves: as part of a ring of references, the workers would
-    outlive the loader until Python looks for rings.
+    It holds no reference to its loader: in a reference cycle, the workers would outlive the loader until
+    the garbage collector runs.
 
     Args:
         sampler: The order of the images.
-        slots: Where batches are made.
+        slots: Memory of the batches.
         batch_size: B.
 
     Attributes:
-        first_epoch: Where the next iteration begins.
+        first_epoch: Epoch of the next iteration's first batch.
         issued: Slots that workers may be writing.
     """
 
@@ -103,10 +103,10 @@ class Requests:
         self.issued: set[int] = set()
 
     def __len__(self) -> int:
-        return self.sampler.num_samples // self.batch_size  # of an epoch; nothing stops there
+        return self.sampler.num_samples // self.batch_size  # of one epoch; iteration does not stop there
 
     def __iter__(self) -> Iterator[Request]:
-        # Runs on the first request, when the workers have done with what an iteration before asked for.
+        # Runs on the first request, when the workers have finished those of an earlier iteration.
         self.slots.free.extend(self.issued)
         self.issued.clear()
         epoch = self.first_epoch
@@ -119,25 +119,23 @@ class Requests:
             epoch += 1
 
 
-class TrainLoader(OrderedLoader):
-    """Batches of squares in seeded order; each iteration is the epoch that the sampler was told.
+class WorkerLoader(OrderedLoader):
+    """Batches of squares in seeded order; each iteration is the sampler's epoch.
 
-    Workers go on with the next epoch while the last batches of one are used, validated and saved.
-    In what they return there is a number; the pixels are in shared memory already, and a batch is a
-    view of them (see ``Slots.lend``).
+    Workers begin the next epoch while the last batches of one are used, validated and saved. They
+    return a slot number; the pixels are in shared memory already, and a batch is a view of them (see
+    ``Slots.lend``).
 
     Args:
         dataset: The training images.
         sampler: Their order.
         batch_size: B.
-        workers: Processes that make batches; 0 makes them here, when they are asked for, with a
-            thread for each usable core.
-        threads: How many instead.
+        workers: Processes that make batches; 0 makes them in this process, on request.
+        device: Device of the training.
+        threads: Threads without workers; one for each usable core if left out.
 
     Attributes:
-        sampler: Lightning tells it the epoch.
-        slots: Where batches are made.
-        read_fraction: Of the time in which batches were made, the part that went into reading files.
+        slots: Memory of the batches.
     """
 
     def __init__(
@@ -146,12 +144,15 @@ class TrainLoader(OrderedLoader):
         sampler: TrainSampler,
         batch_size: int,
         workers: int,
+        device: torch.device,
         threads: int | None = None,
     ) -> None:
-        super().__init__(dataset, sampler, batch_size)
+        super().__init__(dataset, sampler, batch_size, device)
         self.workers = workers
         count = workers * PREFETCH_BATCHES + _HELD_BATCHES
         self.slots = Slots(count, batch_size, dataset.image_size, dataset.capacity)
+        if device.type == "cuda":
+            self.slots.pin()
         self._writer = SlotWriter(dataset, self.slots, 1 if workers else threads or usable_cores())
         self._requests = Requests(sampler, self.slots, batch_size)
         self._results: Iterator[Filled] = iter(())
@@ -162,18 +163,18 @@ class TrainLoader(OrderedLoader):
         self._loader = self._make_loader()
 
     def _make_loader(self) -> DataLoader[Filled] | None:
-        """Its workers start when it is first iterated over."""
+        """A ``DataLoader`` whose workers start with its first iteration; None without workers."""
         if not self.workers:
             return None
         return DataLoader(
             self._writer,
             batch_sampler=self._requests,  # type: ignore[arg-type]  # endless, of Requests
             num_workers=self.workers,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]
+            collate_fn=_unchanged,  # type: ignore[arg-type]
             prefetch_factor=PREFETCH_BATCHES,
             persistent_workers=True,
             worker_init_fn=prepare_worker,
-            # Forked workers start in 0.1 s, spawned ones in 4.5 s, and only those see anonymous memory.
+            # Forked workers start in 0.1 s, spawned ones in 4.5 s, and only forked ones see anonymous memory.
             multiprocessing_context="fork" if sys.platform == "linux" else None,
         )
 
@@ -181,7 +182,7 @@ class TrainLoader(OrderedLoader):
     def read_fraction(self) -> float:
         return self._read_ns / self._total_ns if self._total_ns else float("nan")
 
-    def __iter__(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[Batch]:
         epoch, batches = self._begin()
         if self._at != (epoch, 0):
             self._requests.first_epoch = epoch
@@ -191,42 +192,41 @@ class TrainLoader(OrderedLoader):
         for number in range(1, batches + 1):
             if own != self._iteration:
                 raise RuntimeError("a newer iteration over this loader has taken over its workers")
-            self._at = None  # an error leaves it so, and the next iteration starts over
+            self._at = None  # stays so after an error, and the next iteration starts over
             filled = next(self._results)
             self._requests.issued.discard(filled.slot)
             self._read_ns += filled.read_ns
             self._total_ns += filled.total_ns
-            # Before the batch is handed out, because nobody need ask for more after the last.
+            # Set before the batch is handed out, because the generator may not be resumed after the last.
             self._at = (epoch, number) if number < batches else (epoch + 1, 0)
             self._give()
             yield self.slots.lend(filled.slot)
 
     def close(self) -> None:
-        """End the workers; another iteration starts new ones."""
-        self._results, self._at = iter(()), None
+        """Stop the workers; another iteration starts new ones."""
+        self._results = iter(())
+        self._at = None
         self._loader = self._make_loader()
 
 
-def _as_it_is(filled: Filled) -> Filled:
+def _unchanged(filled: Filled) -> Filled:
     return filled
 
 
 def _obey_parent() -> None:
-    """End at the SIGTERM of the training process, not at one that all processes of a job get."""
+    """Exit at a SIGTERM from the training process, but not at one sent to all processes of a job."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
 
 
 def prepare_worker(worker_id: int) -> None:
-    """Set up a worker process: a process group, one thread, and memory that is kept for the next image.
+    """Set up a worker process: a process group of its own, one thread, and memory kept for the next image.
 
-    A signal that asks the run to stop often goes to its whole process group, by Ctrl-C or by a
-    cluster. Its workers have to go on until the batch that the run ends with.
-
-    Workers are the parallelism; threads within them would fight over the same cores. By default
-    glibc gives the memory of a decoded image back to the system, and the next image pays for a page
-    fault every 4 KiB: 715 faults an image at 640 px, up to twice the time of decoding it.
+    Ctrl-C and clusters often signal the whole process group of a run to stop it, but its workers must
+    live until the run's last batch. Workers are the parallelism; threads within them would compete for
+    the same cores. By default glibc returns the memory of a decoded image to the system, and the next
+    image pays for a page fault every 4 KiB: 715 faults at 640 px, up to twice the time of decoding.
     """
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)

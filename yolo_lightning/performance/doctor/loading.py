@@ -13,7 +13,7 @@ from ...data.batch import Batch
 from ...data.images.decode import Pixels
 from ...data.loading.choose import train_loader
 from ...data.loading.dataset import DetectionDataset
-from ...data.loading.device_feed import BatchLoader
+from ...data.loading.ordered import OrderedLoader
 from ...data.loading.sampler import TrainSampler
 from ...data.loading.worker_loader import PREFETCH_BATCHES
 from .sample import TrainingSample, forget
@@ -76,13 +76,13 @@ def _load_one(dataset: DetectionDataset, i: int, pixels: Pixels) -> tuple[int, i
 
 def make_loader(
     dataset: DetectionDataset, batch_size: int, workers: int, device: torch.device, resident: bool
-) -> BatchLoader:
-    """The loader that training would have; see ``data.loaders.train_loader``."""
+) -> OrderedLoader:
+    """The loader that training would have; see ``data.loading.choose.train_loader``."""
     sampler = TrainSampler(dataset, batch_size)
     return train_loader(dataset, sampler, batch_size, workers, device, resident)
 
 
-def endless(loader: BatchLoader) -> Generator[Batch, None, None]:
+def endless(loader: OrderedLoader) -> Generator[Batch, None, None]:
     """Batches of one epoch after the other."""
     epoch = 0
     while True:
@@ -91,17 +91,19 @@ def endless(loader: BatchLoader) -> Generator[Batch, None, None]:
         epoch += 1
 
 
-def batches_ahead(loader: BatchLoader) -> int:
+def batches_ahead(loader: OrderedLoader) -> int:
     """Batches that may lie ready when a loader is asked again after a while."""
     return loader.workers * PREFETCH_BATCHES
 
 
-def batches_at_once(loader: BatchLoader) -> int:
+def batches_at_once(loader: OrderedLoader) -> int:
     """Timed are multiples of so many batches: workers that begin together end together, in bursts."""
     return max(1, loader.workers)
 
 
-def measure_loader(loader: BatchLoader, batch_size: int, device: torch.device, seconds: float) -> LoaderRate:
+def measure_loader(
+    loader: OrderedLoader, batch_size: int, device: torch.device, seconds: float
+) -> LoaderRate:
     """Images a second of a loader by itself, once what it had made ahead is used up.
 
     Args:

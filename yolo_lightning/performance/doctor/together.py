@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ...data.batch import Batch
-from ...data.loading.device_feed import BatchLoader
+from ...data.loading.ordered import OrderedLoader
 from .bare_step import TrainingStep
 from .loading import batches_ahead, batches_at_once, endless
 
@@ -23,7 +23,7 @@ class Pipeline:
         step: trains on them.
     """
 
-    def __init__(self, loader: BatchLoader, step: TrainingStep) -> None:
+    def __init__(self, loader: OrderedLoader, step: TrainingStep) -> None:
         self.loader = loader
         self.step = step
         self.batches = endless(loader)

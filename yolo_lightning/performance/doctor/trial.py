@@ -9,7 +9,7 @@ import torch
 
 from ...data.augment import Augmentation
 from ...data.images.cache import ImageCache
-from ...data.loading.device_feed import BatchLoader
+from ...data.loading.ordered import OrderedLoader
 from .bare_step import TrainingStep, build_augmentation
 from .candidates import StepShape, StepTime
 from .loading import LoaderRate, make_loader, measure_loader
@@ -105,7 +105,7 @@ class Trial:
         time = self.times.get(plan.candidate) or self.times.get(replace(plan.candidate, compile=False))
         return time.quick_ms / time.batch_size if time else 0.0
 
-    def _loader(self, plan: Plan) -> BatchLoader:
+    def _loader(self, plan: Plan) -> OrderedLoader:
         cached = plan.cache != "none" and self.cache is not None
         dataset = self.sample.cached(self.cache) if cached and self.cache else self.sample.dataset
         return make_loader(dataset, self.shape.batch_size, plan.workers, self.device, plan.cache == "device")
