@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .system import start_time as _start_time  # noqa: F401  # first: the wall time of a run begins here
+
 if TYPE_CHECKING:
     from .cli.fit_callbacks import training_callbacks
     from .data.module import DetectionDataModule

@@ -13,8 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from yolo_lightning.performance import phase_clock
-from yolo_lightning.performance.phase_clock import PhaseClock, compile_seconds, process_began_s
+from yolo_lightning.performance.phase_clock import PhaseClock, compile_seconds
 from yolo_lightning.performance.time_budget import PHASES, TimeBudget
 from yolo_lightning.runs.checkpoint_io import RunCheckpointIO
 from yolo_lightning.system.background import BackgroundQueue
@@ -78,26 +77,22 @@ def test_what_a_counter_had_when_the_clock_began_counts_only_from_the_same_start
     assert since_start.seconds() == {"compile": 30, "start": 10}
 
 
-def test_the_start_of_the_process_is_known_to_some_hundredths_of_a_second() -> None:
+def test_the_wall_time_begins_with_the_program_and_not_with_the_script_that_starts_it() -> None:
     code = (
-        "import time, sys; time.sleep(0.3)\n"
-        "from yolo_lightning.performance.phase_clock import process_began_s;"
-        "print(time.monotonic() - process_began_s(), time.monotonic())"
+        "import time; before = time.monotonic()\n"
+        "from yolo_lightning.system.start_time import PROGRAM_BEGAN_S; print(before, PROGRAM_BEGAN_S)"
     )
-    before = time.monotonic()
+    script = f"sleep 0.3; exec '{sys.executable}' -c '{code}'"
+    began = time.monotonic()
+    told = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    before, program_began = map(float, told.split())  # one clock in all processes
+    assert began + 0.3 <= before <= program_began <= time.monotonic()
+
+
+def test_the_package_imports_its_start_time_first() -> None:
+    code = "import sys, yolo_lightning; print([n for n in sys.modules if n.startswith('yolo_lightning.')])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    age, now = map(float, told.split())
-    # The same clock in both processes. The child was started after we looked, and then lived at least 0.3 s.
-    assert age > 0.3
-    assert before - 0.02 <= now - age <= now - 0.3
-
-
-def test_an_unknown_start_is_that_of_the_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda *_: "1 (a) b) R 0")
-    assert process_began_s() == phase_clock._IMPORTED_S
-    fields = ["0"] * 40  # started when the system was: where /proc does not tell
-    monkeypatch.setattr(Path, "read_text", lambda *_: "1 (name) " + " ".join(fields))
-    assert process_began_s() == phase_clock._IMPORTED_S
+    assert told.strip() == "['yolo_lightning.system', 'yolo_lightning.system.start_time']"
 
 
 def test_the_time_of_compiling_is_torchs_own() -> None:

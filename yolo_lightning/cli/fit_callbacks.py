@@ -18,7 +18,6 @@ from ..monitoring.tensorboard.curves import EvaluationCurves
 from ..monitoring.tensorboard.feature_maps import FeatureMaps
 from ..monitoring.tensorboard.layout import Dashboard
 from ..monitoring.tensorboard.pictures import Pictures
-from ..performance.phase_clock import process_began_s
 from ..performance.stalls import StallMonitor
 from ..performance.time_budget import TimeBudget
 from ..runs.checkpoint import EpochCheckpoint
@@ -29,6 +28,7 @@ from ..runs.patience import Patience
 from ..runs.record import RunRecorder
 from ..runs.resumption import MidEpochResumption
 from ..system.background import BackgroundQueue
+from ..system.start_time import PROGRAM_BEGAN_S
 
 
 def training_callbacks(
@@ -68,7 +68,7 @@ def training_callbacks(
     if patience:
         callbacks.append(Patience(patience))
     report = [RunReport(run_directory, queue)] if dashboard.report else []
-    callbacks.append(TimeBudget(run_directory, queue, [*showing, *report], process_began_s()))
+    callbacks.append(TimeBudget(run_directory, queue, [*showing, *report], PROGRAM_BEGAN_S))
     callbacks.append(RunRecorder(run_directory))
     if keep_checkpoints:
         callbacks.append(checkpoint(filename="best", monitor="val/map", mode="max"))

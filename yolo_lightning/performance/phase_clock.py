@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-
-_IMPORTED_S = time.monotonic()
-"""The earliest moment that is known where the system does not tell when a process was started."""
 
 
 class PhaseClock:
@@ -95,22 +90,6 @@ class PhaseClock:
 
     def _add(self, phase: str, seconds: float) -> None:
         self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
-
-
-def process_began_s() -> float:
-    """When this process was started, on ``time.monotonic``'s clock.
-
-    Linux tells it, to 10 ms. Elsewhere it is when this file was imported.
-    """
-    try:
-        # The name of the program, in brackets, may hold spaces; after it come the fields from the third.
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # the 22nd, since the system was booted
-        age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
-    except (OSError, ValueError, IndexError, AttributeError):
-        return _IMPORTED_S
-    began_s = time.monotonic() - age_s
-    return began_s if started_s > 0 and began_s <= _IMPORTED_S else _IMPORTED_S
 
 
 def compile_seconds() -> float:

@@ -53,7 +53,7 @@ class TimeBudget(Callback):
         directory: the run directory.
         queue: writes the file after each epoch.
         drawing: callbacks whose hooks are ``drawing``.
-        began_s: when the run began, see ``phase_clock.process_began_s``; when this is made if left out.
+        began_s: when the run began, on ``time.monotonic``'s clock; now if left out.
     """
 
     def __init__(
