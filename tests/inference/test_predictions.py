@@ -24,6 +24,7 @@ from yolo_lightning.inference.predictions import (
     write_json,
 )
 from yolo_lightning.monitoring.pictures import class_colour
+from yolo_lightning.training.contracts import TrainsDetections
 
 BOXES = [[10.0, 20.0, 40.0, 60.0, 0.875, 1.0], [5.123, 6.0, 9.0, 30.126, 0.25, 0.0]]
 
@@ -45,12 +46,15 @@ class Images(LightningDataModule):
         return torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
 
-class Found(LightningModule):
+class Found(LightningModule, TrainsDetections):
     def __init__(self, class_names: list[str] | None, num_classes: int = 2) -> None:
         super().__init__()
-        self.class_names = class_names
+        self.names = class_names or [str(label) for label in range(num_classes)]
         self.category_ids: list[int] | None = None
-        self.num_classes = num_classes
+
+    @property
+    def label_names(self) -> list[str]:
+        return self.names
 
     def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor]:
         padded = torch.tensor([*BOXES, [0.0] * 6])

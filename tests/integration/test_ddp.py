@@ -90,6 +90,7 @@ class Fixed(LightningDataModule):
     """The joined batch, divided among ranks and batches."""
 
     image_size, class_names, category_ids, stride = 64, ("a", "b", "c"), (1, 2, 3), 32
+    copies_beside = False
 
     def __init__(self, labels: str, rank: int, ranks: int, batch_size: int) -> None:
         super().__init__()

@@ -13,16 +13,26 @@ from lightning.pytorch import Trainer
 
 from tests.support.screen import Screen
 from tests.support.stall_run import Run, Tiny
-from yolo_lightning.data.loading.facts import Loading
+from yolo_lightning.data.loading.facts import Loading, TellsLoading
 from yolo_lightning.monitoring.screen.progress import EpochProgress
 from yolo_lightning.performance import bottleneck
 from yolo_lightning.performance.stalls import StallMonitor
 
 
+class FakeData(TellsLoading):
+    def __init__(self, loading: Loading) -> None:
+        self.indices = {}
+        self.facts = loading
+
+    @property
+    def loading(self) -> Loading:
+        return self.facts
+
+
 def test_a_loss_is_explained_after_its_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(monkeypatch)
     loading = Loading("none", 2, 8, 0.1, "disk")
-    run.trainer.datamodule = SimpleNamespace(loading=loading)
+    run.trainer.datamodule = FakeData(loading)
     run.whole_epoch(wait_s=3)
     assert run.module.printed == []  # the row of the epoch comes first
     run.epoch()
@@ -52,7 +62,7 @@ def test_a_line_returns_after_ten_epochs_or_with_another_cause(monkeypatch: pyte
     printed_after = []
     for epoch in range(14):
         cause = {"read_fraction": 0.9 if epoch in (12, 13) else 0.1}
-        run.trainer.datamodule = SimpleNamespace(loading=Loading("none", 2, 2, fitting_cache=None, **cause))
+        run.trainer.datamodule = FakeData(Loading("none", 2, 2, fitting_cache=None, **cause))
         before = len(run.module.printed)
         run.whole_epoch(wait_s=3)
         run.epoch()

@@ -16,6 +16,8 @@ from lightning.pytorch.callbacks import Callback
 
 from yolo_lightning.monitoring.screen.progress import EpochProgress
 from yolo_lightning.performance.stalls import StallMonitor
+from yolo_lightning.training.compilation import Compilation
+from yolo_lightning.training.contracts import TrainsDetections
 
 MAPS = [0.1, 0.3, 0.2, 0.25, 0.5]
 """What each epoch's validation gives."""
@@ -26,7 +28,7 @@ def loader(batches: int = 3) -> Any:
     return torch.utils.data.DataLoader(data, batch_size=None)  # type: ignore[arg-type]
 
 
-class Tiny(LightningModule):
+class Tiny(LightningModule, TrainsDetections):
     """Logs what a detector logs, with figures that name their epoch: box loss 3.25 in epoch 3."""
 
     def __init__(self, nan_loss: bool = False) -> None:
@@ -34,6 +36,8 @@ class Tiny(LightningModule):
         self.layer = torch.nn.Linear(1, 1)
         self.nan_loss = nan_loss
         self.running_losses: dict[str, torch.Tensor] = {}
+        self.waiting = ()
+        self.compilation = Compilation(None, False, "nothing is compiled")
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         box = float("nan") if self.nan_loss else self.current_epoch + 0.25

@@ -22,7 +22,7 @@ from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
 from .images.decode import Pixels, read_image
 from .loading.choose import evaluation_loader, train_loader
 from .loading.dataset import DetectionDataset, PredictionDataset, Sample, list_images
-from .loading.facts import Loading
+from .loading.facts import Loading, TellsLoading
 from .loading.ordered import OrderedLoader
 from .loading.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
 
@@ -40,7 +40,7 @@ def _paths(train: str | None, val: str | None, test: str | None) -> dict[Split, 
     return {split: Path(path).expanduser().absolute() for split, path in given.items() if path is not None}
 
 
-class DetectionDataModule(LightningDataModule):
+class DetectionDataModule(LightningDataModule, TellsLoading):
     """Labelled images of a COCO or YOLO data set, and images to predict on.
 
     Args:

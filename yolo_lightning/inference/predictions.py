@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..data.batch import Batch
 from ..monitoring.pictures import Pixels, class_colour, draw_boxes, legible
-from ..monitoring.tensorboard.writer import class_names
 from ..system.files import write_whole
+from ..training.contracts import TrainsDetections
 
 _COCO_NAMES = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,"
@@ -82,9 +82,10 @@ class PredictionWriter(Callback):
         self._directory = Path(trainer.strategy.broadcast(trainer.default_root_dir))
         self._paths = [Path(path) for path in trainer.datamodule.predict_paths]  # type: ignore[attr-defined]
         self._file_names = _relative_names(self._paths)
-        self._class_names = class_names(pl_module)
+        module = cast(TrainsDetections, pl_module)
+        self._class_names = module.label_names
         self._drawn_names = legible(self._class_names) if self.draw else []
-        self._category_ids = _category_ids(pl_module, self._class_names)
+        self._category_ids = _category_ids(module.category_ids, self._class_names)
 
     def on_predict_batch_end(
         self,
@@ -199,9 +200,8 @@ def _relative_names(paths: Sequence[Path]) -> list[str]:
     return [os.path.relpath(path, common) for path in absolute]
 
 
-def _category_ids(pl_module: LightningModule, names: Sequence[str]) -> list[int]:
+def _category_ids(known: list[int] | None, names: Sequence[str]) -> list[int]:
     """Category id of each class; see ``PredictionWriter``."""
-    known: list[int] | None = pl_module.category_ids  # type: ignore[assignment]
     if known:
         return known
     return COCO_IDS if list(names) == COCO_NAMES else list(range(1, len(names) + 1))

@@ -13,6 +13,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..data.batch import Batch
+from ..data.loading.facts import data_that_tells
+from ..training.contracts import detection_module
 from .bottleneck import LOSS_THRESHOLD, Cause, Measurements, Recompilation, explain_epoch
 from .device_clock import DeviceClock, DeviceTimes, cuda_clock
 
@@ -157,7 +159,8 @@ class StallMonitor(Callback):
         now = perf_counter()
         totals = self._epoch if self._is_warm else self._warm_up
         totals.add(len(batch.images), self._wait_s, now - self._mark)
-        if not getattr(pl_module, "waiting", ()):  # else the network has still to run, and to compile
+        module = detection_module(pl_module)
+        if not (module and module.waiting):  # else the network has still to run, and to compile
             self._is_warm = True
         self._mark = now
 
@@ -200,9 +203,9 @@ class StallMonitor(Callback):
         idle = self.data_wait_fraction  # of a CPU, which is busy whenever the host is
         if times:  # without a reading from the device nothing is known to be lost
             idle = times.idle_fraction or 0.0
-        compilation = getattr(pl_module, "compilation", None)
+        module, data = detection_module(pl_module), data_that_tells(trainer)
         # Finding out which cache would fit takes a moment.
-        loading = getattr(trainer.datamodule, "loading", None) if idle >= LOSS_THRESHOLD else None  # type: ignore[attr-defined]
+        loading = data.loading if data and idle >= LOSS_THRESHOLD else None
         found = explain_epoch(
             Measurements(
                 idle_fraction=idle,
@@ -210,7 +213,7 @@ class StallMonitor(Callback):
                 seconds=self._totals.seconds,
                 recompilations=recompilations,
                 launch_bound_fraction=(times and times.launch_bound_fraction) or 0.0,
-                is_compiled=compilation and compilation.mode is not None,
+                is_compiled=module.compilation.mode is not None if module else None,
                 step_ms=self.step_ms,
                 loading=loading,
             )

@@ -21,11 +21,12 @@ from ..model.network import DetectionNetwork, build_network, check_architecture
 from ..model.weights import load_weights, transfer_weights
 from . import step as training
 from .compilation import CompileOption, decide_compilation
+from .contracts import DetectionData, TrainsDetections, detection_data
 from .optimizer import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
 from .step import GradientAccumulator
 
 
-class YOLOv5(LightningModule):
+class YOLOv5(LightningModule, TrainsDetections):
     """YOLOv5, trained as classic YOLOv5 is; ``network`` is there after :meth:`configure_model`.
 
     Args:
@@ -104,14 +105,14 @@ class YOLOv5(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Learn from the data what was left out: the classes."""
-        names = None if stage == "predict" else getattr(self._datamodule, "class_names", None)
-        if names:
+        data = None if stage == "predict" else self._data
+        if data is not None and (names := data.class_names):
             if self.num_classes not in (None, len(names)):
                 raise InputError(
                     f"model.num_classes is {self.num_classes} but the data has {len(names)}; leave it out"
                 )
             self.num_classes, self.class_names = len(names), list(names)
-            self.category_ids = [int(i) for i in self._datamodule.category_ids]
+            self.category_ids = [int(i) for i in data.category_ids]
 
     def configure_model(self) -> None:
         """Build the network with its loss, load weights into it, and compile; once."""
@@ -132,8 +133,19 @@ class YOLOv5(LightningModule):
         self.metric = CocoMeanAveragePrecision(self.num_classes)
         self.mean_losses = MeanLosses(("loss", *(f"{name}_loss" for name in self.criterion.parts)))
         self.hparams.update({n: getattr(self, n) for n in ("num_classes", "class_names", "category_ids")})
-        training.agree_on_image_size(self.network, self.criterion, self._datamodule, self.architecture)
+        self._agree_on_image_size()
         self._compile()
+
+    def _agree_on_image_size(self) -> None:
+        data, stride = self._data, max(self.network.strides)
+        if data is None:
+            return
+        data.stride = stride
+        self.criterion.image_size_px = data.image_size  # validation has rectangles
+        if data.image_size % stride:
+            raise InputError(
+                f"data.image_size is {data.image_size}; {self.architecture} needs a multiple of {stride}"
+            )
 
     def _compile(self) -> None:
         trainer = self._trainer
@@ -159,7 +171,7 @@ class YOLOv5(LightningModule):
                 "trainer.max_epochs is not set; the learning rate has to know over how many to fall"
             )
         rank_zero_info(describe_scaling(self.optimizer_config, self._total_batch_size))
-        rank_zero_info(self.criterion.describe_gains(getattr(self._datamodule, "image_size", 640)))
+        rank_zero_info(self.criterion.describe_gains(self._data.image_size if self._data else 640))
         if self.trainer.world_size > 1:
             self.criterion.rank_mean, self.criterion.ranks = training.rank_mean, self.trainer.world_size
 
@@ -204,7 +216,7 @@ class YOLOv5(LightningModule):
 
     def _prepare(self, batch: Batch) -> training.Prepared:
         mosaic = self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
-        unordered = not getattr(self._datamodule, "copies_beside", False)
+        unordered = self._data is None or not self._data.copies_beside
         prepared = training.augment(self.augmentation, batch, self.current_epoch, mosaic, unordered)
         if self.on_augmented:
             self.on_augmented(*prepared)
@@ -235,12 +247,17 @@ class YOLOv5(LightningModule):
 
     @property
     def _total_batch_size(self) -> int:
-        batch_size = getattr(self._datamodule, "batch_size", self.optimizer_config.nominal_batch_size)
-        return int(batch_size) * self.trainer.world_size
+        batch_size = self._data.batch_size if self._data else self.optimizer_config.nominal_batch_size
+        return batch_size * self.trainer.world_size
 
     @property
-    def _datamodule(self) -> Any:
-        return getattr(self._trainer, "datamodule", None)
+    def _data(self) -> DetectionData | None:
+        return detection_data(self._trainer)
+
+    @property
+    def label_names(self) -> list[str]:
+        """Name of each class, or its number if it has no name."""
+        return self.class_names or [str(label) for label in range(self.num_classes or 0)]
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """Add a batch to the mean losses and the metric; return what ``detect`` found, for callbacks."""
@@ -281,8 +298,7 @@ class YOLOv5(LightningModule):
         )
 
     def _log_metric(self, stage: str) -> None:
-        names = self.class_names or [str(c) for c in range(self.num_classes or 0)]
-        values = log_values(self.metric.compute(), names) | self.mean_losses.take(self.device)
+        values = log_values(self.metric.compute(), self.label_names) | self.mean_losses.take(self.device)
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
         self.metric.reset()
 

@@ -12,7 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data.augment import Augmentation
 from ..data.batch import Batch
-from ..errors import InputError
 from ..model.losses import DetectionLoss
 from ..model.network import DetectionNetwork
 from ..system.streams import run_beside
@@ -115,28 +114,6 @@ def is_followed_by_validation(trainer: Any) -> bool:
     if last or trainer._val_check_time_interval is not None:
         return last
     return bool(loop._should_check_val_fx(trainer.fit_loop._data_fetcher))
-
-
-def agree_on_image_size(
-    network: DetectionNetwork, criterion: DetectionLoss, data: Any, architecture: str
-) -> None:
-    """Let a data module pad to whole cells, and refuse an image size that cannot be.
-
-    Args:
-        network: tells its strides.
-        criterion: its loss, which may scale gains by the area of the images.
-        data: the data module; None where there is none.
-        architecture: of the network, for the error.
-
-    Raises:
-        InputError: the image size is not a multiple of the largest stride.
-    """
-    if data is None:
-        return
-    data.stride = stride = max(network.strides)
-    criterion.image_size_px = data.image_size  # validation has rectangles
-    if data.image_size % stride:
-        raise InputError(f"data.image_size is {data.image_size}; {architecture} needs a multiple of {stride}")
 
 
 def compile_training(network: DetectionNetwork, mode: str | None) -> TrainingLosses:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,20 +8,15 @@ from yolo_lightning import YOLOv5
 from yolo_lightning.monitoring.screen.progress import FirstBatch
 
 
-def module(announcement: str | None) -> Any:
-    return SimpleNamespace(compilation=SimpleNamespace(announcement=announcement))
-
-
 def test_the_first_batch_alone_is_announced_and_timed() -> None:
-    batch = FirstBatch(module("compiling all"))
+    batch = FirstBatch("compiling all")
     assert batch.begin(100.0) == "compiling all"
     assert batch.end(141.32) == "the first batch took 41.3 s, compilation included"
     assert batch.begin(142.0) is None and batch.end(143.0) is None
 
 
-@pytest.mark.parametrize("of", [None, SimpleNamespace(), module(None)])
-def test_what_does_not_compile_is_not_announced(of: Any) -> None:
-    batch = FirstBatch(of)
+def test_what_does_not_compile_is_not_announced() -> None:
+    batch = FirstBatch(None)
     assert batch.begin(100.0) is None and batch.end(141.3) is None
 
 
@@ -35,4 +29,4 @@ def test_a_network_says_what_it_compiles(
     monkeypatch.setattr("yolo_lightning.training.compilation.compiler_obstacle", lambda device_type: None)
     network = YOLOv5("yolov5n", compile=option)
     network.configure_model()
-    assert (FirstBatch(network).begin(0.0) or "None").startswith(expected or "None")
+    assert (network.compilation.announcement or "None").startswith(expected or "None")

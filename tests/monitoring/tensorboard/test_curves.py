@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from yolo_lightning.evaluation.mean_average_precision import CocoMeanAveragePrecision
 from yolo_lightning.monitoring.tensorboard.curves import EVALUATION, EvaluationCurves
 from yolo_lightning.system.background import BackgroundQueue
+from yolo_lightning.training.contracts import TrainsDetections
 
 NAMES = ["cat", "dog", "never there"]
 BOXES = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40], [50, 50, 90, 90], [0, 60, 30, 90]])
@@ -25,7 +26,7 @@ LABELS = torch.tensor([0.0, 0, 1, 1])
 SCORES = torch.tensor([0.9, 0.6, 0.7, 0.3])
 
 
-class Evaluated(LightningModule):
+class Evaluated(LightningModule, TrainsDetections):
     """Finds in each epoch as many of the four objects as it is told, and the others of a wrong class."""
 
     def __init__(self, found: list[int]) -> None:
@@ -33,7 +34,10 @@ class Evaluated(LightningModule):
         self.found = found
         self.layer = torch.nn.Linear(1, 1)
         self.metric = CocoMeanAveragePrecision(3)
-        self.class_names = NAMES
+
+    @property
+    def label_names(self) -> list[str]:
+        return NAMES
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)

@@ -4,6 +4,7 @@ import json
 import re
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from yolo_lightning.monitoring.tensorboard.layout import (
     write_graph,
 )
 from yolo_lightning.system.background import BackgroundQueue
+from yolo_lightning.training.contracts import TrainsDetections
 from yolo_lightning.training.module import YOLOv5
 
 
@@ -47,11 +49,12 @@ class Untraceable(Strided):
         raise RuntimeError("this network\ncannot be traced")
 
 
-class Logged(LightningModule):
+class Logged(LightningModule, TrainsDetections):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
         self.weights = "weights/yolov5n.pt"
+        self.criterion: Any = SimpleNamespace(parts=())
         self.save_hyperparameters({"architecture": "yolov5n", "seed": 3, "optimizer": {"name": "sgd"}})
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

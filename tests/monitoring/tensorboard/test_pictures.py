@@ -24,6 +24,7 @@ from yolo_lightning.monitoring.tensorboard import pictures
 from yolo_lightning.monitoring.tensorboard.pictures import Pictures
 from yolo_lightning.monitoring.tensorboard.writer import log_encoded
 from yolo_lightning.system.background import BackgroundQueue
+from yolo_lightning.training.contracts import TrainsDetections
 
 
 @pytest.fixture(autouse=True)
@@ -53,16 +54,19 @@ def batch(first: int, images: int = 2) -> Batch:
 BATCHES = [batch(0), batch(2), batch(4, 1), batch(5), batch(7)]
 
 
-class Detector(LightningModule):
+class Detector(LightningModule, TrainsDetections):
     """Learns nothing; finds each object, and in image k one of the other class with a score of k / 10."""
 
     def __init__(self, class_names: list[str] | None = None) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
-        self.class_names = class_names
-        self.num_classes = 2
+        self.names = class_names or ["0", "1"]
         self.on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None = None
         self.seen: list[Tensor] = []
+
+    @property
+    def label_names(self) -> list[str]:
+        return self.names
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)

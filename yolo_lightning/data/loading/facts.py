@@ -1,9 +1,11 @@
-"""Facts about the training loader that the stall diagnosis needs."""
+"""Facts about data and training loader that callbacks ask for."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, cast
 
+from ..annotations.index import DatasetIndex
 from ..images.choose_cache import CacheMode
 
 
@@ -20,3 +22,20 @@ class Loading(NamedTuple):
     """Part of the loader's own time that went into reading files, 0..1; the rest decodes. NaN: unknown."""
     fitting_cache: CacheMode | None
     """The fastest cache that the training set fits in; None if there is none."""
+
+
+class TellsLoading(Protocol):
+    """A data module that callbacks can ask about its data; such a data module derives from this class."""
+
+    indices: Mapping[Any, DatasetIndex]
+    """Index of each split that was read so far: "train", "val" or "test"."""
+
+    @property
+    def loading(self) -> Loading:
+        """Facts of the training loader."""
+
+
+def data_that_tells(trainer: Any) -> TellsLoading | None:
+    """The data module of a run; None for other data."""
+    data = getattr(trainer, "datamodule", None)
+    return cast(TellsLoading, data) if TellsLoading in type(data).__mro__ else None

@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from ...performance.stalls import StallMonitor
 from ...system.text import clock
+from ...training.contracts import TrainsDetections, detection_module
 from ..tensorboard.writer import writer_of
 from . import Bar, Display, open_display
 from .epoch_table import EpochTable, metric_table, number
@@ -99,7 +100,9 @@ class EpochProgress(ProgressBar):
     # -- training ----------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._table, self._first_batch = EpochTable(), FirstBatch(pl_module)
+        module = detection_module(pl_module)
+        self._first_batch = FirstBatch(module.compilation.announcement if module else None)
+        self._table = EpochTable()
         self._time_left, self._epoch_seconds = time_left(trainer), None
         loop = trainer.fit_loop
         done = loop.epoch_loop.batch_progress.current.ready if loop.restarted_mid_epoch else 0
@@ -134,7 +137,8 @@ class EpochProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = perf_counter()
-        if not getattr(pl_module, "waiting", ()) and (line := self._first_batch.end(now)):
+        module = detection_module(pl_module)
+        if not (module and module.waiting) and (line := self._first_batch.end(now)):
             self._say(line)
         if self._time_left:
             self._time_left.end_batch(now)
@@ -143,7 +147,7 @@ class EpochProgress(ProgressBar):
         self._train_bar.done = batch_idx + 1
         if self._display.is_due(now) or trainer.is_last_batch:  # what the last shows stays while validating
             if now - self._losses_read_s > _LOSS_INTERVAL_S or not self._losses_text:
-                self._losses_text = _running_losses(pl_module)
+                self._losses_text = _running_losses(module)
                 self._losses_read_s = perf_counter()
             self._draw(trainer, now)
 
@@ -284,9 +288,9 @@ def _floats(trainer: Trainer, prefix: str) -> dict[str, float]:
     return {name.removeprefix(prefix): float(v) for name, v in metrics.items() if name.startswith(prefix)}
 
 
-def _running_losses(pl_module: LightningModule) -> str:
+def _running_losses(module: TrainsDetections | None) -> str:
     """The losses so far, in one read from the device."""
-    losses: dict[str, torch.Tensor] = getattr(pl_module, "running_losses", {})
+    losses = module.running_losses if module else {}
     if not losses:
         return ""
     values = torch.stack([value.detach().float() for value in losses.values()]).tolist()
@@ -304,12 +308,11 @@ class FirstBatch:
     """Says before the first batch that something is compiled in it, and afterwards how long it took.
 
     Args:
-        module: whose ``compilation`` tells what is compiled; one without it compiles nothing.
+        announcement: of ``Compilation``; None if nothing is compiled.
     """
 
-    def __init__(self, module: LightningModule | None = None) -> None:
-        compilation = getattr(module, "compilation", None)
-        self._announcement: str | None = getattr(compilation, "announcement", None)
+    def __init__(self, announcement: str | None = None) -> None:
+        self._announcement = announcement
         self._began_s: float | None = None
 
     def begin(self, now: float) -> str | None:

@@ -23,6 +23,7 @@ from ...evaluation.precision_recall import (
 )
 from ...system.background import BackgroundQueue
 from ...system.files import write_whole
+from ...training.contracts import detection_module
 from ..pictures import encode
 from ..pictures.figures import to_pixels
 from ..pictures.plots import plot_confidence, plot_confusion, plot_precision_recall
@@ -63,6 +64,7 @@ class EvaluationCurves(Callback):
         self._best = -np.inf
         self._latest: EvaluationDetails | None = None
         """Of a validation in this epoch."""
+        self._names: list[str] = []
         self._unwritten: tuple[Any, ...] | None = None
         """Arguments of a file that the queue had no room for."""
         self._undrawn: tuple[Any, ...] | None = None
@@ -75,14 +77,17 @@ class EvaluationCurves(Callback):
             self._best = -np.inf
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        details = getattr(getattr(pl_module, "metric", None), "details", None)
-        if trainer.sanity_checking or not trainer.is_global_zero or details is None:
+        module = detection_module(pl_module)
+        if trainer.sanity_checking or not trainer.is_global_zero or not module:
             return
-        self._latest = details
+        details = module.metric.details
+        if details is None:
+            return
+        self._latest, self._names = details, module.label_names
         writer = writer_of(trainer)
         if writer is None:
             return
-        names, step = _class_names(pl_module, details), step_of(trainer)
+        names, step = module.label_names, step_of(trainer)
         self._queue.submit(write_pr_curves, writer, details, names, step)
         self._undrawn = (writer, details, names, step)
         if time.monotonic() >= self._next_drawing:
@@ -99,7 +104,7 @@ class EvaluationCurves(Callback):
         value = details.mean_average_precision
         if value > self._best or value < 0:  # where there is nothing to find, the newest is the best
             self._best = value
-            evaluation = (details, _class_names(pl_module, details), trainer.current_epoch)
+            evaluation = (details, self._names, trainer.current_epoch)
             self._unwritten = None if self._queue.submit(self._write, *evaluation) else evaluation
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -181,8 +186,3 @@ def write_plots(
     for name, figure in plots.items():
         pixels = to_pixels(figure)
         log_encoded(writer, f"curves/{name}", encode(pixels, ".png"), pixels.shape, step)
-
-
-def _class_names(pl_module: LightningModule, details: EvaluationDetails) -> list[str]:
-    names: list[str] | None = getattr(pl_module, "class_names", None)
-    return names or [str(label) for label in range(details.num_classes)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from ...data.letterbox import to_letterbox
 from ...errors import InputError
 from ...model.network import DetectionNetwork
 from ...system.background import BackgroundQueue
+from ...training.contracts import TrainsDetections
 from .. import features
 from ..pictures import SCORE_THRESHOLD, encode
 from .writer import log_encoded, never_fatal, step_of, writer_of
@@ -108,4 +109,4 @@ def _draw(
 
 
 def _network(pl_module: LightningModule) -> DetectionNetwork:
-    return pl_module.network  # type: ignore[return-value]
+    return cast(TrainsDetections, pl_module).network

@@ -17,6 +17,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from ...runs.directory import CONFIG
 from ...system.background import BackgroundQueue
+from ...training.contracts import detection_data, detection_module
 from ..metric_names import loss_title
 from .writer import step_of, writer_of
 
@@ -59,16 +60,16 @@ class Dashboard(Callback):
         if writer is None:
             return
         self._texts_are_due = True
-        writer.add_custom_scalars(layout(getattr(getattr(pl_module, "criterion", None), "parts", ())))
+        module = detection_module(pl_module)
+        writer.add_custom_scalars(layout(module.criterion.parts if module else ()))
         experiment, start, self._end = hparams(
             hyper_parameters(trainer, pl_module), dict.fromkeys(METRICS, 0.0)
         )
         for summary in (experiment, start):
             writer._get_file_writer().add_summary(summary)
-        network = getattr(pl_module, "network", None)
-        if self.graph and network is not None and step_of(trainer) == 0:
+        if self.graph and module and step_of(trainer) == 0:
             # On this thread: for another one torch would keep more threads, which slows each step.
-            write_graph(writer, network)
+            write_graph(writer, module.network)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -145,14 +146,14 @@ def layout(parts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
 def hyper_parameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, str | float]:
     """The few numbers that runs are compared by, as far as they are known."""
     given: Mapping[str, Any] = pl_module.hparams
-    data, weights = getattr(trainer, "datamodule", None), getattr(pl_module, "weights", None)
-    batch_size = getattr(data, "batch_size", None)
+    data, module = detection_data(trainer), detection_module(pl_module)
+    weights = module and module.weights
     found = {
         "architecture": given.get("architecture"),
         "weights": Path(str(weights)).name if weights else "none",
         "classes": given.get("num_classes"),
-        "image_size": getattr(data, "image_size", None),
-        "batch_size": batch_size and batch_size * trainer.world_size,
+        "image_size": data and data.image_size,
+        "batch_size": data and data.batch_size * trainer.world_size,
         "epochs": trainer.max_epochs,
         "precision": str(trainer.precision),
         "seed": given.get("seed"),

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ...data.batch import Batch
+from ...data.loading.facts import data_that_tells
 from ...errors import InputError
 from ...system.background import BackgroundQueue, Pace
 from ...system.files import write_whole
+from ...training.contracts import TrainsDetections, detection_data
 from ..pictures import (
     EvaluatedImage,
     Pixels,
@@ -32,7 +34,7 @@ from ..pictures import (
     label_statistics,
     take_apart,
 )
-from .writer import class_names, log_encoded, never_fatal, step_of, writer_of
+from .writer import log_encoded, never_fatal, step_of, writer_of
 
 FOLDER = "pictures"
 """In the run directory, and before the names in TensorBoard."""
@@ -92,7 +94,8 @@ class Pictures(Callback):
         index = _index(trainer, "train")
         if index is None or (step_of(trainer) > 0 and self._path("labels", ".png").exists()):
             return
-        image_size = getattr(trainer.datamodule, "image_size", None)  # type: ignore[attr-defined]
+        data = detection_data(trainer)
+        image_size = data.image_size if data else None
         arrays = (index.classes, index.boxes, index.offsets, index.sizes, index.trainable)
         title = f"{index.split} split" + (f", at {image_size} px" if image_size else "")
 
@@ -108,15 +111,16 @@ class Pictures(Callback):
     @_never_fatal
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch % self.every == 0 and self._pace.is_due():
-            pl_module.on_augmented = functools.partial(self._keep, trainer, pl_module)  # type: ignore[assignment]
+            module = cast(TrainsDetections, pl_module)
+            module.on_augmented = functools.partial(self._keep, trainer, module)
 
     @_never_fatal
     @torch.no_grad()
     def _keep(
-        self, trainer: Trainer, pl_module: LightningModule, images: Tensor, targets: Tensor, mask: Tensor
+        self, trainer: Trainer, module: TrainsDetections, images: Tensor, targets: Tensor, mask: Tensor
     ) -> None:
         """Take the first images of the first batch aside, on the device; nothing waits for it."""
-        pl_module.on_augmented = None  # type: ignore[assignment]
+        module.on_augmented = None
         pixels = (images[: self.count].detach() * 255).round_().to(torch.uint8)
         counts = mask[: self.count].sum(dim=1)  # labels come first
         self._augmented = step_of(trainer), pixels, targets[: self.count].detach().clone(), counts
@@ -129,7 +133,8 @@ class Pictures(Callback):
         self._augmented = None
         images = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # (n, S, S, 3)
         table = targets.float().cpu().numpy()
-        draw = functools.partial(draw_augmented, images, table, counts.tolist(), class_names(pl_module))
+        names = cast(TrainsDetections, pl_module).label_names
+        draw = functools.partial(draw_augmented, images, table, counts.tolist(), names)
         self._submit(trainer, "augmented", step, draw)
 
     # What it finds
@@ -176,7 +181,7 @@ class Pictures(Callback):
         if worst is None or not shown:
             return
         self._drawn_epoch = trainer.current_epoch
-        step, names = step_of(trainer), class_names(pl_module)
+        step, names = step_of(trainer), cast(TrainsDetections, pl_module).label_names
         predictions = functools.partial(
             draw_predictions,
             [view for _, view in shown],
@@ -230,7 +235,8 @@ def _is_last_validated(trainer: Trainer) -> bool:
 
 def _index(trainer: Trainer, split: str) -> Any:
     """The index of a split, from our own data module; None with other data."""
-    return getattr(getattr(trainer, "datamodule", None), "indices", {}).get(split)
+    data = data_that_tells(trainer)
+    return data and data.indices.get(split)
 
 
 def _image_name(trainer: Trainer, position: int, image_id: int) -> str:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
@@ -72,9 +72,3 @@ def log_encoded(writer: SummaryWriter, tag: str, contents: bytes, shape: tuple[i
     height, width, channels = shape
     image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=contents)
     file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
-
-
-def class_names(pl_module: LightningModule) -> list[str]:
-    """Names of the classes, or their numbers where there are no names."""
-    names: Any = getattr(pl_module, "class_names", None)
-    return list(names) if names else [str(label) for label in range(int(pl_module.num_classes))]  # type: ignore[arg-type]

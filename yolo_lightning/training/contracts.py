@@ -1,0 +1,73 @@
+"""Contracts: what the module asks of its data module, and what callbacks may ask of the module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+from torch import Tensor
+
+from ..evaluation.mean_average_precision import CocoMeanAveragePrecision
+from ..model.losses import DetectionLoss
+from ..model.network import DetectionNetwork
+from .compilation import Compilation
+
+
+class DetectionData(Protocol):
+    """A data module that ``YOLOv5`` trains on; its loaders give ``data.batch.Batch``."""
+
+    image_size: int
+    """Side of the square training images in px."""
+    batch_size: int
+    """Images of a batch in each process."""
+    stride: int
+    """Largest stride of the network in px, set by the module; evaluation pads images to multiples of it."""
+    copies_beside: bool
+    """On a GPU, training batches are copied on ``streams.side_stream``."""
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes 0 .. C-1."""
+
+    @property
+    def category_ids(self) -> Iterable[int]:
+        """COCO id of each class."""
+
+
+class TrainsDetections(Protocol):
+    """A module that trains a detector, as callbacks see it; such a module derives from this class."""
+
+    network: DetectionNetwork
+    """The network, once ``configure_model`` has built it."""
+    criterion: DetectionLoss
+    """Its loss."""
+    metric: CocoMeanAveragePrecision
+    """The metric of validations and tests."""
+    compilation: Compilation
+    """What is compiled, once ``configure_model`` has decided it."""
+    weights: str | None
+    """File of the initial weights."""
+    category_ids: list[int] | None
+    """COCO id of each class; None if they are unknown."""
+    waiting: Sequence[Any]
+    """Batches without gradients so far, because their step takes the losses jointly."""
+    running_losses: Mapping[str, Tensor]
+    """Mean of each part of the training loss since the epoch began, on the device."""
+    on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None
+    """Called with each training batch as the network sees it: images, targets and their mask."""
+
+    @property
+    def label_names(self) -> list[str]:
+        """Name of each class, or its number if it has no name."""
+
+
+def detection_data(trainer: Any) -> DetectionData | None:
+    """The data module of a run; None for plain data loaders or without a Trainer."""
+    return cast("DetectionData | None", getattr(trainer, "datamodule", None))
+
+
+def detection_module(pl_module: object) -> TrainsDetections | None:
+    """The module as a detector; None for any other LightningModule, which most callbacks accept too."""
+    # Unlike isinstance on a Protocol, this evaluates no property.
+    declares = TrainsDetections in type(pl_module).__mro__
+    return cast(TrainsDetections, pl_module) if declares else None
