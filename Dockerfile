@@ -1,21 +1,21 @@
 # syntax=docker/dockerfile:1
-# yolo-lightning with all that training needs, for NVIDIA GPUs and for CPUs. In a clone of the repository:
+# yolo-lightning for training on NVIDIA GPUs and on CPUs. In a clone of the repository:
 #
 #   docker build --build-arg USER_ID="$(id -u)" --build-arg GROUP_ID="$(id -g)" --tag yolo-lightning .
-#   mkdir -p runs datasets    # yours; where they are missing, Docker makes them for root
+#   mkdir -p runs datasets    # otherwise Docker makes them for root
 #   docker run --rm -it --gpus all --ipc=host \
 #     -v "$PWD/runs:/workspace/yolo-lightning/runs" \
 #     -v "$PWD/datasets:/workspace/yolo-lightning/datasets" \
 #     yolo-lightning [shell | jupyter | ssh | yolo-lightning fit … | any other command]
 #
-# --gpus all   the host's GPUs; needs NVIDIA's container toolkit on the host. Without it training runs on the CPU.
-# --ipc=host   loader workers hand over their batches in shared memory, of which a container has 64 MB by itself.
-# runs/        is a volume: what was trained outlives the container.
+# --gpus all   uses the host's GPUs; needs NVIDIA's container toolkit on the host. Without it training runs on the CPU.
+# --ipc=host   loader workers pass validation batches in shared memory, and a container has only 64 MB of it by default.
+# runs/        is a volume, so that runs outlive the container.
 #
-# docs/container.md has the ports, the variables and what to do when something is refused.
+# docs/container.md explains ports, variables and errors.
 
-# PyTorch, CUDA and cuDNN of one release, built for each other. CUDA 13 needs a driver of the host from 580 on;
-# for an older one: --build-arg BASE=pytorch/pytorch:2.11.0-cuda12.6-cudnn9-runtime
+# PyTorch, CUDA and cuDNN of one release, built for each other. CUDA 13 needs a host driver from 580 on.
+# For an older driver: --build-arg BASE=pytorch/pytorch:2.11.0-cuda12.6-cudnn9-runtime
 ARG BASE=pytorch/pytorch:2.11.0-cuda13.0-cudnn9-runtime
 
 FROM ${BASE} AS wheel
@@ -28,17 +28,17 @@ FROM ${BASE}
 ARG USER_ID=1000
 ARG GROUP_ID=1000
 
-# Compilers and Python's headers are for run time: torch.compile writes C++ for the CPU, and Triton a launcher in C
-# for each kernel of the GPU, and both are compiled on the spot. tini hands signals on and clears away ended
-# processes. The keys of the ssh server that its package makes would be the same in all containers.
+# Compilers and Python's headers are needed at run time: torch.compile writes C++ for the CPU, and Triton writes a C
+# launcher for each GPU kernel. tini forwards signals and reaps ended processes. The ssh package makes host keys, which
+# are removed because they would be the same in all containers.
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         ca-certificates g++ gcc git openssh-client openssh-server python3-dev python3-venv tini \
     && rm -rf /var/lib/apt/lists/* \
     && rm -f /etc/ssh/ssh_host_*
 
-# Its number is that of the user outside, who so owns what is written to mounted folders. Ubuntu's own user has the
-# same number by default.
+# The user has the id of the user outside, who then owns the files in mounted folders. Ubuntu's own user has the same id
+# by default, so it is removed.
 RUN if [ "${USER_ID}" = 0 ]; then echo "USER_ID is root's; give that of an ordinary user" >&2; exit 1; fi \
     && if id ubuntu >/dev/null 2>&1; then userdel --remove ubuntu; fi \
     && groupadd --non-unique --gid "${GROUP_ID}" yolo \
@@ -50,16 +50,16 @@ RUN if [ "${USER_ID}" = 0 ]; then echo "USER_ID is root's; give that of an ordin
 COPY deploy/container/profile.sh /etc/profile.d/yolo-lightning.sh
 COPY deploy/container/entrypoint.sh /usr/local/bin/entrypoint.sh
 
-# By number, so that Kubernetes can tell that it is not root's.
+# By number, so that Kubernetes can see that it is not root.
 USER ${USER_ID}:${GROUP_ID}
 ENV VIRTUAL_ENV=/opt/yolo-lightning
 ENV PATH=$VIRTUAL_ENV/bin:$PATH \
     TORCHINDUCTOR_CACHE_DIR=/home/yolo/.cache/torchinductor \
     TRITON_CACHE_DIR=/home/yolo/.cache/triton
 
-# An environment on top of the base's packages. torch and torchvision are held at the base's versions: pip would else
-# be free to replace them by ones of another CUDA. The user may add to it, also where a devcontainer or docker run
-# --user gives that user another number.
+# An environment on top of the base's packages. torch and torchvision keep the base's versions: otherwise pip could
+# replace them by builds for another CUDA. Any user may add packages, because a devcontainer or docker run --user may
+# change the id of the user.
 COPY --from=wheel /wheels /tmp/wheels
 RUN python -m venv --system-site-packages "$VIRTUAL_ENV" \
     && python -c "from importlib.metadata import version; \
@@ -77,7 +77,7 @@ COPY --chown=yolo:yolo scripts scripts
 VOLUME ["/workspace/yolo-lightning/runs"]
 # Jupyter, ssh, TensorBoard
 EXPOSE 8888 22 6006
-# Of jupyter and ssh: that their port answers. Training says for itself how it is.
+# The port of jupyter or ssh answers. Training is not watched.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["entrypoint.sh", "health"]
 ENTRYPOINT ["tini", "--", "entrypoint.sh"]
 CMD ["shell"]

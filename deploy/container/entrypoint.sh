@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
-# What a container of yolo-lightning starts:
+# Entry point of the container. It starts:
 #
 #   shell               a shell (default)
-#   jupyter [OPTION …]  JupyterLab on port 8888, for who has the token
-#   ssh [OPTION …]      an ssh server on port 22, for who has one of the keys
-#   COMMAND [ARG …]     anything else as it is, such as yolo-lightning fit --data.root datasets/mine
+#   jupyter [OPTION …]  JupyterLab on port 8888; requires the token
+#   ssh [OPTION …]      an ssh server on port 22; requires a key
+#   COMMAND [ARG …]     any other command, such as yolo-lightning fit --data.root datasets/mine
 #
-#   JUPYTER_TOKEN         the token; without one a new one is made and printed
-#   JUPYTER_PORT          (default: 8888)   JUPYTER_ADDRESS  to listen at (default: 0.0.0.0)
-#   AUTHORIZED_KEYS       public keys, one a line, and
-#   AUTHORIZED_KEYS_FILE  a mounted file of them (default: /run/secrets/authorized_keys)
-#   SSH_PORT              (default: 22)     SSH_ADDRESS      to listen at (default: 0.0.0.0)
+# Variables:
+#
+#   JUPYTER_TOKEN         the token (default: a new one, printed)
+#   JUPYTER_PORT          (default: 8888)   JUPYTER_ADDRESS  address to listen on (default: 0.0.0.0)
+#   AUTHORIZED_KEYS       public keys, one a line
+#   AUTHORIZED_KEYS_FILE  a mounted file of public keys (default: /run/secrets/authorized_keys)
+#   SSH_PORT              (default: 22)     SSH_ADDRESS      address to listen on (default: 0.0.0.0)
 #   SSHD                  the server's program (default: /usr/sbin/sshd)
 #
-# Options after jupyter and ssh go to jupyter and sshd. All of it runs as the container's user, who is not root.
+# Options after jupyter and ssh go to jupyter and sshd. Everything runs as the container's user, who is not root.
 set -euo pipefail
 
 state="${XDG_STATE_HOME:-$HOME/.local/state}/yolo-lightning"
@@ -25,7 +27,7 @@ stop() {
     exit 2
 }
 
-# On standard error, so that the output of a command stays its own.
+# On standard error, to keep it out of a command's output.
 greet() {
     {
         "$python" - <<'PYTHON'
@@ -54,13 +56,13 @@ PYTHON
 
 start_jupyter() {
     local port="${JUPYTER_PORT:-8888}"
-    if [ -z "${JUPYTER_TOKEN:-}" ]; then # an empty one would let everybody in
+    if [ -z "${JUPYTER_TOKEN:-}" ]; then # an empty token would admit everybody
         JUPYTER_TOKEN="$("$python" -c 'import secrets; print(secrets.token_hex(24))')"
         echo "JupyterLab: http://127.0.0.1:$port/lab?token=$JUPYTER_TOKEN" >&2
     fi
-    export JUPYTER_TOKEN # Jupyter reads it there; on the command line every process could read it
+    export JUPYTER_TOKEN # Jupyter reads it from the environment; on the command line every process could see it
     echo "$port" >"$listening"
-    # With another port than the one that was published it would be out of reach.
+    # Another port than the published one could not be reached.
     exec "$python" -m jupyterlab --no-browser --ServerApp.ip="${JUPYTER_ADDRESS:-0.0.0.0}" \
         --ServerApp.port="$port" --ServerApp.port_retries=0 --ServerApp.root_dir="$PWD" "$@"
 }
@@ -70,7 +72,7 @@ collect_keys() {
     if [ -n "${AUTHORIZED_KEYS_FILE:-}" ] && [ ! -r "$file" ]; then
         stop "AUTHORIZED_KEYS_FILE is $file, which cannot be read; mount it: -v ~/.ssh/id_ed25519.pub:$file:ro"
     fi
-    # A copy: the server wants a file that nobody else can write.
+    # A copy, because the server requires a file that nobody else can write.
     {
         printf '%s\n' "${AUTHORIZED_KEYS:-}"
         if [ -r "$file" ]; then cat "$file"; fi
@@ -81,7 +83,7 @@ collect_keys() {
     fi
 }
 
-# An ordinary user may listen on 22 where Docker allows it (since 20.10 it does, but not with --network host).
+# Since Docker 20.10 an ordinary user may listen on port 22, but not with --network host.
 check_port() {
     local first
     first="$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start 2>/dev/null || echo 1024)"
@@ -91,7 +93,7 @@ check_port() {
     fi
 }
 
-# Variables of the image and of docker run, which a session would not have otherwise.
+# Variables of the image and of docker run, which an ssh session would not have otherwise.
 session_environment() {
     local name
     for name in PATH LD_LIBRARY_PATH VIRTUAL_ENV TORCHINDUCTOR_CACHE_DIR TRITON_CACHE_DIR \
@@ -106,10 +108,10 @@ start_ssh() {
         stop "the ssh server lets in the user that it runs as, and root is not let in; start without --user root"
     fi
     check_port "$port"
-    umask 077 # keys are for their owner
+    umask 077 # only the owner may read the keys
     mkdir -p "$folder"
     collect_keys "$folder/authorized_keys"
-    if [ ! -f "$folder/host_key" ]; then # made once, or clients would be warned after each start
+    if [ ! -f "$folder/host_key" ]; then # made once, otherwise clients would be warned after each start
         ssh-keygen -q -t ed25519 -N '' -C yolo-lightning -f "$folder/host_key"
     fi
     cat >"$folder/sshd_config" <<CONFIGURATION
@@ -136,7 +138,7 @@ CONFIGURATION
 
 check_health() {
     local port
-    [ -f "$listening" ] || return 0 # nothing that listens was started
+    [ -f "$listening" ] || return 0 # no server was started
     port="$(cat "$listening")"
     (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || stop "nothing answers on port $port"
 }

@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# For login shells in the container, as those of ssh: /etc/profile forgets the image's own PATH.
+# For login shells in the container, such as those of ssh: /etc/profile overwrites the image's PATH.
 export VIRTUAL_ENV=/opt/yolo-lightning
 export PATH="$VIRTUAL_ENV/bin:/usr/local/nvidia/bin:/usr/local/cuda/bin:$PATH"
 case $- in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import subprocess
@@ -206,6 +207,38 @@ def test_every_option_in_the_heads_of_configs_exists(known_options: set[str]) ->
         commands = "\n".join(comments)
         wrong = set(named_options(f"```bash\n{commands}\n```")) - known_options
         assert not wrong, f"{file} names {sorted(wrong)}"
+
+
+def source_exists(name: str) -> bool:
+    """Look up a path such as ``yolo_lightning/runs/``, or a dotted name."""
+    if "/" in name:
+        return (REPOSITORY / name).exists()
+    module, _, attribute = name.rpartition(".")
+    try:
+        return hasattr(importlib.import_module(module), attribute) or bool(importlib.util.find_spec(name))
+    except ModuleNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_module_that_is_named_exists(page: Path) -> None:
+    text = page.read_text() if page.suffix != ".ipynb" else code_of(page)
+    text = re.sub(r"\| before \| now \|.*?\n\n", replaced_names, text, flags=re.DOTALL)
+    names = re.findall(r"\byolo_lightning(?:[./]\w+)+(?:\.py\b)?", text)
+    for module, imported in re.findall(r"from (yolo_lightning[\w.]*) import ([\w, ]+|\([^)]*\))", text):
+        names += [f"{module}.{name}" for name in re.findall(r"\w+", imported)]
+    wrong = [name for name in names if not source_exists(name)]
+    assert not wrong, f"{page.name} names {wrong}"
+
+
+def replaced_names(table: re.Match[str]) -> str:
+    """The second column of the changelog's table of moves: the first holds names that are gone."""
+    return "\n".join(row.split("|")[2] for row in table[0].strip().splitlines())
+
+
+def code_of(notebook: Path) -> str:
+    cells = nbformat.read(notebook, as_version=4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "code")
 
 
 def anchors_of(page: Path) -> set[str]:

@@ -157,7 +157,7 @@ def test_the_run_is_uploaded_whatever_it_reached() -> None:
     names = [step.get("name") for step in steps("train.yml")]
     upload = names.index("Upload the run")
     assert list(steps("train.yml"))[upload]["if"] == "always()"
-    assert upload < names.index("Compare with the least mAP")
+    assert upload < names.index("Compare with min_map")
 
 
 def test_the_training_step_passes_its_options_on(tmp_path: Path) -> None:
