@@ -12,20 +12,20 @@ from ..system.files import write_whole
 from .command_parser import RUN_HELP, RUNS_DIR_HELP, Parser
 
 _DESCRIPTION = """Prints runs side by side: the options that differ, the metrics of their best epochs, and
-how fast they were. A star marks the best of a line. With --output the same is written as a page with the
-curves laid over each other, in one file that needs no network."""
+their speed. A star marks the best run of a line. With --output, an HTML page in one file shows the same and
+the curves of the runs laid over each other. The page needs no network."""
 
 
 def compare(runs: list[str], output: str | None = None, runs_dir: str = "runs") -> None:
-    """Print runs side by side: differences of their options, metrics and speed.
+    """Print runs side by side: their options that differ, their metrics and speed.
 
     Args:
-        runs: two or more directories of runs, or names: the newest version of ``runs_dir/name``.
-        output: an HTML file to write as well, with the curves laid over each other.
+        runs: two or more run directories, or names: the newest version of ``runs_dir/name``.
+        output: an HTML file to write as well, with the curves of the runs laid over each other.
         runs_dir: folder of all runs.
 
     Raises:
-        InputError: there are less than two runs, one does not exist, or the page cannot be written.
+        InputError: there are fewer than two runs, one does not exist, or the page cannot be written.
     """
     if len(runs) < 2:
         raise InputError(f"compare was given {len(runs)} run; give two or more")
@@ -41,15 +41,10 @@ def compare(runs: list[str], output: str | None = None, runs_dir: str = "runs") 
 
 
 def run_compare(argv: list[str]) -> None:
-    """:func:`compare` with the arguments of a command line.
-
-    Raises:
-        InputError: an argument is wrong, or there is no such run.
-        SystemExit: ``--help``.
-    """
+    """Run :func:`compare` with the arguments of a command line."""
     parser = Parser("compare", "[--output PAGE.html] [--runs_dir DIR] RUN1 RUN2 …", _DESCRIPTION)
     parser.add_argument("runs", nargs="+", metavar="RUN", help=RUN_HELP)
-    parser.add_argument("--output", metavar="PAGE.html", help="write a page as well")
+    parser.add_argument("--output", metavar="PAGE.html", help="HTML page to write as well")
     parser.add_argument("--runs_dir", default="runs", metavar="DIR", help=RUNS_DIR_HELP)
     options = parser.parse_intermixed_args(argv)
     compare(options.runs, options.output, options.runs_dir)

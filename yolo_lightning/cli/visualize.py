@@ -1,4 +1,4 @@
-"""``yolo-lightning visualize``: pictures of what the layers of a network make of an image."""
+"""``yolo-lightning visualize``: pictures of feature maps, and of the network's attention."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from ..system.files import write_whole
 from .command_parser import RUNS_DIR_HELP, Parser
 
 FOLDER = "visualize"
-"""Where the pictures go: in the run directory, or in the working directory for weights of another origin."""
+"""Folder of the pictures: in the run directory, or in the working directory with --weights."""
 _IMAGE_SIZE_PX = 640
 _IOU_THRESHOLD = 0.45
-"""Of the detections that lead the attention, as for predict."""
+"""For the detections that guide the attention, as for predict."""
 _OPTIONS = {
     "--data.predict_source": "--source",
     "--model.weights": "--weights",
@@ -40,21 +40,23 @@ _OPTIONS = {
     "--model.architecture": "--architecture",
     "model.architecture": "--architecture",
 }
-_DESCRIPTION = """Writes, for each image, a grid of feature maps of each layer (NAME_layerN.png, the
-channels that vary most first) and where the network looks (NAME_attention.png, EigenCAM over these layers).
+"""Options of other commands, as errors name them, and their names here."""
+_DESCRIPTION = """Writes, for each image, a grid of the feature maps of each layer (NAME_layerN.png, the
+channels with the largest variance first) and the network's attention (NAME_attention.png, EigenCAM over
+these layers).
 
   yolo-lightning visualize --ckpt_path best --layers 10 17 20 23 --source photo.jpg
   yolo-lightning visualize --weights yolov5n.pt --source PHOTOS more.jpg"""
 
 
 class _Model(NamedTuple):
-    """A network that is ready, and what goes with it."""
+    """A network with its weights."""
 
     network: DetectionNetwork
     image_size: int
-    """That it was trained with, px."""
+    """Image size of its training, px."""
     folder: Path
-    """For the pictures."""
+    """Folder for the pictures."""
 
 
 def visualize(
@@ -74,25 +76,13 @@ def visualize(
 ) -> list[Path]:
     """Write pictures of feature maps and of the attention, and print their paths.
 
-    Args:
-        source: image or folder, or several of them.
-        ckpt_path: checkpoint of a run: a path, or ``best`` or ``last`` of the newest run.
-        weights: other weights instead, such as an official .pt.
-        layers: numbers of layers; those that the head reads if left out (17, 20, 23; with P6 23, 26, 29, 32).
-        output: folder for the pictures; ``RUN/visualize``, or ``./visualize`` with ``weights``, if left out.
-        image_size: longer side that images are scaled to, px; that of the run, else 640, if left out.
-        channels: tiles of a grid at most, 1 or more.
-        interpolation: nearest shows the cells as they are, bilinear blurs them into each other.
-        architecture: YAML of a model of one's own, where it is not found by itself.
-        device: cpu, cuda, cuda:1; a GPU if there is one.
-        runs_dir: folder of all runs.
-        run_name: of the run that ``best`` and ``last`` belong to.
+    The arguments are the options of the command; ``--help`` describes them.
 
     Returns:
         The files, image by image.
 
     Raises:
-        InputError: something does not exist, cannot be read or written, or is out of range.
+        InputError: a file is missing or cannot be read or written, or an option is out of range.
     """
     if (ckpt_path is None) == (weights is None):
         how = "not both of them" if ckpt_path else "for whose feature maps to draw"
@@ -109,7 +99,7 @@ def visualize(
     chosen = features.head_layers(network) if layers is None else layers
     chosen = features.check_layers(network, chosen, "--layers")
     size = _check_size(image_size or model.image_size, max(network.strides))
-    _place(network, device)
+    _move(network, device)
     folder = Path(output).expanduser() if output else model.folder
     drawn = _draw(network, paths, size, chosen, channels, interpolation)
     written = []
@@ -122,7 +112,7 @@ def visualize(
 
 @contextmanager
 def _own_options() -> Iterator[None]:
-    """Let errors of the other commands name the options as they are called here."""
+    """Replace the names of other commands' options in errors."""
     try:
         yield
     except InputError as error:
@@ -133,9 +123,9 @@ def _own_options() -> Iterator[None]:
 
 
 def _from_checkpoint(ckpt_path: str, runs_dir: str, run_name: str, architecture: str | None) -> _Model:
-    """The averaged weights of a run."""
+    """The network of a run with its averaged weights."""
     found = find_checkpoint(ckpt_path, runs_dir, run_name)
-    if found is None:  # only where it is "auto"
+    if found is None:  # only with "auto"
         raise InputError(f"--ckpt_path {ckpt_path}: no run of '{run_name}' in {runs_dir} has a checkpoint")
     path = newest_whole(found, print)
     known = read_resumption(path).hyper_parameters
@@ -176,8 +166,7 @@ def _check_size(image_size: int, stride: int) -> int:
     return image_size
 
 
-def _place(network: DetectionNetwork, device: str | None) -> None:
-    """Bring the network to its device."""
+def _move(network: DetectionNetwork, device: str | None) -> None:
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         network.to(torch.device(name))
@@ -187,7 +176,7 @@ def _place(network: DetectionNetwork, device: str | None) -> None:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """A name for each image: its own without the ending, with a number where that is taken."""
+    """A name for each image: its file name without the ending, numbered if several have it."""
     names: dict[str, None] = {}
     for path in paths:
         name, count = path.stem, 2
@@ -205,7 +194,7 @@ def _draw(
     channels: int,
     interpolation: features.Interpolation,
 ) -> Iterator[dict[str, Pixels]]:
-    """For each image its pictures, RGB (H, W, 3), by the end of their names."""
+    """Pictures of each image, RGB (H, W, 3), by the suffix of their names."""
     dataset = PredictionDataset(paths, image_size, max(network.strides))
     device = next(network.parameters()).device
     for position in range(len(dataset)):
@@ -245,12 +234,7 @@ def _write(path: Path, picture: Pixels) -> Path:
 
 
 def run_visualize(argv: list[str]) -> None:
-    """:func:`visualize` with the arguments of a command line.
-
-    Raises:
-        InputError: an argument is wrong.
-        SystemExit: ``--help``.
-    """
+    """Run :func:`visualize` with the arguments of a command line."""
     visualize(**vars(_parser().parse_args(argv)))
 
 
@@ -264,23 +248,25 @@ def _parser() -> Parser:
     parser.add_argument("--weights", metavar="FILE", help="other weights, such as an official .pt")
     parser.add_argument(
         "--layers", nargs="+", type=int, metavar="N",
-        help="numbers of layers (default: those that the head reads: 17 20 23, with P6 23 26 29 32)",
+        help="numbers of layers (default: the layers that the head reads: 17 20 23; P6: 23 26 29 32)",
     )  # fmt: skip
     parser.add_argument(
         "--output", metavar="DIR", help=f"folder for the pictures (default: RUN/{FOLDER}, or {FOLDER})"
     )
     parser.add_argument(
         "--image_size", type=int, metavar="PX",
-        help=f"longer side that images are scaled to (default: that of the run, else {_IMAGE_SIZE_PX})",
+        help=f"longer side of the scaled images (default: the run's, else {_IMAGE_SIZE_PX})",
     )  # fmt: skip
-    parser.add_argument("--channels", type=int, default=32, metavar="N", help="tiles of a grid (default: 32)")
+    parser.add_argument(
+        "--channels", type=int, default=32, metavar="N", help="most tiles in a grid (default: 32)"
+    )
     parser.add_argument(
         "--interpolation", choices=get_args(features.Interpolation), default="nearest",
-        help="between the cells of a map (default: nearest)",
+        help="nearest shows the cells of a map, bilinear blends them (default: nearest)",
     )  # fmt: skip
     parser.add_argument(
         "--architecture", metavar="FILE",
-        help="YAML of a model of your own, where it is not found by itself",
+        help="YAML of a model of your own, if it is not found automatically",
     )  # fmt: skip
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     parser.add_argument("--runs_dir", default="runs", metavar="DIR", help=RUNS_DIR_HELP)

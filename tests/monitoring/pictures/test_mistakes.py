@@ -10,7 +10,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from yolo_lightning.monitoring.pictures.mistakes import VIEW_PX, WorstErrors, find_errors
+from yolo_lightning.monitoring.pictures.mistakes import VIEW_PX, WorstMistakes, find_mistakes
 from yolo_lightning.monitoring.pictures.views import EvaluatedImage
 
 CLASSES = 3
@@ -71,7 +71,7 @@ def test_matches_are_those_of_cocoeval(crowds: bool) -> None:
     sizes = np.zeros(2, int)
     for seed in range(40):
         detections, truth = random_image(seed, crowds)
-        errors = find_errors(detections, truth)
+        errors = find_mistakes(detections, truth)
         wrong, missed = by_cocoeval(detections, truth)
         assert set(errors.false_positives) == wrong
         assert set(errors.missed) == missed
@@ -81,7 +81,7 @@ def test_matches_are_those_of_cocoeval(crowds: bool) -> None:
 
 def test_errors_come_worst_first() -> None:
     detections, truth = random_image(1, True)
-    errors = find_errors(detections[::-1].copy(), truth)
+    errors = find_mistakes(detections[::-1].copy(), truth)
     assert len(errors.false_positives) > 1 and len(errors.missed) > 1
     assert (np.diff(detections[::-1][errors.false_positives, 4]) <= 0).all()
     assert (np.diff(truth[errors.missed, 5]) <= 0).all()
@@ -89,19 +89,19 @@ def test_errors_come_worst_first() -> None:
 
 def test_an_overlap_of_exactly_one_half_is_enough() -> None:
     truth = np.array([[0, 0, 0, 10, 10, 100, 0]], np.float32)
-    errors = find_errors(np.array([[0, 0, 10, 5, 0.9, 0]], np.float32), truth)
+    errors = find_mistakes(np.array([[0, 0, 10, 5, 0.9, 0]], np.float32), truth)
     assert len(errors.false_positives) == len(errors.missed) == 0
 
 
 def test_of_two_detections_of_one_object_the_surer_is_right() -> None:
     truth = np.array([[1, 10, 10, 50, 50, 1600, 0]], np.float32)
     detections = np.array([[12, 10, 52, 50, 0.9, 1], [10, 10, 50, 50, 0.8, 1]], np.float32)
-    assert find_errors(detections, truth).false_positives == [1]
+    assert find_mistakes(detections, truth).false_positives == [1]
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 0), (3, 0), (0, 3)])
 def test_nothing_found_or_nothing_there(n: int, m: int) -> None:
-    errors = find_errors(np.zeros((n, 6), np.float32), np.zeros((m, 7), np.float32))
+    errors = find_mistakes(np.zeros((n, 6), np.float32), np.zeros((m, 7), np.float32))
     assert (errors.false_positives, errors.missed) == ([*range(n)], [*range(m)])
 
 
@@ -119,10 +119,10 @@ def evaluated(seed: int, side: int = 160) -> EvaluatedImage:
 
 
 def test_the_worst_of_all_images_are_kept() -> None:
-    worst, images = WorstErrors(4), [evaluated(seed) for seed in range(30)]
+    worst, images = WorstMistakes(4), [evaluated(seed) for seed in range(30)]
     scores, areas = [], []
     for image in images:
-        errors = find_errors(image.detections, image.truth)
+        errors = find_mistakes(image.detections, image.truth)
         worst.add(image, errors)
         scores += [(-image.detections[i, 4], image.position, i) for i in errors.false_positives]
         areas += [(-image.truth[i, 5], image.position, i) for i in errors.missed]
@@ -139,29 +139,29 @@ def test_the_worst_of_all_images_are_kept() -> None:
 
 
 def test_of_mistakes_as_bad_as_each_other_the_first_stay() -> None:
-    worst = WorstErrors(2)
+    worst = WorstMistakes(2)
     image = evaluated(0)
     detections = np.array([[0, 0, 9, 9, 0.5, 0]], np.float32)
     for position in range(5):
         same = image._replace(detections=detections, truth=image.truth[:0], position=position)
-        worst.add(same, find_errors(same.detections, same.truth))
+        worst.add(same, find_mistakes(same.detections, same.truth))
     assert [m.position for m in worst.take(4)] == [0, 1]
 
 
 def test_one_kind_fills_the_places_of_the_other() -> None:
-    worst, image = WorstErrors(6), evaluated(3)
+    worst, image = WorstMistakes(6), evaluated(3)
     found = image._replace(truth=image.truth[:0])
-    worst.add(found, find_errors(found.detections, found.truth))
+    worst.add(found, find_mistakes(found.detections, found.truth))
     assert [m.is_missed for m in worst.take(6)] == [False] * 6
     missed = image._replace(detections=image.detections[:0], truth=image.truth[image.truth[:, 6] == 0][:1])
-    worst.add(missed, find_errors(missed.detections, missed.truth))
+    worst.add(missed, find_mistakes(missed.detections, missed.truth))
     assert [m.is_missed for m in worst.take(6)] == [False] * 5 + [True]
     assert [m.is_missed for m in worst.take(1)] == [False]
 
 
 def test_views_are_small_and_not_the_memory_of_the_batch() -> None:
-    worst, image = WorstErrors(8), evaluated(2, side=2000)
-    worst.add(image, find_errors(image.detections, image.truth))
+    worst, image = WorstMistakes(8), evaluated(2, side=2000)
+    worst.add(image, find_mistakes(image.detections, image.truth))
     before = [m.view.image.copy() for m in worst.take(16)]
     image.pixels.zero_()
     for mistake, pixels in zip(worst.take(16), before, strict=True):

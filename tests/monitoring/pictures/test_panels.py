@@ -6,7 +6,7 @@ import torch
 
 from yolo_lightning.monitoring.pictures import panels
 from yolo_lightning.monitoring.pictures.draw_boxes import class_colour
-from yolo_lightning.monitoring.pictures.mistakes import VIEW_PX, Mistake, find_errors, look_at
+from yolo_lightning.monitoring.pictures.mistakes import VIEW_PX, Mistake, cut_mistake, find_mistakes
 from yolo_lightning.monitoring.pictures.panels import (
     PREDICTION_COLOUR,
     TRUTH_COLOUR,
@@ -15,16 +15,16 @@ from yolo_lightning.monitoring.pictures.panels import (
     draw_predictions,
     draw_worst,
 )
-from yolo_lightning.monitoring.pictures.views import EvaluatedImage, View
+from yolo_lightning.monitoring.pictures.views import EvaluatedImage, ImageView
 
 NAMES = ["cell", "Blutplättchen", "红细胞"]
-VIEW = View(np.full((60, 80, 3), 128, np.uint8), np.array([1, 1, 0, 0], np.float32))
+VIEW = ImageView(np.full((60, 80, 3), 128, np.uint8), np.array([1, 1, 0, 0], np.float32))
 OBJECT = [0.0, 10, 10, 50, 50, 1600, 0]
 
 
 def mistake(detections: list[list[float]], truth: list[list[float]], is_missed: bool) -> Mistake:
     found, table = np.array(detections, np.float32).reshape(-1, 6), np.array(truth, np.float32).reshape(-1, 7)
-    errors = find_errors(found, table)
+    errors = find_mistakes(found, table)
     row = (errors.missed if is_missed else errors.false_positives)[0]
     image = EvaluatedImage(
         pixels=torch.full((3, 60, 80), 128, dtype=torch.uint8),
@@ -35,7 +35,7 @@ def mistake(detections: list[list[float]], truth: list[list[float]], is_missed: 
         detections=found,
         truth=table,
     )
-    return look_at(image, row, is_missed)
+    return cut_mistake(image, row, is_missed)
 
 
 @pytest.mark.parametrize(

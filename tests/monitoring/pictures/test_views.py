@@ -7,7 +7,7 @@ import torch
 from yolo_lightning.data.batch import Batch
 from yolo_lightning.data.images.decode import paste, resize
 from yolo_lightning.data.letterbox import letterbox_geometry
-from yolo_lightning.monitoring.pictures.views import EvaluatedImage, cut_view, surroundings, take_apart
+from yolo_lightning.monitoring.pictures.views import EvaluatedImage, cut_view, split_batch, surroundings
 
 BOX = np.array([[60, 20, 100, 50]], np.float32)
 GREY = 114
@@ -106,7 +106,7 @@ def test_a_batch_is_taken_apart() -> None:
         truth=torch.ones(2, 4, 7),
         truth_count=torch.tensor([3, 0]),
     )
-    first, second = take_apart(batch, detections, torch.tensor([3, 1]))
+    first, second = split_batch(batch, detections, torch.tensor([3, 1]))
     assert [len(first.detections), len(second.detections)] == [2, 1]
     assert [len(first.truth), len(second.truth)] == [3, 0]
     assert (first.size, first.position, first.image_id) == ((4, 3), 5, 50)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.report_run import make_run
+from tests.support.report_run import evaluation, make_run, write
 from yolo_lightning.errors import InputError
 from yolo_lightning.monitoring.report.read import find_run, read_run
 
@@ -19,6 +19,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert [path.name for path in run.pictures] == ["labels.png", "worst.jpg"]
     assert run.checkpoint("best") == run.directory / "checkpoints" / "best.ckpt"
     assert run.unreadable == []
+    assert run.evaluation is not None and run.evaluation.curves["f1"].shape == (2, 5)
 
 
 def test_only_the_metrics_are_needed(tmp_path: Path) -> None:
@@ -45,6 +46,18 @@ def test_a_damaged_file_is_named_and_left_out(tmp_path: Path, name: str, text: s
     directory = make_run(tmp_path / "run")
     (directory / name).write_text(text)
     assert read_run(directory).unreadable == [name]
+
+
+@pytest.mark.parametrize(
+    "change", [{"confusion": [[1]]}, {"f1": None}, {"recall": [[1]]}, {"class_names": 3}, {"best_f1": 3}]
+)
+def test_an_evaluation_of_other_shapes_is_named_and_left_out(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    directory = make_run(tmp_path / "run")
+    write(directory / "evaluation.json", evaluation(("cat", "dog")) | change)
+    run = read_run(directory)
+    assert run.evaluation is None and run.unreadable == ["evaluation.json"]
 
 
 @pytest.mark.parametrize("text", ["", "epoch,a\n", "a\n1\n", "epoch,a\n0,x\n", "epoch\n0,1\n"])

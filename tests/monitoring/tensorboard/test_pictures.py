@@ -275,7 +275,7 @@ def test_an_error_ends_the_pictures_and_not_the_training(
     def fail(*_: Any) -> None:
         raise RuntimeError("out of paint")
 
-    monkeypatch.setattr(pictures, "take_apart", fail)
+    monkeypatch.setattr(pictures, "split_batch", fail)
     callback = Pictures(tmp_path)
     runner = trainer(tmp_path, callback, max_epochs=3)
     with pytest.warns(UserWarning, match="out of paint; training goes on") as caught:

@@ -1,12 +1,12 @@
-"""What the layers of a network make of an image: captured, and drawn as grids and as an overlay."""
+"""Feature maps of single layers: captured, drawn as grids, and summed up as an attention overlay."""
 
 from .attention import attention_map, draw_overlay
-from .capture import FeatureMaps, capture, check_layers, describe_layer, feature_maps, head_layers
+from .capture import LayerOutputs, capture, check_layers, describe_layer, feature_maps, head_layers
 from .maps import Interpolation, draw_grid, strongest_channels
 
 __all__ = [
-    "FeatureMaps",
     "Interpolation",
+    "LayerOutputs",
     "attention_map",
     "capture",
     "check_layers",

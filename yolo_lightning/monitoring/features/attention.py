@@ -1,4 +1,4 @@
-"""Where in an image a network looks: EigenCAM, led by what the network detects."""
+"""Attention of a network over an image: EigenCAM, guided by the detections."""
 
 from __future__ import annotations
 
@@ -11,30 +11,29 @@ import numpy.typing as npt
 from .maps import METHODS, Floats, Pixels, coloured, finite
 
 _BRIGHTEST = 99
-"""Percentile that is drawn as brightest."""
+"""Percentile of the map that has the brightest colour."""
 _STRENGTH = 0.55
-"""Of the colours over the image, 0..1."""
+"""Weight of the colours over the image, 0..1."""
 
 
 def attention_map(features: Sequence[Floats], boxes: Floats, size: tuple[int, int]) -> Floats:
-    """How strongly each place shows what the features of the detected objects have in common.
+    """How similar each place is to the detected objects, in the features of the network.
 
     EigenCAM (Muhammad and Yeasin 2020, https://arxiv.org/abs/2008.00299) projects the features of a layer
-    on their first principal component. In a scene the largest variance may be that of the background; so
-    the component is that of the cells which detections cover. With a_i the features of cell i less their
-    mean over the image, and w_i the part of the cell, 0..1, that boxes cover:
+    on their first principal component. In many scenes that component is the background's, so we take the
+    component of the cells that detections cover. With a_i the features of cell i minus their mean over the
+    image, and w_i the fraction of the cell that boxes cover:
 
         v = first eigenvector of sum_i w_i a_i a_i^T,    map_i = max(0, a_i . v),
 
-    v pointing to where the boxes are (sum_i w_i a_i . v > 0). The boxes choose the direction and mask
-    nothing: what looks alike to the network is bright wherever it is. Without boxes w_i is 1, which is
-    EigenCAM itself, and v points to where activations are large. Each layer's map is scaled to its
-    maximum; the map of several layers is their mean.
+    with the sign of v such that sum_i w_i a_i . v > 0. The boxes choose the direction and mask nothing:
+    similar places are bright outside the boxes, too. Without boxes w_i is 1, as in EigenCAM, and v points
+    to large activations. Each layer's map is scaled to its maximum; several layers are averaged.
 
     Args:
         features: for each layer, (C, h, w) of one image.
-        boxes: (n, 4) x1, y1, x2, y2 in px of the image as the network saw it; n may be 0.
-        size: height and width of that image in px.
+        boxes: (n, 4) x1, y1, x2, y2 in px of the network's input; n may be 0.
+        size: height and width of that input in px.
 
     Returns:
         float32 (H, W) in 0..1.
@@ -52,15 +51,7 @@ def attention_map(features: Sequence[Floats], boxes: Floats, size: tuple[int, in
 
 
 def draw_overlay(image: Pixels, attention: Floats) -> Pixels:
-    """An image under its attention, from dark (none) over red to yellow.
-
-    Args:
-        image: RGB (H, W, 3).
-        attention: (H, W) in 0..1.
-
-    Returns:
-        RGB (H, W, 3).
-    """
+    """Blend an image (H, W, 3) with its attention (H, W) in 0..1: dark for none, over red, to yellow."""
     colours = coloured(attention, cv2.COLORMAP_INFERNO)
     blended = (1 - _STRENGTH) * image.astype(np.float32) + _STRENGTH * colours
     return np.rint(blended).astype(np.uint8)
@@ -69,7 +60,7 @@ def draw_overlay(image: Pixels, attention: Floats) -> Pixels:
 def _project(features: Floats, covered: Floats) -> Floats:
     """The map (h, w) of one layer (C, h, w), from 0 to 1 at its maximum."""
     channels, height, width = features.shape
-    # (h, w) parts of cells, by means over the areas of the cells
+    # Fraction of each cell that boxes cover: (h*w,)
     share = cv2.resize(covered, (width, height), interpolation=cv2.INTER_AREA).reshape(-1)
     cells = features.reshape(channels, -1).astype(np.float64)  # (C, h*w)
     centred = cells - cells.mean(axis=1, keepdims=True)
@@ -84,7 +75,7 @@ def _project(features: Floats, covered: Floats) -> Floats:
 
 
 def _first_component(cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The eigenvector (C,) of cells cells^T with the largest eigenvalue, by the smaller of both products."""
+    """The first eigenvector (C,) of cells cells^T, by the smaller of the two products."""
     if cells.shape[0] <= cells.shape[1]:
         return np.linalg.eigh(cells @ cells.T)[1][:, -1]
     direction = cells @ np.linalg.eigh(cells.T @ cells)[1][:, -1]

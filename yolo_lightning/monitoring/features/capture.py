@@ -1,9 +1,10 @@
-"""The outputs of single layers, caught on the way through the network."""
+"""Captures the outputs of single layers in a forward pass."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -13,13 +14,13 @@ from ...errors import InputError
 from ...model.network import DetectionNetwork
 
 
-class FeatureMaps(NamedTuple):
-    """What a network makes of images."""
+class LayerOutputs(NamedTuple):
+    """Outputs of a forward pass."""
 
     raw: list[Tensor]
-    """Raw maps of the head, one a level."""
+    """Raw maps of the head, one per level."""
     layers: dict[int, Tensor]
-    """By number of the layer: (B, C, H/s, W/s), in the dtype of the network."""
+    """Outputs (B, C, H/s, W/s) by the number of the layer, in the dtype of the network."""
 
 
 def head_layers(network: DetectionNetwork) -> list[int]:
@@ -33,15 +34,15 @@ def describe_layer(network: DetectionNetwork, number: int) -> str:
 
 
 def check_layers(network: DetectionNetwork, layers: Sequence[int], option: str = "layers") -> list[int]:
-    """The layers that were asked for, each once.
+    """Check the numbers of layers, and remove duplicates.
 
     Args:
-        network: that has the layers.
+        network: the network with the layers.
         layers: their numbers.
-        option: by what name the user knows them.
+        option: name of the user's option, for the error.
 
     Raises:
-        InputError: one does not exist or is the head, or there are none.
+        InputError: a layer does not exist or is the head, or the list is empty.
     """
     last = len(network.model) - 2  # the head comes after it
     wrong = [number for number in layers if not 0 <= number <= last]
@@ -54,43 +55,36 @@ def check_layers(network: DetectionNetwork, layers: Sequence[int], option: str =
 
 @contextmanager
 def capture(network: DetectionNetwork, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Catch the outputs of layers in every forward pass within the ``with`` block.
+    """Capture the outputs of layers in each forward pass within the ``with`` block.
 
     Args:
-        network: is the same afterwards, whatever happens in the block.
+        network: keeps no hook after the block.
         layers: numbers of the layers; see :func:`check_layers`.
 
     Yields:
-        By number, the newest output of the layer (B, C, H/s, W/s); empty before the first pass.
+        The newest output (B, C, H/s, W/s) by the number of the layer; empty before the first pass.
 
     Raises:
         InputError: a layer does not exist.
     """
     found: dict[int, Tensor] = {}
-    handles = []
-    try:
-        for number in check_layers(network, layers):
-            handles.append(network.model[number].register_forward_hook(_keeper(found, number)))
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
-
-def _keeper(found: dict[int, Tensor], number: int) -> Any:
-    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+    def keep(number: int, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
         found[number] = output
 
-    return keep
+    with ExitStack() as hooks:
+        for number in check_layers(network, layers):
+            hook = functools.partial(keep, number)
+            hooks.callback(network.model[number].register_forward_hook(hook).remove)
+        yield found
 
 
 @torch.no_grad()
-def feature_maps(network: DetectionNetwork, images: Tensor, layers: Sequence[int]) -> FeatureMaps:
-    """One eager pass in evaluation mode, with the outputs of layers.
+def feature_maps(network: DetectionNetwork, images: Tensor, layers: Sequence[int]) -> LayerOutputs:
+    """Run one eager pass in evaluation mode, and capture the outputs of layers.
 
-    Parameters, their gradients, statistics of batch norms, training mode and random numbers stay as they
-    are. ``forward`` is called by itself, so that a network that is compiled is not compiled again for
-    these images.
+    The network does not change: neither parameters, gradients, batch-norm statistics nor training mode.
+    ``forward`` is called directly, so that a compiled network is not compiled again for these images.
 
     Args:
         network: on any device, in any precision.
@@ -109,4 +103,4 @@ def feature_maps(network: DetectionNetwork, images: Tensor, layers: Sequence[int
     finally:
         for module in was_training:
             module.training = True
-    return FeatureMaps(raw, {number: found[number] for number in dict.fromkeys(layers)})
+    return LayerOutputs(raw, {number: found[number] for number in dict.fromkeys(layers)})

@@ -1,4 +1,4 @@
-"""Feature maps of one layer, side by side."""
+"""A grid of the feature maps of one layer."""
 
 from __future__ import annotations
 
@@ -15,18 +15,13 @@ Interpolation = Literal["nearest", "bilinear"]
 
 _GAP_PX = 4
 _DARKEST, _BRIGHTEST = 1, 99
-"""Percentiles of a channel that are drawn as the ends of the colour scale."""
+"""Percentiles of a channel at the ends of the colour scale."""
 METHODS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR}
 """OpenCV's flag for each interpolation."""
 
 
 def strongest_channels(features: Floats, most: int) -> list[int]:
-    """Numbers of the channels that vary most over the image, the most varying first.
-
-    Args:
-        features: (C, h, w).
-        most: how many are wanted.
-    """
+    """Numbers of the ``most`` channels of (C, h, w) with the largest variance, the largest first."""
     variances = finite(features).var(axis=(1, 2), dtype=np.float64)
     return [int(channel) for channel in np.argsort(-variances, kind="stable")[:most]]
 
@@ -34,16 +29,16 @@ def strongest_channels(features: Floats, most: int) -> list[int]:
 def draw_grid(
     features: Floats, most: int = 32, tile_px: int = 160, interpolation: Interpolation = "nearest"
 ) -> Pixels:
-    """The channels that vary most as tiles, row by row, dark (low) to yellow (high).
+    """Draw the channels with the largest variance as tiles, row by row, dark (low) to yellow (high).
 
-    Each channel has a scale of its own, from its 1st to its 99th percentile, so that a single cell does
-    not decide what is seen of the others.
+    Each channel has its own scale, from its 1st to its 99th percentile, so that one extreme cell does not
+    hide the others.
 
     Args:
         features: (C, h, w) of one image.
-        most: tiles at most.
-        tile_px: about how long the longer side of a tile is; a cell is a whole number of px.
-        interpolation: nearest shows the cells as they are, bilinear blurs them into each other.
+        most: maximum number of tiles.
+        tile_px: approximate longer side of a tile; a cell is a whole number of px.
+        interpolation: nearest shows the cells, bilinear blends them.
 
     Returns:
         RGB (H, W, 3).
@@ -67,7 +62,7 @@ def draw_grid(
 
 
 def finite(features: Floats) -> Floats:
-    """Zeros in place of what is not a number, as a training that diverges has it."""
+    """Features with 0 in place of NaN and infinity, which a diverging training has."""
     return np.nan_to_num(features.astype(np.float32, copy=False), nan=0.0, posinf=0.0, neginf=0.0)
 
 
@@ -78,7 +73,7 @@ def coloured(values: npt.NDArray[Any], colour_map: int) -> Pixels:
 
 
 def _to_unit(channel: Floats) -> Floats:
-    """A channel (h, w) scaled to 0..1; one that is the same everywhere is 0."""
+    """A channel (h, w) scaled to 0..1; a constant channel is 0."""
     values = finite(channel)
     low, high = np.percentile(values, (_DARKEST, _BRIGHTEST))
     if high <= low:  # a few cells may still stand out
@@ -87,5 +82,5 @@ def _to_unit(channel: Floats) -> Floats:
 
 
 def _columns(count: int, height: int, width: int) -> int:
-    """So many that the grid is about as wide as it is high."""
+    """Columns of a grid that is about as wide as it is high."""
     return max(1, min(count, round(math.sqrt(count * height / width))))

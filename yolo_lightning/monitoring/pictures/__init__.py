@@ -1,18 +1,18 @@
-"""Pictures of images with their boxes, and of the labels of a data set; drawn on the CPU, in RGB."""
+"""Pictures and plots of a run, drawn on the CPU, in RGB."""
 
 from .draw_boxes import Pixels, class_colour, draw_boxes, legible
 from .grid import encode
 from .labels import draw_label_statistics, label_statistics
-from .mistakes import WorstErrors, find_errors
+from .mistakes import WorstMistakes, find_mistakes
 from .panels import draw_augmented, draw_predictions, draw_worst
-from .views import SCORE_THRESHOLD, EvaluatedImage, View, cut_view, take_apart
+from .views import SCORE_THRESHOLD, EvaluatedImage, ImageView, cut_view, split_batch
 
 __all__ = [
     "SCORE_THRESHOLD",
     "EvaluatedImage",
+    "ImageView",
     "Pixels",
-    "View",
-    "WorstErrors",
+    "WorstMistakes",
     "class_colour",
     "cut_view",
     "draw_augmented",
@@ -21,8 +21,8 @@ __all__ = [
     "draw_predictions",
     "draw_worst",
     "encode",
-    "find_errors",
+    "find_mistakes",
     "label_statistics",
     "legible",
-    "take_apart",
+    "split_batch",
 ]

@@ -18,7 +18,7 @@ Colour = tuple[int, int, int]
 """Red, green, blue, 0..255."""
 
 _MOST_CAPTIONS = 60
-"""With more boxes than this in an image their captions would hide what they are about."""
+"""The captions of more boxes would cover the image."""
 
 
 def class_colour(label: int) -> Colour:
@@ -28,7 +28,7 @@ def class_colour(label: int) -> Colour:
 
 
 def ink_on(ground: Colour) -> Colour:
-    """Black or white, whichever is easier to read on a colour."""
+    """Black or white, the one with more contrast to a colour."""
     red, green, blue = ground
     luminance = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601
     return (0, 0, 0) if luminance > 127 else (255, 255, 255)
@@ -48,14 +48,14 @@ def font(height_px: int) -> ImageFont.FreeTypeFont:
 
 @functools.cache
 def _letters() -> frozenset[int]:
-    """Code points that the font can draw."""
+    """Code points in the font."""
     from matplotlib.ft2font import FT2Font
 
     return frozenset(FT2Font(_font_path()).get_charmap())
 
 
 def legible(names: Sequence[str]) -> list[str]:
-    """Names of classes 0 .. C-1, with the number of the class for one that has letters the font lacks."""
+    """Names of classes 0 .. C-1; ``class N`` replaces a name with letters that the font lacks."""
     return [
         name if all(ord(letter) in _letters() for letter in name) else f"class {label}"
         for label, name in enumerate(names)
@@ -72,11 +72,11 @@ def draw_boxes(
 ) -> Pixels:
     """A copy of an image with boxes, the last on top; captions lie above all boxes.
 
-    Boxes that are not finite or not in the image are left out; from 61 boxes on so are all captions.
+    Boxes that are not finite or lie outside the image are skipped. More than 60 boxes have no captions.
 
     Args:
         image: RGB (H, W, 3).
-        boxes: (n, 4) xyxy in px of the image, of whatever extent.
+        boxes: (n, 4) xyxy in px of the image, of any extent.
         captions: n texts; an empty one is not drawn.
         colours: n colours.
         line_px: width of the lines in px.
@@ -88,8 +88,7 @@ def draw_boxes(
     with np.errstate(invalid="ignore"):
         low, high = np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])
         visible = np.isfinite(boxes).all(1) & (high > 0).all(1) & (low < (width, height)).all(1)
-    # Far outside it makes no difference where a line is, but PIL would walk all the way along it.
-    reach = 4 * max(height, width)
+    reach = 4 * max(height, width)  # PIL would walk all the way along a line that leads far outside
     bounded = np.nan_to_num(np.concatenate((low, high), axis=1)).clip(-reach, reach)
     corners = bounded.round().astype(int).tolist()
     rows = np.flatnonzero(visible).tolist()
@@ -109,7 +108,7 @@ def _draw_caption(
     size: tuple[int, int],
     face: ImageFont.FreeTypeFont,
 ) -> None:
-    """Text on a filled ground above the top left corner, moved to where it lies inside the image."""
+    """Draw text on a filled ground above the top left corner, moved to lie inside the image."""
     width = round(face.getlength(text)) + 4
     height = sum(face.getmetrics())
     left = max(0, min(corners[0], size[0] - width))

@@ -1,4 +1,4 @@
-"""Many images as one: tiles with captions on a white ground, as a JPEG or PNG file."""
+"""Many images as one: tiles with captions on a white ground."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Tile(NamedTuple):
     image: Pixels
     """RGB (h, w, 3)."""
     caption: str
-    """Lines to stand above it; what is too wide is shortened."""
+    """Lines above the image; long lines are shortened."""
     colour: Colour = _INK
-    """Of the caption."""
+    """Colour of the caption."""
 
 
 def tile_grid(tiles: Sequence[Tile], columns: int, title: Sequence[tuple[str, Colour | None]]) -> Pixels:
@@ -35,7 +35,7 @@ def tile_grid(tiles: Sequence[Tile], columns: int, title: Sequence[tuple[str, Co
     Args:
         tiles: one or more.
         columns: tiles in a row.
-        title: words in their colours, None being that of plain text.
+        title: words and their colours; None is the colour of plain text.
     """
     face, title_face = font(_CAPTION_FONT_PX), font(_TITLE_FONT_PX)
     line, title_height = sum(face.getmetrics()), sum(title_face.getmetrics()) + _GAP_PX
@@ -47,45 +47,33 @@ def tile_grid(tiles: Sequence[Tile], columns: int, title: Sequence[tuple[str, Co
     height = _GAP_PX + title_height + sum(captions) + sum(images) + _GAP_PX * len(rows)
     canvas = Image.new("RGB", (width, height), _GROUND)
     draw = ImageDraw.Draw(canvas)
-    _draw_title(draw, title, title_face, width)
+    left = float(_GAP_PX)
+    for text, colour in title:
+        text = shortened(text, title_face, width - _GAP_PX - left)
+        draw.text((left, _GAP_PX), text, fill=colour or _INK, font=title_face)
+        left += title_face.getlength(text)
     top = _GAP_PX + title_height
     for row, caption_height, image_height in zip(rows, captions, images, strict=True):
         for column, tile in enumerate(row):
-            left = _GAP_PX + column * (cell + _GAP_PX)
+            x = _GAP_PX + column * (cell + _GAP_PX)
             for number, text in enumerate(tile.caption.split("\n")):
-                place = (left, top + number * line)
+                place = (x, top + number * line)
                 draw.text(place, shortened(text, face, cell), fill=tile.colour, font=face)
-            canvas.paste(Image.fromarray(tile.image), (left, top + caption_height))
+            canvas.paste(Image.fromarray(tile.image), (x, top + caption_height))
         top += caption_height + image_height + _GAP_PX
     return np.asarray(canvas)
 
 
-def _draw_title(
-    draw: ImageDraw.ImageDraw,
-    title: Sequence[tuple[str, Colour | None]],
-    face: ImageFont.FreeTypeFont,
-    width: int,
-) -> None:
-    left = float(_GAP_PX)
-    for text, colour in title:
-        text = shortened(text, face, width - _GAP_PX - left)
-        draw.text((left, _GAP_PX), text, fill=colour or _INK, font=face)
-        left += face.getlength(text)
-
-
 def shortened(text: str, face: ImageFont.FreeTypeFont, width_px: float) -> str:
-    """The text, with letters in its middle left out until it is not wider than ``width_px``."""
+    """The text without letters of its middle, so that it is at most ``width_px`` wide."""
     if face.getlength(text) <= width_px:
         return text
-    kept = len(text) - 1
-    while kept > 0 and face.getlength(_without_middle(text, kept)) > width_px:
-        kept -= 1
-    return _without_middle(text, kept) if kept > 0 else ""
-
-
-def _without_middle(text: str, kept: int) -> str:
-    head = (kept + 1) // 2
-    return f"{text[:head]}…{text[len(text) - (kept - head) :]}"
+    for kept in range(len(text) - 1, 0, -1):
+        head = (kept + 1) // 2
+        shorter = f"{text[:head]}…{text[len(text) - (kept - head) :]}"
+        if face.getlength(shorter) <= width_px:
+            return shorter
+    return ""
 
 
 def encode(image: Pixels, suffix: Literal[".jpg", ".png"]) -> bytes:

@@ -1,4 +1,4 @@
-"""What there is to learn: counts of the classes, sizes of the boxes and where in the images they lie."""
+"""Statistics of the labels: counts of the classes, sizes and places of the boxes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _Ints = npt.NDArray[np.int64]
 _Doubles = npt.NDArray[np.float64]
 
 _MOST_CELLS = 50
-"""Of the heat map, along each side; fewer where there are few labels."""
+"""Cells on each side of the heat map of centres; fewer if there are few labels."""
 _MOST_LETTERS = 24
 _MOST_BARS = 50
-"""Of more classes than this the most and the least frequent are shown."""
+"""Of more classes, the most and the least frequent are shown."""
 _DARK, _MAP = "#1f4e79", "viridis"
 
 
@@ -32,10 +32,10 @@ class LabelStatistics:
 
     Attributes:
         class_counts: int64 (C,).
-        size_edges_px: (K+1,), ends of the bins of ``sizes``, each a quarter of an octave.
+        size_edges_px: (K+1,), edges of the bins of ``sizes``, a quarter of an octave apart.
         sizes: int64 (K, K), labels by height (rows) and width (columns).
-        centres: int64 (N, N), labels by where their centre lies in the image, from its top (rows) and its
-            left (columns).
+        centres: int64 (N, N), labels by the place of their centre in the image: from its top (rows) and
+            its left (columns).
         images_by_labels: int64, images that have 0, 1, 2, … labels.
     """
 
@@ -60,12 +60,12 @@ def label_statistics(
     Args:
         classes: int64 (T,), 0 .. C-1.
         boxes: (T, 4) xyxy in px of the original images.
-        offsets: int64 (I+1,), where the rows of each image begin.
+        offsets: int64 (I+1,), first row of each image.
         sizes: int32 (I, 2), height and width of the images in px.
         used: bool (T,), which rows count.
         num_classes: C.
-        image_size_px: longer side that images are scaled to, for the sizes of boxes; they are those in the
-            original images if left out.
+        image_size_px: longer side of the scaled images in px, for the sizes of boxes; without it, the
+            sizes are those in the original images.
     """
     image = np.repeat(np.arange(len(sizes)), np.diff(offsets))[used]
     limit = sizes[image][:, [1, 0]].astype(np.float64)  # (T', 2) width, height
@@ -88,7 +88,7 @@ def label_statistics(
 
 
 def _table(columns_and_rows: _Ints, side: int) -> _Ints:
-    """How often each pair (column, row) of (n, 2) comes: (side, side)."""
+    """Counts (side, side) of the pairs (column, row) in (n, 2)."""
     flat = columns_and_rows[:, 1] * side + columns_and_rows[:, 0]
     return np.bincount(flat, minlength=side * side).reshape(side, side)
 
@@ -155,7 +155,7 @@ def _draw_centres(axes: Axes, centres: _Ints) -> None:
 
 
 def _heat(axes: Axes, x: _Doubles, y: _Doubles, counts: _Ints) -> None:
-    """Cells by colour, those without a label empty."""
+    """Draw counts as colours; cells without a label stay empty."""
     shown = np.ma.masked_equal(counts, 0)
     mesh = axes.pcolormesh(x, y, shown, cmap=_MAP, vmin=0, vmax=max(1, int(counts.max(initial=1))))
     assert axes.figure is not None

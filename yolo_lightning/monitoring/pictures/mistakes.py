@@ -1,4 +1,4 @@
-"""The worst mistakes of a validation: what was found but is not there, and what is there but was missed."""
+"""The worst mistakes of a validation: false positives and missed annotations."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import torch
 from ...evaluation.coco_matching import pair_iou
 from ...model.boxes import pairwise_iou
 from .draw_boxes import Floats
-from .views import EvaluatedImage, View, cut_view, surroundings
+from .views import EvaluatedImage, ImageView, cut_view, surroundings
 
 IOU_THRESHOLD = 0.5
-"""A detection finds an annotation of its class when they overlap so much."""
+"""A detection finds an annotation of its class from this overlap on."""
 VIEW_PX = 384
-"""Longer side of the views that are kept; larger ones are scaled down to it."""
+"""Longest side of a view that is kept; larger views are scaled down."""
 
 
-class Errors(NamedTuple):
-    """What is wrong with the detections of one image."""
+class MistakeRows(NamedTuple):
+    """The mistakes of one image."""
 
     false_positives: list[int]
-    """Rows of the detections that found no annotation of their class, highest score first."""
+    """Rows of the detections that found no annotation of their class, by falling score."""
     missed: list[int]
-    """Rows of the annotations that no detection found, largest first; crowds are not among them."""
+    """Rows of the annotations that no detection found, by falling area; without crowds."""
 
 
-def find_errors(detections: Floats, truth: Floats) -> Errors:
+def find_mistakes(detections: Floats, truth: Floats) -> MistakeRows:
     """Match the detections of one image as COCO does at an IoU of 0.5.
 
-    Best first, each takes the annotation of its class that it overlaps most and that is still free. A
-    detection of which half lies in a crowd of its class is neither right nor wrong.
+    By falling score, each detection takes the free annotation of its class that it overlaps most. A
+    detection half inside a crowd of its class is neither right nor wrong.
 
     Args:
         detections: (n, 6) x1, y1, x2, y2 in px, score, class.
@@ -57,28 +57,27 @@ def find_errors(detections: Floats, truth: Floats) -> Errors:
     scores, areas = detections[:, 4].tolist(), truth[:, 5].tolist()
     wrong = [i for i in range(len(scores)) if i not in not_wrong]
     missed = [j for j in np.flatnonzero(~crowd).tolist() if j not in taken]
-    return Errors(
+    return MistakeRows(
         sorted(wrong, key=scores.__getitem__, reverse=True),
         sorted(missed, key=areas.__getitem__, reverse=True),
     )
 
 
 class Mistake(NamedTuple):
-    """One false positive or missed annotation, with what is around it."""
+    """One false positive or missed annotation, with its surroundings."""
 
     is_missed: bool
     row: int
-    """Of ``detections``, or of ``truth`` where it was missed."""
+    """Row of ``truth`` if it was missed, else of ``detections``."""
     detections: Floats
     """(n, 6) of the image, as of ``EvaluatedImage``."""
     truth: Floats
     """(m, 7) of the image, as of ``EvaluatedImage``."""
     overlap: Floats
-    """(m,), IoU of the detection with the annotations; or (n,), of the annotation with the detections; of
-    whatever class."""
-    view: View
+    """IoU with the annotations (m,), or of a missed annotation with the detections (n,), of any class."""
+    view: ImageView
     position: int
-    """Of the image in its data set."""
+    """Position of the image in its data set."""
     image_id: int
 
     @property
@@ -87,13 +86,13 @@ class Mistake(NamedTuple):
         return self.truth[self.row, 1:5] if self.is_missed else self.detections[self.row, :4]
 
 
-def look_at(image: EvaluatedImage, row: int, is_missed: bool) -> Mistake:
-    """A mistake with a copy of what is around it; waits for the device.
+def cut_mistake(image: EvaluatedImage, row: int, is_missed: bool) -> Mistake:
+    """Copy a mistake and its surroundings off the device.
 
     Args:
-        image: where it was made.
-        row: of the truth of the image if it was missed, else of its detections.
-        is_missed: which of the two it is.
+        image: the image with the mistake.
+        row: row of its truth if it was missed, else of its detections.
+        is_missed: whether it is a missed annotation.
     """
     boxes, others = image.detections[:, :4], image.truth[:, 1:5]
     if is_missed:
@@ -111,21 +110,21 @@ def look_at(image: EvaluatedImage, row: int, is_missed: bool) -> Mistake:
     )
 
 
-class WorstErrors:
-    """Keeps the worst mistakes of the images that it is shown: small views, never whole data sets.
+class WorstMistakes:
+    """Keeps small views of the worst mistakes over many images.
 
     Args:
-        most: false positives, and as many missed annotations, to keep.
+        most: false positives to keep, and as many missed annotations.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._false_positives: list[tuple[float, int, Mistake]] = []
         self._missed: list[tuple[float, int, Mistake]] = []
-        self._age = itertools.count(0, -1)  # of two that are as bad the earlier one stays
+        self._age = itertools.count(0, -1)  # of equal mistakes the earlier one stays
 
-    def add(self, image: EvaluatedImage, errors: Errors) -> None:
-        """Look at one more image; what is among the worst so far is copied off the device."""
+    def add(self, image: EvaluatedImage, errors: MistakeRows) -> None:
+        """Keep the mistakes of an image that are among the worst so far."""
         for row in errors.false_positives[: self.most]:
             if not self._offer(self._false_positives, float(image.detections[row, 4]), image, row):
                 break
@@ -136,11 +135,11 @@ class WorstErrors:
     def _offer(
         self, heap: list[tuple[float, int, Mistake]], badness: float, image: EvaluatedImage, row: int
     ) -> bool:
-        """Keep a mistake if it is bad enough; whether it was."""
+        """Keep a mistake if it is among the worst; returns whether it is."""
         is_full = len(heap) >= self.most
         if is_full and badness <= heap[0][0]:
             return False
-        entry = (badness, next(self._age), look_at(image, row, is_missed=heap is self._missed))
+        entry = (badness, next(self._age), cut_mistake(image, row, is_missed=heap is self._missed))
         if is_full:
             heapq.heapreplace(heap, entry)
         else:
@@ -148,11 +147,7 @@ class WorstErrors:
         return True
 
     def take(self, count: int) -> list[Mistake]:
-        """The worst: false positives, then as many missed annotations; more of one if the other is short.
-
-        Args:
-            count: how many in all.
-        """
+        """The worst ``count``: half false positives, half missed annotations if there are enough of each."""
         false_positives, missed = (
             [mistake for _, _, mistake in sorted(heap, key=lambda entry: entry[:2], reverse=True)]
             for heap in (self._false_positives, self._missed)

@@ -1,4 +1,4 @@
-"""The panels of a run: what the network sees, what it predicts beside the truth, and its worst mistakes."""
+"""The panels of a run: augmented images, predictions beside the truth, and the worst mistakes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from .draw_boxes import Colour, Floats, Pixels, class_colour, draw_boxes, legible
 from .grid import Tile, tile_grid
-from .mistakes import IOU_THRESHOLD, VIEW_PX, Mistake, find_errors
-from .views import SCORE_THRESHOLD, View
+from .mistakes import IOU_THRESHOLD, VIEW_PX, Mistake, find_mistakes
+from .views import SCORE_THRESHOLD, ImageView
 
 # Okabe and Ito's bluish green and vermilion (https://jfly.uni-koeln.de/color/), told apart by everybody.
 TRUTH_COLOUR: Colour = (0, 158, 115)
@@ -18,7 +18,7 @@ PREDICTION_COLOUR: Colour = (213, 94, 0)
 _COLUMNS = 4
 _PAIR_GAP_PX = 4
 _NEAR_IOU = 0.1
-"""Boxes that overlap less are about different things."""
+"""Boxes that overlap less belong to different objects."""
 
 
 def draw_augmented(images: Pixels, targets: Floats, counts: Sequence[int], names: Sequence[str]) -> Pixels:
@@ -27,19 +27,19 @@ def draw_augmented(images: Pixels, targets: Floats, counts: Sequence[int], names
     Args:
         images: RGB (n, S, S, 3).
         targets: (n, N, 5) class, x1, y1, x2, y2 in px.
-        counts: how many rows of each table of ``targets`` are labels; they come first.
+        counts: number of labels in each table of ``targets``; they come first.
         names: C names of classes.
     """
     names, tiles = legible(names), []
     for image, table, count in zip(images, targets, counts, strict=True):
-        view = View(image, np.array([1, 1, 0, 0], np.float32)).fit(VIEW_PX)
+        view = ImageView(image, np.array([1, 1, 0, 0], np.float32)).fit(VIEW_PX)
         drawn = _draw_labelled(view, table[:count, 1:5], table[:count, 0], [""] * count, names)
         tiles.append(Tile(drawn, f"{count} labels"))
     return tile_grid(tiles, _COLUMNS, [("what the network sees in training, after augmentation", None)])
 
 
 def _draw_labelled(
-    view: View, boxes: Floats, labels: Floats, suffixes: Sequence[str], names: Sequence[str]
+    view: ImageView, boxes: Floats, labels: Floats, suffixes: Sequence[str], names: Sequence[str]
 ) -> Pixels:
     """Boxes (n, 4) of the original image in the colours of their classes (n,), with their names."""
     classes = labels.astype(int).tolist()
@@ -49,13 +49,13 @@ def _draw_labelled(
 
 
 def draw_predictions(
-    views: Sequence[View],
+    views: Sequence[ImageView],
     detections: Sequence[Floats],
     truth: Sequence[Floats],
     captions: Sequence[str],
     names: Sequence[str],
 ) -> Pixels:
-    """Whole images twice, the annotations on the left and what was found on the right.
+    """Whole images twice: annotations on the left, detections on the right.
 
     Args:
         views: n images.
@@ -70,11 +70,11 @@ def draw_predictions(
         left = _draw_labelled(
             view, table[:, 1:5], table[:, 0], [" crowd" * int(c) for c in table[:, 6]], names
         )
-        found = found[np.argsort(found[:, 4], kind="stable")]  # the surest on top
+        found = found[np.argsort(found[:, 4], kind="stable")]  # highest score on top
         scores = [f" {score:.2f}" for score in found[:, 4].tolist()]
         right = _draw_labelled(view, found[:, :4], found[:, 5], scores, names)
         gap = np.full((left.shape[0], _PAIR_GAP_PX, 3), 255, np.uint8)
-        errors = find_errors(found, table)
+        errors = find_mistakes(found, table)
         facts = f"{len(table)} annotated; {len(found)} found, {len(errors.false_positives)} of them wrong"
         caption = f"{caption}\n{facts}; {len(errors.missed)} missed"
         tiles.append(Tile(np.concatenate((left, gap, right), axis=1), caption))
@@ -83,7 +83,7 @@ def draw_predictions(
 
 
 def draw_worst(mistakes: Sequence[Mistake], captions: Sequence[str], names: Sequence[str]) -> Pixels:
-    """Mistakes one by one; beside a false positive the annotations, beside a missed one the detections.
+    """Mistakes one by one: false positives with the annotations, missed objects with the detections.
 
     Args:
         mistakes: n mistakes.
@@ -113,7 +113,7 @@ def draw_worst(mistakes: Sequence[Mistake], captions: Sequence[str], names: Sequ
 
 
 def describe_mistake(mistake: Mistake, names: Sequence[str]) -> str:
-    """What happened, in a few words."""
+    """A mistake in a few words."""
     near = int(mistake.overlap.argmax()) if len(mistake.overlap) else None
     iou = 0.0 if near is None else float(mistake.overlap[near])
     if mistake.is_missed:

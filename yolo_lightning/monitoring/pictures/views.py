@@ -1,4 +1,4 @@
-"""What was found in validated images, and the parts of them that are worth a look, off the device."""
+"""Validated images with their detections, and copies of parts of them off the device."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ...data.letterbox import to_letterbox
 from .draw_boxes import Floats, Pixels
 
 SCORE_THRESHOLD = 0.25
-"""Detections below this score are not looked at; what ``predict`` reports, too."""
+"""Lowest score of detections that are shown, as for ``predict``."""
 
 
 class EvaluatedImage(NamedTuple):
-    """An image of a validation batch with what was found in it."""
+    """An image of a validation batch with its detections."""
 
     pixels: Tensor
     """uint8 (3, H, W), letterboxed, on the device that the batch is on."""
@@ -28,7 +28,7 @@ class EvaluatedImage(NamedTuple):
     size: tuple[int, int]
     """Height and width of the original image in px."""
     position: int
-    """In its data set."""
+    """Position in its data set."""
     image_id: int
     detections: Floats
     """(n, 6) x1, y1, x2, y2 in px of the original image, score, class, best first."""
@@ -36,25 +36,25 @@ class EvaluatedImage(NamedTuple):
     """(m, 7) class, x1, y1, x2, y2 in px of the original image, area in px^2, 1.0 for a crowd."""
 
     def without_pixels(self) -> EvaluatedImage:
-        """The same without a hold on the memory of the batch."""
+        """The same without its pixels, which would keep the batch in memory."""
         return self._replace(pixels=torch.empty((3, 0, 0), dtype=torch.uint8))
 
 
-class View(NamedTuple):
+class ImageView(NamedTuple):
     """A part of a letterboxed image, on the CPU."""
 
     image: Pixels
     """RGB (h, w, 3)."""
     letterbox: Floats
-    """(4,) gain_x, gain_y, pad_x, pad_y, how pixels of the original image lie on the part."""
+    """(4,) gain_x, gain_y, pad_x, pad_y, from px of the original image to px of the part."""
 
     def place(self, boxes: Floats) -> Floats:
         """Boxes xyxy (n, 4) from px of the original image to px of the view."""
         placed: Floats = to_letterbox(torch.from_numpy(boxes), torch.from_numpy(self.letterbox)).numpy()
         return placed
 
-    def fit(self, side_px: int) -> View:
-        """The same, scaled until its longer side is ``side_px``."""
+    def fit(self, side_px: int) -> ImageView:
+        """The same, scaled so that its longer side is ``side_px``."""
         height, width = self.image.shape[:2]
         scale = side_px / max(height, width)
         new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
@@ -62,18 +62,18 @@ class View(NamedTuple):
         scaled = cv2.resize(self.image, (new_width, new_height), interpolation=how)
         image: Pixels = scaled.astype(np.uint8, copy=False)
         gain = np.array([new_width / width, new_height / height] * 2, np.float32)
-        return View(image, self.letterbox * gain)
+        return ImageView(image, self.letterbox * gain)
 
 
-def take_apart(batch: Batch, detections: Tensor, counts: Tensor) -> list[EvaluatedImage]:
-    """A validated batch image by image; waits for the device.
+def split_batch(batch: Batch, detections: Tensor, counts: Tensor) -> list[EvaluatedImage]:
+    """Split a validated batch into its images; waits for the device.
 
-    The pixels stay where they are and share the memory of the batch.
+    The pixels share the memory of the batch.
 
     Args:
         batch: B images.
         detections: float (B, D, 6) as of ``evaluation.detect``.
-        counts: int64 (B,), real rows of ``detections``.
+        counts: int64 (B,), rows of ``detections`` that are not padding.
     """
     tables = (detections, counts, batch.truth, batch.truth_count, batch.letterbox)
     found, found_count, truth, truth_count, letterbox = (table.detach().cpu().numpy() for table in tables)
@@ -95,35 +95,35 @@ def take_apart(batch: Batch, detections: Tensor, counts: Tensor) -> list[Evaluat
     return images
 
 
-def cut_view(image: EvaluatedImage, region: npt.NDArray[np.floating] | None = None) -> View:
-    """A copy of a part of an image on the CPU; waits for the device.
+def cut_view(image: EvaluatedImage, region: npt.NDArray[np.floating] | None = None) -> ImageView:
+    """Copy a part of an image to the CPU; waits for the device.
 
     Args:
-        image: where from.
-        region: (4,) xyxy in px of the original image; all of it, without the padding, if left out.
+        image: an image of a batch.
+        region: (4,) xyxy in px of the original image; by default all of it, without the padding.
     """
     height, width = image.size
     wanted = np.array([0, 0, width, height] if region is None else region, np.float32)
     placed = to_letterbox(torch.from_numpy(wanted), torch.from_numpy(image.letterbox)).numpy()
     most_y, most_x = image.pixels.shape[-2:]
-    # A thousandth of a pixel is rounding. At least one pixel is left, whatever the region.
+    # A thousandth of a pixel is rounding. A view has at least one pixel.
     first = np.floor(placed[:2] + 1e-3).clip(0, (most_x - 1, most_y - 1)).astype(int)
     left, top = first.tolist()
     right, bottom = np.ceil(placed[2:] - 1e-3).clip(first + 1, (most_x, most_y)).astype(int).tolist()
     part = image.pixels[:, top:bottom, left:right].permute(1, 2, 0).contiguous()  # (h, w, 3)
     shift = np.array([0, 0, left, top], np.float32)
-    return View(part.cpu().numpy().copy(), image.letterbox - shift)
+    return ImageView(part.cpu().numpy().copy(), image.letterbox - shift)
 
 
 def surroundings(box: Floats, size: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """The region to look at for a box: twice as large, no smaller than 0.3 of the image, inside it.
+    """The region around a box: twice its size, at least 0.3 of the image, and inside it.
 
     Args:
         box: (4,) xyxy in px of the image.
         size: height and width of the image in px.
 
     Returns:
-        xyxy (4,) in px of the image; a square where there is room for one.
+        xyxy (4,) in px of the image; a square if there is room for one.
     """
     limit = np.array([size[1], size[0]], np.float64)  # width, height
     low, high = box[:2].astype(np.float64), box[2:].astype(np.float64)

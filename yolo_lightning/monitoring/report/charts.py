@@ -33,6 +33,9 @@ _PICTURES = {
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 
 
+Points = Sequence[tuple[float, float]]
+
+
 @dataclass(frozen=True)
 class Chart:
     """An image of a page."""
@@ -47,40 +50,34 @@ def training_curves(run: Run) -> list[Chart]:
     """mAP, losses of training and validation, learning rates and speed, each by epoch."""
     rows, best = run.rows, int(run.best["epoch"]) + 1
     mark = (best, f"best: {best}") if len(rows) > 1 else None
-    average_precision = {METRIC_TITLES[name]: name for name in (MAP, MAP_50)}
-    rates = sorted({name for row in rows for name in row if name.startswith("lr/")})
-    charts = [_by_epoch("Mean average precision", rows, average_precision, mark=mark)]
+    precisions = [(METRIC_TITLES[name], _points(rows, name)) for name in (MAP, MAP_50)]
+    charts = _chart("Mean average precision", precisions, has_legend=True, mark=mark)
     for part in _loss_parts(rows):
-        names = {"training": f"train/{part}{_LOSS}", "validation": f"val/{part}{_LOSS}"}
-        charts.append(_by_epoch(loss_title(part).capitalize(), rows, names, from_zero=False))
-    charts.append(
-        _by_epoch("Learning rate at the end of the epoch", rows, {n.removeprefix("lr/"): n for n in rates})
-    )
-    charts.append(_by_epoch("Images a second", rows, {"images/s": SPEED}))
-    return [chart for chart in charts if chart]
+        splits = (("training", "train"), ("validation", "val"))
+        losses = [(name, _points(rows, f"{split}/{part}{_LOSS}")) for name, split in splits]
+        charts += _chart(loss_title(part).capitalize(), losses, has_legend=True, from_zero=False)
+    rates = sorted({name for row in rows for name in row if name.startswith("lr/")})
+    lines = [(name.removeprefix("lr/"), _points(rows, name)) for name in rates]
+    charts += _chart("Learning rate at the end of the epoch", lines, has_legend=True)
+    return charts + _chart("Images a second", [("images/s", _points(rows, SPEED))])
 
 
 def comparison_curves(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
     """Curves of several runs, laid over each other; the nth run has the nth line colour."""
 
-    def overlaid(title: str, metric: str, from_zero: bool = True) -> Chart | None:
-        return _chart(title, names, [_points(run.rows, metric) for run in runs], from_zero=from_zero)
+    def overlay(title: str, metric: str, from_zero: bool = True, x: str = "epoch") -> list[Chart]:
+        lines = [(name, _points(run.rows, metric, x)) for run, name in zip(runs, names, strict=True)]
+        return _chart(title, lines, x, from_zero=from_zero)
 
-    minutes = [
-        [(row["wall_seconds"] / 60, row[MAP]) for row in run.rows
-         if "wall_seconds" in row and row.get(MAP, -1.0) >= 0]
-        for run in runs
-    ]  # fmt: skip
     title = METRIC_TITLES[MAP]
-    charts = [overlaid(title, MAP), _chart(f"{title} against time", names, minutes, x_label="minutes")]
-    charts.append(overlaid(METRIC_TITLES[MAP_50], MAP_50))
+    charts = overlay(title, MAP) + overlay(f"{title} against time", MAP, x="minutes")
+    charts += overlay(METRIC_TITLES[MAP_50], MAP_50)
     parts = dict.fromkeys(part for run in runs for part in _loss_parts(run.rows))
-    for split, long in (("val", "validation"), ("train", "training")):
+    for split, name in (("val", "validation"), ("train", "training")):
         for part in parts:
-            title = f"{loss_title(part).capitalize()}, {long}"
-            charts.append(overlaid(title, f"{split}/{part}{_LOSS}", from_zero=False))
-    charts.append(overlaid("Images a second", SPEED))
-    return [chart for chart in charts if chart]
+            title = f"{loss_title(part).capitalize()}, {name}"
+            charts += overlay(title, f"{split}/{part}{_LOSS}", from_zero=False)
+    return charts + overlay("Images a second", SPEED)
 
 
 def evaluation_plots(run: Run) -> list[Chart]:
@@ -114,43 +111,29 @@ def pictures(run: Run) -> list[Chart]:
     return charts
 
 
-def _by_epoch(
-    title: str,
-    rows: Sequence[Row],
-    metrics: dict[str, str],
-    *,
-    from_zero: bool = True,
-    mark: tuple[float, str] | None = None,
-) -> Chart | None:
-    points = [_points(rows, metric) for metric in metrics.values()]
-    return _chart(title, list(metrics), points, from_zero=from_zero, mark=mark, has_legend=True)
-
-
-def _points(rows: Sequence[Row], metric: str) -> list[tuple[float, float]]:
-    """(epoch from 1, value); COCO's -1 means that there was nothing to find."""
-    return [(row["epoch"] + 1, row[metric]) for row in rows if row.get(metric, -1.0) >= 0]
+def _points(rows: Sequence[Row], metric: str, x: str = "epoch") -> Points:
+    """A metric by epoch from 1, or by minutes; COCO's -1 means that there was nothing to find."""
+    known = [row for row in rows if row.get(metric, -1.0) >= 0]
+    if x == "minutes":
+        return [(row["wall_seconds"] / 60, row[metric]) for row in known if "wall_seconds" in row]
+    return [(row["epoch"] + 1, row[metric]) for row in known]
 
 
 def _chart(
     title: str,
-    names: Sequence[str],
-    points: Sequence[Sequence[tuple[float, float]]],
-    *,
+    lines: Sequence[tuple[str, Points]],
     x_label: str = "epoch",
+    *,
     from_zero: bool = True,
-    mark: tuple[float, str] | None = None,
     has_legend: bool = False,
-) -> Chart | None:
-    """A plot of one line a name, None if no line has a point."""
-    curves = [
-        Curve(name, line, line_colour(i))
-        for i, (name, line) in enumerate(zip(names, points, strict=True))
-        if line
-    ]
+    mark: tuple[float, str] | None = None,
+) -> list[Chart]:
+    """One plot of named lines; none if no line has a point."""
+    curves = [Curve(name, points, line_colour(i)) for i, (name, points) in enumerate(lines) if points]
     if not curves:
-        return None
+        return []
     figure = plot_curves(curves, x_label, from_zero=from_zero, has_legend=has_legend, mark=mark)
-    return Chart(title, _svg_uri(figure))
+    return [Chart(title, _svg_uri(figure))]
 
 
 def _loss_parts(rows: Sequence[Row]) -> list[str]:

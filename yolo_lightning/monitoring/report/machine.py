@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from typing import Any
 
 from .read import Run
@@ -40,32 +39,13 @@ def facts(run: Run) -> list[tuple[str, list[str]]]:
     return rows
 
 
-@dataclass(frozen=True)
-class GpuTable:
-    """``gpu_health.json`` as a table with a column for each GPU."""
-
-    head: list[str]
-    faults: list[str]
-    rows: list[tuple[str, list[list[str]]]]
-    """Name, and the lines of each GPU."""
-
-
-def gpu_table(run: Run) -> GpuTable | None:
-    """The health of the GPUs; None if nothing was recorded."""
-    found = run.gpu_health.get("devices")
-    devices = [device for device in found if isinstance(device, dict)] if isinstance(found, list) else []
-    if not devices:
-        return None
+def gpu_table(devices: list[dict[str, Any]]) -> list[list[Any]]:
+    """The head and the rows of a table with a column for each GPU; a cell is a list of lines."""
     keys = dict.fromkeys(key for device in devices for key in device if key not in _APART)
-    return GpuTable(
-        head=[f"GPU {device.get('index', place)}" for place, device in enumerate(devices)],
-        faults=[fault for device in devices for fault in lines(device.get("faults"))],
-        rows=[
-            (_label(key), [lines(device.get(key)) for device in devices])
-            for key in keys
-            if any(_is_told(device.get(key)) for device in devices)
-        ],
-    )
+    told = [key for key in keys if any(_is_told(device.get(key)) for device in devices)]
+    head = ["", *(f"GPU {device.get('index', place)}" for place, device in enumerate(devices))]
+    rows = [[_label(key), [lines(device.get(key)) for device in devices]] for key in told]
+    return [head, *rows] if devices else []
 
 
 def _is_told(value: object) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from .read import Row, Run
 
@@ -12,18 +11,9 @@ _MOST_CLASSES, _WEAKEST = 20, 10
 """Most classes in an open table; of more, the weakest."""
 
 
-@dataclass(frozen=True)
-class ClassScores:
-    """Scores of one class at the best epoch; None where there are none."""
-
-    name: str
-    ap: float | None
-    """Average precision at IoU 0.50 to 0.95."""
-    ap_50: float | None = None
-    precision: float | None = None
-    """As recall and F1, at the confidence where the mean F1 over the classes is best."""
-    recall: float | None = None
-    f1: float | None = None
+ClassScores = tuple[str, list[float | None]]
+"""Name of a class; its average precision at IoU 0.50 to 0.95, then, if known, that at IoU 0.50, and
+precision, recall and F1 at the best confidence."""
 
 
 def best_confidence(run: Run) -> float | None:
@@ -33,23 +23,24 @@ def best_confidence(run: Run) -> float | None:
 
 
 def class_scores(run: Run) -> list[ClassScores]:
-    """Scores of each class, in the order of the classes."""
+    """Scores of each class at the best epoch, in the order of the classes."""
     precisions = class_average_precisions(run.best)
-    table = {name: ClassScores(name, value) for name, value in precisions.items()}
+    table: dict[str, list[float | None]] = {name: [value] for name, value in precisions.items()}
     found, confidence = run.evaluation, best_confidence(run)
     if found is not None and confidence is not None:
         at = abs(found.confidence - confidence).argmin()
         for label, name in enumerate(found.class_names):
-            figures = {key: float(values[label, at]) for key, values in found.curves.items()}
-            table[name] = ClassScores(name, precisions.get(name), float(found.ap_50[label]), **figures)
-    return list(table.values())
+            figures = [float(found.curves[key][label, at]) for key in ("precision", "recall", "f1")]
+            table[name] = [precisions.get(name), float(found.ap_50[label]), *figures]
+    return list(table.items())
 
 
 def weakest(classes: list[ClassScores]) -> list[ClassScores]:
     """The classes with the lowest average precision; none if all classes have room on the page."""
     if len(classes) <= _MOST_CLASSES:
         return []
-    return sorted(classes, key=lambda row: math.inf if row.ap is None or row.ap < 0 else row.ap)[:_WEAKEST]
+    known = [(name, scores) for name, scores in classes if scores[0] is not None and scores[0] >= 0]
+    return sorted(known, key=lambda row: row[1][0] or 0.0)[:_WEAKEST]
 
 
 def class_average_precisions(row: Row) -> dict[str, float]:

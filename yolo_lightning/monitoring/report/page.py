@@ -16,7 +16,7 @@ from ..pictures.plots import line_colour
 from .budget import phases
 from .charts import comparison_curves, evaluation_plots, pictures, training_curves
 from .compare import compare_runs
-from .machine import facts, gpu_table
+from .machine import facts, gpu_table, lines
 from .next_steps import commands
 from .outcome import best_confidence, class_scores, described, epochs_text, wall_seconds, weakest
 from .read import Run, read_run
@@ -49,7 +49,8 @@ def report_page(run: Run) -> str:
         pictures=pictures(run),
         phases=spent,
         training_seconds=sum(phase.seconds for phase in spent if phase.key == "step"),
-        gpus=gpu_table(run),
+        gpus=gpu_table(run.gpus),
+        faults=[fault for gpu in run.gpus for fault in lines(gpu.get("faults"))],
         facts=facts(run),
         config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else "",
         commands=list(commands(run)),

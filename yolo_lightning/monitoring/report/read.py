@@ -120,6 +120,12 @@ class Run:
             value = value.get(part) if isinstance(value, dict) else None
         return value
 
+    @property
+    def gpus(self) -> list[dict[str, Any]]:
+        """The records of ``gpu_health.json``, one per GPU."""
+        devices = self.gpu_health.get("devices")
+        return [gpu for gpu in devices if isinstance(gpu, dict)] if isinstance(devices, list) else []
+
     def checkpoint(self, name: str) -> Path | None:
         """Path of the checkpoint ``best`` or ``last``; None if there is no such file."""
         path = self.directory / "checkpoints" / f"{name}.ckpt"

@@ -21,18 +21,18 @@ from ...system.files import write_whole
 from ...training.contracts import TrainsDetections, detection_data
 from ..pictures import (
     EvaluatedImage,
+    ImageView,
     Pixels,
-    View,
-    WorstErrors,
+    WorstMistakes,
     cut_view,
     draw_augmented,
     draw_label_statistics,
     draw_predictions,
     draw_worst,
     encode,
-    find_errors,
+    find_mistakes,
     label_statistics,
-    take_apart,
+    split_batch,
 )
 from .writer import log_encoded, never_fatal, step_of, writer_of
 
@@ -84,9 +84,9 @@ class Pictures(Callback):
         self._augmented: tuple[int, Tensor, Tensor, Tensor] | None = None
         self._drawn_epoch: int | None = None
         """Of the newest pictures of a validation."""
-        self._worst: WorstErrors | None = None
+        self._worst: WorstMistakes | None = None
         """Of the validation under way, if it is drawn."""
-        self._shown: list[tuple[EvaluatedImage, View]] = []
+        self._shown: list[tuple[EvaluatedImage, ImageView]] = []
 
     @_never_fatal
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -147,7 +147,7 @@ class Pictures(Callback):
         drawn = self._drawn_epoch
         is_next = drawn is None or (trainer.current_epoch - drawn >= self.every and self._pace.is_due())
         if is_next or _is_last_validated(trainer):
-            self._worst = WorstErrors(self.count)
+            self._worst = WorstMistakes(self.count)
 
     @_never_fatal
     def on_validation_batch_end(
@@ -162,9 +162,9 @@ class Pictures(Callback):
         """Copy what is to be drawn off the device, which validation waits for anyway."""
         if self._worst is None or dataloader_idx > 0 or not isinstance(outputs, dict):
             return
-        images = take_apart(batch, outputs["detections"], outputs["counts"])
+        images = split_batch(batch, outputs["detections"], outputs["counts"])
         for image in images:
-            self._worst.add(image, find_errors(image.detections, image.truth))
+            self._worst.add(image, find_mistakes(image.detections, image.truth))
         for image in images[: self._wanted(trainer, batch_idx)]:
             self._shown.append((image.without_pixels(), cut_view(image)))
 
