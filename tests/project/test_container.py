@@ -1,4 +1,4 @@
-"""The image's files against what reads them: linters, published schemas, and each other, without Docker.
+"""Files of the image, checked with linters, published schemas and each other, without Docker.
 
 What the container starts is in ``test_container_entrypoint.py``; the steps of the Dockerfile are run by
 ``integration/test_container_root.py``.
@@ -31,7 +31,7 @@ def final_stage() -> Stage:
 
 
 def values(keyword: str) -> list[str]:
-    """Of all instructions of that name in the final stage."""
+    """Values of all instructions of that name in the final stage."""
     return [instruction.value for instruction in final_stage() if instruction.keyword == keyword]
 
 
@@ -41,7 +41,7 @@ def lint(text: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_hadolint_finds_nothing() -> None:
-    """DL3008 wants versions of Debian's packages, which are gone from its mirrors after the next update."""
+    """DL3008 asks for versions of Debian packages, which disappear from its mirrors at the next update."""
     done = lint((ROOT / "Dockerfile").read_text())
     assert done.returncode == 0, done.stdout
 
@@ -64,7 +64,7 @@ def test_hadolint_finds_what_is_wrong(old: str, new: str, rule: str) -> None:
 
 
 def test_the_base_is_one_release_of_pytorch_and_cuda() -> None:
-    """Both stages begin with it: what the wheel is made by is what it is installed by."""
+    """The stage that builds the wheel and the stage that installs it have the same base."""
     arguments, found = stages(read(ROOT / "Dockerfile"))
     assert re.fullmatch(r"pytorch/pytorch:2\.\d+\.\d+-cuda\d+\.\d+-cudnn\d+-runtime", arguments["BASE"])
     assert [stage[0].words[0] for stage in found] == ["${BASE}", "${BASE}"]
@@ -87,7 +87,7 @@ def test_what_is_copied_is_there_and_not_ignored() -> None:
 
 
 def test_other_files_agree_with_the_image() -> None:
-    """Folders, user and ports that compose, the devcontainer and Kubernetes count on."""
+    """Compose, the devcontainer and Kubernetes rely on the image's folders, user and ports."""
     user, ports = "yolo", set(values("EXPOSE")[0].split())
     assert values("WORKDIR")[-1] == WORKSPACE
     assert values("USER")[-1] == "${USER_ID}:${GROUP_ID}" and any(f" {user} " in run for run in values("RUN"))
@@ -108,7 +108,7 @@ def test_other_files_agree_with_the_image() -> None:
 
 
 def drop_tags(path: Path) -> str:
-    """``!reset`` is compose's own: it takes away what an earlier file gave, whatever stands behind it."""
+    """Remove ``!reset``, compose's own tag, which deletes the value of an earlier file."""
     return path.read_text().replace("!reset ", "")
 
 

@@ -1,4 +1,4 @@
-"""What the container starts: deploy/container/entrypoint.sh in each of its modes, for real, on loopback."""
+"""deploy/container/entrypoint.sh in each of its modes, with real servers on loopback."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.support.ssh_server import SSH_PACKAGES, SshServer, Start
 
 ENTRY = Path(__file__).parents[2] / "deploy" / "container" / "entrypoint.sh"
 PATIENCE_S = 200
-"""For what takes seconds on an idle machine."""
+"""Limit for steps that take seconds on an idle machine."""
 
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """Home of the container's user, where an ordinary user can reach it also when root runs the tests."""
+    """Home of the container's user; an ordinary user can reach it even if root runs the tests."""
     folder = Path(tempfile.mkdtemp(prefix="container.", dir="/tmp"))
     yield folder
     shutil.rmtree(folder)
@@ -34,7 +34,7 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture
 def start(home: Path) -> Iterator[Start]:
-    """``start(*arguments, user=None, **environment)`` starts the script; ``home/log`` has what it says."""
+    """``start(*arguments, user=None, **environment)`` starts the script, which logs to ``home/log``."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start_(*arguments: str, user: int | None = None, **environment: str) -> subprocess.Popen[bytes]:
@@ -133,7 +133,7 @@ def test_jupyter_answers_who_has_the_token(start: Start, home: Path) -> None:
 
 
 def test_a_given_token_is_told_to_nobody(start: Start, home: Path) -> None:
-    """Jupyter takes it from the environment; on a command line every process could read it."""
+    """Jupyter reads it from the environment; every process could see a command line."""
     program(home / "python", 'if [ "$1" = - ]; then exit; fi; echo "$@"; echo "${#JUPYTER_TOKEN} characters"')
     assert start("jupyter", PYTHON=str(home / "python"), JUPYTER_TOKEN="hush-hush").wait(PATIENCE_S) == 0
     said = (home / "log").read_text()
@@ -142,7 +142,7 @@ def test_a_given_token_is_told_to_nobody(start: Start, home: Path) -> None:
 
 @pytest.fixture
 def ssh(home: Path, start: Start) -> SshServer:
-    """On a machine of CI it is an error if Debian's server cannot be had."""
+    """Debian's ssh server; CI fails if it cannot be downloaded, other machines skip."""
     try:
         programs = fetch("ssh", SSH_PACKAGES)
     except PackagesMissing as error:
@@ -165,7 +165,7 @@ def test_ssh_lets_in_a_key_and_nothing_else(ssh: SshServer, home: Path) -> None:
 
 
 def start_again(ssh: SshServer, server: subprocess.Popen[bytes]) -> str:
-    """The host's key before the server is started anew, with the key in a mounted file this time."""
+    """Restart the server with the key in a mounted file, and return the host key from before."""
     before = ssh.host_key()
     server.terminate()
     server.wait(PATIENCE_S)

@@ -1,4 +1,4 @@
-"""deploy/kubernetes against the schemas that Kubeflow publishes with its Python packages, without a cluster.
+"""deploy/kubernetes, checked with the schemas of Kubeflow's Python packages, without a cluster.
 
 The API server refuses unknown fields, wrong types and missing ones; so do the two checkers here, each for one
 generation of models: ``kubeflow-training`` (with ``kubernetes`` for the pods) and ``kubeflow-trainer-api``.
@@ -59,14 +59,14 @@ def check_openapi(kind: str, value: Any, where: str = "") -> Any:
 
 
 def check_pydantic(model: Any, value: dict[str, Any]) -> None:
-    """The same with a model of ``kubeflow-trainer-api``, which drops the fields that it does not know."""
+    """Check with a model of ``kubeflow-trainer-api``, which drops unknown fields."""
     known = model.from_dict(copy.deepcopy(value)).to_dict()
     if known != value:
         raise ValueError(f"unknown fields: only {known} is read of {value}")
 
 
 def check(document: dict[str, Any]) -> None:
-    """Hold a document against the schema of its kind."""
+    """Check a document with the schema of its kind."""
     match document["apiVersion"], document["kind"]:
         case "kubeflow.org/v1", "PyTorchJob":
             check_openapi("KubeflowOrgV1PyTorchJob", document)
@@ -159,7 +159,7 @@ def test_a_broken_train_job_is_refused(position: int, broken: Break) -> None:
 
 
 def pods() -> dict[str, tuple[dict[str, Any], str]]:
-    """Of both ways: what a pod is, and how it starts again."""
+    """Both manifests have the same pods and the same restarts."""
     job, (runtime, train_job) = pytorch_job(), documents("trainjob.yaml")
     pod = of_node(runtime)["template"]["spec"]["template"]["spec"]
     pod = copy.deepcopy(pod)
@@ -222,7 +222,7 @@ def test_one_process_a_gpu() -> None:
 
 
 def launched_with(tmp_path: Path, environment: dict[str, str], *arguments: str) -> tuple[int, list[str]]:
-    """Status of the script and the arguments of torchrun, with an echo in the place of Python."""
+    """Return the script's exit status and torchrun's arguments; an echo stands in for Python."""
     python = tmp_path / "python"
     python.write_text(
         '#!/bin/sh\nprintf "%s\\n" "$@" >"${0%/*}/arguments"\n'

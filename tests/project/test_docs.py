@@ -51,16 +51,16 @@ YOLOV5 = {
         --hide-conf --half --dnn --vid-stride
     """,
 }
-"""What the programs of ultralytics/yolov5 7.0 take, and what its ``hyp.scratch-low.yaml`` holds."""
+"""Flags of the programs of ultralytics/yolov5 7.0, and keys of its ``hyp.scratch-low.yaml``."""
 
 OURS = re.compile(
     r"(?<![/\w])yolo-lightning\b(?!/)|-m yolo_lightning\b|"
     r"(launch_torchrun|submit_slurm|run_quickstart)\.sh\b|"
     r"^(fit|validate|test|predict|doctor|submit|synth|visualize|report|compare)\b|^--"
 )
-"""What in a command line is followed by options of ours."""
+"""Part of a command line before our own options."""
 OF_OTHERS = {"--build-arg", "--gpus", "--ipc", "--network", "--overlap", "--shm-size", "--sysctl"}
-"""Options of docker and of benchmarks.scaling that stand by themselves in a text."""
+"""Options of docker and of benchmarks.scaling that stand alone in a text."""
 OPTION = re.compile(r"(?<![\w-])--[A-Za-z][\w.-]*")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
@@ -96,18 +96,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def text_of(page: Path) -> str:
-    """The text of a page; of a notebook that of its Markdown cells."""
+    """Text of a page, or of the Markdown cells of a notebook."""
     if page.suffix != ".ipynb":
         return page.read_text()
     cells = nbformat.read(page, as_version=4).cells
     return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
 
-# What is built
+# The built pages
 
 
 class _Requests(HTMLParser):
-    """Addresses that a browser asks for by itself when it opens a page."""
+    """Addresses that a browser requests when it opens a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,11 +167,11 @@ def test_the_figures_of_the_readme_are_those_of_the_benchmarks(site: Path) -> No
     assert (site / "images" / "throughput.png").is_file()
 
 
-# What is said
+# Text
 
 
 def named_options(text: str) -> Iterator[str]:
-    """Options of ours that are named in code: in shell commands, and between backticks."""
+    """Find our options in shell commands and between backticks."""
     spans = []
     for language, block in FENCE.findall(text):
         if language in {"bash", "sh", "shell", "console", ""}:
@@ -184,7 +184,7 @@ def named_options(text: str) -> Iterator[str]:
 
 
 def without_first_column(text: str) -> str:
-    """The page without what its tables translate from, and without prose about it."""
+    """Keep the code blocks, and the tables without their first column."""
     rows = [line for line in FENCE.sub("", text).splitlines() if line.startswith("|")]
     ours = [block for _, block in FENCE.findall(text)]
     return "\n".join([row.split("|", 2)[2] for row in rows] + [f"```bash\n{block}```" for block in ours])
@@ -232,7 +232,7 @@ def test_every_module_that_is_named_exists(page: Path) -> None:
 
 
 def replaced_names(table: re.Match[str]) -> str:
-    """The second column of the changelog's table of moves: the first holds names that are gone."""
+    """Keep the second column of the changelog's table of moves; the first holds removed names."""
     return "\n".join(row.split("|")[2] for row in table[0].strip().splitlines())
 
 
@@ -261,7 +261,7 @@ def test_every_link_leads_somewhere(page: Path, hooks: ModuleType) -> None:
 
 
 def table_below(page: Path, heading: str) -> dict[str, str]:
-    """What the first table below a heading says of each code in its first column."""
+    """Map each code in the first column of the first table below a heading to its second column."""
     text = page.read_text()
     section = re.split(r"^## ", text[text.index(f"## {heading}\n") + 3 :], flags=re.MULTILINE)[0]
     rows = [re.split(r"(?<!\\)\|", line) for line in section.splitlines() if line.startswith("|")][2:]
@@ -281,7 +281,7 @@ def test_each_flag_of_yolov5_has_its_row(heading: str) -> None:
 def test_the_example_of_the_readme_runs(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it stands, but on fewer and smaller images, for one epoch, without compiling."""
+    """Only the number and size of the images, the epochs and the compilation are changed."""
     blocks = FENCE.findall((REPOSITORY / "README.md").read_text())
     [code] = [block for language, block in blocks if language == "python"]
     for long, short in {
@@ -298,7 +298,7 @@ def test_the_example_of_the_readme_runs(
     assert "val/map" in row
 
 
-# What is logged
+# Metrics
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +322,7 @@ def test_everything_that_a_fit_logs_is_explained(
 
 
 def test_every_tag_in_the_code_is_explained(documented: list[re.Pattern[str]]) -> None:
-    """Those, too, that only a GPU or another head logs."""
+    """Includes the tags that only a GPU or another head logs."""
     tag = re.compile(r"""["'`]((?:train|val|perf|gpu|lr)/\w+)["'`]""")
     sources = [file.read_text() for file in sorted((REPOSITORY / "yolo_lightning").rglob("*.py"))]
     tags = {name for source in sources for name in tag.findall(source)}

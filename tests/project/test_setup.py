@@ -1,4 +1,4 @@
-"""What the scripts of the README install, and which tests they run, with a stand-in for Python."""
+"""The scripts of the README: what they install and which tests they run, with a stand-in for Python."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def calls(clone: Path, script: str, *arguments: str) -> list[str]:
 
 
 def installed(clone: Path, script: str, *arguments: str) -> list[str]:
-    """What pip is asked to install."""
+    """Extras that pip installs, one entry a call."""
     found = [line for line in calls(clone, script, *arguments) if "<install>" in line]
     return [line.rpartition("<--editable><")[2].rstrip(">").removeprefix(str(clone)) for line in found]
 

@@ -1,4 +1,4 @@
-"""The workflows for GitHub against its published schema, and what they call against what there is."""
+"""GitHub's workflows and issue form: their published schemas, their scripts, and the files they call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".github" / "workflows"
 NAMES = ("ci.yml", "train.yml")
 ON = True
-"""What YAML 1.1 makes of the key ``on``."""
+"""The key ``on`` as YAML 1.1 reads it."""
 
 
 def workflow(name: str) -> dict[Any, Any]:
@@ -82,7 +82,7 @@ def test_a_workflow_may_only_read_and_uses_releases_by_major_version(name: str) 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_scripts_are_sound_and_nothing_is_pasted_into_them(name: str) -> None:
-    """A value that ``${{ }}`` pastes could be a command; what comes from outside comes as a variable."""
+    """A value inside ``${{ }}`` could be a command, so inputs come as variables."""
     found = scripts(name)
     assert found and [script for script in found if "${{" in script] == []
     for script in found:
@@ -127,7 +127,7 @@ def test_ci_runs_on_the_oldest_and_the_newest() -> None:
 
 
 def gate(folder: Path, least: str, *maps: float | None) -> tuple[int, str, str]:
-    """Run the last step of train.yml on runs with these val/map; its status, its last line and its output."""
+    """Run the last step of train.yml on runs with these val/map; return status, last line and output."""
     for number, reached in enumerate(maps):
         run = folder / "runs" / "train" / f"version_{number}"
         run.mkdir(parents=True)
@@ -161,7 +161,7 @@ def test_the_run_is_uploaded_whatever_it_reached() -> None:
 
 
 def test_the_training_step_passes_its_options_on(tmp_path: Path) -> None:
-    """Each word of the options is one argument, whatever is in the folder; nothing of it is executed."""
+    """Each word of the options is one argument; no glob is expanded and nothing is executed."""
     program = tmp_path / ".train" / "bin" / "yolo-lightning"
     program.parent.mkdir(parents=True)
     program.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')

@@ -1,4 +1,4 @@
-"""Reads a Dockerfile: its instructions, stage by stage, with variables put in."""
+"""Reader for Dockerfiles: instructions by stage, and variables."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Instruction:
 
     @property
     def flags(self) -> dict[str, str]:
-        """What begins with two hyphens, without them: ``{"from": "wheel"}``."""
+        """Words that begin with two hyphens: ``{"from": "wheel"}``."""
         words = [word[2:].partition("=") for word in self.value.split() if word.startswith("--")]
         return {name: value for name, _, value in words}
 
     @property
     def words(self) -> list[str]:
-        """The rest, of a JSON list or of words between spaces."""
+        """Other words; the value may be a JSON list."""
         value = re.sub(r"^(--\S+\s+)*", "", self.value)
         return json.loads(value) if value.startswith("[") else shlex.split(value)
 
 
 Stage = list[Instruction]
-"""``FROM`` and what follows, up to the next."""
+"""``FROM`` and the instructions up to the next ``FROM``."""
 
 
 def read(path: Path) -> list[Instruction]:
@@ -58,5 +58,5 @@ def stages(instructions: list[Instruction]) -> tuple[dict[str, str], list[Stage]
 
 
 def expand(text: str, variables: dict[str, str]) -> str:
-    """``$NAME`` and ``${NAME}`` replaced; an unknown one is an error."""
+    """Replace ``$NAME`` and ``${NAME}``; an unknown name is an error."""
     return re.sub(r"\$(?:\{(\w+)\}|(\w+))", lambda match: variables[match[1] or match[2]], text)

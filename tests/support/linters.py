@@ -1,4 +1,4 @@
-"""What other programs find in our files."""
+"""Linters and schemas of other projects."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from jsonschema.validators import validator_for
 
 
 def tool(name: str) -> str:
-    """A program that pip has put beside Python."""
+    """Path of a program that pip has installed."""
     return str(Path(sys.executable).with_name(name))
 
 
 def schema_errors(name: str, document: object) -> list[str]:
-    """What a schema of those that check-jsonschema ships finds."""
+    """Errors that a schema of check-jsonschema finds in a document."""
     schema = get_builtin_schema(f"vendor.{name}")
     return [error.message for error in validator_for(schema)(schema).iter_errors(document)]
