@@ -160,7 +160,7 @@ def test_the_facts_of_the_training_loader(root: Path, monkeypatch: pytest.Monkey
     data.setup("fit")
     list(data.train_dataloader())
     assert data.loading == Loading("device", 0, 5, 0.0, "device")
-    monkeypatch.setattr("yolo_lightning.data.cache_folder.available_memory", lambda: 0)
+    monkeypatch.setattr("yolo_lightning.data.images.choose_cache.available_memory", lambda: 0)
     data = make_module(root, cache="disk", num_workers=3)
     data.setup("fit")
     assert data.loading[:3] == ("disk", 3, 5) and data.loading.fitting_cache is None

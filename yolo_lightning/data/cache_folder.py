@@ -1,4 +1,4 @@
-"""Folders for cached files of a data set, and how much room they have."""
+"""Folders for cached files of a data set, their locks, and the room in them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import platform
 import re
 import shutil
 import stat
+import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from ..errors import InputError
 from ..system.cores import free_in_group
+from ..system.files import take_lock
 
 FileMode = Literal["ram", "disk"]
 
@@ -19,14 +21,23 @@ FOLDER = ".yolo_lightning_cache"
 
 
 class NoRoom(InputError):
-    """A cache cannot be made where it should go; the images themselves may be fine."""
+    """A cache cannot be made in its folder; the images themselves may be fine."""
+
+
+def cache_folder(root: Path, mode: FileMode) -> Path:
+    """Folder for cached images of the data set in ``root``: in shared memory, or see :func:`disk_folder`."""
+    if mode == "disk":
+        return disk_folder(root)
+    shared = Path("/dev/shm")
+    base = shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+    return base / f"yolo_lightning_{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 
 def disk_folder(root: Path) -> Path:
-    """Where files about a data set go: beside it, or to the user's cache folder where it is read-only.
+    """Folder for files about the data set in ``root``: beside it, or the user's cache folder if read-only.
 
-    ``YOLO_LIGHTNING_CACHE`` in the environment names another folder, such as a disk of each node's own;
-    variables in it, such as ``$TMPDIR``, are those of the node.
+    ``YOLO_LIGHTNING_CACHE`` in the environment names another folder, such as a local disk of each node;
+    each node expands variables in it, such as ``$TMPDIR``.
 
     Raises:
         InputError: One of these variables is not set.
@@ -39,35 +50,33 @@ def disk_folder(root: Path) -> Path:
                 "another folder"
             )
         return Path(expanded).expanduser().absolute()
-    # An administrator may write to a folder that is marked read-only, but that is not what was meant.
+    # An administrator may write to a folder that is marked read-only, but should not.
     if os.access(root, os.W_OK) and root.stat().st_mode & stat.S_IWUSR:
         return root / FOLDER
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "yolo_lightning"
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder of a cache.
+def lock_folder(folder: Path, name: str) -> IO[str]:
+    """Make a folder, and wait for the lock ``name`` in it; closing the returned file releases the lock.
 
     Raises:
-        InputError: It cannot be made.
+        OSError: The folder or the file cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise NoRoom(
-            f"{folder}: the cache cannot be made there ({error.strerror}); set --data.cache none"
-        ) from None
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / name).open("w")
+    take_lock(file)
+    return file
 
 
 def free_bytes(folder: Path, mode: FileMode) -> int:
-    """Room for a cache in a folder that may still have to be made."""
+    """Room for a cache in a folder that need not exist yet."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     return min(free, available_memory()) if mode == "ram" else free
 
 
 def available_memory() -> int:
-    """Bytes that can be taken without swapping; without a limit where Linux does not say."""
+    """Bytes that can be allocated without swapping; practically infinite if the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

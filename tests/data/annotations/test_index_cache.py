@@ -4,11 +4,8 @@ import dataclasses
 import fcntl
 import json
 import os
-import pickle
 import shutil
-import struct
 import tracemalloc
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,7 @@ from tests.support.tiny_data import (
     write_image,
     write_yolo,
 )
-from yolo_lightning.data.annotations import index_cache as index_file
+from yolo_lightning.data.annotations import index_cache
 from yolo_lightning.data.annotations.index import Annotations, DatasetIndex, build_index
 from yolo_lightning.data.annotations.index_cache import (
     CocoReading,
@@ -214,7 +211,7 @@ def test_a_split_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
     source = make_yolo(tmp_path)
     content = yaml.safe_load((tmp_path / "data.yaml").read_text())
     (tmp_path / "data.yaml").write_text(yaml.safe_dump({**content, "val": "images/train"}))
-    other = tmp_path / FOLDER / "00000000_train_index_0000000000000000.npys"
+    other = tmp_path / FOLDER / "00000000_train_index_0000000000000000.npz"
     other.parent.mkdir()
     other.write_text("of another data set")
     for split in ("train", "val"):
@@ -230,7 +227,7 @@ def test_another_reader_reads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     reading = YoloReading(write_yolo(tmp_path, LABELS), "train")
     paths = [index_path(reading)]
     for name, value in (("_code", lambda: "changed"), ("_FORMAT", -1)):
-        monkeypatch.setattr(index_file, name, value)
+        monkeypatch.setattr(index_cache, name, value)
         paths.append(index_path(reading))
     assert len(set(paths)) == 3
 
@@ -240,16 +237,26 @@ def test_no_damaged_file_is_used(tmp_path: Path) -> None:
     fresh = source.read("train", keep=True)
     path = tmp_path / FOLDER / kept(tmp_path)[0]
     whole = path.read_bytes()
-    flipped = [bytearray(whole) for _ in range(0, len(whole), 37)]
-    for n, data in enumerate(flipped):
-        data[n * 37] ^= 1 << (n % 8)
-    cut = [whole[:n] for n in (0, 1, 11, 12, 13, len(whole) // 2, len(whole) - 1)]
-    for data in (*flipped, *cut, whole + b"\0", bytes(len(whole)), whole[:-12] + bytes(12)):
+    with np.load(path) as file:
+        in_data = {name: whole.index(file.zip.read(f"{name}.npy")) for name in file.files}
+    places = [begin + offset for begin in in_data.values() for offset in (0, 30, 100, 129)]
+    cut = [whole[:n] for n in (0, 1, 12, len(whole) // 2, len(whole) - 1)]
+    for data in (*(flipped(whole, place) for place in places), *cut, bytes(len(whole))):
         path.write_bytes(data)
         index = source.read("train", keep=True)
         assert not index.report.from_cache
+        assert_equal(index, fresh)
         assert path.read_bytes() == whole
-    assert_equal(source.read("train", keep=True), fresh)
+    for place in range(0, len(whole), 37):  # also between the arrays, where a change may mean nothing
+        path.write_bytes(flipped(whole, place))
+        assert_equal(source.read("train", keep=True), fresh)
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    """The same bytes with one bit changed."""
+    changed = bytearray(data)
+    changed[place] ^= 1 << (place % 8)
+    return bytes(changed)
 
 
 class Bomb:
@@ -260,20 +267,21 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
-def test_a_pickle_is_neither_written_nor_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("save", [np.save, np.savez])
+def test_a_pickle_is_neither_written_nor_read(tmp_path: Path, save: Callable[..., None]) -> None:
     source = make_coco(tmp_path)
     fresh = source.read("train", keep=True)
     path = tmp_path / FOLDER / kept(tmp_path)[0]
-    with path.open("rb") as file:
-        for _ in range(12):  # two texts and ten arrays
-            array = np.load(file, allow_pickle=False)
-            assert array.dtype.kind in "uifb"
-        assert len(file.read()) == 12
-    with path.open("wb") as file:
-        np.save(file, np.array([Bomb(tmp_path / "exploded")], object), allow_pickle=True)
-    data = path.read_bytes()
-    assert pickle.dumps(Bomb(tmp_path))[:1] == b"\x80" and b"\x80" in data
-    path.write_bytes(data + struct.pack("<QI", len(data), zlib.crc32(data)))
+    with np.load(path, allow_pickle=False) as file:
+        contents = {name: file[name] for name in file.files}
+    assert len(contents) == 12 and all(array.dtype.kind in "uifb" for array in contents.values())
+    bomb = np.array([Bomb(tmp_path / "exploded")], object)
+    with path.open("wb") as opened:
+        if save is np.save:
+            np.save(opened, bomb, allow_pickle=True)
+        else:
+            np.savez(opened, **{**contents, "facts": bomb})
+    assert b"exploded" in path.read_bytes()
     index = source.read("train", keep=True)
     assert not index.report.from_cache and not (tmp_path / "exploded").exists()
     assert_equal(index, fresh)
@@ -295,7 +303,7 @@ def test_read_only_data_is_kept_in_the_users_folder_or_not_at_all(
             for index in indices:
                 assert_equal(index, fresh)
         assert sorted((tmp_path / "data").rglob("*")) == before
-        assert len(list((tmp_path / "home/yolo_lightning").glob("*.npys"))) == 1
+        assert len(list((tmp_path / "home/yolo_lightning").glob("*.npz"))) == 1
     finally:
         (tmp_path / "data").chmod(0o755)
 
@@ -324,7 +332,7 @@ def test_a_change_during_the_reading_is_seen_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_yolo(tmp_path)
-    read = index_file.read_yolo
+    read = index_cache.read_yolo
 
     def read_and_change(*arguments: Any, **options: Any) -> DatasetIndex:
         index = read(*arguments, **options)
@@ -333,7 +341,7 @@ def test_a_change_during_the_reading_is_seen_by_the_next(
         return index
 
     with monkeypatch.context() as patch:
-        patch.setattr(index_file, "read_yolo", read_and_change)
+        patch.setattr(index_cache, "read_yolo", read_and_change)
         old = source.read("train", keep=True)
     new = source.read("train", keep=True)
     assert not new.report.from_cache and (new.boxes != old.boxes).any()

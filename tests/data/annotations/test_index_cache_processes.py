@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.support.tiny_data import write_yolo
-from yolo_lightning.data.annotations import index_cache as index_file
+from yolo_lightning.data.annotations import index_cache
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.annotations.source import DataSource
 from yolo_lightning.data.cache_folder import FOLDER
@@ -42,7 +42,7 @@ def _append(path: Path, line: str) -> None:
 
 
 def _reading_and(note: Callable[[], None]) -> Callable[..., DatasetIndex]:
-    read = index_file.read_yolo
+    read = index_cache.read_yolo
 
     def noting(*arguments: Any, **options: Any) -> DatasetIndex:
         note()
@@ -60,7 +60,7 @@ def test_of_processes_that_come_at_once_one_reads(
         _append(reads, str(os.getpid()))
         time.sleep(0.5)  # the others are here long before it is read
 
-    monkeypatch.setattr(index_file, "read_yolo", _reading_and(note))
+    monkeypatch.setattr(index_cache, "read_yolo", _reading_and(note))
     together = FORK.Barrier(3)
 
     def work() -> None:
@@ -91,9 +91,9 @@ def test_a_killed_process_leaves_no_lock_and_no_rest(
 
     with monkeypatch.context() as patch:
         if moment == "reading":
-            patch.setattr(index_file, "read_yolo", stop)
+            patch.setattr(index_cache, "read_yolo", stop)
         else:
-            patch.setattr(index_file, "_checksum", stop)
+            patch.setattr(index_cache.np, "savez", stop)
         process = FORK.Process(target=source.read, args=("train", True))
         process.start()
         assert process.pid is not None
@@ -107,7 +107,7 @@ def test_a_killed_process_leaves_no_lock_and_no_rest(
     index = source.read("train", keep=True)
     assert not index.report.from_cache
     (name,) = _files(tmp_path)
-    assert name.endswith(".npys")
+    assert name.endswith(".npz")
     np.testing.assert_array_equal(source.read("train", keep=True).boxes, index.boxes)
 
 

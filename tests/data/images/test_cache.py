@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.support.tiny_data import coco_document, write_coco, write_image
+from yolo_lightning.data import cache_folder
 from yolo_lightning.data.annotations.coco import read_coco
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.cache_folder import FOLDER, disk_folder, free_bytes
@@ -22,6 +23,7 @@ from yolo_lightning.data.images.cache import cache_path, open_cache
 from yolo_lightning.data.images.decode import draw, read_bytes
 from yolo_lightning.data.loading.dataset import DetectionDataset
 from yolo_lightning.errors import InputError
+from yolo_lightning.system.files import temporary_name
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ def test_too_little_room_is_said_before_writing(
     index: DatasetIndex, mode: Literal["ram", "disk"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(cache_room.shutil, "disk_usage", lambda _: usage(1, 1, 9215))
+    monkeypatch.setattr(cache_folder.shutil, "disk_usage", lambda _: usage(1, 1, 9215))
     said: list[str] = []
     with pytest.raises(InputError, match=r"needs 0\.0 GB but 0\.0 GB are free; .*--data\.cache"):
         open_cache(index, 32, True, mode, said.append)
@@ -115,7 +117,7 @@ def test_too_little_room_is_said_before_writing(
 
 def test_the_announcement_tells_size_and_room(index: DatasetIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(cache_room.shutil, "disk_usage", lambda _: usage(1, 1, 71_230_000_000))
+    monkeypatch.setattr(cache_folder.shutil, "disk_usage", lambda _: usage(1, 1, 71_230_000_000))
     said: list[str] = []
     cache = open_cache(index, 1024, True, "disk", said.append)
     # 3 x 3 x 1024^2 bytes are 9.4 MB.
@@ -127,9 +129,9 @@ def test_room_is_that_of_the_folder_above_while_there_is_none(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     asked: list[Path] = []
-    monkeypatch.setattr(cache_room.shutil, "disk_usage", lambda path: asked.append(path) or usage(9, 2, 7))
+    monkeypatch.setattr(cache_folder.shutil, "disk_usage", lambda path: asked.append(path) or usage(9, 2, 7))
     assert free_bytes(index.root / "not" / "yet", "disk") == 7 and asked == [index.root]
-    monkeypatch.setattr(cache_room, "available_memory", lambda: 5)
+    monkeypatch.setattr(cache_folder, "available_memory", lambda: 5)
     assert free_bytes(index.root, "ram") == 5 and free_bytes(index.root, "disk") == 7
 
 
@@ -151,7 +153,7 @@ def test_a_full_disk_leaves_nothing(index: DatasetIndex, monkeypatch: pytest.Mon
 
 
 def test_a_folder_that_cannot_be_made_is_named(index: DatasetIndex) -> None:
-    (index.root / cache_room.FOLDER).write_text("a file")
+    (index.root / FOLDER).write_text("a file")
     with pytest.raises(
         InputError,
         match=r"\.yolo_lightning_cache: the cache cannot be made there \(.*; set --data\.cache none",
@@ -188,7 +190,7 @@ def test_read_only_data_caches_in_the_users_folder(
     home = index.root / "home"
     home.mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-    monkeypatch.setattr(cache_room.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(cache_folder.os, "access", lambda path, mode: False)
     assert cache_path(index, 32, True, "disk").parent == home / "yolo_lightning"
 
 
@@ -210,13 +212,11 @@ def test_shared_memory_is_given_back_at_exit(index: DatasetIndex) -> None:
 def test_what_killed_builds_left_takes_no_room(index: DatasetIndex) -> None:
     path = cache_path(index, 32, True, "disk")
     path.parent.mkdir(parents=True)
-    family = path.name.rsplit("_", 1)[0]
-    for name in (f"{path.stem}.host.1.part", f"{family}_0123456789abcdef.host.2.part"):
-        (path.parent / name).write_bytes(b"half")
-    other = path.parent / "fedcba98_val_32px_area_0123456789abcdef.host.3.part"
-    other.write_bytes(b"another split's")
+    left = temporary_name(path)
+    dead = left.with_name(left.name.replace(f"-{os.getpid()}-", "-999999999-"))
+    dead.write_bytes(b"half")
     open_cache(index, 32, True, "disk")
-    assert _files(path.parent) == sorted([path.name, other.name])
+    assert _files(path.parent) == [path.name]
 
 
 def test_where_there_are_no_locks_two_builds_do_not_meet(
@@ -228,7 +228,7 @@ def test_where_there_are_no_locks_two_builds_do_not_meet(
     monkeypatch.setattr(fcntl, "flock", refuse)
     path = cache_path(index, 32, True, "disk")
     path.parent.mkdir(parents=True)
-    unfinished = path.with_suffix(".elsewhere.77.part")
+    unfinished = path.with_name(f".{path.name}.elsewhere-77-0123abcd-0.tmp")
     unfinished.write_bytes(b"of a build that goes on")
     cache = open_cache(index, 32, True, "disk")
     for i in range(3):

@@ -12,8 +12,8 @@ import torch
 from ...errors import InputError
 from ..annotations.index import DatasetIndex
 from ..annotations.source import Split
-from ..cache_folder import FileMode, NoRoom, available_memory, free_bytes
-from .cache import ImageCache, cache_folder, cache_path, open_cache
+from ..cache_folder import FileMode, NoRoom, available_memory, disk_folder, free_bytes
+from .cache import ImageCache, cache_path, open_cache
 
 CacheMode = Literal["none", "disk", "ram", "device"]
 CACHE_MODES: tuple[CacheMode, ...] = get_args(CacheMode)
@@ -114,7 +114,7 @@ class CachePlan:
         if self.requested != "none":  # otherwise, do not touch every image file
             files = [cache_path(i, self.image_size, s == "train", "disk") for s, i in self.indices.items()]
             cached = sum(file.stat().st_size for file in files if file.is_file())
-        room = find_room(cache_folder(next(iter(self.indices.values())), "disk"), self.device, cached)
+        room = find_room(disk_folder(next(iter(self.indices.values())).root), self.device, cached)
         train = self._decoded_bytes("train" if "train" in self.indices else next(iter(self.indices)))
         return fastest_cache(train, sum(map(self._decoded_bytes, self.indices)), room)
 
