@@ -217,7 +217,7 @@ def _save(index: DatasetIndex, path: Path) -> None:
         "report": asdict(index.report),
     }
     texts = {"facts": json.dumps(facts).encode(), "path_bytes": index.path_bytes}
-    arrays = {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
+    arrays: dict[str, Any] = {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
     arrays |= {name: getattr(index, name) for name in _ARRAYS}
     with whole_file(path, sync=False) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
