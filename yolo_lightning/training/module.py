@@ -1,4 +1,4 @@
-"""The LightningModule: how a YOLOv5 is built, trained, evaluated and asked for predictions."""
+"""The LightningModule: builds, trains and evaluates a YOLOv5, and predicts with it."""
 
 from __future__ import annotations
 
@@ -19,34 +19,43 @@ from ..evaluation.mean_average_precision import CocoMeanAveragePrecision, log_va
 from ..model.losses import AnchorFreeLossConfig, AnchorLossConfig, DetectionLoss, LossConfigs
 from ..model.network import DetectionNetwork, build_network, check_architecture
 from ..model.weights import load_weights, transfer_weights
-from . import step as training
 from .compilation import CompileOption, decide_compilation
 from .contracts import DetectionData, TrainsDetections, detection_data
 from .optimizer import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
-from .step import GradientAccumulator
+from .rank_sync import rank_mean, resume_sharing, share_buffers
+from .step import (
+    GradientAccumulator,
+    Prepared,
+    add_gradients,
+    add_to_means,
+    augment,
+    compile_training,
+    gradient_scale,
+    is_followed_by_validation,
+)
 
 
 class YOLOv5(LightningModule, TrainsDetections):
-    """YOLOv5, trained as classic YOLOv5 is; ``network`` is there after :meth:`configure_model`.
+    """YOLOv5 with its classic training; :meth:`configure_model` builds ``network``.
 
     Args:
         architecture: yolov5n|s|m|l|x (classic), yolov5n6|s6|m6|l6|x6 (classic P6), yolov5nu|su|mu|lu|xu
             (anchor-free), or the path of a YOLOv5-style YAML.
-        num_classes: how many classes; if left out, the data set's, else the weights', else 80.
-        class_names: one name a class; the data set's if left out.
-        category_ids: the COCO id of each class, for the results of predict; the data set's if left out.
-        weights: weights to start from: an official or fine-tuned YOLOv5 .pt, a plain state dict, a
-            safetensors file or a checkpoint of ours. Nothing in the file is executed.
+        num_classes: number of classes; by default the data set's, else the weights', else 80.
+        class_names: name of each class; by default the data set's.
+        category_ids: COCO id of each class, for the results of predict; by default the data set's.
+        weights: initial weights: an official or fine-tuned YOLOv5 .pt, a plain state dict, a safetensors
+            file or a checkpoint of yolo-lightning. Nothing in the file is executed.
         compile: auto (network, loss and augmentation on a GPU, only the augmentation on a CPU), augmentation,
             false, true, or a mode of torch.compile.
         channels_last: keep activations channels last; auto does.
-        optimizer: how the network is optimised.
+        optimizer: optimizer, schedule and batches of a step.
         loss: gains and thresholds of the classic loss.
         anchor_free_loss: gains of the loss of the u models.
-        augmentation: what is done to training images, on the device.
+        augmentation: random changes of training images, on the device.
         score_threshold: lowest score of a detection that predict reports, 0..1.
-        iou_threshold: of boxes of one class that overlap more than this, predict keeps the best, 0..1.
-        seed: start of the random numbers of the augmentation.
+        iou_threshold: IoU above which predict keeps only the best of two boxes of one class, 0..1.
+        seed: seed of the augmentation.
     """
 
     network: DetectionNetwork
@@ -70,7 +79,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.automatic_optimization = False  # the warm-up changes the accumulation from batch to batch
+        self.automatic_optimization = False  # during the warm-up the accumulation changes with each batch
         check_architecture(architecture)
         self.architecture = architecture
         self.num_classes = num_classes
@@ -90,13 +99,10 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.iou_threshold = iou_threshold
         self.augmentation = Augmentation(self.augmentation_config, seed=seed)
         self.accumulator = GradientAccumulator()
-        self.waiting: list[training.Prepared] = []
-        """Batches of which no gradient is taken yet, because their step takes the losses together."""
+        self.waiting: list[Prepared] = []
         self.running_losses: dict[str, Tensor] = {}
-        """Mean of each part of the training loss since the epoch began, on the device."""
         self.on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None = None
-        """Is shown each training batch as the network sees it: images, targets and which of them are real."""
-        # Plain types only: a checkpoint has to load without executing anything.
+        # Plain types only, so that a checkpoint loads without executing anything.
         configs = ("optimizer", "loss", "anchor_free_loss", "augmentation")
         self.save_hyperparameters(
             {"architecture": architecture, "channels_last": self.channels_last, "seed": seed}
@@ -104,7 +110,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         )
 
     def setup(self, stage: str) -> None:
-        """Learn from the data what was left out: the classes."""
+        """Take the classes from the data."""
         data = None if stage == "predict" else self._data
         if data is not None and (names := data.class_names):
             if self.num_classes not in (None, len(names)):
@@ -115,7 +121,7 @@ class YOLOv5(LightningModule, TrainsDetections):
             self.category_ids = [int(i) for i in data.category_ids]
 
     def configure_model(self) -> None:
-        """Build the network with its loss, load weights into it, and compile; once."""
+        """Build the network and its loss, load weights and compile; only the first call does so."""
         if "network" in self._modules:
             return
         weights = load_weights(self.weights) if self.weights else None
@@ -153,35 +159,35 @@ class YOLOv5(LightningModule, TrainsDetections):
         precision = str(trainer.precision) if trainer else "32-true"
         self.compilation = decide_compilation(self.compile_option, device, precision)
         rank_zero_info(f"compile: {self.compilation.reason}")
-        self._training_losses = training.compile_training(self.network, self.compilation.mode)
+        self._training_losses = compile_training(self.network, self.compilation.mode)
         if self.compilation.augmentation:
             self.augmentation.compile_core()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The classic optimizer; its settings are written before each batch, by :meth:`training_step`."""
+        """The classic optimizer; :meth:`training_step` writes its settings before each batch."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         return build_optimizer(
             self.network, self.optimizer_config, batch_size=self._total_batch_size, fused=scaler is None
         )
 
     def on_fit_start(self) -> None:
-        """Check what only the Trainer knows, and say which values are scaled, from what to what."""
+        """Log the values that the classic recipe scales."""
         if (self.trainer.max_epochs or -1) < 0 and not self.optimizer_config.schedule_epochs:
             raise InputError(
-                "trainer.max_epochs is not set; the learning rate has to know over how many to fall"
+                "trainer.max_epochs is not set; the learning rate decays over this number of epochs"
             )
         rank_zero_info(describe_scaling(self.optimizer_config, self._total_batch_size))
         rank_zero_info(self.criterion.describe_gains(self._data.image_size if self._data else 640))
         if self.trainer.world_size > 1:
-            self.criterion.rank_mean, self.criterion.ranks = training.rank_mean, self.trainer.world_size
+            self.criterion.rank_mean, self.criterion.ranks = rank_mean, self.trainer.world_size
 
     def on_train_start(self) -> None:
-        """Give back the gradients that waited when the run was stopped; until now Lightning clears them."""
+        """Restore the gradients that waited when the run was stopped; Lightning clears earlier ones."""
         self.waiting = []
         self.accumulator.restore_gradients(self.network, self._total_batch_size)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
-        """Augment, run the network, add the gradients, and step when enough images were seen."""
+        """Augment a batch, add its gradients, and step after enough images."""
         settings = step_settings(
             self.optimizer_config,
             batch_index=batch_index,
@@ -194,45 +200,43 @@ class YOLOv5(LightningModule, TrainsDetections):
         apply_settings(optimizer, settings)  # type: ignore[arg-type]
         if batch_index == 0:
             self.running_losses = {}
-        # A step that a run without joint losses had begun ends without them.
+        # A step that was begun without joint losses, in the run before, ends without them.
         joint = self.optimizer_config.joint_loss and not self.accumulator.pending
         self.waiting.append(self._prepare(batch))
         full = len(self.waiting) >= settings.accumulate
-        if joint and not (full or training.is_followed_by_validation(self.trainer)):
+        if joint and not (full or is_followed_by_validation(self.trainer)):
             return
         batches, self.waiting = self.waiting, []
 
         def backward(loss: Tensor) -> None:
-            self.manual_backward(loss * training.gradient_scale(len(batch.images), self.trainer.world_size))
+            self.manual_backward(loss * gradient_scale(len(batch.images), self.trainer.world_size))
 
-        parts = training.add_gradients(
-            self._training_losses, self.network, self.criterion, batches, backward, joint
-        )
+        parts = add_gradients(self._training_losses, self.network, self.criterion, batches, backward, joint)
         if self.accumulator.window_is_full(1 if joint else settings.accumulate):
             optimizer.step()  # type: ignore[union-attr]
             optimizer.zero_grad()  # type: ignore[union-attr]
             self.accumulator.stepped()
-        self.running_losses = training.add_to_means(self.running_losses, parts, batch_index + 1)
+        self.running_losses = add_to_means(self.running_losses, parts, batch_index + 1)
 
-    def _prepare(self, batch: Batch) -> training.Prepared:
+    def _prepare(self, batch: Batch) -> Prepared:
         mosaic = self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
         unordered = self._data is None or not self._data.copies_beside
-        prepared = training.augment(self.augmentation, batch, self.current_epoch, mosaic, unordered)
+        prepared = augment(self.augmentation, batch, self.current_epoch, mosaic, unordered)
         if self.on_augmented:
             self.on_augmented(*prepared)
-        if not self.channels_last:  # convolutions follow the order of their input
+        if not self.channels_last:  # convolutions take the memory format of their input
             prepared = prepared._replace(images=prepared.images.contiguous())
         return prepared
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradient, after the precision plugin has unscaled it."""
+        """Clip the gradient, which the precision plugin has unscaled."""
         if self.optimizer_config.gradient_clip_norm > 0:
             torch.nn.utils.clip_grad_norm_(
                 self.network.parameters(), self.optimizer_config.gradient_clip_norm, foreach=True
             )
 
     def on_validation_model_zero_grad(self) -> None:
-        """Keep the gradients that wait for their step."""
+        """Keep the gradients that wait for their step, which Lightning would clear."""
 
     def on_train_epoch_end(self) -> None:
         """Log the mean losses of the epoch and the learning rates it ended with."""
@@ -260,9 +264,9 @@ class YOLOv5(LightningModule, TrainsDetections):
         return self.class_names or [str(label) for label in range(self.num_classes or 0)]
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
-        """Add a batch to the mean losses and the metric; return what ``detect`` found, for callbacks."""
+        """Add a batch to the mean losses and the metric; return its detections for callbacks."""
         images = normalise(batch.images)
-        maps = self.network.forward(images)  # eager: images have many shapes here
+        maps = self.network.forward(images)  # eager, because images have many shapes here
         with torch.autocast(self.device.type, enabled=False):
             loss, parts = self.criterion(maps, batch.targets, row_mask(batch.count, batch.targets.shape[1]))
         self.mean_losses.add({"loss": loss} | {f"{name}_loss": v for name, v in parts.items()}, len(images))
@@ -273,10 +277,10 @@ class YOLOv5(LightningModule, TrainsDetections):
     test_step = validation_step
 
     def on_validation_start(self) -> None:
-        training.share_buffers(self.trainer.model)
+        share_buffers(self.trainer.model)
 
     def on_validation_end(self) -> None:
-        training.resume_sharing(self.trainer.model)
+        resume_sharing(self.trainer.model)
 
     on_test_start = on_validation_start
 
@@ -287,7 +291,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         self._log_metric("test")
 
     def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor]:
-        """Detections of a batch: what ``evaluation.detect`` returns, at the thresholds for predicting."""
+        """Detections of a batch at the thresholds for predicting; see ``evaluation.detect``."""
         return detect(
             self.network.head,
             self.network.forward(normalise(batch.images)),
@@ -310,5 +314,5 @@ class YOLOv5(LightningModule, TrainsDetections):
 
 
 def _config(kind: type[Any], value: Any) -> Any:
-    """A configuration that came back from a checkpoint as a plain dict, made whole again."""
+    """A configuration, also from the plain dict of a checkpoint."""
     return kind(**value) if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""The training step without Lightning: from images to losses, and how gradients add up."""
+"""The training step without Lightning: augmentation, losses, gradients, and their accumulation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ..data.augment import Augmentation
 from ..data.batch import Batch
@@ -28,6 +27,15 @@ class Prepared(NamedTuple):
     """bool (B, N), which rows of ``targets`` are labels."""
 
 
+def augment(
+    augmentation: Augmentation, batch: Batch, epoch: int, mosaic: bool, after_current: bool
+) -> Prepared:
+    """Augment a batch in float32, on the side stream if there is one; see ``streams.run_beside``."""
+    device = batch.images.device
+    with torch.autocast(device.type, enabled=False):
+        return Prepared(*run_beside(device, partial(augmentation, batch, epoch, mosaic), after_current))
+
+
 def training_losses(
     network: DetectionNetwork,
     criterion: DetectionLoss,
@@ -41,10 +49,10 @@ def training_losses(
     Args:
         network: the network.
         criterion: its loss.
-        images: float (B, 3, S, S), 0..1.
-        targets: float32 (B, N, 5): class, x1, y1, x2, y2 in px.
-        mask: bool (B, N), which rows of ``targets`` are labels.
-        divisor: what the loss divides by; None leaves it to the loss.
+        images: the first part of :class:`Prepared`.
+        targets: the second.
+        mask: the third.
+        divisor: of :meth:`DetectionLoss.joint_divisor`; None for a batch by itself.
 
     Returns:
         The scalar mean loss and its named, detached parts.
@@ -58,13 +66,26 @@ TrainingLosses = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 """:func:`training_losses`, or the same compiled."""
 
 
-def augment(
-    augmentation: Augmentation, batch: Batch, epoch: int, mosaic: bool, after_current: bool
-) -> Prepared:
-    """Augment a batch in float32, on the side stream where there is one; see ``streams.run_beside``."""
-    device = batch.images.device
-    with torch.autocast(device.type, enabled=False):
-        return Prepared(*run_beside(device, partial(augmentation, batch, epoch, mosaic), after_current))
+def compile_training(network: DetectionNetwork, mode: str | None) -> TrainingLosses:
+    """Network and loss as one compiled graph; eager if ``mode`` is None.
+
+    The network by itself is compiled too, in place, so that the names in its checkpoints stay the same.
+    That costs nothing until it is called by itself.
+    """
+    if mode is None:
+        return training_losses
+    network.compile(fullgraph=True, dynamic=False, mode=mode)
+    compiled: TrainingLosses = torch.compile(training_losses, fullgraph=True, dynamic=False, mode=mode)
+    return compiled
+
+
+def gradient_scale(batch_size: int, world_size: int) -> int:
+    """Factor from the mean loss of a rank's batch to the loss whose gradient is summed.
+
+    Classic YOLOv5 sums over images, so that the gradient of a step grows with its images up to the nominal
+    batch size. DDP averages over ranks, which the second factor undoes.
+    """
+    return batch_size * world_size
 
 
 def add_gradients(
@@ -77,16 +98,14 @@ def add_gradients(
 ) -> list[dict[str, Tensor]]:
     """Run the network on batches and add their gradients to those that wait.
 
-    Jointly, the sum is the gradient of all the batches as one. Batch by batch it is not, because a loss
-    divides by the matches of its batch.
-
     Args:
         losses: :func:`training_losses`, or the same compiled.
         network: the network; without gradients if ``joint``.
         criterion: its loss.
-        batches: of equally many images.
+        batches: batches of the same number of images.
         backward: adds the gradient of a batch's mean loss.
-        joint: whether the batches count as one.
+        joint: sum up to the gradient of all batches as one large batch. By default each batch has a loss of
+            its own, divided by its own matches.
 
     Returns:
         The parts of each batch's loss; if ``joint``, their means are the parts of the joined batch's.
@@ -104,6 +123,15 @@ def add_gradients(
     return [{name: part * factor for name, part in parts.items()} for parts in found]
 
 
+def add_to_means(
+    means: dict[str, Tensor], values: Sequence[dict[str, Tensor]], count: int
+) -> dict[str, Tensor]:
+    """Means of named values over ``count`` batches, of which ``values`` are the last ones."""
+    for number, one in enumerate(values, count + 1 - len(values)):
+        means = {n: means[n] + (v - means[n]) / number if n in means else v for n, v in one.items()}
+    return means
+
+
 def is_followed_by_validation(trainer: Any) -> bool:
     """Whether the epoch, or the part of it before a validation within it, ends with the batch at hand.
 
@@ -116,71 +144,14 @@ def is_followed_by_validation(trainer: Any) -> bool:
     return bool(loop._should_check_val_fx(trainer.fit_loop._data_fetcher))
 
 
-def compile_training(network: DetectionNetwork, mode: str | None) -> TrainingLosses:
-    """Network and loss as one compiled graph, or as they are when ``mode`` is None.
-
-    The network by itself is compiled too, in place, so that the names in its checkpoints stay as
-    they are; that costs nothing until it is called by itself.
-    """
-    if mode is None:
-        return training_losses
-    network.compile(fullgraph=True, dynamic=False, mode=mode)
-    compiled: TrainingLosses = torch.compile(training_losses, fullgraph=True, dynamic=False, mode=mode)
-    return compiled
-
-
-def gradient_scale(batch_size: int, world_size: int) -> int:
-    """Factor from the mean loss of a rank's batch to the loss whose gradient is summed.
-
-    Classic YOLOv5 sums over images, so that the gradient of a step grows with the images in it up
-    to the nominal batch size; DDP averages over ranks, which the second factor undoes.
-    """
-    return batch_size * world_size
-
-
-def add_to_means(
-    means: dict[str, Tensor], values: Sequence[dict[str, Tensor]], count: int
-) -> dict[str, Tensor]:
-    """Means of named values over ``count`` batches, the last of which are new; never waits for the device."""
-    for number, one in enumerate(values, count + 1 - len(values)):
-        means = {n: means[n] + (v - means[n]) / number if n in means else v for n, v in one.items()}
-    return means
-
-
-def rank_mean(value: Tensor) -> Tensor:
-    """Mean over all ranks of a tensor that needs no gradient."""
-    value = value.clone()
-    torch.distributed.all_reduce(value)
-    return value / torch.distributed.get_world_size()
-
-
-def share_buffers(model: nn.Module | None) -> None:
-    """Give all ranks the buffers of rank 0, and let DDP leave them alone from here on in evaluation.
-
-    DDP copies the running statistics of the batch norms before each forward pass. In evaluation
-    that would hang, because the ranks have unequal numbers of batches; so they are copied once.
-    """
-    if isinstance(model, DistributedDataParallel):
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, 0)
-        model.require_forward_param_sync = False
-
-
-def resume_sharing(model: nn.Module | None) -> None:
-    """Undo :func:`share_buffers` for training."""
-    if isinstance(model, DistributedDataParallel):
-        model.require_forward_param_sync = True
-
-
 class GradientAccumulator:
     """Counts the batches whose gradients wait in ``.grad``, and saves and restores them.
 
-    A window of batches that an epoch's end cuts is not dropped and not applied early, with too few
-    images in it: it goes on in the next epoch, or in the run that resumes.
+    If an epoch ends within a step, the step is completed in the next epoch, or in the run that resumes.
 
     With several ranks ``.grad`` holds the sum over all of them: gradients are reduced in every backward
-    pass, although DDP's ``no_sync`` could put that off, so that the checkpoint which one rank writes in
-    the middle of a window is complete.
+    pass, although DDP's ``no_sync`` could postpone it. So the checkpoint that one rank writes within a step
+    is complete.
     """
 
     def __init__(self) -> None:
@@ -189,19 +160,19 @@ class GradientAccumulator:
         self._restored: dict[str, Any] = {}
 
     def window_is_full(self, accumulate: int) -> bool:
-        """Count one more batch, whose gradients were just added; whether it is time to step."""
+        """Count a batch whose gradients were just added; True if the optimizer is to step."""
         self.pending += 1
         return self.pending >= accumulate
 
     def stepped(self) -> None:
-        """The optimizer has used the gradients and they are gone."""
+        """Start a new window after a step of the optimizer."""
         self.pending = 0
 
     def state_dict(self, network: nn.Module, batch_size: int) -> dict[str, Any]:
-        """The images that wait, and their gradients (none right after a step); what saves them copies them.
+        """Number of images that wait, and their gradients, which are not copied.
 
         Args:
-            network: whose gradients wait.
+            network: the network whose gradients wait.
             batch_size: images of a batch of all ranks together.
         """
         gradients = {}
@@ -214,20 +185,19 @@ class GradientAccumulator:
         return {"images": self.pending * batch_size, "gradients": gradients}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember what a checkpoint holds until :meth:`restore_gradients`."""
+        """Keep the content of a checkpoint for :meth:`restore_gradients`."""
         self._restored = state
 
     def restore_gradients(self, network: nn.Module, batch_size: int) -> None:
-        """Give the remembered gradients back to the parameters, once those are on their device.
+        """Give the gradients back to the parameters, once those are on their device.
 
         Args:
-            network: whose gradients wait.
-            batch_size: images of a batch of all ranks together, which may be another one now.
+            network: the network whose gradients wait.
+            batch_size: images of a batch of all ranks together, which may differ from that of the saved run.
         """
         if not self._restored:
             return
-        images = self._restored.get("images", self._restored.get("pending", 0) * batch_size)
-        self.pending = -(-images // batch_size)
+        self.pending = -(-self._restored["images"] // batch_size)
         gradients = self._restored["gradients"]
         for name, parameter in network.named_parameters():
             if name in gradients:
