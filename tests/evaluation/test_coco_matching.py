@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from yolo_lightning.evaluation import coco_matching as matching
 from yolo_lightning.evaluation.coco_matching import (
     Annotations,
     Detections,
@@ -99,7 +98,7 @@ def test_the_size_of_the_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     arguments = (boxes[:20].tolist(), boxes[20:].tolist(), crowd.tolist(), area.tolist())
     whole = one_image(*arguments)
     assert len(whole.detection) > 50
-    monkeypatch.setattr(matching, "_PAIRS_AT_ONCE", 64)
+    monkeypatch.setattr("yolo_lightning.evaluation.overlaps._PAIRS_AT_ONCE", 64)
     parts = one_image(*arguments)
     for a, b in zip(vars(whole).values(), vars(parts).values(), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from yolo_lightning.data.letterbox import from_letterbox, letterbox_geometry, to_letterbox
-from yolo_lightning.model.boxes import box_area, complete_iou, pairwise_iou, xywh_to_xyxy, xyxy_to_xywh
+from yolo_lightning.model.boxes import complete_iou, xywh_to_xyxy, xyxy_to_xywh
 
 
 def random_boxes(count: int, seed: int, size: float = 640.0) -> Tensor:
@@ -39,36 +39,6 @@ def test_formats_equal_torchvision_in_every_shape(shape: tuple[int, ...]) -> Non
     expected = torchvision.ops.box_convert(boxes, "xyxy", "cxcywh")
     torch.testing.assert_close(xyxy_to_xywh(boxes), expected)
     torch.testing.assert_close(xywh_to_xyxy(expected), boxes)
-
-
-def test_areas_by_hand() -> None:
-    boxes = torch.tensor([[0.0, 0, 2, 3], [5, 5, 5, 9], [4, 4, 2, 9]])  # the last is inside out
-    assert box_area(boxes).tolist() == [6.0, 0.0, 0.0]
-
-
-def test_iou_by_hand() -> None:
-    first = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]])
-    second = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [10, 0, 20, 10], [22, 22, 24, 24]])
-    expected = torch.tensor([[1.0, 50 / 150, 0.0, 0.0], [0.0, 0.0, 0.0, 4 / 100]])
-    torch.testing.assert_close(pairwise_iou(first, second), expected)
-
-
-def test_iou_equals_torchvision() -> None:
-    first, second = random_boxes(50, seed=2), random_boxes(40, seed=3)
-    torch.testing.assert_close(pairwise_iou(first, second), torchvision.ops.box_iou(first, second))
-
-
-def test_iou_keeps_leading_dimensions() -> None:
-    first, second = random_boxes(6, seed=4).view(2, 3, 4), random_boxes(10, seed=5).view(2, 5, 4)
-    found = pairwise_iou(first, second)
-    assert found.shape == (2, 3, 5)
-    for image in range(2):
-        torch.testing.assert_close(found[image], torchvision.ops.box_iou(first[image], second[image]))
-
-
-def test_iou_of_padded_rows_is_zero_and_finite() -> None:
-    padded = torch.zeros(2, 4)
-    assert pairwise_iou(padded, padded).tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
 def worked_complete_iou(first: list[float], second: list[float]) -> float:

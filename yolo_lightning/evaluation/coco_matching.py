@@ -1,4 +1,4 @@
-"""Which detection finds which annotation, by COCO's rules, for a whole data set at once.
+"""Matching of detections and annotations by COCO's rules, for a whole data set at once.
 
 The rules are those of ``COCOeval`` (https://github.com/cocodataset/cocoapi). Everything is a flat NumPy
 array: D detections and G annotations, each with its image and class, no Python object a box. Boxes are
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.annotations.summary import LARGE_AREA_PX2, SMALL_AREA_PX2
+from .overlaps import overlapping_pairs
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
@@ -22,9 +23,8 @@ AREA_RANGES = {
     "medium": (SMALL_AREA_PX2, LARGE_AREA_PX2),
     "large": (LARGE_AREA_PX2, 1e10),
 }
-MOST_PER_CLASS = 300  # detections of one class that an image may enter
+MOST_PER_CLASS = 300  # detections of one class in an image
 
-_PAIRS_AT_ONCE = 1 << 18  # bounds the memory of the IoU stage
 _Boxes = npt.NDArray[np.float32]
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
@@ -33,13 +33,13 @@ _Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Detections:
-    """D detections in the order in which COCO counts them: by class, then score, best first.
+    """D detections in COCO's order: by class, then score, best first.
 
     Attributes:
         boxes: float32 (D, 4) xyxy in px.
         label: int64 (D,).
-        group: int64 (D,), one number for each pair of image and class, as in ``Annotations``.
-        rank: int64 (D,), place among the detections of its image and class, from 0.
+        group: int64 (D,), number of its image and class, as in ``Annotations``.
+        rank: int64 (D,), place among the detections of its group, from 0.
     """
 
     boxes: _Boxes
@@ -55,9 +55,9 @@ class Annotations:
     Attributes:
         boxes: float32 (G, 4) xyxy in px.
         label: int64 (G,).
-        group: int64 (G,), one number for each pair of image and class.
+        group: int64 (G,), number of its image and class.
         crowd: bool (G,).
-        ignored: bool (G, 4), a crowd, or of an area outside the range, for each of ``AREA_RANGES``.
+        ignored: bool (G, 4), for each of ``AREA_RANGES``: a crowd, or of an area outside the range.
     """
 
     boxes: _Boxes
@@ -69,7 +69,7 @@ class Annotations:
 
 @dataclass(frozen=True)
 class Matches:
-    """Outcome for the detections that touch some annotation; all others are unmatched.
+    """Outcome for detections that overlap an annotation enough; all others are unmatched.
 
     Attributes:
         detection: int64 (M,) ascending, rows of ``Detections``.
@@ -82,14 +82,8 @@ class Matches:
     ignored: _Bools
 
 
-def box_areas(boxes: _Boxes | _Floats) -> _Floats:
-    """Area in float64 (N,) of xyxy boxes (N, 4): width times height."""
-    width = np.subtract(boxes[:, 2], boxes[:, 0], dtype=np.float64)
-    return np.asarray(width * np.subtract(boxes[:, 3], boxes[:, 1], dtype=np.float64))
-
-
 def outside_areas(area: _Floats) -> _Bools:
-    """Whether areas (N,) in square px lie outside each of ``AREA_RANGES``: bool (N, 4). Ends are inside."""
+    """Areas (N,) in px^2 outside each of ``AREA_RANGES``, whose ends are inside: bool (N, 4)."""
     low, high = np.array(list(AREA_RANGES.values())).T
     return np.asarray((area[:, None] < low) | (area[:, None] > high))
 
@@ -99,10 +93,10 @@ def order_detections(
 ) -> Detections:
     """Sort detections as COCO does and keep the best ``MOST_PER_CLASS`` of an image and class.
 
-    Equal scores stay in the order of image, then of input.
+    Equal scores stay in the order of images, then of the input.
 
     Args:
-        image: (D,), numbers that sort as the image ids do.
+        image: (D,), numbers in the order of the image ids.
         label: (D,), 0 .. num_classes - 1.
         score: (D,).
         boxes: (D, 4) xyxy in px.
@@ -117,15 +111,22 @@ def order_detections(
 
 
 def match(detections: Detections, annotations: Annotations) -> Matches:
-    """Give each detection, best first, the annotation that it finds, at 10 IoU thresholds and 4 area ranges.
+    """Match detections, best first, with annotations, at 10 IoU thresholds and 4 area ranges.
 
-    A detection takes the annotation of highest IoU (the later one of equals) that is still free, and one
-    that is ignored only when there is no other. A crowd is never used up.
+    A detection takes the free annotation of highest IoU (the later one of equals), and an ignored one only
+    if there is no other. A crowd may be taken any number of times.
 
     Returns:
         The outcome for detections with an IoU of at least 0.5 with some annotation.
     """
-    d, g, iou = _touching_pairs(detections, annotations)
+    d, g, iou = overlapping_pairs(
+        detections.group,
+        detections.boxes,
+        annotations.group,
+        annotations.boxes,
+        annotations.crowd,
+        IOU_THRESHOLDS[0],
+    )
     order = np.lexsort((g, iou, d))  # within a detection, the preferred annotation last
     d, g, iou = d[order], g[order], iou[order]
     touching, start, pairs = np.unique(d, return_index=True, return_counts=True)
@@ -156,7 +157,7 @@ def match(detections: Detections, annotations: Annotations) -> Matches:
 
 
 def _turns(group: _Ints) -> _Ints:
-    """How many rows of the same group come before each row: int64 (n,) from (n,)."""
+    """Number of earlier rows of the same group, for each row: int64 (n,) from (n,)."""
     by_group = np.argsort(group, kind="stable")
     first = np.flatnonzero(np.diff(group[by_group], prepend=-1))
     turns = np.empty(len(group), np.int64)
@@ -165,43 +166,7 @@ def _turns(group: _Ints) -> _Ints:
 
 
 def _rounds(group: _Ints) -> list[_Ints]:
-    """Split rows (n,), already best first, so that the k-th part holds the k-th of each group."""
+    """Split rows (n,) so that the k-th part holds the k-th row of each group."""
     turns = _turns(group)
     by_turn = np.argsort(turns, kind="stable")
     return np.split(by_turn, np.cumsum(np.bincount(turns))[:-1]) if len(group) else []
-
-
-def _touching_pairs(detections: Detections, annotations: Annotations) -> tuple[_Ints, _Ints, _Floats]:
-    """Detection, annotation and IoU, each (P,), of the pairs of one group with an IoU of at least 0.5.
-
-    The IoU with a crowd is the intersection over the area of the detection.
-    """
-    by_group = np.argsort(annotations.group, kind="stable")
-    sorted_group = annotations.group[by_group]
-    low = np.searchsorted(sorted_group, detections.group, side="left")
-    count = np.searchsorted(sorted_group, detections.group, side="right") - low
-    rows = np.flatnonzero(count)
-    ends = np.cumsum(count[rows])
-    cuts = np.searchsorted(ends, np.arange(_PAIRS_AT_ONCE, count.sum(), _PAIRS_AT_ONCE))
-    parts = []
-    for chunk in np.split(rows, cuts):
-        pairs = count[chunk]
-        offset = np.arange(pairs.sum()) - np.repeat(np.cumsum(pairs) - pairs, pairs)
-        d = np.repeat(chunk, pairs)
-        g = by_group[np.repeat(low[chunk], pairs) + offset]
-        found, truth = detections.boxes[d].astype(np.float64), annotations.boxes[g].astype(np.float64)
-        iou = pair_iou(found, truth, annotations.crowd[g])
-        near = iou >= IOU_THRESHOLDS[0]
-        parts.append((d[near], g[near], iou[near]))
-    d_parts, g_parts, iou_parts = zip(*parts, strict=True)
-    return np.concatenate(d_parts), np.concatenate(g_parts), np.concatenate(iou_parts)
-
-
-def pair_iou(found: _Floats, truth: _Floats, crowd: _Bools) -> _Floats:
-    """IoU (P,) of xyxy boxes (P, 4), pair by pair; zero where the boxes do not overlap."""
-    width = np.minimum(found[:, 2], truth[:, 2]) - np.maximum(found[:, 0], truth[:, 0])
-    height = np.minimum(found[:, 3], truth[:, 3]) - np.maximum(found[:, 1], truth[:, 1])
-    intersection = np.where((width > 0) & (height > 0), width * height, 0.0)
-    found_area = box_areas(found)
-    union = np.where(crowd, found_area, found_area + box_areas(truth) - intersection)
-    return np.asarray(np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0))

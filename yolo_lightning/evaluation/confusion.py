@@ -1,9 +1,8 @@
-"""Which class is taken for which: the confusion matrix of classic YOLOv5, for a whole data set at once.
+"""Confusion matrix of classic YOLOv5, for a whole data set at once.
 
-The rules are those of ``ConfusionMatrix`` in ultralytics/yolov5 v7.0 (``utils/metrics.py``), but for two:
-detections of nothing count in each image, there only in images in which something was found; and a crowd,
-which it does not know, is neither missed nor does what lies in it count as false. Everything is a flat NumPy
-array, no Python object a box.
+The rules are those of ``ConfusionMatrix`` in ultralytics/yolov5 v7.0 (``utils/metrics.py``), with two
+differences. Background false positives count in every image (yolov5: only in images with a match). Crowds,
+which yolov5 does not know, are never missed, and detections within them are never false.
 """
 
 from __future__ import annotations
@@ -13,15 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .coco_matching import pair_iou
+from .overlaps import overlapping_pairs
 
 CONFIDENCE = 0.25
-"""A detection of a higher score counts."""
+"""Detections of a higher score count."""
 IOU = 0.45
-"""A detection and an annotation that overlap more may be one another's."""
+"""Detections and annotations of a higher IoU may be paired."""
 
-_PAIRS_AT_ONCE = 1 << 18  # bounds the memory of the IoU stage
-_Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
 
 
@@ -30,7 +27,7 @@ class LabelledBoxes:
     """N boxes of a data set.
 
     Attributes:
-        image: int64 (N,), number of the image of each.
+        image: int64 (N,), number of the image.
         label: int64 (N,), 0 .. C - 1.
         boxes: float32 (N, 4) xyxy in px.
     """
@@ -43,23 +40,24 @@ class LabelledBoxes:
 def confusion_matrix(
     found: LabelledBoxes, truth: LabelledBoxes, crowd: npt.NDArray[np.bool_], num_classes: int
 ) -> _Ints:
-    """Count which class was found where which class is.
+    """Count pairs of predicted and true class.
 
-    Of the annotations that a detection overlaps, whatever their classes, it chooses the one of the highest
-    IoU, and of the detections that chose an annotation the one of the highest IoU has it. The others are
-    false, and so is a detection that overlaps none.
+    Each detection chooses the annotation of highest IoU, of any class. Of the detections that chose an
+    annotation, that of highest IoU is paired with it. All other detections are false.
 
     Args:
-        found: the detections that count.
-        truth: the annotations.
+        found: detections that count.
+        truth: annotations.
         crowd: bool (G,), which annotations are crowds.
         num_classes: C.
 
     Returns:
-        int64 (C + 1, C + 1): rows what was found, columns what is there; the last row counts annotations
-        that were missed, the last column detections of nothing.
+        int64 (C + 1, C + 1): rows predicted, columns true. The last row counts missed annotations, the last
+        column detections of background.
     """
-    d, g, overlap = _overlapping_pairs(found, truth, crowd)
+    d, g, overlap = overlapping_pairs(found.image, found.boxes, truth.image, truth.boxes, crowd, IOU)
+    above = overlap > IOU
+    d, g, overlap = d[above], g[above], overlap[above]
     in_crowd = crowd[g]
     pair = np.flatnonzero(~in_crowd)
     for side, other in ((d, g), (g, d)):  # each detection chooses, then each annotation
@@ -77,30 +75,3 @@ def confusion_matrix(
         found.label[~excused] * sides + background,
     )
     return np.bincount(np.concatenate(cells), minlength=sides * sides).reshape(sides, sides)
-
-
-def _overlapping_pairs(
-    found: LabelledBoxes, truth: LabelledBoxes, crowd: npt.NDArray[np.bool_]
-) -> tuple[_Ints, _Ints, _Floats]:
-    """Detection, annotation and overlap, each (P,), of the pairs of one image that overlap enough.
-
-    The overlap is the IoU, with a crowd the part of the detection that lies in it.
-    """
-    by_image = np.argsort(truth.image, kind="stable")
-    image = truth.image[by_image]
-    low = np.searchsorted(image, found.image, side="left")
-    count = np.searchsorted(image, found.image, side="right") - low
-    rows = np.flatnonzero(count)
-    cuts = np.searchsorted(np.cumsum(count[rows]), np.arange(_PAIRS_AT_ONCE, count.sum(), _PAIRS_AT_ONCE))
-    parts = []
-    for chunk in np.split(rows, cuts):
-        pairs = count[chunk]
-        turn = np.arange(pairs.sum()) - np.repeat(np.cumsum(pairs) - pairs, pairs)
-        d = np.repeat(chunk, pairs)
-        g = by_image[np.repeat(low[chunk], pairs) + turn]
-        boxes, others = found.boxes[d].astype(np.float64), truth.boxes[g].astype(np.float64)
-        overlap = pair_iou(boxes, others, crowd[g])
-        near = overlap > IOU
-        parts.append((d[near], g[near], overlap[near]))
-    d_parts, g_parts, overlap_parts = zip(*parts, strict=True)
-    return np.concatenate(d_parts), np.concatenate(g_parts), np.concatenate(overlap_parts)

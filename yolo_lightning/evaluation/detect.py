@@ -1,4 +1,4 @@
-"""From a head's raw maps to detections in the pixels of the original images."""
+"""Detections in pixels of the original images, and mean losses of an evaluation."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def detect(
     """Decode, suppress and map back, in float32 whatever the precision of the maps.
 
     Args:
-        head: the head that the maps come from.
+        head: head of the network.
         maps: its raw maps for the images of ``batch``.
-        batch: tells how each image was letterboxed.
+        batch: the batch, with the letterbox of each image.
         score_threshold: lowest score to report, 0..1.
-        iou_threshold: of boxes of one class that overlap more than this, the best is kept, 0..1.
-        multi_label: whether one box may be reported for several classes.
+        iou_threshold: IoU above which only the best of two boxes of one class is kept, 0..1.
+        multi_label: report a box for each class above the threshold, not only for its best.
 
     Returns:
-        float32 (B, D, 6): x1, y1, x2, y2 in px of the original images, clipped to them, score, class;
-        rows from the count on are padding. int64 (B,), the count.
+        float32 (B, D, 6): x1, y1, x2, y2 in px of the original images, clipped to them, score, class; rows
+        from the count on are padding. int64 (B,), the count.
     """
     with torch.autocast(batch.images.device.type, enabled=False):
         boxes, scores = head.decode(maps)
@@ -49,10 +49,10 @@ def detect(
 
 
 class MeanLosses:
-    """Means over all images of all ranks, however unequal their shares, in one exchange.
+    """Mean losses over all images of all ranks, in one exchange.
 
     Args:
-        names: Of the losses.
+        names: names of the losses.
     """
 
     def __init__(self, names: tuple[str, ...]) -> None:
@@ -60,16 +60,16 @@ class MeanLosses:
         self._sums: Tensor | None = None
 
     def add(self, losses: dict[str, Tensor], images: int) -> None:
-        """Add the means over a batch, scalars on one device, weighted by its images; never waits for it."""
+        """Add mean losses of a batch of images, without reading from the device."""
         values = torch.stack([losses[name].detach().double() for name in self.names])
         row = torch.cat((values * images, values.new_tensor([images])))  # (losses + 1,)
         self._sums = row if self._sums is None else self._sums + row
 
     def take(self, device: torch.device) -> dict[str, Tensor]:
-        """The means, float32 scalars, and a new start; NaN where no rank had an image.
+        """The means, float32 scalars, NaN if no rank had an image; start anew.
 
         Args:
-            device: Where ranks without an image take part.
+            device: device on which ranks without an image take part in the exchange.
         """
         sums = self._sums
         if sums is None:

@@ -20,11 +20,11 @@ from .coco_matching import (
     Annotations,
     Detections,
     Matches,
-    box_areas,
     match,
     order_detections,
     outside_areas,
 )
+from .overlaps import box_areas
 from .precision_recall import EvaluationDetails, evaluation_details
 
 _AP_DETECTIONS = 100  # precision counts this many detections of an image and class, as COCO's does
@@ -37,8 +37,12 @@ class CocoMeanAveragePrecision(Metric):
     """Mean average precision as ``pycocotools.COCOeval`` computes it for boxes.
 
     The states are three flat tensors that grow by concatenation, so ranks may hold different numbers of
-    images, or none, and a synchronisation is three gathers. An image that comes twice, as in the padding
-    of a distributed sampler, counts once.
+    images, or none, and a synchronisation is three gathers. An image that is added twice counts once, as in
+    the padding of a distributed sampler.
+
+    Args:
+        num_classes: C; classes are 0 .. C - 1.
+        kwargs: options of ``torchmetrics.Metric``.
     """
 
     is_differentiable = False
@@ -49,21 +53,11 @@ class CocoMeanAveragePrecision(Metric):
     detections: list[Tensor]
     truth: list[Tensor]
     details: EvaluationDetails | None = None
-    """What :meth:`compute` has looked at, of all ranks; None again once other images come."""
+    """Details of the last :meth:`compute`, of all ranks; None again after :meth:`update`."""
 
-    def __init__(self, num_classes: int, class_names: Sequence[str] | None = None, **kwargs: Any) -> None:
-        """Start with no image.
-
-        Args:
-            num_classes: C; classes are 0 .. C - 1.
-            class_names: C names, kept for messages and logs.
-            kwargs: options of ``torchmetrics.Metric``.
-        """
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_classes = num_classes
-        self.class_names = (
-            tuple(class_names) if class_names is not None else tuple(map(str, range(num_classes)))
-        )
         for name in ("images", "detections", "truth"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self._start_empty()
@@ -87,15 +81,15 @@ class CocoMeanAveragePrecision(Metric):
         truth: Tensor,
         truth_counts: Tensor,
     ) -> None:
-        """Add B images. Nothing is read back from the device here.
+        """Add B images without reading from the device.
 
         Args:
             image_ids: int64 (B,).
             detections: float (B, D, 6): x1, y1, x2, y2 in px of the original image, score, class.
-            detection_counts: int64 (B,), how many rows of ``detections`` are real.
-            truth: float (B, M, 7): class, x1, y1, x2, y2 in px of the original image, area in square px as
-                annotated, 1 for a crowd.
-            truth_counts: int64 (B,), how many rows of ``truth`` are real.
+            detection_counts: int64 (B,), number of real rows of ``detections``.
+            truth: float (B, M, 7): class, x1, y1, x2, y2 in px of the original image, annotated area in
+                px^2, 1 for a crowd.
+            truth_counts: int64 (B,), number of real rows of ``truth``.
         """
         self.details = None
         columns = (
@@ -110,13 +104,13 @@ class CocoMeanAveragePrecision(Metric):
         self.truth.append(truth.detach().to(self.device, torch.float32).flatten(0, 1))
 
     def compute(self) -> dict[str, Tensor]:
-        """The figures over all images, each a float32 scalar but the last.
+        """Metrics over all images, each a float32 scalar except for the last.
 
         Returns:
             ``map`` (IoU 0.50:0.95), ``map_50``, ``map_75``; ``map_small``, ``map_medium``, ``map_large``
-            (annotated areas up to 32^2, from there up to 96^2, and above, in square px); ``mar_1``,
-            ``mar_10``, ``mar_100``, ``mar_300``, recall with so many detections of an image and class. Each
-            is -1 where there is no annotation to find. ``map_per_class`` (C,) is nan for such a class.
+            (annotated areas up to 32^2, from there up to 96^2, and above, in px^2); ``mar_1``, ``mar_10``,
+            ``mar_100``, ``mar_300``, recall with that number of detections of an image and class. Each is -1
+            without an annotation to find. ``map_per_class`` (C,) is nan for such a class.
 
         Raises:
             ValueError: a class is not in 0 .. num_classes - 1.
@@ -176,19 +170,19 @@ class CocoMeanAveragePrecision(Metric):
 
 
 def log_values(result: dict[str, Tensor], class_names: Sequence[str]) -> dict[str, Tensor]:
-    """What is logged of ``CocoMeanAveragePrecision.compute``, by name.
+    """Logged metrics of ``CocoMeanAveragePrecision.compute``, by name.
 
     Args:
-        result: the figures of ``compute``.
+        result: from ``compute``.
         class_names: C names.
 
     Returns:
         float32 scalars ``map``, ``map_50``, ``map_75``, ``map_small``, ``map_medium``, ``map_large``,
-        ``mar_100`` and ``map_class/<name>`` for each class that has an annotation to find.
+        ``mar_100``, and ``map_class/<name>`` for each class with an annotation to find.
     """
     names = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
     values = {name: result[name] for name in names}
-    per_class = result["map_per_class"].reshape(-1)  # torchmetrics squeezes the figure of a single class
+    per_class = result["map_per_class"].reshape(-1)  # torchmetrics squeezes that of a single class
     for name, value in zip(class_names, per_class, strict=True):
         if not bool(value.isnan()):
             values[f"map_class/{name}"] = value
@@ -203,7 +197,7 @@ def _real_rows(reserved: _Ints, real: _Ints) -> tuple[_Ints, _Ints]:
 
 
 def _mean_or_minus_one(values: _Floats) -> float:
-    """Mean of what is not nan, -1 when there is nothing."""
+    """Mean of the values that are not nan; -1 if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else -1.0
 
@@ -236,7 +230,7 @@ def _average_precision(
 ) -> _Floats:
     """Precision averaged over 101 recall levels: float64 (C, 4, 10), nan without truth.
 
-    Recall grows, and the precision that counts is met, at true positives alone, so only these are looked at.
+    Recall grows, and interpolated precision peaks, at true positives only, so that others are skipped.
     """
     within = found.rank < _AP_DETECTIONS
     label = found.label[within]
@@ -251,7 +245,7 @@ def _average_precision(
     result = np.empty((num_classes, len(AREA_RANGES), len(IOU_THRESHOLDS)))
     for area, truths in enumerate(_truth_counts(truth, num_classes).T):
         needed = _hits_needed(truths)  # (C, 101)
-        # Detections that count, up to each one of its class: as if none were matched, then corrected.
+        # Detections that count, up to each one of its class: first as if none were matched, then corrected.
         unmatched = ~found_outside[within, area]  # (D,)
         before = np.concatenate(([0], np.cumsum(unmatched)))
         plain = before[place + 1] - before[start]  # (M,)
@@ -268,19 +262,19 @@ def _average_precision(
 
 
 def _hits_needed(truths: _Ints) -> _Ints:
-    """The fewest true positives, 1 or more, that reach each recall level: int64 (C, 101) from (C,)."""
+    """Least number of true positives, 1 or more, for each recall level: int64 (C, 101) from (C,)."""
     divisor = np.maximum(truths, 1)[:, None]
     needed: _Ints = np.maximum(np.floor(RECALL_LEVELS * divisor) - 1, 0).astype(np.int64)
-    for _ in range(3):  # rounding decides whether k / n reaches the level, so ask the division itself
+    for _ in range(3):  # rounding decides if k / n reaches the level, so test the division itself
         needed += needed / divisor < RECALL_LEVELS
     return needed.clip(min=1)
 
 
 def _precision_at(needed: _Ints, label: _Ints, total: _Ints) -> _Floats:
-    """Interpolated precision at each recall level: float64 (C, 101), zero where the recall is not reached.
+    """Interpolated precision at each recall level: float64 (C, 101), zero if the recall is not reached.
 
     Args:
-        needed: (C, 101), true positives that reach a level.
+        needed: (C, 101), true positives needed for a level.
         label: (T,) classes of the true positives, ascending, best first in a class.
         total: (T,) detections counted up to each of them.
     """
@@ -290,7 +284,7 @@ def _precision_at(needed: _Ints, label: _Ints, total: _Ints) -> _Floats:
         return np.zeros(needed.shape)
     hits = np.arange(len(label)) - first[label] + 1
     precision = hits / (total + np.spacing(1))
-    # The best precision from here to the end of the class; a step of 2 a class keeps the classes apart.
+    # The best precision from here to the end of the class; steps of 2 keep the classes apart.
     step = 2.0 * (len(needed) - label)
     best = np.maximum.accumulate((precision + step)[::-1])[::-1] - step
     wanted = first[:, None] + needed - 1

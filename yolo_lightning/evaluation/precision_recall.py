@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of each class, against confidence and against each other, at an IoU of 0.5."""
+"""Precision, recall and F1 of each class, by confidence and by each other, at an IoU of 0.5."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .coco_matching import RECALL_LEVELS, Annotations, Detections, Matches
 from .confusion import LabelledBoxes, confusion_matrix
 
 CONFIDENCE = np.linspace(0.0, 1.0, 1001)
-"""Where curves against confidence are computed."""
+"""Confidences of the curves."""
 _WRITTEN = 5
-"""Of these every fifth is written to a file."""
+"""Every fifth confidence is written to a file."""
 _SMOOTHING = 0.1
-"""Width of the box filter, as a part of the confidences, through which the best F1 is looked for."""
+"""Width of the box filter that smooths F1 before its best is chosen, as a part of the confidences."""
 _EPSILON = 1e-16
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
@@ -27,20 +27,20 @@ _Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class EvaluationDetails:
-    """What a validation found, of the images of all ranks: D detections and C classes.
+    """Results of a validation over all ranks: D detections and C classes.
 
-    Detections are those that mean average precision looks at, without those that found a crowd. They lie
-    class by class, best first.
+    The detections are those that count for mean average precision, without those matched with a crowd, class
+    by class, best first.
 
     Attributes:
         score: float32 (D,), 0..1.
-        hit: bool (D,), whether it found an annotation, at an IoU of 0.5 over all areas.
-        first: int64 (C + 1,); those of class c are ``first[c]:first[c + 1]``.
-        truths: int64 (C,), annotations to find; crowds are none.
+        hit: bool (D,), matched with an annotation at an IoU of 0.5 over all areas.
+        first: int64 (C + 1,); detections of class c are ``first[c]:first[c + 1]``.
+        truths: int64 (C,), annotations without crowds.
         average_precision: float64 (C, 10), at IoU 0.50:0.95 over all areas; nan without an annotation.
         confident: detections of a score above ``confusion.CONFIDENCE``.
         annotations: all annotations.
-        crowd: bool (G,), which of these are crowds.
+        crowd: bool (G,), which annotations are crowds.
     """
 
     score: npt.NDArray[np.float32]
@@ -59,17 +59,17 @@ class EvaluationDetails:
 
     @property
     def mean_average_precision(self) -> float:
-        """Over all classes that have an annotation, as ``val/map``; -1 when none has."""
+        """Mean over all classes with an annotation, as ``val/map``; -1 if none has any."""
         known = self.average_precision[self.truths > 0]
         return float(np.float32(known.mean())) if known.size else -1.0
 
     @cached_property
     def confusion(self) -> _Ints:
-        """int64 (C + 1, C + 1), see ``confusion.confusion_matrix``; computed when it is asked for."""
+        """int64 (C + 1, C + 1), see ``confusion.confusion_matrix``; computed on first use."""
         return confusion_matrix(self.confident, self.annotations, self.crowd, self.num_classes)
 
     def classes(self) -> Iterator[tuple[npt.NDArray[np.float32], _Ints]]:
-        """For each class its scores (n,), best first, and the hits (n,) among the best 1, 2, .. n."""
+        """Scores (n,) of each class, best first, and hits (n,) among the best 1, 2, .. n."""
         for start, end in zip(self.first, self.first[1:], strict=False):
             yield self.score[start:end], np.cumsum(self.hit[start:end])
 
@@ -83,13 +83,13 @@ def evaluation_details(
     *,
     most: int,
 ) -> EvaluationDetails:
-    """Keep of an evaluation what curves and confusion matrix are made of.
+    """Collect the data of curves and confusion matrix.
 
     Args:
-        found: the detections.
-        score: float32 (D,) of these.
-        truth: the annotations.
-        matches: which of them found which.
+        found: detections.
+        score: float32 (D,), their scores.
+        truth: annotations.
+        matches: matches of the two.
         average_precision: float64 (C, 10).
         most: detections of an image and class that count.
     """
@@ -114,15 +114,15 @@ def evaluation_details(
 
 @dataclass(frozen=True, eq=False)
 class ConfidenceCurves:
-    """Curves against confidence, of C classes at K confidences, each float64 and nan without annotations.
+    """Curves by confidence, of C classes at K confidences, each float64 and nan without annotations.
 
     Attributes:
         confidence: (K,), 0..1 ascending.
         precision: (C, K).
         recall: (C, K).
         f1: (C, K).
-        best_confidence: where the mean of F1 over the classes is best, after smoothing; nan without classes.
-        best_f1: that mean there, not smoothed.
+        best_confidence: confidence of the best smoothed mean of F1 over the classes; nan without classes.
+        best_f1: unsmoothed mean of F1 at that confidence.
     """
 
     confidence: _Floats
@@ -134,14 +134,14 @@ class ConfidenceCurves:
 
 
 def confidence_curves(details: EvaluationDetails, confidence: _Floats = CONFIDENCE) -> ConfidenceCurves:
-    """Precision, recall and F1 if only detections of a certain confidence counted.
+    """Precision, recall and F1 of the detections above each confidence.
 
-    As ``ap_per_class`` of ultralytics/yolov5 v7.0 (``utils/metrics.py``) does it: linear between the scores
-    of a class; above its best score precision is 1 and recall 0. A class without detections has zeros.
+    As in ``ap_per_class`` of ultralytics/yolov5 v7.0 (``utils/metrics.py``), curves are linear between the
+    scores of a class; above its best score precision is 1 and recall 0. A class without detections has zeros.
     Detections of equal scores count together, so that their order does not matter.
 
     Args:
-        details: of a validation.
+        details: results of a validation.
         confidence: (K,), 0..1 ascending.
     """
     shape = (details.num_classes, len(confidence))
@@ -165,17 +165,17 @@ def confidence_curves(details: EvaluationDetails, confidence: _Floats = CONFIDEN
 
 
 def smooth(values: _Floats, width: float) -> _Floats:
-    """Means over a window of that part of (K,) values, an odd number; the ends are continued."""
+    """Moving average of (K,) values over an odd window, ``width`` of them; the ends are repeated."""
     half = round(len(values) * width) // 2
     padded = np.pad(values, half, mode="edge")
     return np.convolve(padded, np.full(2 * half + 1, 1 / (2 * half + 1)), mode="valid")
 
 
 def precision_at_recall(details: EvaluationDetails) -> _Floats:
-    """The best precision at each recall or more: float64 (C, 101) at ``RECALL_LEVELS``.
+    """Best precision at each recall or above: float64 (C, 101) at ``RECALL_LEVELS``.
 
-    It is 0 where the recall is not reached, and nan for a class without annotations. The mean of a row is
-    the class's average precision at an IoU of 0.5.
+    It is 0 if the recall is not reached, and nan for a class without annotations. The mean of a row is the
+    average precision of the class at an IoU of 0.5.
     """
     result = np.full((details.num_classes, len(RECALL_LEVELS)), np.nan)
     for label, (score, hits) in enumerate(details.classes()):
@@ -187,15 +187,15 @@ def precision_at_recall(details: EvaluationDetails) -> _Floats:
 
 
 def counts_at(details: EvaluationDetails, thresholds: _Floats) -> _Ints:
-    """Detections and annotations right and wrong, if only scores from a threshold on counted.
+    """Right and wrong detections and annotations at score thresholds.
 
     Args:
-        details: of a validation.
+        details: results of a validation.
         thresholds: (T,), 0..1.
 
     Returns:
-        int64 (4, C, T): true positives; false positives; true negatives, which are wrong detections below
-        the threshold; false negatives.
+        int64 (4, C, T): true positives, false positives, true negatives (wrong detections below the
+        threshold), false negatives.
     """
     counts = np.zeros((4, details.num_classes, len(thresholds)), np.int64)
     levels = -thresholds.astype(np.float32)
@@ -212,7 +212,7 @@ def describe_evaluation(details: EvaluationDetails, class_names: Sequence[str], 
     """Curves and confusion matrix of a validation as plain lists, for JSON.
 
     Args:
-        details: of the validation.
+        details: results of the validation.
         class_names: C names.
         epoch: counted from 0.
 
@@ -221,7 +221,7 @@ def describe_evaluation(details: EvaluationDetails, class_names: Sequence[str], 
         and ``f1``; ``pr_recall`` (101,), and C lists of 101 in ``pr_precision``; ``ap_50`` (C,) and ``ap``
         (C,), at IoU 0.5 and over 0.50:0.95; ``truths`` (C,); ``confusion``, C + 1 lists of C + 1 counts,
         rows predicted, columns true, the last of each background; ``best_f1`` with ``confidence`` and
-        ``f1``. What is unknown, for want of annotations, is None.
+        ``f1``. Values that are unknown, for lack of annotations, are None.
     """
     curves = confidence_curves(details)
     against = {name: getattr(curves, name)[..., ::_WRITTEN] for name in ("confidence", *CURVES)}
@@ -246,5 +246,5 @@ CURVES = ("precision", "recall", "f1")
 
 
 def _plain(values: _Floats) -> Any:
-    """Lists of numbers rounded to what a picture can show; None for nan."""
+    """Lists of numbers rounded to 5 digits; None for nan."""
     return np.where(np.isnan(values), None, values.round(5)).tolist()  # type: ignore[call-overload]

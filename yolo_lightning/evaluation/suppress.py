@@ -17,21 +17,21 @@ def non_max_suppression(
     max_candidates: int = 4096,
     multi_label: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """The detections of each image: per class, the best boxes that do not overlap a better one.
+    """Detections of each image: per class, the best boxes that do not overlap a better one.
 
     Args:
         boxes: (B, K, 4) xyxy in px.
         scores: (B, K, C) in 0..1.
-        score_threshold: a box is a candidate for a class when its score is above this, 0..1.
-        iou_threshold: a candidate is dropped when its IoU with a better one of its class is above this, 0..1.
-        max_detections: how many detections an image keeps, best first.
-        max_candidates: how many candidates of an image are compared at most, best first. It bounds time and
-            memory for a network that is not trained yet.
-        multi_label: let a box be a candidate for every class above the threshold, else for its best class.
+        score_threshold: score above which a box is a candidate for a class, 0..1.
+        iou_threshold: IoU with a better candidate of its class above which a candidate is dropped, 0..1.
+        max_detections: detections kept of an image, best first.
+        max_candidates: candidates compared of an image, best first; bounds time and memory for an untrained
+            network.
+        multi_label: let a box be a candidate for every class above the threshold, not only for its best.
 
     Returns:
         detections, float32 (B, max_detections, 6): x1, y1, x2, y2 in px, score, class, best first; zero from
-        the image's count on. counts, int64 (B,).
+        the count on. counts, int64 (B,).
     """
     boxes, scores = boxes.float(), scores.float()
     detections = boxes.new_zeros((boxes.shape[0], max_detections, 6))
@@ -41,8 +41,8 @@ def non_max_suppression(
             image_boxes, image_scores, score_threshold, max_candidates, multi_label
         )
         candidate_boxes = image_boxes[box]  # (n, 4)
-        # batched_nms tells classes apart by moving them along the diagonal, which holds only for
-        # coordinates that are not negative; a box may well begin left of the image.
+        # batched_nms separates classes by moving them along the diagonal, which requires coordinates that
+        # are not negative; but a box may begin left of the image.
         shifted = candidate_boxes - candidate_boxes.amin() if len(box) else candidate_boxes
         keep = batched_nms(shifted, score, label, iou_threshold)[:max_detections]
         padded[: len(keep)] = torch.cat(
@@ -55,9 +55,9 @@ def non_max_suppression(
 def _candidates(
     boxes: Tensor, scores: Tensor, threshold: float, most: int, multi_label: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Box index, class and score, each (n,) with n <= most, of the pairs above the threshold.
+    """Box index, class and score, each (n,) with n <= most, of pairs above the threshold.
 
-    ``boxes`` is (K, 4), ``scores`` is (K, C). A box that is not finite is no candidate.
+    ``boxes`` is (K, 4), ``scores`` is (K, C). Boxes that are not finite are left out.
     """
     if multi_label:
         box, label = (scores > threshold).nonzero(as_tuple=True)

@@ -52,20 +52,6 @@ def boxes_from_distances(probabilities: Tensor, points: Tensor) -> Tensor:
     return torch.cat((points - low, points + high), dim=-1)
 
 
-def box_area(boxes: Tensor) -> Tensor:
-    """Area (...) of xyxy boxes (..., 4); zero for boxes that are inside out."""
-    return (boxes[..., 2:] - boxes[..., :2]).clamp_min(0).prod(dim=-1)
-
-
-def pairwise_iou(first: Tensor, second: Tensor, eps: float = 1e-7) -> Tensor:
-    """IoU (..., N, M) of every xyxy box of ``first`` (..., N, 4) with every one of ``second`` (..., M, 4)."""
-    low = torch.maximum(first[..., :, None, :2], second[..., None, :, :2])
-    high = torch.minimum(first[..., :, None, 2:], second[..., None, :, 2:])
-    intersection = (high - low).clamp_min(0).prod(dim=-1)
-    union = box_area(first)[..., :, None] + box_area(second)[..., None, :] - intersection
-    return intersection / (union + eps)
-
-
 def complete_iou(
     first: Tensor, second: Tensor, eps: float = 1e-7, *, box_format: Literal["xywh", "xyxy"] = "xywh"
 ) -> Tensor:

@@ -7,10 +7,8 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from ...evaluation.coco_matching import pair_iou
-from ...model.boxes import pairwise_iou
+from ...evaluation.overlaps import pair_iou
 from .draw_boxes import Floats
 from .views import EvaluatedImage, ImageView, cut_view, surroundings
 
@@ -97,13 +95,14 @@ def cut_mistake(image: EvaluatedImage, row: int, is_missed: bool) -> Mistake:
     boxes, others = image.detections[:, :4], image.truth[:, 1:5]
     if is_missed:
         boxes, others = others, boxes
+    same = boxes[row : row + 1].repeat(len(others), axis=0).astype(np.float64)
     view = cut_view(image, surroundings(boxes[row], image.size))
     return Mistake(
         is_missed=is_missed,
         row=row,
         detections=image.detections,
         truth=image.truth,
-        overlap=pairwise_iou(torch.from_numpy(boxes[row : row + 1]), torch.from_numpy(others))[0].numpy(),
+        overlap=pair_iou(same, others.astype(np.float64), np.zeros(len(others), bool)),
         view=view.fit(VIEW_PX) if max(view.image.shape) > VIEW_PX else view,
         position=image.position,
         image_id=image.image_id,
