@@ -102,7 +102,7 @@ def cut_mistake(image: EvaluatedImage, row: int, is_missed: bool) -> Mistake:
         row=row,
         detections=image.detections,
         truth=image.truth,
-        overlap=pair_iou(same, others.astype(np.float64), np.zeros(len(others), bool)),
+        overlap=pair_iou(same, others.astype(np.float64), np.zeros(len(others), bool)).astype(np.float32),
         view=view.fit(VIEW_PX) if max(view.image.shape) > VIEW_PX else view,
         position=image.position,
         image_id=image.image_id,
