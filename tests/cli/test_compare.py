@@ -31,8 +31,8 @@ def test_only_what_differs_is_told() -> None:
     second: dict[str, Any] = {"same": 1, "other": 1.5, "new": [1, "é"]}
     assert differences([first, second]) == [
         ("other", ["1", "1.5"]),
-        ("gone", ["null", "–"]),
-        ("new", ["–", '[1, "é"]']),
+        ("gone", ["null", "-"]),
+        ("new", ["-", '[1, "é"]']),
     ]
 
 

@@ -140,7 +140,7 @@ def test_options_of_the_drawing_act(weights: Path) -> None:
 )  # fmt: skip
 def test_wrong_input_is_one_sentence(more: list[str], sentence: str, weights: Path) -> None:
     Path("empty").mkdir()
-    given = ["--weights", str(weights), "--source", "b.png"]
+    given = ["--weights", str(weights), "--source", "b.png", "--image_size", "64"]
     with pytest.raises(InputError, match=sentence) as caught:
         run_visualize([*given, *more])
     assert "\n" not in str(caught.value)

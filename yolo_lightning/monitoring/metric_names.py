@@ -18,7 +18,7 @@ METRIC_TITLES = {
     "val/mar_100": "recall of 100",
 }
 """Figures of a validation, by name, in the order in which they are shown."""
-NOTHING = "–"
+NOTHING = "-"
 """In place of a figure that does not exist."""
 _LOSS_TITLES = {"box": "box", "obj": "objectness", "cls": "class", "dfl": "box distribution"}
 

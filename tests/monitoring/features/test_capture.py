@@ -103,9 +103,8 @@ def test_a_compiled_training_step_is_not_compiled_again(network: DetectionNetwor
     compiled(network, pictures()).backward()
     graphs = counters["stats"]["unique_graphs"]
     assert graphs > 0
-    for size in (64, 96):
-        feature_maps(network, pictures(size), [17, 20, 23])
-        compiled(network, pictures()).backward()
+    feature_maps(network, pictures(96), [17, 20, 23])
+    compiled(network, pictures()).backward()
     assert counters["stats"]["unique_graphs"] == graphs
     torch._dynamo.reset()
 

@@ -78,7 +78,7 @@ def test_a_class_has_its_figures_at_the_best_f1(page: HtmlPage) -> None:
     assert ["class", "AP 50-95", "AP 50", "precision", "recall", "F1"] in rows
     assert ["dog", "0.400", "0.610", "0.710", "0.720", "0.730"] in rows
     assert ["mAP 50-95", "0.400", "0.300"] in rows
-    assert ["mAP small", "–", "–"] in rows  # COCO's -1
+    assert ["mAP small", "-", "-"] in rows  # COCO's -1
 
 
 def test_the_curves_of_a_run(page: HtmlPage) -> None:
@@ -158,7 +158,7 @@ def test_a_class_without_objects_has_no_curve(tmp_path: Path) -> None:
     page = read_page(directory)
     assert "cat 0.610" in page.texts_of("Precision against recall")
     assert not any("dog" in text for text in page.texts_of("Precision against recall"))
-    assert ["dog", "0.400", "–", "–", "–", "–"] in page.rows("outcome")
+    assert ["dog", "0.400", "-", "-", "-", "-"] in page.rows("outcome")
 
 
 @pytest.mark.parametrize(

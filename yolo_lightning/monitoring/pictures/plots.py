@@ -27,6 +27,8 @@ _LISTED = 25
 """Confusions in the list beside a larger matrix."""
 _WIDEST_IN = 20.0
 """Side of the largest confusion matrix."""
+_SMALLEST_PT = 2.0
+"""Names of classes are left out if they would be smaller."""
 _LONGEST_NAME = 18
 _MOST_DOTS = 40
 """Longer lines are drawn without a dot for each value."""
@@ -176,8 +178,9 @@ def plot_confusion(confusion: _Ints, class_names: Sequence[str]) -> Figure:
     axes.imshow(part, cmap=colours, norm=norm, interpolation="none", aspect="auto")
     size = 9 if counted else min(7.0, 60 * matrix_in / sides)
     columns = [f"{name}  {total:,}" for name, total in zip(names, totals, strict=True)]
-    axes.set_xticks(range(sides), columns, rotation=90, fontsize=size)
-    axes.set_yticks(range(sides), names, fontsize=size)
+    ticks = range(sides if size >= _SMALLEST_PT else 0)
+    axes.set_xticks(ticks, columns[: len(ticks)], rotation=90, fontsize=size)
+    axes.set_yticks(ticks, names[: len(ticks)], fontsize=size)
     axes.tick_params(length=0)
     axes.set_xlabel("true, and how many", fontsize=10)
     axes.set_ylabel("predicted", fontsize=10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from ..metric_names import number
 
 _HEADER_INTERVAL = 20
 """Rows between two headers."""
@@ -53,11 +53,6 @@ def metric_table(split: str, values: dict[str, float]) -> list[str]:
         f"{'all classes':<{width}}" + "".join(f"{cell:>10}" for cell in cells),
         *(f"{name:<{width}}{number(value, '.4f'):>10}" for name, value in classes.items()),
     ]
-
-
-def number(value: float | None, form: str) -> str:
-    """A figure, or a dash where there is none; below zero is COCO's word for "no such object"."""
-    return "-" if value is None or math.isnan(value) or value < 0 else format(value, form)
 
 
 def _fitting(titles: list[str], width: int | None) -> list[str]:

@@ -16,9 +16,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from ...performance.stalls import StallMonitor
 from ...system.text import clock
 from ...training.contracts import TrainsDetections, detection_module
+from ..metric_names import number
 from ..tensorboard.writer import writer_of
 from . import Bar, Display, open_display
-from .epoch_table import EpochTable, metric_table, number
+from .epoch_table import EpochTable, metric_table
 from .time_left import Estimate, TimeLeft, left_text, time_left
 
 _LOSS_INTERVAL_S = 1.0
