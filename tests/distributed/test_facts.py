@@ -2,16 +2,19 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from jsonargparse import Namespace
 
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.annotations.source import DataSource
 from yolo_lightning.distributed import facts
 from yolo_lightning.distributed.comparison import RULES, compare_facts
 from yolo_lightning.distributed.facts import (
+    facts_of,
     gather_facts,
     index_digest,
     index_facts,
@@ -19,6 +22,7 @@ from yolo_lightning.distributed.facts import (
     why_invisible,
     why_too_little_room,
 )
+from yolo_lightning.model.network import build_network
 
 HOSTS = {0: "a", 1: "b", 2: "b", 3: "c"}
 
@@ -190,3 +194,68 @@ def test_many_differences_and_long_values_stay_readable() -> None:
     assert wrong.endswith(" | and 4 other differences")
     assert "y y on rank 1 on b" in wrong and "\n" not in wrong
     assert "x" * 120 + "…" in wrong and "x" * 121 not in wrong
+
+
+def started(monkeypatch: pytest.MonkeyPatch, local_rank: int, processes: int) -> None:
+    """Make this one of the processes that were started by hand on one host."""
+    monkeypatch.setenv("MASTER_ADDR", "h")
+    monkeypatch.setenv("MASTER_PORT", "5")
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, str(local_rank))
+
+
+def all_options(root: Path, ckpt_path: Path | None = None, **data: Any) -> Namespace:
+    paths = {
+        f"{split}_{kind}": None for split in ("train", "val", "test") for kind in ("annotations", "images")
+    }
+    given = {"image_size": 64, "batch_size": 2, "num_workers": 0, **data}
+    return Namespace(
+        trainer=Namespace(accelerator="cpu", devices=2, num_nodes=1),
+        data=Namespace(root=str(root), **given, **paths),
+        model=Namespace(architecture="yolov5n", num_classes=3),
+        ckpt_path=ckpt_path and str(ckpt_path),
+        runs_dir=str(root),
+    )
+
+
+def test_facts_name_what_a_rank_does_not_see(tmp_path: Path) -> None:
+    found = facts_of(all_options(tmp_path / "away"), tmp_path, is_training=True)
+    [problem] = found.problems
+    assert "away" in problem and "data.root" in problem
+    assert found.values["option"]["model.architecture"] == "yolov5n"
+    assert not any("root" in name or "runs_dir" in name for name in found.values["option"])
+
+
+def test_a_resumed_checkpoint_is_compared_by_its_step_also_where_it_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"12345")
+    found = facts_of(all_options(tmp_path, path), tmp_path, is_training=False, step=700)
+    [value] = found.values["checkpoint"].values()
+    assert value == f"{path} at step 700 (5 bytes)"
+    path.unlink()
+    found = facts_of(all_options(tmp_path, path), tmp_path, is_training=False, step=700)
+    assert [problem for problem in found.problems if "ckpt_path" in problem]
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "workers", "needed"),
+    [(0, 3, 2 * 3 * 2 * 8 * 3 * (640 + 64) ** 2), (1, 3, 0), (0, 0, 0), (0, "auto", 0)],
+)
+def test_the_first_process_of_a_host_reckons_with_the_shared_memory_of_all(
+    local_rank: int, workers: int | str, needed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started(monkeypatch, local_rank, processes=2)
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(facts, "gather_facts", lambda **given: asked.update(given))
+    options = all_options(tmp_path, image_size=640, batch_size=8, num_workers=workers)
+    facts_of(options, tmp_path, is_training=True)
+    assert asked["shared_memory_bytes"] == needed  # auto: on a CPU there are no workers
+
+
+def test_there_is_room_for_four_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(facts, "gather_facts", lambda **given: asked.update(given))
+    facts_of(all_options(tmp_path), tmp_path, is_training=True)
+    parameters = sum(p.numel() for p in build_network("yolov5n", 3).parameters())
+    assert asked["run_bytes"] == 4 * 12 * parameters  # best, last, last.previous, and the one that is written

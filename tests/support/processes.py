@@ -65,7 +65,15 @@ def start(
         log: File to which its output is added.
         environment: Variables besides those of this process.
     """
-    process = _CONTEXT.Process(target=_main, args=(list(arguments), log, {**os.environ, **environment}))
+    return start_call(_main, log, environment, list(arguments))
+
+
+def start_call(
+    work: Callable[..., None], log: Path, environment: Mapping[str, str], *arguments: Any
+) -> ForkServerProcess:
+    """Call ``work(*arguments)`` in one process, as :func:`start` does with the command line."""
+    own = {**os.environ, **environment}
+    process = _CONTEXT.Process(target=_begin, args=(log, own, work, arguments))
     process.start()
     return process
 
@@ -82,7 +90,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _main(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
+def _begin(
+    log: Path, environment: dict[str, str], work: Callable[..., None], arguments: Sequence[Any]
+) -> None:
     """What the new process does."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
@@ -90,6 +100,10 @@ def _main(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
     os.environ.clear()  # it is that of when the first of these processes was started
     os.environ.update(environment)
 
+    work(*arguments)
+
+
+def _main(arguments: list[str]) -> None:
     import torch
     from lightning.pytorch.utilities import rank_zero_only
 
@@ -97,5 +111,5 @@ def _main(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
 
     torch.set_num_threads(1)
     # Lightning looks when it is imported, which it has been.
-    rank_zero_only.rank = int(environment.get("RANK", 0))  # type: ignore[attr-defined]
+    rank_zero_only.rank = int(os.environ.get("RANK", 0))  # type: ignore[attr-defined]
     main(arguments)

@@ -18,11 +18,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..data.annotations.source import read_class_names
-from ..distributed.allreduce import ALL_REDUCE_S, FirstAllReduce
+from ..distributed.all_reduce import ALL_REDUCE_S, FirstAllReduce
 from ..distributed.ddp import DDPConfig, build_strategy
-from ..distributed.facts import index_facts
-from ..distributed.meeting import facts_of, meet
-from ..distributed.rendezvous import Rendezvous
+from ..distributed.facts import facts_of, index_facts
+from ..distributed.joining import meet
+from ..distributed.meeting import Meeting
 from ..errors import InputError
 from ..inference.predictions import PredictionWriter
 from ..monitoring.options import DashboardConfig
@@ -60,7 +60,7 @@ class YoloCLI(LightningCLI):
     """LightningCLI with run directories, classes learnt from the data, and our callbacks."""
 
     run_directory: Path
-    meeting: Rendezvous
+    meeting: Meeting
     checkpoint: Path | None = None
     _begun: Path | None = None
     """Run directory of a start that came to no checkpoint, which this one goes on in."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -10,13 +9,6 @@ from typing import Any
 
 import torch
 from torch import distributed
-
-from .allreduce import end_soon
-from .failure import name_ranks, say_on_host
-from .reach import bounded
-
-OPEN_S = 60.0
-"""How long the group over which the flags go may take to connect all ranks, in s."""
 
 
 class Agreement:
@@ -30,20 +22,15 @@ class Agreement:
 
     Args:
         flags: How many there are.
-
-    Raises:
-        InputError: The ranks cannot be connected; the process then ends, whatever else happens.
-        FailedElsewhere: Another process of this host says so.
     """
 
     def __init__(self, flags: int) -> None:
         self.flags = flags
         self._group: Any = None
-        self._is_alone = not (distributed.is_available() and distributed.is_initialized())
+        is_initialized = distributed.is_available() and distributed.is_initialized()
+        self._is_alone = not is_initialized or distributed.get_world_size() == 1
         if not self._is_alone:
-            self._is_alone = distributed.get_world_size() == 1
-        if not self._is_alone:
-            self._group = _open_group()
+            self._group = distributed.new_group(backend="gloo", timeout=_default_timeout())
         self._raised = torch.zeros(flags, dtype=torch.int32)
         self._under_way: distributed.Work | None = None
 
@@ -82,27 +69,6 @@ class Agreement:
         self._raised = torch.tensor(list(flags), dtype=torch.int32)
         maximum = distributed.ReduceOp.MAX
         self._under_way = distributed.all_reduce(self._raised, maximum, group=self._group, async_op=True)
-
-
-def _open_group() -> Any:
-    """All ranks as a group of gloo, which may have to go another way than NCCL and has proved none yet.
-
-    Raises:
-        InputError: It does not connect in time; says what to do.
-        FailedElsewhere: Another process of this host says so.
-    """
-    try:
-        return bounded(lambda: distributed.new_group(backend="gloo", timeout=_default_timeout()), OPEN_S)
-    except (RuntimeError, TimeoutError) as error:
-        reason = " ".join(str(error).split())[:300]
-    end_soon()  # the thread that still connects must not hold the process
-    rank = distributed.get_rank()
-    sentence = (
-        f"{name_ranks([rank], {rank: socket.gethostname()})}: gloo, by which the ranks agree on stops, "
-        f"does not connect them within {OPEN_S:.0f} s ({reason}); set GLOO_SOCKET_IFNAME to the interface "
-        "that reaches the other nodes, one plain name such as eth0, and see that no firewall is between them"
-    )
-    raise say_on_host(sentence, "agreement by gloo")
 
 
 def _default_timeout() -> timedelta | None:

@@ -11,19 +11,28 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from ..data.annotations.index import DatasetIndex
 from ..data.images.choose_cache import MOST_WORKERS
+from ..data.module import PATHS
+from ..model.network import build_network
 from ..system.cores import usable_cores
-from .reach import bounded
+from ..system.environment import PACKAGES, git_commit
+from .ddp import is_on_gpu, processes_here
+from .launch import find_launch
+from .time_limit import bounded
 
 FILE_SYSTEM_S = 15.0
 """How long a file system may take to answer, in s; one on a network that is gone never does."""
 SHARED_MEMORY = Path("/dev/shm")
+_BYTES_A_PARAMETER = 12
+"""Of a checkpoint: weights, their average and momentum, float32 each."""
+_CHECKPOINTS = 4
+"""In the run directory at most: best, last, the one before it, and the one that is being written."""
 
 
 @dataclass
@@ -47,7 +56,7 @@ def gather_facts(
     options: Mapping[str, str] | None = None,
     checkpoint: tuple[Path, int] | None = None,
 ) -> Facts:
-    """What this rank has, for ``Rendezvous.compare``.
+    """What this rank has, for ``Meeting.compare``.
 
     Args:
         packages: names of those whose versions must be equal.
@@ -243,3 +252,42 @@ def evaluation_bytes(
     elif on_gpu:
         workers = max(1, min(MOST_WORKERS, usable_cores() // processes))
     return processes * workers * _PREFETCH * batch_size * 3 * (image_size + _MARGIN) ** 2  # uint8
+
+
+def _shared_memory_bytes(config: Any) -> int:
+    """What this host needs in /dev/shm; its first process reckons for all of them."""
+    launch, data = find_launch(config), config.data
+    if launch is None or launch.local_rank:
+        return 0
+    processes, on_gpu = processes_here(config.trainer), is_on_gpu(config.trainer.accelerator)
+    return evaluation_bytes(data.image_size, data.batch_size, data.num_workers, processes, on_gpu)
+
+
+def facts_of(config: Any, run_directory: Path, is_training: bool, step: int = 0) -> Facts:
+    """What has to be alike on all ranks, and what each needs.
+
+    Args:
+        config: the options of a subcommand, resolved.
+        run_directory: of the run.
+        is_training: whether it is ``fit``.
+        step: at which the checkpoint was saved that is resumed, if there is one.
+    """
+    names = ("root", *PATHS)
+    data = {f"data.{name}": Path(config.data[name]) for name in names if config.data[name]}
+    run_bytes = 0
+    if is_training:
+        with torch.device("meta"):
+            network = build_network(config.model.architecture, config.model.num_classes)
+        checkpoint_bytes = _BYTES_A_PARAMETER * sum(p.numel() for p in network.parameters())
+        run_bytes = _CHECKPOINTS * checkpoint_bytes
+    options = option_values(config.as_dict(), leave_out=("runs_dir", *data))
+    return gather_facts(
+        packages=PACKAGES,
+        commit=git_commit(),
+        data=data,
+        run_directory=run_directory,
+        run_bytes=run_bytes,
+        shared_memory_bytes=_shared_memory_bytes(config),
+        options=options,
+        checkpoint=(Path(config.ckpt_path), step) if config.ckpt_path else None,
+    )

@@ -1,22 +1,31 @@
-"""Who of many processes says what is wrong, and how the others end in silence."""
+"""Which of many processes says what is wrong, and how the others end in silence."""
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
+import sys
 import tempfile
+import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ..errors import InputError
+from ..system.text import last_line, one_line
 
 SIBLINGS_S = 3.0
 """How far apart processes of one host that fail for the same reason may fail, in s."""
 _TO_PRINT_S = 2.0
-"""How long the one that says it may take from there to have printed it, in s."""
+"""How long the process that speaks may take to print its sentence, in s."""
+LEAVE_S = 10.0
+"""How long a process that has failed may take to end by itself, in s."""
 
 _held: list[int] = []
 """Locks of what this process said, held until it ends."""
+_must_leave = threading.Event()
 
 
 class _State:
@@ -32,29 +41,24 @@ class FailedElsewhere(InputError):
 
 
 def is_failing() -> bool:
-    """Whether this process knows that all of the run end for something that is wrong.
+    """True once this process knows that the run ends because something is wrong.
 
-    Until it has ended, its launcher may send it SIGTERM, which then is no wish to stop a run that is well.
+    SIGTERM from its launcher is then no request to save a healthy run.
     """
     return _State.is_failing
 
 
-def note_failing() -> None:
-    """From here on :func:`is_failing`."""
-    _State.is_failing = True
-
-
 def say_on_host(sentence: str, subject: str) -> InputError:
-    """The exception for what no other host can be told: loud in one process of this host, else quiet.
+    """Return the exception for what other hosts cannot learn: loud in one process of this host, else quiet.
 
-    The quiet ones get it when the loud one has printed the sentence: a launcher that sees any process
-    end ends the others, which may be the one that speaks.
+    The quiet ones get it after the loud one has printed the sentence, because a launcher that sees any
+    process end ends the others.
 
     Args:
         sentence: what is wrong, and what to do.
         subject: the same for all processes of the host that would say the same.
     """
-    note_failing()
+    _State.is_failing = True
     if _is_first_on_host(subject):
         return InputError(sentence)
     time.sleep(SIBLINGS_S + _TO_PRINT_S)
@@ -62,14 +66,14 @@ def say_on_host(sentence: str, subject: str) -> InputError:
 
 
 def _is_first_on_host(subject: str) -> bool:
-    """Whether no other process of this run and host is saying it at the moment."""
+    """Take the lock of a subject; False if another process of this run and host holds it."""
     try:
         import fcntl
     except ImportError:  # Windows
         return True
     step = "/".join(os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-    door = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
-    run = os.environ.get("TORCHELASTIC_RUN_ID") or step.strip("/") or door.strip(":") or os.getppid()
+    address = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    run = os.environ.get("TORCHELASTIC_RUN_ID") or step.strip("/") or address.strip(":") or os.getppid()
     digest = hashlib.sha256(f"{os.getuid()}/{run}/{subject}".encode()).hexdigest()[:16]
     path = os.path.join(tempfile.gettempdir(), f"yolo_lightning_{digest}.lock")
     try:
@@ -78,21 +82,45 @@ def _is_first_on_host(subject: str) -> bool:
         return True
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except OSError:
         os.close(lock)
-        return not isinstance(error, BlockingIOError)
+        return False
     _held.append(lock)
     time.sleep(SIBLINGS_S)  # those that come a little later find the lock held
     os.unlink(path)
     return True
 
 
+def end_soon() -> None:
+    """Let this process end with status 2: first by itself, at last by force, as NCCL or gloo may hold it."""
+    _State.is_failing = True
+    _must_leave.set()
+
+    def force() -> None:
+        time.sleep(LEAVE_S)
+        _leave()
+
+    threading.Thread(target=force, daemon=True, name="preflight-end").start()
+
+
+def _leave() -> None:
+    if _must_leave.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2)
+
+
+# Registered before anything that a run registers, it is called last: caches have been removed, and the
+# destructors of a process group that hangs are never reached.
+atexit.register(_leave)
+
+
 def name_ranks(ranks: Sequence[int], hosts: Mapping[int, str]) -> str:
-    """Ranks and where they are: ``rank 1 on a``, ``ranks 2, 3 on b``, ``ranks 1, 2 (a, b)``.
+    """Name ranks and where they are: ``rank 1 on a``, ``ranks 2, 3 on b``, ``ranks 1, 2 (a, b)``.
 
     Args:
         ranks: at least one, ascending.
-        hosts: rank to host; those that are not known are left out.
+        hosts: rank to host; unknown hosts are left out.
     """
     word = "rank" if len(ranks) == 1 else "ranks"
     numbers = _shorten([str(rank) for rank in ranks])
@@ -107,8 +135,17 @@ def _shorten(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + more
 
 
+def describe_error(error: Exception) -> str:
+    """Describe an error in one line; unless it is wrong input, with its place in the code."""
+    text = last_line(error)
+    if isinstance(error, InputError):
+        return text
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno})"
+
+
 def describe_failures(failures: Mapping[int, str], hosts: Mapping[int, str], world_size: int) -> str:
-    """What went wrong on some ranks as one line; the same sentence of several ranks once.
+    """Join the failures of ranks into one line; the same sentence of several ranks once.
 
     Args:
         failures: rank to its sentence, at least one.
@@ -117,7 +154,7 @@ def describe_failures(failures: Mapping[int, str], hosts: Mapping[int, str], wor
     """
     ranks: dict[str, list[int]] = {}
     for rank, sentence in sorted(failures.items()):
-        ranks.setdefault(" ".join(sentence.split()), []).append(rank)
+        ranks.setdefault(one_line(sentence), []).append(rank)
     if len(ranks) == 1 and len(failures) == world_size:
         return f"{next(iter(ranks))} (on all {world_size} ranks)" if world_size > 1 else next(iter(ranks))
     said = [f"{name_ranks(group, hosts)}: {sentence}" for sentence, group in ranks.items()]

@@ -1,101 +1,242 @@
-"""How the processes of a run that were started side by side meet before anything costs time."""
+"""All processes of a run before any of them trains: they agree, or they all end.
+
+Rank zero learns what is wrong on any rank, tells all of them and says it once.
+"""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Any
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-import torch
-from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from torch.distributed import TCPStore
 
-from ..data.module import PATHS
 from ..errors import InputError
-from ..model.network import build_network
-from ..system.environment import PACKAGES, git_commit
-from .ddp import is_on_gpu, processes_here
-from .environment import Environment, started_by_hand
-from .facts import Facts, evaluation_bytes, gather_facts, option_values
-from .joining import join
-from .rendezvous import Rendezvous, alone
+from .comparison import compare_facts
+from .facts import Facts
+from .failure import FailedElsewhere, describe_error, describe_failures, name_ranks, say_on_host
+from .messages import Messages
+from .time_limit import bounded
 
-_BYTES_A_PARAMETER = 12
-"""Of a checkpoint: weights, their average and momentum, float32 each."""
-_CHECKPOINTS = 4
-"""In the run directory at most: best, last, the one before it, and the one that is being written."""
+Verdict = tuple[str, Any]
+"""What is wrong (empty: nothing), and the answer that all ranks get."""
+T = TypeVar("T")
+
+GRACE_S = 2.0
+"""After one rank has failed, how long rank zero waits for reports of the others, in s."""
+FAREWELL_S = 10.0
+"""How long the others wait at most, in s, until rank zero has said what is wrong and has ended."""
 
 
-def meet(config: Any) -> Rendezvous:
-    """Meet the other processes of the run; those that Lightning starts are no concern of this.
+@dataclass
+class Meeting:
+    """The processes of a run; made by ``join``, ``meet_in_process_group`` or :func:`alone`.
 
-    Args:
-        config: the options of a subcommand.
-
-    Raises:
-        InputError: the first process cannot be reached, or some do not come.
+    All ranks call the same methods in the same order. There is no limit of time for a rank that works,
+    unless one is given: a rank that fails or dies ends all of them.
     """
-    environment = _environment(config)
-    return join(environment, config.preflight_seconds) if environment else alone()
+
+    rank: int
+    world_size: int
+    hosts: dict[int, str]
+    """Rank to the name of its host."""
+    messages: Messages | None = None
+    """None in a run of one process."""
+    store: TCPStore | None = None
+    """Kept open until the process group exists, which shares its server."""
+
+    def share(self, stage: str, work: Callable[[], T], timeout_s: float | None = None) -> T:
+        """Do something on every rank; it counts as done when all have done it.
+
+        Args:
+            stage: what is done, to continue "while …": ``reading the data``.
+            work: on this rank.
+            timeout_s: limit for all ranks to come and do it, in s.
+
+        Returns:
+            What the work returned here.
+
+        Raises:
+            InputError: On rank zero: some rank failed; names it. On the others: rank zero died.
+            FailedElsewhere: On the others, when rank zero says what is wrong.
+            Exception: On rank zero, what its own work raised unless that was an ``InputError``.
+        """
+        results: list[T] = []
+        self._stage(stage, lambda: results.append(work()), _agree, timeout_s)
+        return results[0]
+
+    def decide(self, stage: str, work: Callable[[], T]) -> T:
+        """Let rank zero alone do something, and give its result to every rank.
+
+        Args:
+            stage: as for :meth:`share`.
+            work: for rank zero; returns what JSON can hold.
+
+        Raises:
+            Exception: As :meth:`share`.
+        """
+        answer: T = self._stage(
+            stage, lambda: None if self.rank else work(), lambda reports: ("", reports[0]), None
+        )
+        return answer
+
+    def compare(self, facts: Facts, stage: str = "comparing the ranks") -> list[str]:
+        """Compare the facts of each rank with those of rank zero.
+
+        Args:
+            facts: of this rank.
+            stage: as for :meth:`share`.
+
+        Returns:
+            On rank zero one sentence for each difference that only deserves a warning; elsewhere none.
+
+        Raises:
+            InputError: On rank zero: a difference that matters, or something is wrong on a rank.
+            FailedElsewhere: On the others, when rank zero says what is wrong.
+        """
+
+        def values() -> dict[str, dict[str, str]]:
+            if facts.problems:
+                raise InputError("; ".join(facts.problems))
+            return facts.values
+
+        warnings = self._stage(stage, values, lambda found: compare_facts(found, self.hosts), None)
+        return warnings if self.rank == 0 else []
+
+    def close(self) -> None:
+        """Disconnect from the other ranks and the store, once the process group exists."""
+        if self.messages is not None:
+            self.messages.close()
+        self.messages, self.store = None, None
+
+    def _stage(
+        self,
+        stage: str,
+        work: Callable[[], Any],
+        judge: Callable[[dict[int, Any]], Verdict],
+        timeout_s: float | None,
+    ) -> Any:
+        """Work on every rank, report to rank zero, and do as it says.
+
+        Args:
+            stage: the same on all ranks.
+            work: on this rank; returns its report.
+            judge: on rank zero; reports by rank to a verdict.
+            timeout_s: limit for all reports, in s.
+
+        Returns:
+            The answer of the verdict.
+        """
+        if self.messages is None:
+            return judge({0: work()})[1]
+        # A verdict that is expected already arrives also while this rank works and rank zero ends.
+        verdict = self.messages.expect(0) if self.rank else None
+        result, error = None, None
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+        report = {"stage": stage, "result": result, "failure": error and describe_error(error)}
+        try:
+            if verdict is not None:
+                return self._obey(stage, report, verdict.result, timeout_s)
+            return self._pronounce(stage, report, judge, timeout_s)
+        except InputError as failure:
+            if error is not None and not isinstance(error, InputError) and self.rank == 0:
+                raise error from None
+            raise failure from error
+
+    def _pronounce(
+        self,
+        stage: str,
+        own: dict[str, Any],
+        judge: Callable[[dict[int, Any]], Verdict],
+        timeout_s: float | None,
+    ) -> Any:
+        """On rank zero: collect the reports, judge them, and tell all ranks."""
+        assert self.messages is not None
+        reports, ended = self._collect(own, timeout_s)
+        failures = {rank: report["failure"] for rank, report in reports.items() if report["failure"]}
+        failures |= {rank: f"exited without an error message while {stage}; see its log" for rank in ended}
+        for rank, report in reports.items():
+            if report["stage"] != stage:
+                astray = f"it is {report['stage']} while rank 0 is {stage}"
+                failures[rank] = f"{astray}; start all with the same options"
+        missing = [rank for rank in range(self.world_size) if rank not in reports and rank not in ended]
+        if missing and not failures:
+            late = f"does not answer within {timeout_s:.0f} s while the others are {stage}; see its log"
+            failures = dict.fromkeys(missing, late)
+        answer = None
+        if failures:
+            sentence = describe_failures(failures, self.hosts, self.world_size)
+        else:
+            sentence, answer = judge({rank: report["result"] for rank, report in reports.items()})
+        told = {"failure": sentence, "answer": answer}
+        sent = [self.messages.send(told, rank) for rank in range(1, self.world_size) if rank not in ended]
+        wait(sent, GRACE_S if sentence else None)
+        if sentence:
+            raise InputError(sentence)
+        return answer
+
+    def _collect(
+        self, own: dict[str, Any], timeout_s: float | None
+    ) -> tuple[dict[int, dict[str, Any]], set[int]]:
+        """Receive the reports of all ranks and note which ranks ended; after a failure, those at hand."""
+        assert self.messages is not None
+        rank_of = {self.messages.expect(rank): rank for rank in range(1, self.world_size)}
+        reports, ended, awaited = {0: own}, set[int](), set(rank_of)
+        deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+        has_failed = bool(own["failure"])
+        if has_failed:
+            deadline = time.monotonic() + GRACE_S
+        while awaited and time.monotonic() < deadline:
+            left = None if deadline == float("inf") else deadline - time.monotonic()
+            arrived, awaited = wait(awaited, left, FIRST_COMPLETED)
+            for future in arrived:
+                if future.exception():
+                    ended.add(rank_of[future])
+                else:
+                    reports[rank_of[future]] = future.result()
+            if not has_failed and (ended or any(report["failure"] for report in reports.values())):
+                has_failed, deadline = True, time.monotonic() + GRACE_S
+        return reports, ended
+
+    def _obey(
+        self, stage: str, report: dict[str, Any], verdict: Callable[[], Any], timeout_s: float | None
+    ) -> Any:
+        """On the others: report to rank zero, and do as it says."""
+        assert self.messages is not None
+        sent = self.messages.send(report, 0)
+
+        def exchange() -> Any:
+            with suppress(RuntimeError):  # rank zero has ended; its verdict may have arrived before
+                sent.result()
+            return verdict()
+
+        try:
+            told = bounded(exchange, None if timeout_s is None else timeout_s + 2 * GRACE_S)
+        except (RuntimeError, TimeoutError) as error:
+            what = "did not answer" if isinstance(error, TimeoutError) else "exited without an error message"
+            where, me = name_ranks([0], self.hosts), name_ranks([self.rank], self.hosts)
+            sentence = f"{where} {what} while {stage}, as {me} saw; see its log"
+            raise say_on_host(sentence, f"rank 0 while {stage}") from None
+        if told["failure"]:
+            failure = FailedElsewhere(told["failure"])
+            wait(
+                [self.messages.expect(0)], FAREWELL_S
+            )  # a launcher that sees one process end ends the others
+            raise failure
+        return told["answer"]
 
 
-def _environment(config: Any) -> Environment | None:
-    """Who started this process beside others; asked in the order in which Lightning asks."""
-    trainer = config.trainer
-    if TorchElasticEnvironment.detect():
-        return TorchElasticEnvironment()
-    devices = processes_here(trainer)
-    if SLURMEnvironment.detect():
-        tasks, processes = int(os.environ["SLURM_NTASKS"]), devices * int(trainer.num_nodes)
-        if tasks == processes:
-            if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning cannot do without
-                raise InputError(
-                    f"Slurm was asked for {tasks} tasks, but not how many of them a node has; give "
-                    "--ntasks-per-node, not --ntasks"
-                )
-            return SLURMEnvironment()
-        if tasks > 1 and "SLURM_STEP_ID" in os.environ:  # else srun has not started this, and all is well
-            raise InputError(
-                f"Slurm started {tasks} tasks, but trainer.devices {trainer.devices} on trainer.num_nodes "
-                f"{trainer.num_nodes} are {processes} processes; give --trainer.devices the tasks of a node "
-                "(--ntasks-per-node) and --trainer.num_nodes the nodes"
-            )
-    return started_by_hand(os.environ, devices)
+def alone() -> Meeting:
+    """Return the meeting of a run of one process."""
+    return Meeting(0, 1, {0: socket.gethostname()})
 
 
-def _shared_memory_bytes(config: Any) -> int:
-    """What this host needs in /dev/shm; its first process reckons for all of them."""
-    environment, data = _environment(config), config.data
-    if environment is None or environment.local_rank():
-        return 0
-    processes, on_gpu = processes_here(config.trainer), is_on_gpu(config.trainer.accelerator)
-    return evaluation_bytes(data.image_size, data.batch_size, data.num_workers, processes, on_gpu)
-
-
-def facts_of(config: Any, run_directory: Path, is_training: bool, step: int = 0) -> Facts:
-    """What has to be alike on all ranks, and what each needs.
-
-    Args:
-        config: the options of a subcommand, resolved.
-        run_directory: of the run.
-        is_training: whether it is ``fit``.
-        step: at which the checkpoint was saved that is resumed, if there is one.
-    """
-    names = ("root", *PATHS)
-    data = {f"data.{name}": Path(config.data[name]) for name in names if config.data[name]}
-    run_bytes = 0
-    if is_training:
-        with torch.device("meta"):
-            network = build_network(config.model.architecture, config.model.num_classes)
-        checkpoint_bytes = _BYTES_A_PARAMETER * sum(p.numel() for p in network.parameters())
-        run_bytes = _CHECKPOINTS * checkpoint_bytes
-    options = option_values(config.as_dict(), leave_out=("runs_dir", *data))
-    return gather_facts(
-        packages=PACKAGES,
-        commit=git_commit(),
-        data=data,
-        run_directory=run_directory,
-        run_bytes=run_bytes,
-        shared_memory_bytes=_shared_memory_bytes(config),
-        options=options,
-        checkpoint=(Path(config.ckpt_path), step) if config.ckpt_path else None,
-    )
+def _agree(reports: dict[int, Any]) -> Verdict:
+    return "", None

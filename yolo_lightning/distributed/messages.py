@@ -1,0 +1,111 @@
+"""Messages between ranks over gloo.
+
+The end of a process breaks its connections at once, whatever it was busy with, so no rank has to prove
+that it is alive.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import socket
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from .failure import end_soon, name_ranks, say_on_host
+from .time_limit import begin, bounded
+
+OPEN_S = 60.0
+"""How long gloo may take to connect all ranks, in s."""
+PATIENCE = timedelta(days=7)
+"""How long gloo waits for a message: reading a large data set may take hours."""
+_MESSAGE_BYTES = 1 << 18
+_TAG = 0
+
+
+class Messages:
+    """What ranks send each other, as JSON.
+
+    Args:
+        group: of gloo; all its ranks make the same calls in the same order.
+    """
+
+    def __init__(self, group: Any) -> None:
+        self.group = group
+        self._calls: list[Future[Any]] = []
+        atexit.register(self.close)
+
+    def expect(self, rank: int) -> Future[Any]:
+        """Start to receive a message; from here on it arrives, even if its sender ends.
+
+        The future raises ``RuntimeError`` when the other process ends without sending one.
+        """
+        buffer = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8)
+        return self._begin(
+            lambda: self.group.recv([buffer], rank, _TAG),
+            lambda: json.loads(buffer.numpy().tobytes().rstrip(b"\0")),
+        )
+
+    def send(self, message: Any, rank: int) -> Future[Any]:
+        """Start to send a message. The future raises ``RuntimeError`` if the other process has ended."""
+        text = json.dumps(message).encode()
+        buffer = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8)  # a message of one size needs no second one
+        buffer[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        return self._begin(lambda: self.group.send([buffer], rank, _TAG), lambda: None)
+
+    def _begin(self, start: Callable[[], Any], result: Callable[[], Any]) -> Future[Any]:
+        """Start an exchange here, and wait for its end in a thread."""
+        try:
+            work = start()
+        except RuntimeError as error:  # the other process has ended
+            failed: Future[Any] = Future()
+            failed.set_exception(error)
+            return failed
+
+        def finish() -> Any:
+            work.wait()
+            return result()
+
+        self._calls = [call for call in self._calls if not call.done()]
+        self._calls.append(begin(finish))
+        return self._calls[-1]
+
+    def close(self) -> None:
+        """End all exchanges. Python aborts a process that ends while a thread of it waits in gloo."""
+        atexit.unregister(self.close)
+        if all(call.done() for call in self._calls):
+            return
+        for rank in range(self.group.size()):
+            if rank != self.group.rank():
+                with suppress(RuntimeError):  # gloo ends all that waits when one receive takes too long
+                    self.group.recv([torch.zeros(1)], rank, _TAG + 1).wait(timedelta(milliseconds=1))
+        wait(self._calls, 1)
+
+
+def connect(make_group: Callable[[], Any], rank: int) -> Messages:
+    """Connect all ranks.
+
+    Args:
+        make_group: returns the group of gloo; may hang.
+        rank: of this process.
+
+    Raises:
+        InputError: gloo does not connect the ranks in time; the process then ends, whatever hangs.
+        FailedElsewhere: Another process of this host says so.
+    """
+    try:
+        return Messages(bounded(make_group, OPEN_S))
+    except (RuntimeError, TimeoutError) as error:
+        reason = " ".join(str(error).split())[:300]
+    end_soon()  # the thread that still connects must not hold the process
+    sentence = (
+        f"{name_ranks([rank], {rank: socket.gethostname()})}: gloo, by which the ranks talk to each other, "
+        f"does not connect them within {OPEN_S:.0f} s ({reason}); set GLOO_SOCKET_IFNAME to the interface "
+        "that reaches the other nodes, one plain name such as eth0, and see that no firewall is between them"
+    )
+    raise say_on_host(sentence, "gloo")
