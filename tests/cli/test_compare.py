@@ -57,7 +57,8 @@ def test_differences_of_two_runs(two: tuple[Path, Path]) -> None:
     assert lines["AP of dog"].texts == ["0.400", "0.500"]
     assert "mAP small" not in lines  # there are no small objects
     speed = {line.name: line for line in found.speed}
-    assert speed["images a second"].texts == ["51", "50.5"] and speed["images a second"].best == [True, False]
+    assert speed["images per second"].texts == ["51", "50.5"]
+    assert speed["images per second"].best == [True, False]
     assert speed["step, ms"].best == [False, False]  # alike
     assert speed["  training step"].texts == ["20.0 s", "20.0 s"]
 
@@ -87,7 +88,7 @@ def test_the_page_lays_curves_over_each_other(tmp_path: Path, capsys: pytest.Cap
     assert "script" not in [name for name, _ in page.elements]
     assert not any("onerror" in attributes for _, attributes in page.elements)
     keys = [str(attributes["style"])[-7:] for name, attributes in page.elements if name == "i"]
-    for title in ("mAP 50-95", "mAP 50-95 against time", "Box loss, validation", "Images a second"):
+    for title in ("mAP 50-95", "mAP 50-95 against time", "Box loss, validation", "Images per second"):
         drawing = page.drawings[title]
         assert len(set(keys)) == 2 and all(f"stroke: {colour}" in drawing for colour in keys), title
 

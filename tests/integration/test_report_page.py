@@ -85,7 +85,7 @@ def test_the_report_opens_by_itself(fit: Fit, browser: Browser, width: int) -> N
         assert said == []
         assert [url for url in asked if not url.startswith("data:")] == [address]
         headings = page.locator("h2").all_inner_texts()
-        for title in ("What came out", "Curves", "Time budget", "Hardware and versions", "Go on from here"):
+        for title in ("Results", "Curves", "Time budget", "Hardware and versions", "Next steps"):
             assert title in headings
         # Nothing sticks out at the side, on a phone neither.
         assert page.evaluate("document.documentElement.scrollWidth") <= width

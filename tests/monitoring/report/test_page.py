@@ -12,8 +12,8 @@ from yolo_lightning.monitoring.report.page import report_page, write_report
 from yolo_lightning.monitoring.report.read import read_run
 
 ALL = [
-    "What came out", "Curves", "Precision, recall and confusion", "Pictures", "Time budget", "GPU health",
-    "Hardware and versions", "Go on from here",
+    "Results", "Curves", "Precision, recall and confusion", "Pictures", "Time budget", "GPU health",
+    "Hardware and versions", "Next steps",
 ]  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_a_whole_run_has_all_sections_and_nothing_from_elsewhere(page: HtmlPage,
 
 def test_a_run_of_metrics_alone_has_what_they_tell(tmp_path: Path) -> None:
     page = read_page(make_run(tmp_path / "fit" / "version_0", whole=False))
-    assert page.headings == ["What came out", "Curves", "Go on from here"]
+    assert page.headings == ["Results", "Curves", "Next steps"]
     classes = [row for row in page.rows("outcome") if row[0] in ("cat", "dog")]
     assert classes == [["cat", "0.200"], ["dog", "0.400"]]
 
@@ -86,7 +86,7 @@ def test_the_curves_of_a_run(page: HtmlPage) -> None:
         "Mean average precision",
         "Box loss",
         "Learning rate at the end of the epoch",
-        "Images a second",
+        "Images per second",
     ]
     assert list(page.drawings)[:4] == titles
     assert {"mAP 50-95", "mAP 50", "epoch", "best: 2"} <= set(page.texts_of("Mean average precision"))
@@ -98,7 +98,7 @@ def test_the_budget_adds_up_to_the_last_digit(page: HtmlPage, text: str) -> None
     tenths = [round(10 * float(row[1])) for row in rows]
     assert sum(tenths) == round(10 * float(foot[1])) == 300
     assert [row[0] for row in rows][:2] == ["Start-up", "Compilation"]
-    assert "67% of 30.0 s went into training steps." in text
+    assert "67% of 30.0 s was spent on training steps." in text
     widths = [float(w) for w in re.findall(r"flex-grow:([0-9.]+)", text)]
     assert sum(widths) == pytest.approx(1, abs=1e-3)
 
@@ -147,7 +147,7 @@ def test_a_strange_evaluation_costs_its_section_alone(tmp_path: Path) -> None:
     write(directory / "evaluation.json", evaluation(("cat", "dog")) | {"recall": [[1]]})
     page = read_page(directory)
     assert page.headings == [heading for heading in ALL if heading != ALL[2]]
-    assert "Not readable, and left out: evaluation.json." in page.text
+    assert "Skipped, because they cannot be read: evaluation.json." in page.text
 
 
 def test_a_class_without_objects_has_no_curve(tmp_path: Path) -> None:

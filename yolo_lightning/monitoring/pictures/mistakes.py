@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
+import bisect
 from typing import NamedTuple
 
 import numpy as np
@@ -118,39 +117,28 @@ class WorstMistakes:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._false_positives: list[tuple[float, int, Mistake]] = []
-        self._missed: list[tuple[float, int, Mistake]] = []
-        self._age = itertools.count(0, -1)  # of equal mistakes the earlier one stays
+        self._false_positives: list[tuple[float, Mistake]] = []
+        """(score, mistake), the worst first."""
+        self._missed: list[tuple[float, Mistake]] = []
+        """(area, mistake), the worst first."""
 
-    def add(self, image: EvaluatedImage, errors: MistakeRows) -> None:
+    def add(self, image: EvaluatedImage, found: MistakeRows) -> None:
         """Keep the mistakes of an image that are among the worst so far."""
-        for row in errors.false_positives[: self.most]:
-            if not self._offer(self._false_positives, float(image.detections[row, 4]), image, row):
-                break
-        for row in errors.missed[: self.most]:
-            if not self._offer(self._missed, float(image.truth[row, 5]), image, row):
-                break
+        for row in found.false_positives[: self.most]:
+            self._offer(self._false_positives, float(image.detections[row, 4]), image, row)
+        for row in found.missed[: self.most]:
+            self._offer(self._missed, float(image.truth[row, 5]), image, row)
 
     def _offer(
-        self, heap: list[tuple[float, int, Mistake]], badness: float, image: EvaluatedImage, row: int
-    ) -> bool:
-        """Keep a mistake if it is among the worst; returns whether it is."""
-        is_full = len(heap) >= self.most
-        if is_full and badness <= heap[0][0]:
-            return False
-        entry = (badness, next(self._age), cut_mistake(image, row, is_missed=heap is self._missed))
-        if is_full:
-            heapq.heapreplace(heap, entry)
-        else:
-            heapq.heappush(heap, entry)
-        return True
+        self, kept: list[tuple[float, Mistake]], badness: float, image: EvaluatedImage, row: int
+    ) -> None:
+        if len(kept) < self.most or badness > kept[-1][0]:
+            mistake = cut_mistake(image, row, is_missed=kept is self._missed)
+            bisect.insort(kept, (badness, mistake), key=lambda entry: -entry[0])  # of equals, the first stays
+            del kept[self.most :]
 
     def take(self, count: int) -> list[Mistake]:
         """The worst ``count``: half false positives, half missed annotations if there are enough of each."""
-        false_positives, missed = (
-            [mistake for _, _, mistake in sorted(heap, key=lambda entry: entry[:2], reverse=True)]
-            for heap in (self._false_positives, self._missed)
-        )
-        share = max((count + 1) // 2, count - len(missed))
-        chosen = false_positives[:share]
-        return chosen + missed[: count - len(chosen)]
+        share = max((count + 1) // 2, count - len(self._missed))
+        chosen = self._false_positives[:share]
+        return [mistake for _, mistake in chosen + self._missed[: count - len(chosen)]]

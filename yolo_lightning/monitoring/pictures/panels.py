@@ -35,7 +35,7 @@ def draw_augmented(images: Pixels, targets: Floats, counts: Sequence[int], names
         view = ImageView(image, np.array([1, 1, 0, 0], np.float32)).fit(VIEW_PX)
         drawn = _draw_labelled(view, table[:count, 1:5], table[:count, 0], [""] * count, names)
         tiles.append(Tile(drawn, f"{count} labels"))
-    return tile_grid(tiles, _COLUMNS, [("what the network sees in training, after augmentation", None)])
+    return tile_grid(tiles, _COLUMNS, [("training images after augmentation", None)])
 
 
 def _draw_labelled(
@@ -78,7 +78,7 @@ def draw_predictions(
         facts = f"{len(table)} annotated; {len(found)} found, {len(errors.false_positives)} of them wrong"
         caption = f"{caption}\n{facts}; {len(errors.missed)} missed"
         tiles.append(Tile(np.concatenate((left, gap, right), axis=1), caption))
-    title = f"left: annotated; right: found with a score of {SCORE_THRESHOLD} or more"
+    title = f"left: annotations; right: detections with a score of {SCORE_THRESHOLD} or more"
     return tile_grid(tiles, _COLUMNS // 2, [(title, None)])
 
 
@@ -103,10 +103,10 @@ def draw_worst(mistakes: Sequence[Mistake], captions: Sequence[str], names: Sequ
         image = draw_boxes(image, view.place(mistake.box[None]), [word], [colours[1]], line_px=3)
         tiles.append(Tile(image, f"{describe_mistake(mistake, names)}\n{caption}", colours[1]))
     title = [
-        ("the surest false positives and the largest missed objects: ", None),
-        ("annotated", TRUTH_COLOUR),
+        ("highest false positives and largest missed objects: ", None),
+        ("annotations", TRUTH_COLOUR),
         (" and ", None),
-        ("found", PREDICTION_COLOUR),
+        ("detections", PREDICTION_COLOUR),
         (f" with a score of {SCORE_THRESHOLD} or more", None),
     ]
     return tile_grid(tiles, _COLUMNS, title)

@@ -150,7 +150,7 @@ def plot_confidence(
 
 
 def plot_confusion(confusion: _Ints, class_names: Sequence[str]) -> Figure:
-    """A confusion matrix: colour is the part of its column, with counts where there is room for them.
+    """A confusion matrix: colour is the fraction of its column, with counts where there is room for them.
 
     Beside a matrix of more than 20 classes the most frequent confusions are listed in words.
 
@@ -182,7 +182,7 @@ def plot_confusion(confusion: _Ints, class_names: Sequence[str]) -> Figure:
     axes.set_xticks(ticks, columns[: len(ticks)], rotation=90, fontsize=size)
     axes.set_yticks(ticks, names[: len(ticks)], fontsize=size)
     axes.tick_params(length=0)
-    axes.set_xlabel("true, and how many", fontsize=10)
+    axes.set_xlabel("true (count)", fontsize=10)
     axes.set_ylabel("predicted", fontsize=10)
     axes.set_title("Confusion (confidence 0.25, IoU 0.45)", fontsize=11, loc="left")
     if counted:
@@ -195,7 +195,7 @@ def plot_confusion(confusion: _Ints, class_names: Sequence[str]) -> Figure:
     bar = figure.add_axes(((left_in + matrix_in + 0.15) / width_in, below, 0.15 / width_in, high))
     figure.colorbar(ScalarMappable(norm, colours), cax=bar, ticks=[0, 0.05, 0.25, 0.5, 1])
     bar.tick_params(labelsize=8)
-    bar.set_ylabel("part of its column", fontsize=8)
+    bar.set_ylabel("fraction of its column", fontsize=8)
     return figure
 
 
@@ -213,7 +213,7 @@ def _write_list(
     among = part[:-1, :-1].copy()
     np.fill_diagonal(among, 0.0)
     order = np.argsort(among, axis=None)[::-1][:_LISTED]
-    lines = ["most confused, by part of the true class", ""]
+    lines = ["most confused, by fraction of the true class", ""]
     for row, column in zip(*np.unravel_index(order, among.shape), strict=True):
         if among[row, column] > 0:
             counts = f"{among[row, column]:.2f} ({confusion[row, column]:,})"

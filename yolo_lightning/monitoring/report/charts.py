@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 _LOSS = "_loss"
 _PICTURES = {
-    "augmented": ("What the network sees", "Training images after augmentation, with their boxes."),
-    "predictions": ("Predictions beside the truth", "Validation images."),
-    "worst": ("Worst errors", "False detections and missed objects."),
-    "labels": ("The labels", "How many of each class, how large, and where."),
+    "augmented": ("Augmented training images", "Images as the network sees them, with their boxes."),
+    "predictions": ("Annotations and predictions", "Validation images: annotations left, detections right."),
+    "worst": ("Worst mistakes", "False detections and missed objects."),
+    "labels": ("Labels", "Number of each class, sizes and places of the boxes."),
 }
 """Title and caption by the name of the file, in the order of the page."""
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
@@ -59,7 +59,7 @@ def training_curves(run: Run) -> list[Chart]:
     rates = sorted({name for row in rows for name in row if name.startswith("lr/")})
     lines = [(name.removeprefix("lr/"), _points(rows, name)) for name in rates]
     charts += _chart("Learning rate at the end of the epoch", lines, has_legend=True)
-    return charts + _chart("Images a second", [("images/s", _points(rows, SPEED))])
+    return charts + _chart("Images per second", [("images/s", _points(rows, SPEED))])
 
 
 def comparison_curves(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
@@ -77,7 +77,7 @@ def comparison_curves(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
         for part in parts:
             title = f"{loss_title(part).capitalize()}, {name}"
             charts += overlay(title, f"{split}/{part}{_LOSS}", from_zero=False)
-    return charts + overlay("Images a second", SPEED)
+    return charts + overlay("Images per second", SPEED)
 
 
 def evaluation_plots(run: Run) -> list[Chart]:
@@ -95,7 +95,7 @@ def evaluation_plots(run: Run) -> list[Chart]:
             "Confusion matrix",
             _svg_uri(plot_confusion(found.confusion, names)),
             "A column is the true class, a row the predicted class. The background's row counts missed "
-            "objects, its column false detections. Colour is the part of the column.",
+            "objects, its column false detections. Colour is the fraction of the column.",
         ),
     ]
 

@@ -115,7 +115,7 @@ def _metrics(runs: Sequence[Run]) -> list[ComparedMetric]:
 
 def _speed(runs: Sequence[Run]) -> list[ComparedMetric]:
     metrics = [
-        _metric("images a second", [images_per_second(run.rows) for run in runs], "high", _short),
+        _metric("images per second", [images_per_second(run.rows) for run in runs], "high", _short),
         _metric("step, ms", [_median(run, "perf/step_ms") for run in runs], "low", _short),
         _metric("data wait", [_median(run, "perf/data_wait_fraction") for run in runs], "low", _percent),
         _metric("memory, MB", [_most(run, "perf/memory_peak_mb") for run in runs], "low", _short),

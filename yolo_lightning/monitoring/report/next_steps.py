@@ -29,8 +29,8 @@ def commands(run: Run) -> Iterator[tuple[str, str]]:
         yield f"Find objects in {PHOTOS}, a picture or a folder", predict
     if run.config:
         yield "Train again with the same options", _command("fit", "--config", run.directory / "config.yaml")
-    yield "See the curves", f"tensorboard --logdir {shlex.quote(str(run.directory))}"
-    yield "Make this report again", _command("report", run.directory)
+    yield "Show the curves in TensorBoard", f"tensorboard --logdir {shlex.quote(str(run.directory))}"
+    yield "Write this report again", _command("report", run.directory)
 
 
 def _command(*words: str | int | Path) -> str:

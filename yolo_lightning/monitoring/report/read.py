@@ -26,28 +26,30 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The best epoch's ``evaluation.json``: C classes, K confidences, R recalls.
+    """``evaluation.json`` of the best epoch, with C classes, K confidences and R recalls.
 
-    Rows of classes without annotations are nan.
+    Attributes:
+        epoch: from 0.
+        class_names: C names.
+        confidence: (K,) in 0..1.
+        curves: ``f1``, ``precision`` and ``recall`` at each confidence, (C, K); nan without annotations.
+        pr_recall: (R,) in 0..1.
+        pr_precision: (C, R); nan without annotations.
+        ap_50: (C,) average precision at an IoU of 0.5; nan without annotations.
+        confusion: (C + 1, C + 1), rows predicted, columns true, the last of each background.
+        best_confidence: the confidence with the best mean F1; nan if there is none.
+        best_f1: the mean F1 there.
     """
 
     epoch: int
-    """From 0."""
     class_names: list[str]
     confidence: Floats
-    """(K,) in 0..1."""
     curves: dict[str, Floats]
-    """``f1``, ``precision`` and ``recall`` at each confidence, each (C, K)."""
     pr_recall: Floats
-    """(R,) in 0..1."""
     pr_precision: Floats
-    """(C, R)."""
     ap_50: Floats
-    """(C,)."""
     confusion: npt.NDArray[np.int64]
-    """(C + 1, C + 1), rows predicted, columns true, the last of each background."""
     best_confidence: float
-    """The confidence with the best mean F1; nan if there is none."""
     best_f1: float
 
     @classmethod
