@@ -35,7 +35,7 @@ def test_best_and_last_of_an_epoch_are_written_once(
     monkeypatch.chdir(tmp_path)
     maps = iter((0.0, 0.1, 0.2) if improves else (0.0, 0.2, 0.1))  # the first one is that of the sanity check
     monkeypatch.setattr(
-        "yolo_lightning.evaluation.mean_average_precision.log_values",
+        "yolo_lightning.training.module.log_values",
         lambda *_: {"map": torch.tensor(value := next(maps)), "map_50": value},
     )
     main([*OPTIONS, f"--data.root={shapes}", "--trainer.max_epochs=2"])

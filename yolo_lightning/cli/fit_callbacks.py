@@ -28,6 +28,7 @@ from ..runs.patience import Patience
 from ..runs.record import RunRecorder
 from ..runs.resumption import MidEpochResumption
 from ..system.background import BackgroundQueue
+from ..system.lightning_internals import has_checkpoint_io
 from ..system.start_time import PROGRAM_BEGAN_S
 
 
@@ -100,7 +101,7 @@ def with_checkpoint_io(plugins: Any, strategy: Any) -> list[Any]:
     """
     given = plugins if isinstance(plugins, list) else [plugins] if plugins else []
     writes = any(isinstance(plugin, CheckpointIO) for plugin in given)
-    if writes or getattr(strategy, "_checkpoint_io", None):
+    if writes or has_checkpoint_io(strategy):
         return given
     return [*given, RunCheckpointIO()]
 

@@ -37,6 +37,7 @@ from ..runs.directory import (
     run_directory_of,
 )
 from ..runs.resumption import read_resumption
+from ..system.lightning_internals import CommandHooks
 from ..training.ema import ExponentialMovingAverage
 from ..training.module import YOLOv5
 from . import check_options as settings
@@ -56,7 +57,7 @@ TRAINER_DEFAULTS = {
 }
 
 
-class YoloCLI(LightningCLI):
+class YoloCLI(CommandHooks, LightningCLI):
     """LightningCLI with run directories, classes learnt from the data, and our callbacks."""
 
     run_directory: Path
@@ -101,15 +102,9 @@ class YoloCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)  # Lightning's would warn that the process has arguments too
-
-    def _parse_ckpt_path(self) -> None:
-        """Leave the options as given; :meth:`before_instantiate_classes` reads what it needs."""
-
-    def _set_seed(self) -> None:
-        seed = self.config[self.subcommand or "fit"].seed_everything
+        seed = self.config[self.config.subcommand].seed_everything
         if not isinstance(seed, bool) and seed < 0:
             raise InputError(f"seed_everything is {seed}; give 0 or more")
-        super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -232,9 +227,9 @@ class YoloCLI(LightningCLI):
         except MisconfigurationException as error:  # Lightning's word for wrong input
             raise InputError(" ".join(str(error).split())) from error
 
-    def _run_subcommand(self, subcommand: str) -> None:
+    def run_subcommand(self, subcommand: str) -> None:
         with self._directory_given_back():
-            super()._run_subcommand(subcommand)
+            super().run_subcommand(subcommand)
 
     @contextmanager
     def _directory_given_back(self) -> Iterator[None]:
@@ -251,10 +246,10 @@ class YoloCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lightning's Trainer with our callbacks, and TensorBoard unless another logger was asked for."""
-        logger = self._get(self.config_init, "trainer").get("logger")
+        logger = self._built("trainer").get("logger")
         if logger is None or logger is True:
             kwargs["logger"] = self._tensorboard() if self.subcommand == "fit" else False
-        trainer_config = self._get(self.config_init, "trainer")
+        trainer_config = self._built("trainer")
         keep = trainer_config.get("enable_checkpointing") is not False
         given = trainer_config.get("callbacks") or []
         callbacks = [*(given if isinstance(given, list) else [given]), *self._callbacks(keep)]
@@ -266,18 +261,22 @@ class YoloCLI(LightningCLI):
             devices=trainer_config.get("devices"),
             num_nodes=int(trainer_config.get("num_nodes")),
             sync_batchnorm=bool(trainer_config.get("sync_batchnorm")),
-            config=self._get(self.config_init, "ddp"),
+            config=self._built("ddp"),
         )
         kwargs["enable_checkpointing"] = None if any(isinstance(c, Checkpoint) for c in callbacks) else False
         if self.subcommand == "fit":
             kwargs["plugins"] = with_checkpoint_io(trainer_config.get("plugins"), kwargs["strategy"])
         return super().instantiate_trainer(**kwargs)
 
+    def _built(self, name: str) -> Any:
+        """An option of the subcommand, after its classes were instantiated."""
+        return self.config_init[self.subcommand].get(name)
+
     def _tensorboard(self) -> TensorBoardLogger:
         return tensorboard(self.run_directory, self._purge_step)
 
     def _callbacks(self, keep_checkpoints: bool) -> list[Callback]:
-        bar = self._get(self.config_init, "trainer").get("enable_progress_bar") is not False
+        bar = self._built("trainer").get("enable_progress_bar") is not False
         # Before anything else uses the process group. It may take a moment to connect it.
         callbacks: list[Callback] = [FirstAllReduce(self.meeting, ALL_REDUCE_S)]
         callbacks += [EpochProgress()] if bar else []
@@ -285,13 +284,13 @@ class YoloCLI(LightningCLI):
             callbacks.append(PredictionWriter())
         if self.subcommand == "fit":
             options = self.config[self.subcommand]
-            callbacks.append(self._get(self.config_init, "ema"))  # within the step, for those that measure it
+            callbacks.append(self._built("ema"))  # within the step, for those that measure it
             callbacks += training_callbacks(
                 self.run_directory,
                 keep_checkpoints,
                 options.checkpoint_minutes,
                 options.patience,
-                self._get(self.config_init, "dashboard"),
+                self._built("dashboard"),
             )
         return callbacks
 
@@ -312,5 +311,5 @@ class DryCLI(YoloCLI):
     def _callbacks(self, keep_checkpoints: bool) -> list[Callback]:
         return []
 
-    def _run_subcommand(self, subcommand: str) -> None:
+    def run_subcommand(self, subcommand: str) -> None:
         """Nothing."""

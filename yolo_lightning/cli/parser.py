@@ -15,9 +15,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 class Parser(LightningArgumentParser):
     """A parser that takes options by their whole names, and answers wrong ones with one sentence."""
 
-    def _get_option_tuples(self, option_string: str) -> list[Any]:
-        """No option is meant by its beginning: a misspelt one must not set another."""
-        return []
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)  # a misspelt option must not set another
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong, with the nearest option where one was misspelt, and exit with status 2."""

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ..distributed.agreement import Agreement
 from ..distributed.failure import FailedElsewhere
 from ..system import signals as preemption
+from ..system.lightning_internals import is_stopping, is_validation_due, leave_signals_alone
 from .checkpoint_io import RunCheckpointIO
 from .resumption import random_state, validate_first
 
@@ -58,8 +59,7 @@ class Interruption(Checkpoint):
         io = trainer.strategy.checkpoint_io
         if isinstance(io, RunCheckpointIO):  # or else the other ranks would wait in the save for rank zero
             io.keeps_errors = trainer.world_size > 1
-        trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+        leave_signals_alone(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         preemption.training_begins()
@@ -199,26 +199,22 @@ def exit_status(trainer: Trainer) -> int:
 
 def _is_finished(trainer: Trainer) -> bool:
     """Whether training comes to its end with the epoch that ends now."""
-    loop = trainer.fit_loop
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
     return (
-        0 <= epochs <= trainer.current_epoch + 1
-        or 0 <= steps <= trainer.global_step
-        or (trainer.should_stop and loop._can_stop_early)
+        0 <= epochs <= trainer.current_epoch + 1 or 0 <= steps <= trainer.global_step or is_stopping(trainer)
     )
 
 
 def _ends_with_validation(trainer: Trainer) -> bool:
     """Whether training ends with the validation at hand, so that nobody would come back to it."""
-    is_stopped = trainer.should_stop and trainer.fit_loop._can_stop_early
-    return is_stopped or 0 <= trainer.max_steps <= trainer.global_step
+    return is_stopping(trainer) or 0 <= trainer.max_steps <= trainer.global_step
 
 
 def _is_validation_due(trainer: Trainer) -> bool:
     """Whether a validation follows the batch at hand that is no consequence of a stop."""
     stops, trainer.should_stop = trainer.should_stop, False
     try:
-        return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+        return is_validation_due(trainer)
     finally:
         trainer.should_stop = stops
 
@@ -236,7 +232,3 @@ def _asked() -> bool:
 def _has_failed(trainer: Trainer) -> bool:
     io = trainer.strategy.checkpoint_io
     return isinstance(io, RunCheckpointIO) and io.failed
-
-
-def _nothing() -> None:
-    """What Lightning does instead of installing its handlers, and before each batch."""

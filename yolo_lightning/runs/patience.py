@@ -7,13 +7,14 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+
+from ..system.lightning_internals import EarlyStoppingHooks
 
 _NEVER = -1
 """Epoch of a stop that there was not."""
 
 
-class Patience(EarlyStopping):
+class Patience(EarlyStoppingHooks, EarlyStopping):
     """Ends training after so many epochs without a better ``val/map``, and says so.
 
     Its count is part of each checkpoint, the limit is not. What counts is validations: epochs without
@@ -29,7 +30,7 @@ class Patience(EarlyStopping):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not hasattr(trainer, "val_check_interval"):  # it is a time, and the base class asks for a number
-            self._check_on_train_epoch_end = False
+            self.judge_after_validation()
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -37,8 +38,8 @@ class Patience(EarlyStopping):
         super().load_state_dict(state_dict)
         self.patience, self.stopped_epoch = epochs, _NEVER
 
-    def _validate_condition_metric(self, logs: dict[str, Tensor]) -> bool:
-        return super()._validate_condition_metric(logs) and not bool(logs[self.monitor] < 0)
+    def is_judged(self, logs: dict[str, Any]) -> bool:
+        return super().is_judged(logs) and not bool(logs[self.monitor] < 0)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave a run as it is that ended for want of patience, unless it is given more."""

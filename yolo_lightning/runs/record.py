@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from ..system.cores import usable_cores
 from ..system.environment import PACKAGES, _version, git_commit
 from ..system.files import write_whole
+from ..system.lightning_internals import logging_step
 from .directory import METRICS, best_row, images_per_second, read_metrics
 
 
@@ -91,7 +92,7 @@ class RunRecorder(Checkpoint):
         }
         self._validated = False
         seconds = self._seconds
-        self._logged_step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1  # as Lightning counts
+        self._logged_step = logging_step(trainer) - 1
         self._ends_validated = self._validated_batch == trainer.fit_loop.total_batch_idx
         position = {"epoch": float(trainer.current_epoch), "step": float(trainer.global_step)}
         self._rows.append({**position, **logged, "wall_seconds": seconds})
@@ -189,7 +190,3 @@ def describe_environment(trainer: Trainer) -> dict[str, Any]:
         "world_size": trainer.world_size,
         "git_commit": git_commit(),
     }
-
-
-
-

@@ -13,6 +13,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ..errors import InputError
+from ..system.lightning_internals import (
+    LoopState,
+    advance_logging_step,
+    is_validation_due,
+    make_timed_validation_due,
+)
 from ..system.streams import run_beside
 from ..training.module import YOLOv5
 
@@ -44,7 +50,7 @@ class MidEpochResumption(Callback):
         if pl_module.waiting:
             checkpoint[_KEY]["given_again"] = len(pl_module.waiting)
             images = sum(len(each.images) for each in pl_module.waiting) * trainer.world_size
-            give_again(checkpoint["loops"]["fit_loop"], len(pl_module.waiting), images)
+            give_again(LoopState(checkpoint), len(pl_module.waiting), images)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -103,20 +109,19 @@ class MidEpochResumption(Callback):
         run_beside(pl_module.device, remember, after_current=True)
 
 
-def give_again(fit_loop: dict[str, Any], batches: int, images: int) -> None:
+def give_again(loops: LoopState, batches: int, images: int) -> None:
     """Let a run that resumes be given the last batches again, because nothing is trained on them yet.
 
     Args:
-        fit_loop: Lightning's state of the loop, which is changed.
+        loops: state of Lightning's loops, which is changed.
         batches: How many.
         images: In them, on all ranks together.
     """
-    progress = fit_loop["epoch_loop.batch_progress"]
-    for counts in (progress["current"], progress["total"]):
+    for counts in (loops.batches["current"], loops.batches["total"]):
         for name in counts:
             counts[name] -= batches
-    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= batches
-    for loader in fit_loop["state_dict"]["combined_loader"]:
+    loops.logging_step -= batches
+    for loader in loops.loaders:
         loader["seen"] -= images
 
 
@@ -129,7 +134,7 @@ def validate_first(checkpoint: dict[str, Any], random: dict[str, Any]) -> None:
         checkpoint: Which is changed.
         random: What :func:`random_state` gave before the validation.
     """
-    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+    progress = LoopState(checkpoint).validation_batches
     for counts in (progress["current"], progress["total"]):
         counts.update(ready=1, started=1, processed=0, completed=0)
     progress["is_last_batch"] = False
@@ -138,13 +143,12 @@ def validate_first(checkpoint: dict[str, Any], random: dict[str, Any]) -> None:
 
 def _go_back_to_validation(trainer: Any) -> bool:
     """Prepare for the validation that was left; False if there is none here by the options of now."""
-    loop = trainer.fit_loop.epoch_loop
-    loop.val_loop.batch_progress.reset()  # or what is saved later in the epoch would lead back to it again
-    if trainer._val_check_time_interval is not None:
-        trainer._last_val_time -= trainer._val_check_time_interval  # it was due when it was left
-    is_due: bool = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+    # Or what is saved later in the epoch would lead back to this validation again.
+    trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()
+    make_timed_validation_due(trainer)
+    is_due = is_validation_due(trainer)
     if not is_due:
-        loop._batches_that_stepped += 1  # as it would after the validation
+        advance_logging_step(trainer)
     return is_due
 
 
@@ -229,14 +233,14 @@ def read_resumption(path: Path) -> Resumption:
     """
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        loop = contents["loops"]["fit_loop"]
-        epoch, batch = (loop[name]["current"] for name in ("epoch_progress", "epoch_loop.batch_progress"))
+        loops = LoopState(contents)
+        epoch, batch = loops.epochs["current"], loops.batches["current"]
         within = epoch["started"] > epoch["processed"]
         extra = contents.get("within_epoch", {})
         validates_first = bool(extra.get("validates_first"))
         logged = contents["callbacks"].get("RunRecorder", {}).get("logged_step", -1)
         if within:  # what was logged by then is in the curves, what came later is going to come again
-            logged = loop["epoch_loop.state_dict"]["_batches_that_stepped"]
+            logged = loops.logging_step
             is_validated = batch.get("completed") == batch["processed"] and not validates_first
             if is_validated or extra.get("given_again"):
                 logged += 1  # what was logged with the last batch is in them, too

@@ -19,6 +19,7 @@ from ..evaluation.mean_average_precision import CocoMeanAveragePrecision, log_va
 from ..model.losses import AnchorFreeLossConfig, AnchorLossConfig, DetectionLoss, LossConfigs
 from ..model.network import DetectionNetwork, build_network, check_architecture
 from ..model.weights import load_weights, transfer_weights
+from ..system.lightning_internals import attached_trainer
 from .compilation import CompileOption, decide_compilation
 from .contracts import DetectionData, TrainsDetections, detection_data
 from .optimizer import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
@@ -154,7 +155,7 @@ class YOLOv5(LightningModule, TrainsDetections):
             )
 
     def _compile(self) -> None:
-        trainer = self._trainer
+        trainer = attached_trainer(self)
         device = trainer.strategy.root_device.type if trainer else self.device.type
         precision = str(trainer.precision) if trainer else "32-true"
         self.compilation = decide_compilation(self.compile_option, device, precision)
@@ -256,7 +257,7 @@ class YOLOv5(LightningModule, TrainsDetections):
 
     @property
     def _data(self) -> DetectionData | None:
-        return detection_data(self._trainer)
+        return detection_data(attached_trainer(self))
 
     @property
     def label_names(self) -> list[str]:

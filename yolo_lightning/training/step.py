@@ -13,6 +13,7 @@ from ..data.augment import Augmentation
 from ..data.batch import Batch
 from ..model.losses import DetectionLoss
 from ..model.network import DetectionNetwork
+from ..system.lightning_internals import is_validation_due, validates_by_clock
 from ..system.streams import run_beside
 
 
@@ -137,11 +138,8 @@ def is_followed_by_validation(trainer: Any) -> bool:
 
     A validation that the clock asks for does not count: each rank looks at a clock of its own.
     """
-    loop = trainer.fit_loop.epoch_loop
-    last: bool = loop.batch_progress.is_last_batch
-    if last or trainer._val_check_time_interval is not None:
-        return last
-    return bool(loop._should_check_val_fx(trainer.fit_loop._data_fetcher))
+    last: bool = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+    return last or (not validates_by_clock(trainer) and is_validation_due(trainer))
 
 
 class GradientAccumulator:

@@ -12,6 +12,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
+from ...system.lightning_internals import logging_step
+
 _Hook = TypeVar("_Hook", bound=Callable[..., None])
 
 
@@ -25,7 +27,7 @@ def writer_of(trainer: Trainer) -> SummaryWriter | None:
 
 def step_of(trainer: Trainer) -> int:
     """The step at which Lightning logs scalars now: batches trained since the run began."""
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
+    return logging_step(trainer)
 
 
 def never_fatal(problem: str) -> Callable[[_Hook], _Hook]:
