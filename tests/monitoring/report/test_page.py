@@ -124,7 +124,7 @@ def test_the_confusion_matrix_says_what_is_taken_for_what(page: HtmlPage) -> Non
     texts = page.texts_of("Confusion matrix")
     assert {"cat  8", "dog  2", "background  0"} <= set(texts)  # the true classes, and how many
     assert {"cat", "dog", "background", "0.88", "0.12", "7"} <= set(texts)  # 7 of 8 cats were missed
-    assert "Of the validation after epoch 2." in page.text
+    assert "The validation after epoch 2." in page.text
 
 
 def test_many_classes_are_folded_away_and_their_confusions_listed(tmp_path: Path) -> None:

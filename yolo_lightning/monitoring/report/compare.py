@@ -7,6 +7,7 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from ...runs.directory import images_per_second
@@ -20,6 +21,7 @@ NOT_OPTIONS = {"run_name", "runs_dir", "trainer.default_root_dir"}
 _ENVIRONMENT = ("gpus", "cuda", "cpu", "cpu_count", "precision", "world_size", "python", "git_commit")
 _WIDEST = 40
 """Longest value in the terminal."""
+_WHOLE, _SHORT, _PERCENT = (partial(number, form=form) for form in (".0f", ".4g", ".1%"))
 
 
 @dataclass(frozen=True)
@@ -106,19 +108,17 @@ def _metrics(runs: Sequence[Run]) -> list[ComparedMetric]:
     for name in dict.fromkeys(name for scores in by_class for name in scores):
         metrics.append(_metric(f"AP of {name}", [scores.get(name) for scores in by_class]))
     metrics.append(_metric(f"last {METRIC_TITLES[MAP]}", [run.last.get(MAP) for run in runs]))
-    metrics.append(
-        _metric("best epoch", [row["epoch"] + 1 for row in best], None, lambda v: number(v, ".0f"))
-    )
+    metrics.append(_metric("best epoch", [row["epoch"] + 1 for row in best], None, _WHOLE))
     metrics.append(ComparedMetric("epochs", [epochs_text(run) for run in runs], [False] * len(runs)))
     return [metric for metric in metrics if set(metric.texts) != {NOTHING}]
 
 
 def _speed(runs: Sequence[Run]) -> list[ComparedMetric]:
     metrics = [
-        _metric("images per second", [images_per_second(run.rows) for run in runs], "high", _short),
-        _metric("step, ms", [_median(run, "perf/step_ms") for run in runs], "low", _short),
-        _metric("data wait", [_median(run, "perf/data_wait_fraction") for run in runs], "low", _percent),
-        _metric("memory, MB", [_most(run, "perf/memory_peak_mb") for run in runs], "low", _short),
+        _metric("images per second", [images_per_second(run.rows) for run in runs], "high", _SHORT),
+        _metric("step, ms", [_median(run, "perf/step_ms") for run in runs], "low", _SHORT),
+        _metric("data wait", [_median(run, "perf/data_wait_fraction") for run in runs], "low", _PERCENT),
+        _metric("memory, MB", [_most(run, "perf/memory_peak_mb") for run in runs], "low", _SHORT),
         _metric("wall time", [wall_seconds(run) for run in runs], "low", duration_text),
     ]
     budgets = [phase_seconds(run.time_budget) for run in runs]
@@ -142,18 +142,6 @@ def _metric(
         return ComparedMetric(name, texts, [False] * len(texts))
     top = max(known) if better == "high" else min(known)
     return ComparedMetric(name, texts, [text == write(top) for text in texts])
-
-
-def _whole(value: float | None) -> str:
-    return number(value, ".0f")
-
-
-def _short(value: float | None) -> str:
-    return number(value, ".4g")
-
-
-def _percent(value: float | None) -> str:
-    return number(value, ".1%")
 
 
 def _median(run: Run, name: str) -> float | None:
