@@ -4,15 +4,15 @@ from pathlib import Path
 
 import numpy as np
 
-from yolo_lightning.data.annotations.summary import IndexReport, measure
+from yolo_lightning.data.annotations.summary import Flaws, IndexReport, summarise
 
 
 def _measure(names: tuple[str, ...], classes: list[int], areas: list[float]) -> IndexReport:
     none = np.zeros(len(classes), np.bool_)
-    return measure(
+    return summarise(
         class_names=names, source=Path("a.json"), images=5, labelled_images=2,
-        classes=np.array(classes, np.int64), areas=np.array(areas, np.float32), crowd=none, no_area=none,
-        clipped=none, duplicate=none, describe=str, notes=["a note"],
+        classes=np.array(classes, np.int64), areas=np.array(areas, np.float32), crowd=none,
+        flaws=Flaws(none, none, none), describe=str, notes=["a note"],
     )  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def test_unused_classes_are_one_sentence_with_the_first_names() -> None:
     names = tuple("abcdefgh")
     assert _measure(names, [0, 1], [1, 1]).problems[1:] == (
         "a.json: no label has the categories 'c', 'd', 'e', 'f', 'g' and 1 more; "
-        "remove what is not meant to be learnt, or add labels",
+        "remove unused categories, or add labels",
     )
     (one,) = _measure(names[:2], [1], [1]).problems[1:]
     assert one.startswith("a.json: no label has the category 'a'; ")

@@ -1,13 +1,10 @@
-"""The annotations of one split as flat arrays: no Python object per box, cheap to share with workers.
+"""Index of a split: its annotations as flat arrays, without a Python object per box, cheap to share.
 
-Both readers (``coco`` and ``yolo``) end in ``build_index``, so that one data set read either way
-gives the same index:
+Both readers (``coco`` and ``yolo``) end in ``build_index``, so that both give the same index of one data set:
 
-* images are ordered by path, labels in the order of their file;
-* classes are 0 .. C-1; ``category_ids`` holds what COCO calls them (the sorted ids of the JSON; for
-  YOLO, which has none, 1 .. C);
-* image ids are those of the JSON; for YOLO the number that each file name spells when all do (as in
-  COCO's own files), otherwise 1 .. I in the order of the paths.
+* images are ordered by path, labels as in their file;
+* classes are 0 .. C-1; ``category_ids`` are the sorted ids of the COCO JSON, or 1 .. C for YOLO;
+* image ids are those of the JSON; for YOLO see :func:`ids_from_paths`.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .summary import IndexReport, measure
+from .summary import Flaws, IndexReport, summarise
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -29,7 +26,7 @@ BoolArray = npt.NDArray[np.bool_]
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
 
 TOLERANCE_PX = 0.05
-"""Labels are text: six decimals of a 10,000 px side are 0.01 px. Less than this is rounding."""
+"""Differences up to this are rounding: labels are text, and six decimals of 10,000 px are 0.01 px."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,21 +36,21 @@ class DatasetIndex:
     Attributes:
         root: Folder of the data set.
         split: ``train``, ``val`` or ``test``.
-        source: The file that was read: the COCO JSON or the YOLO data.yaml.
+        source: The COCO JSON or the YOLO data.yaml.
         class_names: Names of the classes 0 .. C-1.
-        category_ids: int64 (C,), the COCO id of each class, to write results back.
+        category_ids: int64 (C,), COCO id of each class, for results.
         path_bytes: The paths of all images, one after the other.
-        path_offsets: int64 (I+1,), where each path begins in ``path_bytes``.
+        path_offsets: int64 (I+1,), begin of each path in ``path_bytes``.
         image_ids: int64 (I,), unique.
         sizes: int32 (I, 2), height and width in px, as the image is displayed (EXIF applied).
         offsets: int64 (I+1,), the rows of image i are ``offsets[i]:offsets[i + 1]``.
         classes: int64 (T,), 0 .. C-1.
         boxes: float32 (T, 4), xyxy in px of the original image, exactly as annotated.
-        areas: float32 (T,), px^2: ``area`` of the COCO JSON, otherwise that of the box.
+        areas: float32 (T,), px^2: ``area`` of the COCO JSON, otherwise the area of the box.
         crowd: bool (T,), ``iscrowd`` of COCO.
-        trainable: bool (T,), False for crowds, for exact duplicates of an earlier row of the same
-            image, and for boxes that have no area inside the image.
-        report: What was counted and found wrong.
+        trainable: bool (T,), False for crowds, exact duplicates of an earlier row of the same image,
+            and boxes without area inside the image.
+        report: Counts and problems.
     """
 
     root: Path
@@ -82,14 +79,11 @@ class DatasetIndex:
         return Path(os.fsdecode(self.path_bytes[begin:end]))
 
     def rows(self, i: int) -> slice:
-        """Which rows of ``classes``, ``boxes``, ``areas``, ``crowd`` and ``trainable`` are image i's."""
+        """Rows of image i in ``classes``, ``boxes``, ``areas``, ``crowd`` and ``trainable``."""
         return slice(int(self.offsets[i]), int(self.offsets[i + 1]))
 
     def labels(self, i: int) -> FloatArray:
-        """The labels of image i to train on, float32 (n, 5).
-
-        Class and xyxy in px of the original image, clipped to the image.
-        """
+        """Labels of image i to train on, float32 (n, 5): class, xyxy in original px, clipped to the image."""
         rows = self.rows(i)
         keep = self.trainable[rows]
         height, width = self.sizes[i]
@@ -99,7 +93,7 @@ class DatasetIndex:
     def truth(self, i: int) -> FloatArray:
         """All annotations of image i for evaluation, float32 (m, 7).
 
-        Class, raw xyxy in px of the original image, area in px^2, 1.0 for a crowd.
+        Columns: class, raw xyxy in px of the original image, area in px^2, 1.0 for a crowd.
         """
         rows = self.rows(i)
         columns = (self.classes[rows, None], self.boxes[rows], self.areas[rows, None], self.crowd[rows, None])
@@ -107,7 +101,7 @@ class DatasetIndex:
 
     @property
     def most_labels(self) -> int:
-        """Annotations of the image that has most."""
+        """Annotations of the image with the most."""
         return int(np.diff(self.offsets).max(initial=0))
 
     @property
@@ -123,7 +117,7 @@ class Annotations:
     image: IntArray
     """int64 (T,), position of the image in the reader's list of paths."""
     row_id: IntArray
-    """int64 (T,), what names the row in its file: the COCO annotation id or the line number."""
+    """int64 (T,), the COCO annotation id or the line number."""
     classes: IntArray
     """int64 (T,), 0 .. C-1."""
     boxes: npt.NDArray[np.float64]
@@ -148,19 +142,19 @@ def build_index(
     describe: Callable[[str, int], str],
     notes: Iterable[str] = (),
 ) -> DatasetIndex:
-    """Order, validate and count what a reader found.
+    """Order, validate and count the findings of a reader; for arrays see ``DatasetIndex``.
 
     Args:
         root: Folder of the data set.
         split: ``train``, ``val`` or ``test``.
         source: The file that was read.
         class_names: C names.
-        category_ids: int64 (C,).
+        category_ids: C ids.
         paths: I absolute paths, in any order.
-        image_ids: int64 (I,), unique.
-        sizes: int32 (I, 2), height and width in px.
+        image_ids: I ids, in the same order.
+        sizes: I sizes, in the same order.
         annotations: The T annotations.
-        describe: Path of an image and ``row_id`` of a row to words that find the row in its file.
+        describe: Turns an image path and a ``row_id`` into the row's place in its file.
         notes: Problems that the reader has found already, one sentence each.
     """
     order = np.array(sorted(range(len(paths)), key=paths.__getitem__), np.int64)
@@ -168,7 +162,19 @@ def build_index(
     encoded = [os.fsencode(name) for name in names]
     rows = _by_image(annotations, order)
     boxes, areas = rows.boxes.astype(np.float32), rows.areas.astype(np.float32)
-    odd = _find_odd(rows, boxes, sizes)
+    flaws = _find_flaws(rows, boxes, sizes)
+    report = summarise(
+        class_names=class_names,
+        source=source,
+        images=len(names),
+        labelled_images=len(np.unique(rows.image)),
+        classes=rows.classes,
+        areas=areas,
+        crowd=rows.crowd,
+        flaws=flaws,
+        describe=lambda row: describe(names[rows.image[row]], int(rows.row_id[row])),
+        notes=notes,
+    )
     return DatasetIndex(
         root=root,
         split=split,
@@ -184,18 +190,13 @@ def build_index(
         boxes=boxes,
         areas=areas,
         crowd=rows.crowd,
-        trainable=~(rows.crowd | odd.no_area | odd.duplicate),
-        report=_report(class_names, source, names, rows, areas, odd, describe, notes),
+        trainable=~(rows.crowd | flaws.no_area | flaws.duplicate),
+        report=report,
     )
 
 
 def _by_image(annotations: Annotations, order: IntArray) -> Annotations:
-    """The annotations in the order of their images, those of one image as in the file.
-
-    Args:
-        annotations: T of them, in file order.
-        order: int64 (I,), the reader's position of each image.
-    """
+    """Sort annotations by image; ``order`` is int64 (I,), the reader's position of each image."""
     position = np.empty_like(order)
     position[order] = np.arange(len(order))
     image = position[annotations.image]
@@ -204,52 +205,13 @@ def _by_image(annotations: Annotations, order: IntArray) -> Annotations:
     return Annotations(**{**columns, "image": image[rows]})
 
 
-@dataclass(frozen=True, eq=False)
-class _Odd:
-    """What is wrong with each of T annotations; nothing is with crowds."""
-
-    no_area: BoolArray
-    """bool (T,), no area inside the image."""
-    clipped: BoolArray
-    """bool (T,), reaches out of the image."""
-    duplicate: BoolArray
-    """bool (T,), repeats an earlier one."""
-
-
-def _find_odd(rows: Annotations, boxes: FloatArray, sizes: npt.NDArray[np.int32]) -> _Odd:
-    """Look at annotations, their boxes as float32 (T, 4), and the sizes of the images (I, 2)."""
+def _find_flaws(rows: Annotations, boxes: FloatArray, sizes: npt.NDArray[np.int32]) -> Flaws:
+    """Flaws of annotations with boxes float32 (T, 4), in images of sizes int32 (I, 2)."""
     inside = clip_to_images(boxes, sizes[rows.image])
     no_area = ~rows.crowd & ((inside[:, 2:] - inside[:, :2]).min(axis=1, initial=np.inf) <= TOLERANCE_PX)
     clipped = ~rows.crowd & ~no_area & (np.abs(boxes - inside).max(axis=1, initial=0) > TOLERANCE_PX)
     duplicate = _repeats(rows.image, rows.classes, boxes, candidates=~rows.crowd & ~no_area)
-    return _Odd(no_area, clipped, duplicate)
-
-
-def _report(
-    class_names: tuple[str, ...],
-    source: Path,
-    names: Sequence[str],
-    rows: Annotations,
-    areas: FloatArray,
-    odd: _Odd,
-    describe: Callable[[str, int], str],
-    notes: Iterable[str],
-) -> IndexReport:
-    """What there is to say about ``rows``, which are in the order of the images ``names``."""
-    return measure(
-        class_names=class_names,
-        source=source,
-        images=len(names),
-        labelled_images=len(np.unique(rows.image)),
-        classes=rows.classes,
-        areas=areas,
-        crowd=rows.crowd,
-        no_area=odd.no_area,
-        clipped=odd.clipped,
-        duplicate=odd.duplicate,
-        describe=lambda row: describe(names[rows.image[row]], int(rows.row_id[row])),
-        notes=notes,
-    )
+    return Flaws(no_area, clipped, duplicate)
 
 
 def clip_to_images(boxes: FloatArray, sizes: npt.NDArray[np.int32]) -> FloatArray:
@@ -259,7 +221,7 @@ def clip_to_images(boxes: FloatArray, sizes: npt.NDArray[np.int32]) -> FloatArra
 
 
 def _repeats(image: IntArray, classes: IntArray, boxes: FloatArray, candidates: BoolArray) -> BoolArray:
-    """Bool (T,): the candidates that equal an earlier candidate in image, class and box."""
+    """The candidates that equal an earlier candidate in image, class and box, bool (T,)."""
     rows = np.flatnonzero(candidates)
     # lexsort is stable, so the first of equal rows stays the first of the file.
     order = rows[np.lexsort((*boxes[rows].T, classes[rows], image[rows]))]
@@ -271,10 +233,9 @@ def _repeats(image: IntArray, classes: IntArray, boxes: FloatArray, candidates: 
 
 
 def ids_from_paths(paths: Sequence[str]) -> IntArray:
-    """Image ids int64 (I,) for files that come without any.
+    """Image ids int64 (I,) for files without ids.
 
-    The number that each name spells (``000000000139.jpg`` is 139) when all names spell different
-    numbers, otherwise 1 .. I.
+    If all file names are different numbers, those (``000000000139.jpg`` is 139); otherwise 1 .. I.
     """
     stems = [Path(path).stem for path in paths]
     if all(stem.isascii() and stem.isdigit() and len(stem) <= 18 for stem in stems):
@@ -285,7 +246,7 @@ def ids_from_paths(paths: Sequence[str]) -> IntArray:
 
 
 def missing_files(paths: Sequence[str]) -> list[str]:
-    """The paths that do not exist, by one listing of each folder instead of one look at each file."""
+    """The paths that do not exist; lists each folder once instead of looking at each file."""
     listings: dict[str, frozenset[str]] = {}
     missing = []
     for path in paths:

@@ -1,10 +1,11 @@
-"""What was counted and found wrong while an index was built."""
+"""Report of a split: counts, box sizes and problems of its annotations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,42 +19,34 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class IndexReport:
-    """Counts and problems of one split.
-
-    Attributes:
-        class_names: Names of the C classes.
-        class_counts: Annotations of each class, crowds included.
-        images: Images of the split.
-        unlabelled: Images without any annotation.
-        crowd: Annotations that are crowds: not trained on, ignored in evaluation as COCO does.
-        clipped: Annotations that reach out of their image; training sees the part inside.
-        dropped: Annotations without area inside their image: not trained on.
-        duplicate: Exact repetitions of an earlier annotation of the image: not trained on.
-        small: Annotations with an area below 32^2 px^2.
-        medium: Annotations between small and large.
-        large: Annotations with an area of 96^2 px^2 or more.
-        side_px: Minimum, median and maximum of the square root of the area, in px.
-        problems: One sentence each, naming the file and the line or annotation.
-        from_cache: Whether this was read before and kept since, see ``index_file``.
-    """
+    """Counts and problems of one split."""
 
     class_names: tuple[str, ...]
     class_counts: tuple[int, ...]
+    """Annotations of each class, crowds included."""
     images: int
     unlabelled: int
+    """Images without any annotation."""
     crowd: int
+    """Crowds: not trained on, ignored in evaluation as COCO does."""
     clipped: int
+    """Annotations that reach out of their image; training uses the part inside."""
     dropped: int
+    """Annotations without area inside their image: not trained on."""
     duplicate: int
+    """Exact repetitions of an earlier annotation of the image: not trained on."""
     small: int
     medium: int
     large: int
     side_px: tuple[float, float, float]
+    """Minimum, median and maximum of the square root of the area, in px."""
     problems: tuple[str, ...]
+    """One sentence each, naming the file and the line or annotation."""
     from_cache: bool = False
+    """True if the index comes from its cache file."""
 
     def summary(self, title: str = "") -> str:
-        """A few lines for the screen; long lists are cut, with their total."""
+        """A few lines for the screen; long lists are cut and their length is stated."""
         total = sum(self.class_counts)
         low, middle, high = self.side_px
         ranked = sorted(zip(self.class_names, self.class_counts, strict=True), key=lambda item: -item[1])
@@ -84,7 +77,18 @@ class IndexReport:
         return "\n".join(lines)
 
 
-def measure(
+class Flaws(NamedTuple):
+    """Flaws of T annotations, bool (T,) each; crowds have none."""
+
+    no_area: npt.NDArray[np.bool_]
+    """No area inside the image: not trained on."""
+    clipped: npt.NDArray[np.bool_]
+    """Reaches out of the image."""
+    duplicate: npt.NDArray[np.bool_]
+    """Repeats an earlier annotation: not trained on."""
+
+
+def summarise(
     *,
     class_names: tuple[str, ...],
     source: Path,
@@ -93,19 +97,17 @@ def measure(
     classes: npt.NDArray[np.int64],
     areas: npt.NDArray[np.float32],
     crowd: npt.NDArray[np.bool_],
-    no_area: npt.NDArray[np.bool_],
-    clipped: npt.NDArray[np.bool_],
-    duplicate: npt.NDArray[np.bool_],
+    flaws: Flaws,
     describe: Callable[[int], str],
     notes: Iterable[str],
 ) -> IndexReport:
-    """Count the T annotations of a split; ``describe`` says where row t stands in its file."""
+    """Count the T annotations of a split; ``describe`` names the place of row t in its file."""
     counts = np.bincount(classes, minlength=len(class_names))
     problems = [*notes, *_unused_classes(class_names, counts, source)]
     for rows, words in (
-        (no_area, "the box has no area inside the image and is not trained on; correct or remove it"),
-        (duplicate, "the label repeats an earlier one of the image and is not trained on; remove it"),
-        (clipped, "the box reaches out of the image and is clipped to it for training"),
+        (flaws.no_area, "the box has no area inside the image and is not trained on; correct or remove it"),
+        (flaws.duplicate, "the label repeats an earlier one of the image and is not trained on; remove it"),
+        (flaws.clipped, "the box reaches out of the image and is clipped to it for training"),
     ):
         problems += [f"{describe(int(row))}: {words}" for row in np.flatnonzero(rows)]
     small, large = int((areas < SMALL_AREA_PX2).sum()), int((areas >= LARGE_AREA_PX2).sum())
@@ -116,9 +118,9 @@ def measure(
         images=images,
         unlabelled=images - labelled_images,
         crowd=int(crowd.sum()),
-        clipped=int(clipped.sum()),
-        dropped=int(no_area.sum()),
-        duplicate=int(duplicate.sum()),
+        clipped=int(flaws.clipped.sum()),
+        dropped=int(flaws.no_area.sum()),
+        duplicate=int(flaws.duplicate.sum()),
         small=small,
         medium=len(areas) - small - large,
         large=large,
@@ -130,15 +132,11 @@ def measure(
 def _unused_classes(
     class_names: tuple[str, ...], counts: npt.NDArray[np.int64], source: Path
 ) -> Iterable[str]:
-    """One sentence about the classes that no annotation of the split has, if there are any."""
+    """One sentence about the classes without annotations, if there are any."""
     unused = [name for name, count in zip(class_names, counts, strict=True) if count == 0]
     if not unused:
         return
+    noun = "category" if len(unused) == 1 else "categories"
     shown = ", ".join(repr(name) for name in unused[:_SHOWN])
     more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
-    what = (
-        f"no label has the category {shown}"
-        if len(unused) == 1
-        else f"no label has the categories {shown}{more}"
-    )
-    yield f"{source}: {what}; remove what is not meant to be learnt, or add labels"
+    yield f"{source}: no label has the {noun} {shown}{more}; remove unused categories, or add labels"
