@@ -1,4 +1,4 @@
-"""COCO JSON to index. The format: https://cocodataset.org/#format-data."""
+"""Reader of COCO JSON (https://cocodataset.org/#format-data)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ def read_coco(
     Args:
         annotations: The JSON.
         split: ``train``, ``val`` or ``test``.
-        root: Folder under which the images are looked for; that of the JSON when None.
-        images: Folder that ``file_name`` is relative to; looked for when None.
+        root: Folder to search for the images; that of the JSON if None.
+        images: Folder that ``file_name`` is relative to; searched for if None.
 
     Raises:
         InputError: The JSON is broken, lacks something, contradicts itself, or images are missing.
@@ -54,7 +55,8 @@ def read_coco(
     kept = _annotation_rows(document, annotations)
     notes = [
         f"{annotations}: {count} images name the same file {name}; keep one"
-        for name, count in _repeated(file_names)
+        for name, count in Counter(file_names).items()
+        if count > 1
     ]
     del document
     folders = [images] if images else image_folders(root, split, annotations)
@@ -79,18 +81,15 @@ def read_coco(
 
 def read_categories(annotations: Path) -> tuple[str, ...]:
     """The class names of a COCO JSON, sorted by category id, without reading its annotations."""
-    document: Any = _categories_only(annotations)
-    if document is None:
-        document, _ = _load(annotations)
+    document = _categories_only(annotations) or _load(annotations)[0]
     return _categories(document, annotations)[0]
 
 
 class _Columns:
-    """Takes annotations out of a JSON while it is parsed.
+    """Annotations moved into flat arrays while their JSON is parsed.
 
-    The parser hands every object to ``hook`` as soon as it is complete. An annotation goes into
-    flat arrays and leaves its row number behind, so that no more than one of them, with its
-    polygons, ever exists as Python objects.
+    The parser calls ``hook`` with every complete object. An annotation is replaced by its row number, so
+    that only one at a time, with its polygons, exists as Python objects.
     """
 
     def __init__(self, path: Path) -> None:
@@ -124,12 +123,11 @@ class _Columns:
 
     def finish(self, kept: IntArray) -> Annotations:
         """The annotations of the rows ``kept``, with image and category ids as in the file."""
-        boxes = np.array(self.boxes, np.float64).reshape(-1, 4)
         return Annotations(
             image=np.array(self.image, np.int64)[kept],
             row_id=np.array(self.row_id, np.int64)[kept],
             classes=np.array(self.category, np.int64)[kept],
-            boxes=boxes[kept],
+            boxes=np.array(self.boxes, np.float64).reshape(-1, 4)[kept],
             areas=np.array(self.areas, np.float64)[kept],
             crowd=np.array(self.crowd, np.bool_)[kept],
         )
@@ -179,9 +177,10 @@ def _categories(document: dict[str, Any], path: Path) -> tuple[tuple[str, ...], 
     return tuple(found[i] for i in ids), np.array(ids, np.int64)
 
 
-def _images(
-    document: dict[str, Any], path: Path, split: str
-) -> tuple[list[str], IntArray, npt.NDArray[np.int32]]:
+_Images = tuple[list[str], IntArray, npt.NDArray[np.int32]]
+
+
+def _images(document: dict[str, Any], path: Path, split: str) -> _Images:
     """File names, ids int64 (I,) and sizes int32 (I, 2) height, width in px."""
     images = _section(document, "images", path)
     if not images:
@@ -210,13 +209,8 @@ def _images(
     return names, image_ids, np.array(sizes, np.int32).reshape(-1, 2)
 
 
-def _repeated(names: Sequence[str]) -> list[tuple[str, int]]:
-    values, counts = np.unique(np.array(names), return_counts=True)
-    return [(str(values[i]), int(counts[i])) for i in np.flatnonzero(counts > 1)]
-
-
 def _annotation_rows(document: dict[str, Any], path: Path) -> IntArray:
-    """The rows that ``_Columns`` has put in place of the annotations, int64 (T,)."""
+    """The row numbers that ``_Columns`` has left in place of the annotations, int64 (T,)."""
     rows = _section(document, "annotations", path)
     for n, row in enumerate(rows):
         if type(row) is not int:
@@ -244,12 +238,12 @@ def _lookup(
 
 
 def root_of(annotations: Path) -> Path:
-    """The folder of the data set that a JSON belongs to, when none was given."""
+    """The folder of the data set of a JSON, if none is given."""
     return annotations.parent.parent if annotations.parent.name == "annotations" else annotations.parent
 
 
 def image_folders(root: Path, split: str, annotations: Path) -> list[Path]:
-    """Where the images of ``instances_train2017.json`` can be, the likeliest first."""
+    """Folders to search for the images of, say, ``instances_train2017.json``, the likeliest first."""
     name = annotations.stem.removeprefix("instances_")
     places = (f"images/{name}", name, f"images/{split}", split, "images", "")
     return [root / place for place in dict.fromkeys(places)]
@@ -280,7 +274,7 @@ def _locate_images(folders: Sequence[Path], names: Sequence[str], annotations: P
 
 
 def _categories_only(path: Path) -> dict[str, Any] | None:
-    """Only ``categories`` of a large JSON; None when a plain search does not find it beyond doubt."""
+    """Only ``categories`` of a large JSON; None unless a plain search finds exactly one."""
     key = b'"categories"'
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
@@ -288,7 +282,7 @@ def _categories_only(path: Path) -> dict[str, Any] | None:
             if position < 0 or text.find(key, position + 1) >= 0:
                 return None
             begin = end = text.find(b"[", position)
-            # The list ends at the first bracket that makes it valid: names and skeletons have some too.
+            # The list ends at the first bracket that makes it valid: names and skeletons contain some, too.
             while end := text.find(b"]", end) + 1:
                 try:
                     return {"categories": json.loads(text[begin:end])}
@@ -296,5 +290,5 @@ def _categories_only(path: Path) -> dict[str, Any] | None:
                     if end - begin > 1 << 24:
                         return None
     except (OSError, ValueError):
-        return None  # whoever reads the whole file says what is wrong with it
+        return None  # reading the whole file tells what is wrong with it
     return None

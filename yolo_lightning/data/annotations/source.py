@@ -1,7 +1,7 @@
-"""Which format a folder is in, and the readers behind one door.
+"""Source of a data set: its paths, its format, and the reader of that format.
 
-A folder with ``annotations/instances_*.json`` is COCO; else one with a ``data.yaml`` is YOLO. The
-path of a ``data.yaml`` in place of the folder always means YOLO.
+A folder with ``annotations/instances_*.json`` is COCO, any other with a ``data.yaml`` is YOLO. The path of
+a ``data.yaml`` instead of the folder always means YOLO.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where a data set is: a root, and paths that override what would be found under it."""
+    """Paths of a data set: a root, and paths that override those found under it."""
 
     root: Path | None = None
     """Folder of the data set, or its data.yaml."""
     annotations: dict[Split, Path] = field(default_factory=dict)
-    """Split to COCO JSON."""
+    """COCO JSON of a split."""
     images: dict[Split, Path] = field(default_factory=dict)
-    """Split to folder of images (YOLO: or a .txt list)."""
+    """Folder of the images of a split (YOLO: or a .txt list)."""
 
     def layout(self) -> tuple[Literal["coco", "yolo"], Path]:
         """The format of the root, and its folder (COCO) or its data.yaml (YOLO).
@@ -57,7 +57,7 @@ class DataSource:
         )
 
     def has(self, split: Split) -> bool:
-        """Whether the data set claims to have a split."""
+        """True if the data set names a split, whether or not its files exist."""
         if split in self.annotations:
             return True
         if self.root is None:
@@ -71,18 +71,17 @@ class DataSource:
         """Read and validate one split.
 
         Args:
-            split: Which one.
-            keep: Take the index from its file beside the data (in the user's cache folder if that is
-                read-only) when nothing has changed since that was written; otherwise read, and write it.
+            split: The split.
+            keep: Use the index cache: take the index from its file if nothing has changed since, or write it.
 
         Raises:
-            InputError: The split is not there, or something in it is wrong.
+            InputError: The split is missing, or something in it is wrong.
         """
         reading = self._reading(split)
         return read_once(reading) if keep else reading.read()
 
     def _reading(self, split: Split) -> Reading:
-        """Which reader a split needs, with its arguments."""
+        """The reader of a split, with its arguments."""
         images = self.images.get(split)
         if images is not None and not images.exists():
             raise InputError(f"{images}: the images do not exist; correct --data.{split}_images")
@@ -101,7 +100,7 @@ class DataSource:
         return CocoReading(found, split, images, path)
 
     def class_names(self, splits: Sequence[Split] = ("val", "train")) -> tuple[str, ...]:
-        """The class names alone, from the YAML or from the smallest annotation file of some splits."""
+        """The class names alone, from the YAML or from the smallest annotation file of ``splits``."""
         files = [path for split, path in self.annotations.items() if split in splits and path.is_file()]
         if not files:
             missing = next(iter(self.annotations.values()), None)
@@ -122,14 +121,14 @@ def read_class_names(
     test_annotations: str | Path | None = None,
     splits: Sequence[Split] = ("val", "train"),
 ) -> tuple[str, ...]:
-    """The class names of a data set, cheaply enough to be read while options are parsed.
+    """The class names of a data set, fast enough to be read while options are parsed.
 
     Args:
         root: Folder of the data set, or its data.yaml.
-        train_annotations: COCO JSON that overrides the one under ``root``; so for the others.
-        val_annotations: See ``train_annotations``.
-        test_annotations: See ``train_annotations``.
-        splits: Which of them to ask; the others may be broken, or missing.
+        train_annotations: COCO JSON that overrides the one under ``root``.
+        val_annotations: As ``train_annotations``.
+        test_annotations: As ``train_annotations``.
+        splits: The splits to look at; others may be broken or missing.
 
     Raises:
         InputError: There is no data set, or its classes cannot be read.

@@ -1,4 +1,4 @@
-"""YOLO data.yaml and label files to index, by the conventions of ultralytics/yolov5."""
+"""Reader of YOLO data.yaml and label files, by the conventions of ultralytics/yolov5."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .index import IMAGE_SUFFIXES, Annotations, DatasetIndex, build_index, ids_f
 SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
 SLACK = 0.1
-"""How far out of 0..1 a coordinate is taken for a box over the edge, not for another unit."""
+"""Coordinates may lie out of 0..1 by this much: the box reaches over the edge. Beyond, the unit is wrong."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class DataYaml:
     path: Path
     """The file itself."""
     folders: tuple[Path, ...]
-    """What the entries of the splits are relative to, in the order of looking."""
+    """Folders that the entries of the splits are relative to, in search order."""
     splits: dict[str, tuple[str, ...]]
     """Entries of ``train``, ``val`` and ``test``; a split without entry is left out."""
     class_names: tuple[str, ...]
@@ -37,27 +37,22 @@ class DataYaml:
 
 
 def data_yaml(root: Path) -> Path | None:
-    """``data.yaml`` in ``root``, or the one YAML there with ``names`` and a split; None without any.
+    """``data.yaml`` in ``root``, or the only YAML there with ``names`` and a split; None if there is none.
 
     Raises:
-        InputError: Several would do.
+        InputError: There are several.
     """
     if (root / "data.yaml").is_file():
         return root / "data.yaml"
     found = []
     for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
         content = _load(path)
-        if (
-            isinstance(content, dict)
-            and "names" in content
-            and {"train", "val", "valid", "test"} & content.keys()
-        ):
+        keys = content.keys() if isinstance(content, dict) else set()
+        if "names" in keys and {"train", "val", "valid", "test"} & keys:
             found.append(path)
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise InputError(
-            f"{root}: {names} all describe a data set; give the one that is meant as --data.root"
-        )
+        raise InputError(f"{root}: {names} all describe a data set; give one of them as --data.root")
     return found[0] if found else None
 
 
@@ -86,7 +81,7 @@ def read_yolo(path: Path, split: str, *, images: Path | None = None) -> DatasetI
     Args:
         path: The data.yaml.
         split: ``train``, ``val`` or ``test``.
-        images: Folder or .txt list of images that stands in for the entry of the YAML.
+        images: Folder or .txt list of images, instead of the entry in the YAML.
 
     Raises:
         InputError: Something is missing, empty, or not a label.
@@ -94,20 +89,17 @@ def read_yolo(path: Path, split: str, *, images: Path | None = None) -> DatasetI
     description = read_data_yaml(path)
     if images is None and split not in description.splits:
         raise InputError(f"{path}: there is no {split} split; add the key '{split}' with its images")
-    sources = (
-        [images] if images else [resolve(description, split, entry) for entry in description.splits[split]]
-    )
+    entries = description.splits.get(split, ())
+    sources = [images] if images else [resolve(description, split, entry) for entry in entries]
     listed = [image for source in sources for image in list_split(source, description)]
     found = set(listed)
     if not found:
         names = ", ".join(str(source) for source in sources)
         raise InputError(f"{names}: the {split} split has no images; add some or correct '{split}' in {path}")
-    paths = sorted(found)
+    paths, num_classes = sorted(found), len(description.class_names)
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         sizes = np.array(list(pool.map(header_size, paths)), np.int32)
-        labels = list(
-            pool.map(lambda image: read_labels(label_path(image), len(description.class_names)), paths)
-        )
+        labels = list(pool.map(lambda image: read_labels(label_path(image), num_classes), paths))
     notes = []
     if len(listed) > len(found):
         notes.append(
@@ -123,7 +115,7 @@ def read_yolo(path: Path, split: str, *, images: Path | None = None) -> DatasetI
         split=split,
         source=path,
         class_names=description.class_names,
-        category_ids=np.arange(1, len(description.class_names) + 1, dtype=np.int64),
+        category_ids=np.arange(1, num_classes + 1, dtype=np.int64),
         paths=paths,
         image_ids=ids_from_paths(paths),
         sizes=sizes,
@@ -134,7 +126,7 @@ def read_yolo(path: Path, split: str, *, images: Path | None = None) -> DatasetI
 
 
 def label_path(image: str) -> str:
-    """The label file of an image: the last folder ``images`` becomes ``labels``, the suffix ``.txt``."""
+    """The label file of an image: its last folder ``images`` becomes ``labels``, its suffix ``.txt``."""
     head, found, tail = image.rpartition(f"{os.sep}images{os.sep}")
     moved = f"{head}{os.sep}labels{os.sep}{tail}" if found else image
     return os.path.splitext(moved)[0] + ".txt"
@@ -144,12 +136,12 @@ def read_labels(path: str, num_classes: int) -> np.ndarray[Any, np.dtype[np.floa
     """The rows of one label file.
 
     Args:
-        path: ``class cx cy w h`` a line, relative to the image's width and height, or
-            ``class x1 y1 x2 y2 x3 y3 ...``, a polygon whose bounding box is taken.
+        path: A file with lines ``class cx cy w h``, relative to the image's width and height, or
+            ``class x1 y1 x2 y2 x3 y3 ...``, a polygon, which is replaced by its bounding box.
         num_classes: C.
 
     Returns:
-        float64 (n, 6): line number, class, x1, y1, x2, y2 relative to the image; None without file.
+        float64 (n, 6): line number, class, x1, y1, x2, y2 relative to the image; None if there is no file.
 
     Raises:
         InputError: A line is not a label.
@@ -166,7 +158,7 @@ def read_labels(path: str, num_classes: int) -> np.ndarray[Any, np.dtype[np.floa
 
 
 def _parse(fields: Sequence[str], num_classes: int, where: str) -> tuple[float, float, float, float, float]:
-    """One line to class and xyxy relative to the image."""
+    """Class and xyxy, relative to the image, of one line."""
     if len(fields) != 5 and (len(fields) < 7 or len(fields) % 2 == 0):
         raise InputError(
             f"{where}: {len(fields)} numbers are not a label; write 'class cx cy width height', "
@@ -181,14 +173,12 @@ def _parse(fields: Sequence[str], num_classes: int, where: str) -> tuple[float, 
             f"{where}: class {fields[0]} is not one of 0 to {num_classes - 1}; correct it or "
             f"add the class to 'names' in the data.yaml"
         )
-    wrong = [
-        field for field, value in zip(fields[1:], values, strict=True) if not -SLACK <= value <= 1 + SLACK
-    ]
-    if wrong:
-        raise InputError(
-            f"{where}: {wrong[0]} is out of 0..1; divide x and width by the image's width, "
-            f"y and height by its height"
-        )
+    for field, value in zip(fields[1:], values, strict=True):
+        if not -SLACK <= value <= 1 + SLACK:
+            raise InputError(
+                f"{where}: {field} is out of 0..1; divide x and width by the image's width, "
+                f"y and height by its height"
+            )
     if len(values) > 4:
         xs, ys = values[0::2], values[1::2]
         return label, min(xs), min(ys), max(xs), max(ys)
@@ -199,6 +189,7 @@ def _parse(fields: Sequence[str], num_classes: int, where: str) -> tuple[float, 
 
 
 def _join(labels: list[Any], sizes: np.ndarray[Any, np.dtype[np.int32]]) -> Annotations:
+    """The rows of all label files, in px."""
     empty = np.zeros((0, 6))
     labels = [empty if label is None else label for label in labels]
     image = np.repeat(np.arange(len(labels)), [len(label) for label in labels])
@@ -241,7 +232,7 @@ def _names(content: dict[str, Any], path: Path) -> tuple[str, ...]:
 
 
 def resolve(description: DataYaml, split: str, entry: str) -> Path:
-    """Where an entry of the YAML is on disk."""
+    """The folder, list or image that an entry of the YAML names."""
     entries = [entry]
     if entry.startswith("../"):  # some exporters write ../train/images for train/images
         entries.append(entry[3:])
@@ -256,7 +247,7 @@ def resolve(description: DataYaml, split: str, entry: str) -> Path:
 
 
 def list_split(source: Path, description: DataYaml) -> list[str]:
-    """Absolute paths of the images of a folder (with those below it), of a .txt list, or the image itself."""
+    """Absolute paths of the images in and below a folder, or in a .txt list."""
     if source.is_dir():
         return images_below(source)
     if source.suffix != ".txt":
@@ -278,12 +269,9 @@ def list_split(source: Path, description: DataYaml) -> list[str]:
 
 
 def images_below(folder: Path) -> list[str]:
-    """Absolute paths of all image files in a folder and below it, sorted."""
+    """Absolute paths of all image files in and below a folder, sorted."""
     found = []
     for parent, _, names in os.walk(os.path.abspath(folder), followlinks=True):
-        found += [
-            os.path.join(parent, name)
-            for name in names
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-        ]
+        images = [name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+        found += [os.path.join(parent, name) for name in images]
     return sorted(found)
