@@ -11,20 +11,20 @@ from torch import Tensor
 class Batch(NamedTuple):
     """Images and labels of fixed shape; B images of S x S pixels with room for N labels each.
 
-    A named tuple, so that pinning, moving to a device and compiling need no code of ours.
+    A named tuple: Lightning and torch know how to pin, move and compile it.
 
     Attributes:
         images: uint8 (B, 3, S, S), RGB, letterboxed, stored channels last (HWC in memory).
         targets: float32 (B, N, 5): class, x1, y1, x2, y2 in pixels of the letterboxed image. Rows
             from ``count`` on are zero.
-        count: int64 (B,), how many rows of ``targets`` are labels.
+        count: int64 (B,), rows of ``targets`` that are labels.
         index: int64 (B,), position of each image in its data set (0 .. I-1).
-        image_ids: int64 (B,), the id that COCO (or the index) gives the image.
+        image_ids: int64 (B,), ids of the index.
         original_sizes: int64 (B, 2), height and width in pixels before letterboxing.
-        letterbox: float32 (B, 4): gain_x, gain_y, pad_x, pad_y (see ``boxes.to_letterbox``).
+        letterbox: float32 (B, 4): gain_x, gain_y, pad_x, pad_y (see ``letterbox.to_letterbox``).
         truth: float32 (B, M, 7) for evaluation: class, x1, y1, x2, y2 in pixels of the original
-            image exactly as annotated, area in square pixels, 1.0 for a crowd. M is 0 in training.
-        truth_count: int64 (B,), how many rows of ``truth`` are annotations.
+            image exactly as annotated, area in px^2, 1.0 for a crowd. M is 0 in training.
+        truth_count: int64 (B,), rows of ``truth`` that are annotations.
     """
 
     images: Tensor
@@ -39,21 +39,10 @@ class Batch(NamedTuple):
 
 
 def row_mask(count: Tensor, capacity: int) -> Tensor:
-    """Which rows of a padded table are real.
-
-    Args:
-        count: int64 (B,), real rows of each image.
-        capacity: N, rows of the padded table.
-
-    Returns:
-        bool (B, N).
-    """
+    """Mask bool (B, N) of the first ``count`` (B,) rows of tables padded to N = ``capacity`` rows."""
     return torch.arange(capacity, device=count.device) < count[:, None]
 
 
 def label_capacity(most: int) -> int:
-    """Rows to reserve for at most ``most`` labels: the next power of two, 16 at the least.
-
-    Few distinct capacities mean few compiled graphs.
-    """
+    """Rows to reserve for ``most`` labels: a power of two, at least 16, for few distinct compiled graphs."""
     return max(16, 1 << max(most - 1, 0).bit_length())

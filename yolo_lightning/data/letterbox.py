@@ -1,4 +1,4 @@
-"""Letterbox: an image scaled into a canvas with its aspect ratio kept, and boxes there and back."""
+"""Letterbox: an image scaled into a canvas at its aspect ratio, and boxes mapped there and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAD_VALUE = 114
 
 
 class Letterbox(NamedTuple):
-    """How an image of (height, width) lies on a canvas, aspect ratio kept."""
+    """Size and place of an image on its canvas."""
 
     height: int
     """Height of the resized content, in px."""
@@ -39,16 +39,16 @@ def letterbox_geometry(
 ) -> Letterbox:
     """Scale the longer side to ``size`` and centre the result, as classic YOLOv5 does.
 
-    The odd pixel of padding goes to the right and the bottom (``load_image`` and ``letterbox`` of
+    An odd pixel of padding goes to the right and the bottom (``load_image`` and ``letterbox`` of
     ultralytics/yolov5 v7.0).
 
     Args:
-        height: of the image, in px.
-        width: of the image, in px.
-        size: the longer side after scaling, in px.
-        canvas: height and width to centre in, in px; a square of ``size`` if left out.
-        rounding: of the shorter side; classic training and validation round up, ``detect.py`` rounds
-            to the nearest.
+        height: Height of the image, in px.
+        width: Width of the image, in px.
+        size: Longer side after scaling, in px.
+        canvas: Height and width of the canvas, in px; a square of ``size`` if left out.
+        rounding: Rounding of the shorter side; classic training and validation round up, ``detect.py`` to
+            the nearest.
     """
     ratio = size / max(height, width)
     new_height = max(1, min(size, rounding(height * ratio)))
@@ -68,33 +68,27 @@ def enclosing_rectangle(height: int, width: int, stride: int, margin: float) -> 
     """Height and width in px of the smallest canvas of whole strides around a scaled image.
 
     Args:
-        height: of the scaled image, in px.
-        width: of the scaled image, in px.
-        stride: largest stride of the network, in px.
-        margin: added to each side of the canvas before it is rounded up, in strides; classic
-            YOLOv5 validates with 0.5 and predicts with 0.
+        height: Height of the scaled image, in px.
+        width: Width of the scaled image, in px.
+        stride: Largest stride of the network, in px.
+        margin: Strides added before rounding up; classic YOLOv5 validates with 0.5 and predicts with 0.
     """
     return math.ceil(height / stride + margin) * stride, math.ceil(width / stride + margin) * stride
 
 
 def to_letterbox(boxes: Tensor, letterbox: Tensor) -> Tensor:
-    """Original pixels to letterboxed pixels.
-
-    Args:
-        boxes: xyxy (..., 4) in pixels of the original image.
-        letterbox: (..., 4) gain_x, gain_y, pad_x, pad_y, broadcast against ``boxes``.
-    """
+    """Map boxes xyxy (..., 4) from original to letterboxed px; ``letterbox`` as in ``Batch``, (..., 4)."""
     gain, pad = letterbox[..., :2], letterbox[..., 2:]
     return boxes * torch.cat((gain, gain), dim=-1) + torch.cat((pad, pad), dim=-1)
 
 
 def from_letterbox(boxes: Tensor, letterbox: Tensor, original_sizes: Tensor) -> Tensor:
-    """Letterboxed pixels to original pixels, clipped to the image.
+    """Map boxes xyxy (B, N, 4) from letterboxed to original px, clipped to the image.
 
     Args:
-        boxes: xyxy (B, N, 4) in pixels of the letterboxed image.
+        boxes: The boxes.
         letterbox: (B, 4) gain_x, gain_y, pad_x, pad_y.
-        original_sizes: (B, 2) height, width in pixels.
+        original_sizes: (B, 2) height, width in px.
     """
     gain, pad = letterbox[:, None, :2], letterbox[:, None, 2:]  # (B, 1, 2)
     boxes = (boxes - torch.cat((pad, pad), dim=-1)) / torch.cat((gain, gain), dim=-1)

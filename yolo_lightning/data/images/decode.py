@@ -1,4 +1,4 @@
-"""Bytes to letterboxed uint8 pixels, equal to classic YOLOv5's ``load_image`` and ``letterbox``."""
+"""Image files decoded to letterboxed uint8 pixels, equal to those of classic YOLOv5."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _REDUCTIONS = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
 }
-"""OpenCV's flag for each divisor; of its bits, the colour flags bring what is not about size."""
+"""OpenCV's flag for each divisor; the grey ones, as their other bits are combined with ``_COLOUR``."""
 
 
 def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width in px of an image as it is displayed, from its header alone.
+    """Height and width in px of an image as displayed, read from its header alone.
 
     Raises:
         InputError: The file is not an image.
@@ -44,11 +44,11 @@ def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def _header(file: str | os.PathLike[str] | BytesIO, name: str | os.PathLike[str]) -> tuple[Size, Size, bool]:
-    """Height and width as displayed, and as stored, and whether it is displayed turned or mirrored."""
+    """Height and width as displayed, the same as stored, and True if it is displayed turned or mirrored."""
     try:
         with Image.open(file) as image:
             width, height = image.size
-            if isinstance(image, TiffImageFile):  # newer Pillows have turned these already
+            if isinstance(image, TiffImageFile):  # newer Pillow versions have turned these already
                 width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
             orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -70,14 +70,14 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def read_rgb(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Pixels:
-    """Decode a file to uint8 RGB (H, W, 3), turned upright as its EXIF orientation says.
+    """Decode a file to uint8 RGB (H, W, 3), turned upright by its EXIF orientation.
 
     Grey, transparent and 16-bit images become three channels of 8 bits.
 
     Args:
         path: The image.
-        size: Height and width in px that the annotations give. When they are those of the stored,
-            unturned pixels, these are returned.
+        size: Annotated height and width in px. If they match the stored, unturned pixels instead of the
+            upright ones, the stored ones are returned.
 
     Raises:
         InputError: The image cannot be decoded, is truncated, or has another size.
@@ -86,7 +86,7 @@ def read_rgb(path: str | os.PathLike[str], size: tuple[int, int] | None = None) 
 
 
 def decode_rgb(data: bytes, path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Pixels:
-    """The same from bytes already read."""
+    """Decode bytes as :func:`read_rgb` does a file."""
     _refuse_truncated(data, path)
     pixels = _decode(data, _COLOUR, path)
     if size is None or pixels.shape[:2] == tuple(size):
@@ -98,20 +98,20 @@ def decode_rgb(data: bytes, path: str | os.PathLike[str], size: tuple[int, int] 
 
 
 def decode_scaled(data: bytes, path: str | os.PathLike[str], size: Size, image_size: int) -> Pixels:
-    """Decode for training: a JPEG at 1/8, 1/4 or 1/2 of its size where ``image_size`` px remain.
+    """Decode for training: a JPEG at 1/8, 1/4 or 1/2 of its size, if ``image_size`` px remain.
 
-    The decoder then computes only the frequencies that the smaller picture has, at half the time or
-    less, and without the moiré of picking every n-th pixel.
+    The decoder then computes only the frequencies of the smaller picture, in at most half the time and
+    without the moiré of skipping pixels.
 
     Args:
         data: Content of the file.
         path: Its name, for messages.
-        size: Height and width in px that the annotations give, as in :func:`read_rgb`.
-        image_size: S in px, the long side that is wanted.
+        size: Annotated height and width in px, as in :func:`read_rgb`.
+        image_size: S in px, the long side needed.
 
     Returns:
-        uint8 RGB (h, w, 3), sides rounded up; of its full size where it is turned and its sides are
-        no multiples of the divisor.
+        uint8 RGB (h, w, 3), sides rounded up; at full size if the image is displayed turned and its sides
+        are no multiples of the divisor.
 
     Raises:
         InputError: As :func:`read_rgb`.
@@ -125,12 +125,12 @@ def decode_scaled(data: bytes, path: str | os.PathLike[str], size: Size, image_s
         raise _wrong_size(path, displayed, size)
     as_stored = cv2.IMREAD_IGNORE_ORIENTATION if tuple(size) != displayed else 0
     if is_turned and not as_stored and (size[0] % divisor or size[1] % divisor):
-        return decode_rgb(data, path, size)  # the partial row or column may have been turned to the front
+        return decode_rgb(data, path, size)  # turning may have moved the partial row or column to the front
     return _decode(data, _COLOUR | _REDUCTIONS[divisor] | as_stored, path)
 
 
 def reduction(data: bytes, size: Size, image_size: int) -> int:
-    """What a training image is divided by in decoding, 1, 2, 4 or 8: the most that leaves enough px."""
+    """Divisor of a training image in decoding: the largest of 1, 2, 4 and 8 that leaves enough px."""
     fits = [divisor for divisor in _REDUCTIONS if max(size) >= divisor * image_size]
     return fits[0] if fits and data.startswith(_JPEG) else 1
 
@@ -148,17 +148,17 @@ def _wrong_size(path: str | os.PathLike[str], found: Size, annotated: Size) -> I
 
 
 def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Pixels:
-    """The same as ``read_rgb`` in BGR, the order in which OpenCV draws and writes."""
+    """Decode a file as ``read_rgb`` does, in BGR, the order in which OpenCV draws and writes."""
     return cv2.cvtColor(read_rgb(path, size), cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
 
 
 def resize(image: Pixels, place: Letterbox, linear: bool) -> Pixels:
-    """Scale an image (H, W, 3) to the size that it has in its letterbox.
+    """Scale an image uint8 (H, W, 3) to its size in a letterbox.
 
     Args:
-        image: uint8 (H, W, 3).
-        place: Where it goes.
-        linear: Always interpolate linearly; otherwise average over areas when the image shrinks.
+        image: The image.
+        place: Its letterbox.
+        linear: Always interpolate linearly; otherwise average over areas if the image shrinks.
     """
     height, width = image.shape[:2]
     if (height, width) == (place.height, place.width):
@@ -169,7 +169,7 @@ def resize(image: Pixels, place: Letterbox, linear: bool) -> Pixels:
 
 
 def paste(content: Pixels, place: Letterbox, canvas: Pixels) -> None:
-    """Put a scaled image onto a canvas uint8 (H, W, 3), grey around it."""
+    """Put a scaled image onto a canvas uint8 (H, W, 3), with grey padding around it."""
     rows, columns = content_slice(place)
     canvas[: rows.start] = canvas[rows.stop :] = PAD_VALUE
     canvas[rows, : columns.start] = canvas[rows, columns.stop :] = PAD_VALUE
@@ -177,7 +177,7 @@ def paste(content: Pixels, place: Letterbox, canvas: Pixels) -> None:
 
 
 def content_slice(place: Letterbox) -> tuple[slice, slice]:
-    """Rows and columns of a canvas that the image covers."""
+    """Rows and columns of the canvas under the image."""
     return slice(place.pad_y, place.pad_y + place.height), slice(place.pad_x, place.pad_x + place.width)
 
 
@@ -194,10 +194,10 @@ def draw(
     Args:
         data: Content of the file.
         path: Its name, for messages.
-        size: Height and width in px that the annotations give, checked.
+        size: Annotated height and width in px, checked.
         image_size: S in px.
         train: Decode at reduced size and interpolate linearly, see ``decode_scaled`` and ``resize``.
-        canvas: uint8 RGB (H, W, 3), is filled.
+        canvas: uint8 RGB (H, W, 3), to be filled.
 
     Raises:
         InputError: As :func:`read_rgb`.
@@ -212,10 +212,10 @@ def draw(
 
 
 def _resize_reduced(image: Pixels, place: Letterbox, size: Size, divisor: int) -> Pixels:
-    """Scale what was decoded at 1/divisor of ``size`` to its place, linearly.
+    """Scale an image that was decoded at 1/divisor of ``size`` to its letterbox, linearly.
 
-    Where a side is no multiple of the divisor, the last row or column reaches beyond the picture. It
-    must not be squeezed in as if it belonged there, or the picture would slip from under its labels.
+    If a side is no multiple of the divisor, the last row or column reaches beyond the picture. Squeezing it
+    in would shift the picture under its labels.
     """
     if not (size[0] % divisor or size[1] % divisor):
         return resize(image, place, linear=True)
@@ -244,13 +244,13 @@ def _decode(data: bytes, flags: int, path: str | os.PathLike[str]) -> Pixels:
 
 
 def _is_complete(data: bytes) -> bool:
-    """Whether a JPEG or PNG has its end marker; decoders fill what is missing with grey in silence."""
+    """True if a JPEG or PNG has its end marker; decoders silently fill missing parts with grey."""
     if data.startswith(b"\x89PNG"):
         return data.rfind(b"IEND") > 0
     if not data.startswith(_JPEG) or data.endswith(b"\xff\xd9"):
         return True
-    # Cameras append data after the end, and thumbnails in the header have ends of their own: look
-    # behind the start of the scan. Inside a scan, 0xFF is always followed by 0x00 or a restart mark.
+    # Cameras append data after the end marker, and thumbnails in the header have their own: search after
+    # the start of the scan. Inside a scan, 0xFF is always followed by 0x00 or a restart marker.
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         if data[position + 1] == 0xDA:

@@ -1,4 +1,4 @@
-"""Index and pixels to samples, and samples to a ``Batch``."""
+"""Data sets for training, evaluation and prediction, and their samples collated to a ``Batch``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class Sample(NamedTuple):
-    """One image as a worker makes it; the fields of ``Batch`` without the first dimension."""
+    """One image and its labels; the fields of ``Batch`` without the first dimension."""
 
     image: Pixels
     """uint8 (H, W, 3), RGB; a square of S px in training."""
@@ -33,7 +33,7 @@ class Sample(NamedTuple):
     """float32 (N, 5)."""
     label_count: int
     position: int
-    """Of the image in its data set."""
+    """Position of the image in its data set."""
     image_id: int
     original_size: tuple[int, int]
     letterbox: tuple[float, float, float, float]
@@ -45,21 +45,21 @@ class Sample(NamedTuple):
 class DetectionDataset(Dataset[Sample]):
     """The images of an index, letterboxed, with labels padded to a fixed number of rows.
 
-    In training every image is a square. In evaluation each lies in the smallest rectangle of whole
-    strides around it, half a stride wider, as classic YOLOv5 validates: padding costs time, and a
-    few points of the score of what stands at the edge.
+    In training, every image is a square. In evaluation, each lies in the smallest rectangle of whole strides
+    that is half a stride wider than it, as in classic YOLOv5: padding costs time, and a little of the score
+    of objects at the edge.
 
     Args:
         index: The split.
         image_size: S in px, the longer side of each image.
         capacity: N, rows for labels.
-        train: True interpolates as training does and leaves ``truth`` empty (M = 0); False carries
-            the raw annotations, M being the capacity of the index.
+        train: True interpolates as for training, without ``truth`` (M = 0); False keeps the raw annotations,
+            with M rows for those of the fullest image.
         cache: Decoded squares, made with the same ``image_size`` and ``train``.
-        stride: Of the rectangles, in px.
+        stride: Stride of the rectangles, in px.
 
     Attributes:
-        canvases: int64 (I, 2), height and width in px of what each image becomes.
+        canvases: int64 (I, 2), height and width in px of each letterboxed image.
 
     Raises:
         InputError: An image has more labels than ``capacity``.
@@ -97,11 +97,11 @@ class DetectionDataset(Dataset[Sample]):
         return self.sample(i, np.empty((*self.canvases[i], 3), np.uint8))
 
     def sample(self, i: int, image: Pixels) -> Sample:
-        """Image i and its labels; the pixels go into ``image``, uint8 (H, W, 3), the size of its canvas."""
+        """Image i and its labels; fills ``image``, uint8 (H, W, 3) of the size of its canvas."""
         return self.timed_sample(i, image)[0]
 
     def timed_sample(self, i: int, image: Pixels) -> tuple[Sample, int]:
-        """The same, and the time in ns that reading the file took."""
+        """The same, and the time of reading the file, in ns."""
         read_ns = self._draw(i, image)
         return self._with_labels(i, image), read_ns
 
@@ -131,6 +131,7 @@ class DetectionDataset(Dataset[Sample]):
         )
 
     def _draw(self, i: int, image: Pixels) -> int:
+        """Write the pixels of image i; returns the time of reading the file, in ns."""
         height, width = self.index.sizes[i].tolist()
         if self.cache is not None:
             square = self.cache[i]
@@ -155,12 +156,12 @@ class PredictionDataset(Dataset[Sample]):
     Scaling and padding are those of classic YOLOv5's ``detect.py``.
 
     Args:
-        paths: The images; their ids follow ``index.ids_from_paths``.
+        paths: The images; their ids are those of ``index.ids_from_paths``.
         image_size: S in px, the longer side of each image.
-        stride: Of the rectangles, in px.
+        stride: Stride of the rectangles, in px.
 
     Attributes:
-        canvases: int64 (I, 2), height and width in px of what each image becomes.
+        canvases: int64 (I, 2), height and width in px of each letterboxed image.
 
     Raises:
         InputError: A file is not an image.
@@ -196,17 +197,17 @@ class PredictionDataset(Dataset[Sample]):
 
 
 def list_images(source: str | Sequence[str]) -> list[Path]:
-    """The images that are meant: files as given, folders with everything below them, sorted.
+    """Image files as given, and all images in and below given folders, sorted.
 
     Raises:
-        InputError: Something does not exist, or a folder has no images.
+        InputError: A path does not exist, or a folder has no images.
     """
     found: dict[str, None] = {}
     for name in [source] if isinstance(source, str) else source:
         path = Path(name).absolute()
         images = images_below(path) if path.is_dir() else [str(path)]
         if not images:
-            raise InputError(f"{path}: the folder has no images; give a folder that has, or an image")
+            raise InputError(f"{path}: the folder has no images; give another folder, or an image")
         if missing_files(images):
             raise InputError(f"{path}: no such image or folder; correct --data.predict_source")
         found.update(dict.fromkeys(images))
@@ -216,9 +217,10 @@ def list_images(source: str | Sequence[str]) -> list[Path]:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """B samples of one shape to a batch; images are stacked as (B, H, W, 3) and seen as (B, 3, H, W).
+    """Collate B samples of one shape to a batch.
 
-    In a worker the images are stacked straight into the shared memory in which they travel.
+    Images are stacked as (B, H, W, 3) and viewed as (B, 3, H, W). A worker stacks them straight into the
+    shared memory in which they travel.
     """
     first = samples[0].image
     images = _stack([sample.image for sample in samples], (len(samples), *first.shape))  # (B, H, W, 3)
@@ -238,7 +240,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 def _stack(images: list[Pixels], shape: tuple[int, ...]) -> Tensor:
     if get_worker_info() is None:
         return torch.from_numpy(np.stack(images))
-    # The storage that torch's own default_collate uses; there is no public way to it.
+    # As torch's own default_collate does; there is no public function.
     storage = torch.UntypedStorage._new_shared(int(np.prod(shape)), device="cpu")
     stacked = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)  # (B, H, W, 3)
     np.stack(images, out=stacked.numpy())

@@ -1,6 +1,6 @@
-"""Which images come when: seeded, divided among processes, the same after a resume.
+"""Samplers for training and evaluation: seeded, split among processes, unchanged by a resume.
 
-Both are torch ``DistributedSampler``s, also for one process. A Trainer of your own needs
+Both are torch ``DistributedSampler``s, even for one process. Your own Trainer needs
 ``use_distributed_sampler=False``, because Lightning does not look into batch samplers.
 """
 
@@ -18,8 +18,8 @@ from torch.utils.data import BatchSampler, Dataset, DistributedSampler, Sequenti
 from ...errors import InputError
 
 
-def _place(world_size: int | None, rank: int | None) -> tuple[int, int]:
-    """World size and rank as given, or those of the process group, or of a process alone."""
+def _world(world_size: int | None, rank: int | None) -> tuple[int, int]:
+    """World size and rank: as given, or of the process group, or of a single process."""
     if world_size is not None and rank is not None:
         return world_size, rank
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -28,21 +28,21 @@ def _place(world_size: int | None, rank: int | None) -> tuple[int, int]:
 
 
 class TrainSampler(DistributedSampler[int]):
-    """A new order each epoch, every batch full on every rank.
+    """A new order in each epoch, with every batch full on every rank.
 
-    The order is a function of (seed, epoch) alone. At its end it starts over, until all ranks have
-    the same number of full batches: shapes stay fixed and no image is left out. Batch k of all
-    ranks together is the batch k that one process with the joined batch size would see.
+    The order is a function of (seed, epoch) alone. It wraps around until all ranks have the same number of
+    full batches: shapes stay fixed and no image is left out. Batch k of all ranks together is batch k of
+    one process with the joint batch size.
 
-    An epoch that a stopped run has begun goes on where it was (:meth:`resume`), with another number
-    of ranks or another batch size too: what all ranks together have seen is the start of the order.
+    An interrupted epoch continues where it stopped (:meth:`resume`), even with other numbers of ranks or
+    batch sizes: the images that all ranks together have seen are the start of the order.
 
     Args:
         dataset: The I images.
         batch_size: Images of a batch on one rank.
-        seed: Of the order.
-        world_size: Number of processes; asked of torch.distributed when None.
-        rank: Of this process.
+        seed: Seed of the order.
+        world_size: Number of processes; that of torch.distributed if None.
+        rank: Rank of this process; likewise.
         same_order: Give every epoch the order of the first.
     """
 
@@ -55,7 +55,7 @@ class TrainSampler(DistributedSampler[int]):
         rank: int | None = None,
         same_order: bool = False,
     ) -> None:
-        world_size, rank = _place(world_size, rank)
+        world_size, rank = _world(world_size, rank)
         assert isinstance(dataset, Dataset) or hasattr(dataset, "__len__")
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         self.images = len(dataset)
@@ -66,21 +66,21 @@ class TrainSampler(DistributedSampler[int]):
         self._resumed: tuple[int, int] | None = None
 
     def _batches(self, images: int) -> int:
-        """Batches of a rank that take ``images`` of all ranks, the last one filled up."""
+        """Batches of a rank if all ranks together take ``images``; the last batch is filled up."""
         return -(-images // (self.num_replicas * self.batch_size))
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order(self.epoch))
 
     def resume(self, epoch: int, seen: int) -> None:
-        """Begin one epoch where a stopped run was.
+        """Begin an epoch where a stopped run left it.
 
         Args:
             epoch: The epoch, from 0.
-            seen: Images of it that all ranks together have trained on; all, if only its validation is left.
+            seen: Images that all ranks together have trained on in it.
 
         Raises:
-            InputError: The epoch has not so many images; the data set is another one.
+            InputError: The epoch has fewer images than that.
         """
         if not 0 <= seen <= self.images:
             raise InputError(
@@ -90,22 +90,21 @@ class TrainSampler(DistributedSampler[int]):
         self._resumed = epoch, seen
 
     def seen(self, epoch: int) -> int:
-        """Images of an epoch, of all ranks together, before the place where it begins here."""
+        """Images of an epoch, over all ranks, before the place where it begins in this run."""
         return self._resumed[1] if self._resumed and self._resumed[0] == epoch else 0
 
     def begins_at(self, epoch: int) -> int:
-        """The batch that an epoch begins with: 0, or the one from which a resumed epoch has enough left."""
+        """First batch of an epoch: 0 unless the epoch is resumed."""
         return self._batches(self.images) - self._batches(self.images - self.seen(epoch))
 
     def order(self, epoch: int, before: int = 0) -> list[int]:
-        """Positions of this rank's images in an epoch, as many as fill its batches.
+        """Positions of this rank's images in an epoch, enough to fill its batches.
 
         Args:
-            epoch: From 0.
-            before: Batches to go back from where a resumed epoch begins, in which they come first;
-                no further than to its start.
+            epoch: The epoch, from 0.
+            before: Batches to include that come before the begin of a resumed epoch, at most all.
         """
-        # seed + epoch, as torch has it, would give seed 0 in epoch 1 what seed 1 has in epoch 0.
+        # Torch's seed + epoch would give seed 0 in epoch 1 the order of seed 1 in epoch 0.
         mixed = np.random.SeedSequence((self.seed, 0 if self.same_order else epoch)).generate_state(
             1, np.uint64
         )[0]
@@ -115,12 +114,12 @@ class TrainSampler(DistributedSampler[int]):
         first = seen - min(before, seen // joined) * joined
         stop = seen + self._batches(self.images - seen) * joined
         positions = torch.arange(first, stop)[self.rank :: self.num_replicas]
-        taken: list[int] = order[positions % self.images].tolist()
-        return taken
+        own: list[int] = order[positions % self.images].tolist()
+        return own
 
 
 class CanvasSizes(Protocol):
-    """A data set whose images become rectangles of several sizes."""
+    """A data set of rectangles of several sizes."""
 
     canvases: npt.NDArray[np.int64]
     """(I, 2) height and width in px."""
@@ -129,20 +128,20 @@ class CanvasSizes(Protocol):
 
 
 class EvalSampler(DistributedSampler[int]):
-    """Every image once, those of one shape together: of that order, rank r of w takes r, r + w, ...
+    """Every image once, images of one shape together; rank r of w takes every w-th from r on.
 
-    Ranks may differ by one image: nothing is repeated to make them equal, which would count twice.
+    Ranks may differ by one image: repeating one to make them equal would count it twice.
 
     Args:
         dataset: The I images.
-        world_size: Number of processes; asked of torch.distributed when None.
-        rank: Of this process.
+        world_size: Number of processes; that of torch.distributed if None.
+        rank: Rank of this process; likewise.
     """
 
     def __init__(self, dataset: CanvasSizes, world_size: int | None = None, rank: int | None = None) -> None:
-        world_size, rank = _place(world_size, rank)
+        world_size, rank = _world(world_size, rank)
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=False)  # type: ignore[arg-type]
-        order = np.lexsort((dataset.canvases[:, 1], dataset.canvases[:, 0]))  # stable: then as in the index
+        order = np.lexsort((dataset.canvases[:, 1], dataset.canvases[:, 0]))  # stable
         self.positions: list[int] = order[rank::world_size].tolist()
         self.num_samples = len(self.positions)
         self.total_size = len(dataset)
@@ -152,13 +151,12 @@ class EvalSampler(DistributedSampler[int]):
 
 
 class SameShapeBatchSampler(BatchSampler):
-    """Batches of images of one shape, so that what an image becomes does not depend on its neighbours.
+    """Batches of images of one shape, so that no image is padded to the size of another.
 
     Args:
-        sampler: Gives the images: an ``EvalSampler``, or what Lightning puts in its place when it
-            makes the sampler anew to predict, torch's ``SequentialSampler``.
+        sampler: An ``EvalSampler``, or the ``SequentialSampler`` by which Lightning replaces it to predict.
         batch_size: Images of a batch; the last batch of each shape may have fewer.
-        drop_last: Must be False; in the signature because Lightning makes batch samplers anew.
+        drop_last: Must be False; Lightning passes it when it re-creates batch samplers.
     """
 
     def __init__(

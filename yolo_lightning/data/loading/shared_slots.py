@@ -1,7 +1,7 @@
-"""Memory in which batches are made: allocated once, shared with the workers, used again and again.
+"""Shared memory for training batches, allocated once and reused.
 
-What a fresh 79 MB costs in page faults is more than what decoding into it costs. The memory is mapped
-anonymously, which the kernel shares with forked workers without /dev/shm and its limits.
+The page faults of a fresh 79 MB cost more than decoding into it. The memory is mapped anonymously: the
+kernel shares it with forked workers without /dev/shm and its limits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _IS_LINUX = platform.system() == "Linux"
 
 
 class SlotArrays(NamedTuple):
-    """The fields of a training ``Batch`` in one slot, as arrays to write to."""
+    """The fields of a training ``Batch`` in one slot, as writable arrays."""
 
     images: Pixels
     """uint8 (B, S, S, 3)."""
@@ -44,7 +44,7 @@ class SlotArrays(NamedTuple):
 class Slots:
     """K slots, each with room for a training batch of B images of S x S px with N label rows.
 
-    A slot is free, being written, or lent to whoever holds a tensor of the batch that was made in it.
+    A slot is free, being written, or lent: as long as a tensor of its batch exists.
 
     Args:
         count: K.
@@ -56,7 +56,7 @@ class Slots:
         free: Slots that may be written.
 
     Raises:
-        InputError: There is not so much memory.
+        InputError: There is too little memory.
     """
 
     def __init__(self, count: int, batch_size: int, image_size: int, capacity: int) -> None:
@@ -98,16 +98,16 @@ class Slots:
         return views
 
     def lend(self, slot: int) -> Batch:
-        """The batch in a slot, without a copy; the slot is free again when its last tensor is gone.
+        """The batch in a slot, without a copy; the slot is free again when the last of its tensors is gone.
 
-        Where no other slot is free, the batch is copied instead: whoever keeps many batches gets
-        them whole, and the workers always have a slot to write to.
+        If no other slot is free, the batch is copied: kept batches stay intact, and workers always have a
+        slot to write to.
         """
         if not self.free:
             batch = Batch(*(tensor.clone() for tensor in self._batch(self.memory.numpy(), slot)))
             self.free.append(slot)
             return batch
-        # Views of an array made from a buffer keep that very array alive, views of a view do not.
+        # Views of an array made from a buffer keep that array alive; views of a view do not.
         own = np.frombuffer(self.memory.numpy().data, np.uint8)
         weakref.finalize(own, self.free.append, slot).atexit = False
         return self._batch(own, slot)
@@ -119,30 +119,30 @@ class Slots:
         return Batch(images=images, **tensors, truth=nothing, truth_count=torch.zeros_like(tensors["count"]))
 
     def pin(self) -> None:
-        """Lock the memory in place, so that a GPU copies from it while the host goes on."""
+        """Page-lock the memory, so that a GPU copies from it without the host waiting."""
         if self.is_pinned:
             return
         runtime, address = torch.cuda.cudart(), self.memory.data_ptr()
         status = int(runtime.cudaHostRegister(address, self.memory.numel(), 0))
         if status:
             warnings.warn(f"the loader's memory cannot be page-locked (CUDA error {status})", stacklevel=2)
-            with suppress(RuntimeError):  # the error would come up in the next kernel, whatever that is
+            with suppress(RuntimeError):  # or the next kernel would raise the error
                 torch.zeros(1, device="cuda")
             return
         self.is_pinned = True
-        # The next mapping may get this very address. Runs before the memory itself is let go.
+        # The next mapping may get the same address. Runs before the memory itself is released.
         weakref.finalize(self, _unpin, address, os.getpid(), self.memory)
 
 
 def _unpin(address: int, process: int, memory: Tensor) -> None:
-    """Undo :meth:`Slots.pin`, in the process that did it; ``memory`` is only held until then."""
+    """Undo :meth:`Slots.pin` in the process that did it; ``memory`` is only kept alive until then."""
     if os.getpid() == process:
         torch.cuda.synchronize()
         torch.cuda.cudart().cudaHostUnregister(address)
 
 
 def _shared(size: int) -> Tensor:
-    """uint8 (size,) that forked processes share; where processes are not forked, in torch's shared memory."""
+    """uint8 (size,) that worker processes share."""
     try:
         if _IS_LINUX:
             return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
