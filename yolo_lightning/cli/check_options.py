@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, get_args
 
-from ..data.module import PATHS, DetectionDataModule
+from ..data.module import PATH_OPTIONS, DetectionDataModule
 from ..distributed.ddp import processes_here
 from ..errors import InputError
 from ..model.weights import load_weights
@@ -27,7 +27,7 @@ def make_paths_absolute(config: Any) -> None:
     Args:
         config: the options of a subcommand, changed in place.
     """
-    for name in ("root", *PATHS):
+    for name in PATH_OPTIONS:
         if config.data[name]:
             config.data[name] = _absolute(config.data[name])
     source = config.data.predict_source

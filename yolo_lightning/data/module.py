@@ -1,4 +1,4 @@
-"""The LightningDataModule: from a folder to loaders of fixed-shape batches."""
+"""LightningDataModule: from the folder of a data set to loaders of batches."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ from .loading.facts import Loading, TellsLoading
 from .loading.ordered import OrderedLoader
 from .loading.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
 
+PATH_OPTIONS = (
+    "root",
+    *(f"{split}_{kind}" for split in ("train", "val", "test") for kind in ("annotations", "images")),
+)
+"""Options of ``data`` that are paths, besides ``predict_source``, which may be a list."""
+
 _SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
@@ -35,7 +41,7 @@ _SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
 
 
 def _paths(train: str | None, val: str | None, test: str | None) -> dict[Split, Path]:
-    """The paths that were given, absolute."""
+    """The given paths, absolute."""
     given: dict[Split, str | None] = {"train": train, "val": val, "test": test}
     return {split: Path(path).expanduser().absolute() for split, path in given.items() if path is not None}
 
@@ -44,28 +50,28 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
     """Labelled images of a COCO or YOLO data set, and images to predict on.
 
     Args:
-        root: Folder of the data set. With annotations/instances_{train,val,test}*.json it is COCO, with
-            a data.yaml it is YOLO; the path of a data.yaml itself is taken too.
+        root: Folder of the data set, or its data.yaml. A folder with
+            annotations/instances_{train,val,test}*.json is COCO, any other with a data.yaml is YOLO.
         image_size: Side of the square that images are letterboxed to, in px; a multiple of 32.
         batch_size: Images of a batch in each process.
-        num_workers: Processes that decode images, for each loader; 0 decodes in the main process, with a
-            thread per core. auto: 0 where nothing is decoded or where training needs the same cores,
-            else one per core that the process may use, 16 at most.
-        cache: Where decoded images are kept: none, disk (one file beside the data, for all processes and
-            later runs), ram (one file in shared memory, removed at the end), or device (that of the
-            training, filled from such a file: nothing is loaded any more). Needs 3 x image_size^2
-            bytes an image. auto takes the fastest that leaves room: device, else disk, else none.
-        predict_source: An image or a folder to predict on, or a list of them ("[a.jpg, b]"); folders are
-            searched to the bottom.
+        num_workers: Processes of each loader that decode images; 0 decodes in the main process, with one
+            thread per core. auto: 0 if nothing is decoded or training needs the same cores, otherwise
+            one per usable core, at most 16.
+        cache: Place of the decoded images: none, disk (a file beside the data, kept for all processes and
+            later runs), ram (a file in shared memory, removed at the end), or device (the training
+            device, filled from such a file). Takes 3 x image_size^2 bytes per image. auto: the fastest
+            one with enough room, of device, disk, ram, none.
+        predict_source: Image or folder to predict on, or a list of them ("[a.jpg, b]"); folders are
+            searched recursively.
         train_annotations: COCO JSON of the training split, instead of the one under root.
         train_images: Folder of the training images, instead of the one under root (YOLO: or a .txt list).
         val_annotations: COCO JSON of the validation split, instead of the one under root.
         val_images: Folder of the validation images, instead of the one under root.
         test_annotations: COCO JSON of the test split, instead of the one under root.
         test_images: Folder of the test images, instead of the one under root.
-        seed: Of the order of the training images, 0 or more.
-        pin_memory: Copy batches of evaluation to page-locked memory, from which a GPU fetches them while
-            it computes; auto does so where CUDA is there. Training batches are made in such memory.
+        seed: Seed of the order of the training images, 0 or more.
+        pin_memory: Copy evaluation batches to page-locked memory, from which a GPU fetches them while it
+            computes; auto does so if there is CUDA. Training batches always are in such memory.
 
     Raises:
         InputError: An option is out of range.
@@ -118,16 +124,14 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.stride = 32
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
         self.indices: dict[Split, DatasetIndex] = {}
-        """Those that were read so far."""
+        """The indices read so far."""
         self._stage = "fit"
         self._cache_plan: CachePlan
         self._prepared_for: tuple[str, torch.device, int] | None = None
         self._train_loader: OrderedLoader | None = None
 
-    # What the data set is
-
     def index(self, split: Split) -> DatasetIndex:
-        """The index of a split, read and reported on first use.
+        """The index of a split, read on first use, when its summary is logged.
 
         Raises:
             InputError: The split is missing or wrong.
@@ -138,7 +142,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         return self.indices[split]
 
     def build_indices(self, stage: str) -> None:
-        """Read all that a stage needs; meant to be called before any process group starts.
+        """Read the indices of a stage; call it before a process group starts.
 
         Args:
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
@@ -171,7 +175,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
 
     @property
     def category_ids(self) -> IntArray:
-        """int64 (C,), the COCO id of each class; 1 .. C for YOLO. Reads an index if none is there."""
+        """int64 (C,), COCO id of each class; 1 .. C for YOLO. Reads an index if none has been read."""
         split: Split = "val" if self.source.has("val") else "train"
         return self.index(next(iter(self.indices), split)).category_ids
 
@@ -187,18 +191,18 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         return list_images(self.predict_source)
 
     def predict_image(self, position: int) -> Pixels:
-        """uint8 (H, W, 3) of one of ``predict_paths``, upright, in BGR as OpenCV writes it."""
+        """An image of ``predict_paths``, uint8 (H, W, 3), upright, in BGR as OpenCV writes it."""
         return read_image(self.predict_paths[position])
 
     # Lightning's hooks
 
     def prepare(self, stage: str, device: torch.device | None = None, processes: int | None = None) -> None:
-        """Read the indices and build the caches of a stage; of the processes of a machine, one builds them.
+        """Read the indices and build the caches of a stage; one process of a machine builds, the others wait.
 
         Args:
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
-            device: Of the training; asked of the Trainer when None.
-            processes: On this machine, which share its cores; asked of the Trainer when None.
+            device: Device of the training; the Trainer's if None.
+            processes: Processes that share this machine's cores; the Trainer's if None.
 
         Raises:
             InputError: A split is missing or wrong, or there is no room for a cache.
@@ -218,7 +222,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self._prepared_for = stage, device, processes
 
     def setup(self, stage: str) -> None:
-        """Read what a stage needs; data sets are made later, since the network may change ``stride``."""
+        """Prepare a stage; data sets are made later, because the network may change ``stride``."""
         _ = self.predict_paths if stage == "predict" else None
         self.prepare(stage)
 
@@ -228,7 +232,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         overfits = getattr(self.trainer, "overfit_batches", 0) > 0
         sampler = TrainSampler(dataset, self.batch_size, self.seed, same_order=overfits)
         if self.trainer is not None:
-            # Workers begin to fetch before Lightning tells the sampler which epoch a resumed run is in.
+            # Workers begin to fetch before Lightning sets the sampler's epoch in a resumed run.
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         self._train_loader = train_loader(
             dataset,
@@ -242,27 +246,27 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         return self._train_loader
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Every validation image once, those of one shape together."""
+        """Every validation image once, images of one shape together."""
         return self._evaluation_loader(self._dataset("val"), "val")
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """Every test image once, those of one shape together."""
+        """Every test image once, images of one shape together."""
         return self._evaluation_loader(self._dataset("test"), "test")
 
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """Every image of ``predict_source`` once, those of one shape together."""
+        """Every image of ``predict_source`` once, images of one shape together."""
         return self._evaluation_loader(
             PredictionDataset(self.predict_paths, self.image_size, self.stride), None
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Nothing for batches that are there; otherwise Lightning's own way."""
+        """Leave batches that are on the device already; move others as Lightning does."""
         if isinstance(batch, Batch) and batch.images.device == device:
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def _dataset(self, split: Split) -> DetectionDataset:
-        # One capacity for the splits of a stage, so that there is one shape and one compiled graph.
+        # One capacity for all splits of a stage means one shape and one compiled graph.
         most = max(self.index(other).most_labels for other in _SPLITS_OF_STAGE[self._stage])
         return DetectionDataset(
             self.index(split),
@@ -284,7 +288,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
 
     @property
     def loading(self) -> Loading:
-        """The facts of the training loader, for those who say what it waits for."""
+        """Facts of the training loader, for the diagnosis of stalls."""
         cache_plan, loader = self._cache_plan, self._train_loader
         fitting = cache_plan.fastest_fitting.mode
         return Loading(
@@ -296,10 +300,6 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         )
 
     def teardown(self, stage: str) -> None:
-        """End the workers of the training."""
+        """Stop the training workers."""
         if self._train_loader is not None:
             self._train_loader.close()
-
-
-PATHS = tuple(f"{split}_{kind}" for split in ("train", "val", "test") for kind in ("annotations", "images"))
-"""Options of ``data`` that are paths, besides ``root`` and ``predict_source``."""

@@ -18,7 +18,7 @@ import torch
 
 from ..data.annotations.index import DatasetIndex
 from ..data.images.choose_cache import MOST_WORKERS
-from ..data.module import PATHS
+from ..data.module import PATH_OPTIONS
 from ..model.network import build_network
 from ..system.cores import usable_cores
 from ..system.environment import PACKAGES, git_commit
@@ -272,7 +272,7 @@ def facts_of(config: Any, run_directory: Path, is_training: bool, step: int = 0)
         is_training: whether it is ``fit``.
         step: at which the checkpoint was saved that is resumed, if there is one.
     """
-    names = ("root", *PATHS)
+    names = PATH_OPTIONS
     data = {f"data.{name}": Path(config.data[name]) for name in names if config.data[name]}
     run_bytes = 0
     if is_training:
