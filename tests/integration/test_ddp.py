@@ -31,7 +31,6 @@ from tests.support.processes import free_port, side_by_side
 from yolo_lightning import DetectionDataModule, YOLOv5
 from yolo_lightning.data.batch import Batch, row_mask
 from yolo_lightning.distributed.ddp import DDPConfig, build_strategy
-from yolo_lightning.performance.doctor.busy_machine import threads
 from yolo_lightning.training.optimizer import OptimizerConfig
 
 LAYOUTS = {
@@ -210,8 +209,12 @@ def gradients(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Gradients]:
         assert all(torch.equal(first[case][name], second[case][name]) for name in first[case])
     # With as many threads as each rank: by how a sum is divided among threads a match of an untrained network
     # may go to another point, and gradients then differ by percents.
-    with threads(1):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
         return first | all_gradients(1)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def largest_difference(a: Gradients, b: Gradients) -> float:

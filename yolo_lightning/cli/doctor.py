@@ -8,16 +8,12 @@ from collections.abc import Callable
 
 import torch
 
-from ..data.images.choose_cache import CachePlan
 from ..data.module import DetectionDataModule
-from ..performance.doctor.candidates import StepShape
-from ..performance.doctor.examination import Case, Examination
+from ..performance.doctor.examination import Examination
 from ..performance.doctor.report import Report
-from ..system.cores import usable_cores
+from ..training.ema import ExponentialMovingAverage
 from ..training.module import YOLOv5
 from ..training.precision import Precision, default_precision
-
-NOMINAL_LABELS = 32
 
 
 def diagnose(
@@ -27,48 +23,30 @@ def diagnose(
     device: str,
     seconds: float = 60.0,
     *,
+    ema: ExponentialMovingAverage | None = None,
     announce: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> Report:
     """Measure loader, step, copy, and loader and step together, as configured and as seems better.
 
-    Nothing of the user's is changed or built.
+    The step is the real one: a Trainer trains copies of the module for a few batches. The user's module is
+    not changed, and no cache is built.
 
     Args:
-        module: as for ``fit``; its network is not built.
-        datamodule: as for ``fit``; no cache is built.
+        module: module as for ``fit``.
+        datamodule: data module as for ``fit``.
         precision: as ``trainer.precision``; None follows the rule of ``fit``.
-        device: of the training: cpu, cuda, cuda:1.
-        seconds: about how long it may take; compiling the augmentation, where that is new, comes on top.
-        announce: is told what is being measured.
+        device: device of the training: cpu, cuda, cuda:1.
+        seconds: duration, about; compiling comes on top.
+        ema: averaging of the weights; that of ``fit`` by default if left out.
+        announce: called with a line before each measurement.
 
     Raises:
         InputError: the data or an option is wrong.
     """
     datamodule.build_indices("fit")
-    train, val = datamodule.index("train"), datamodule.index("val")
-    cores = usable_cores()
-    shape = StepShape(
-        module.architecture,
-        len(datamodule.class_names),
-        datamodule.image_size,
-        datamodule.batch_size,
-        NOMINAL_LABELS,
-        device,
-        module.augmentation_config,
-    )
-    case = Case(
-        shape=shape,
-        precision=precision or default_precision(device)[0],
-        channels_last=module.channels_last,
-        compile_option=module.compile_option,
-        train=train,
-        most_labels=max(train.most_labels, val.most_labels),
-        cache_plan=CachePlan(
-            {"train": train, "val": val}, shape.image_size, torch.device(device), cores, datamodule.cache
-        ),
-        num_workers=datamodule.num_workers,
-    )
-    return Examination(case, announce, seconds).run()
+    precision = precision or default_precision(device)[0]
+    ema = ema or ExponentialMovingAverage()
+    return Examination(module, datamodule, precision, torch.device(device), ema, announce, seconds).run()
 
 
 def show(report: Report, as_json: bool = False) -> None:

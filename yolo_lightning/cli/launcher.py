@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
@@ -296,7 +296,12 @@ class YoloCLI(CommandHooks, LightningCLI):
 
 
 class DryCLI(YoloCLI):
-    """Builds what ``fit`` would build, checks it as ``fit`` would, and runs and writes nothing."""
+    """Builds and checks what ``fit`` would, and runs and writes nothing."""
+
+    @property
+    def ema(self) -> ExponentialMovingAverage:
+        """Averaging of the weights, as ``fit`` would have it."""
+        return cast(ExponentialMovingAverage, self._get(self.config_init, "ema"))
 
     def _claim_directory(self, config: Any) -> str:
         return str(config.runs_dir)

@@ -108,7 +108,8 @@ def find_bottleneck(measured: Measurements, period: str) -> Bottleneck | None:
     if idle >= LOSS_THRESHOLD and (copying is None or copying >= idle / 2):
         return lost(idle, "with an idle device", advise_copying(measured.loading))
     if idle >= LOSS_THRESHOLD:
-        return lost(idle, "between two steps", advise_host(measured.loading))
+        why = "neither loading nor copying takes that long"
+        return lost(idle, "between two steps", advise_host(measured.loading, why))
     if measured.launch_bound_fraction > 0.5 and measured.is_compiled is False:
         part = f"{100 * measured.launch_bound_fraction:.0f} %"
         return Bottleneck(
@@ -148,7 +149,8 @@ def advise_loading(loading: Loading | None) -> Advice:
             "give it more worker processes, or let it keep decoded images",
         )
     if loading.cache == "device":
-        return advise_host(loading)
+        reason = "the images are on the device already, so the time went to the host between two steps"
+        return advise_host(loading, reason)
     if loading.workers == 0:
         remedies = [*_better_cache(loading), *_more_workers(loading)]
         is_reading = loading.cache != "none" or loading.read_fraction >= _SLOW_READING
@@ -210,14 +212,12 @@ def _more_workers(loading: Loading) -> list[str]:
     return [f"--data.num_workers {workers}"] if workers > loading.workers else []
 
 
-def advise_host(loading: Loading | None) -> Advice:
+def advise_host(loading: Loading | None, why: str) -> Advice:
     """Name what to look for if neither the loader nor the copy is slow."""
-    on_device = loading is not None and loading.cache == "device"
-    reason = "the images are on the device already" if on_device else "the images come fast enough"
     cores = "the cores" if loading is None else f"the {_count(loading.cores, 'core')}"
     return Advice(
         "host",
-        f"{reason}, so the time went to the host between two steps",
+        why,
         "look for callbacks that do much after each batch, and for other programs on "
         f"{cores} of this process",
     )

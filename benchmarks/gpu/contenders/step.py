@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
 
-from yolo_lightning.performance.doctor.bare_step import (
-    TrainingStep,
-    build_augmentation,
-    prepare,
-    synthetic_batch,
-)
-from yolo_lightning.performance.doctor.candidates import Candidate, Precision, StepShape
+from yolo_lightning.data.batch import Batch, row_mask
+from yolo_lightning.performance.doctor.plan import Form
+from yolo_lightning.performance.doctor.short_training import ShortTraining, StepClock
 from yolo_lightning.performance.stalls import peak_memory_mb, reset_peak_memory
+from yolo_lightning.training.ema import ExponentialMovingAverage
+from yolo_lightning.training.module import YOLOv5
+from yolo_lightning.training.optimizer import OptimizerConfig
+from yolo_lightning.training.precision import Precision
 from yolo_lightning.training.step import Prepared
 
 from .. import arithmetic
 from ..chips import Peaks, peaks_of
-from ..clock import time_steps
 from ..options import parser
 from ..pictures import LABEL_CAPACITY
 
@@ -38,20 +40,17 @@ _COUNTS = (arithmetic.count_flops, arithmetic.count_bytes)
 def measure(arguments: list[str]) -> dict[str, Any]:
     """Time one form of the step: network, loss, backward pass, clipping, optimizer and average.
 
-    Augmentation is not in it; with ``--ceiling`` the same step is timed once more with it.
+    The package's own module and Trainer take it. Augmentation is not in it; with ``--ceiling`` the same step
+    is timed once more with it.
     """
     given = _parser().parse_args(arguments)
     torch.set_float32_matmul_precision("high")  # as the command line does: TF32 where there is some
-    device = "cuda:0" if given.device == "cuda" else "cpu"
-    shape = StepShape(given.architecture, CLASSES, given.size, given.batch, LABEL_CAPACITY, device)
     precision: Precision = "bf16-mixed" if given.precision == "bf16" else "32-true"
-    flops, moved = count(shape, Candidate(precision, channels_last=True, compile=False))
-    candidate = Candidate(precision, channels_last=True, compile=given.compile)
-    prepared = prepare(shape, synthetic_batch(shape))
-    step = TrainingStep(shape, candidate)
+    step = Step(given.architecture, given.size, given.batch, given.device, precision)
+    flops, moved = step.count()
     torch._logging.set_logs(inductor_metrics=given.compile)  # it counts bytes for its log only
     try:
-        reading = timed(lambda: step(prepared), shape, given.warm_up, given.steps)
+        reading = step.timed(given.compile, given.warm_up, given.steps)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # the counting may not work here; the step has to
@@ -60,8 +59,7 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         print(f"once more, without counting bytes: {error}")
         torch._logging.set_logs()
         torch.compiler.reset()
-        step = TrainingStep(shape, candidate)
-        reading = timed(lambda: step(prepared), shape, given.warm_up, given.steps)
+        reading = step.timed(given.compile, given.warm_up, given.steps)
     reading |= {
         "precision": given.precision + (" (TF32 products)" if given.precision == "fp32" else ""),
         "compiled": given.compile,
@@ -71,9 +69,8 @@ def measure(arguments: list[str]) -> dict[str, Any]:
         "bytes_are": _COMPILED_BYTES if given.compile else _EAGER_BYTES,
     }
     if given.ceiling:
-        step.augmentation = build_augmentation(shape, compiled=not given.toy)
-        batch = synthetic_batch(shape)
-        reading["ceiling"] = timed(lambda: step(batch), shape, given.warm_up, given.steps)
+        augmenting = _EagerAugmentation if given.toy else YOLOv5
+        reading["ceiling"] = step.timed(given.compile, given.warm_up, given.steps, augmenting)
     return reading
 
 
@@ -122,42 +119,170 @@ def _peaks(device: str) -> Peaks | None:
     return peaks_of(torch.cuda.get_device_name()) if device == "cuda" else None
 
 
-def timed(step: Callable[[], Any], shape: StepShape, warm_up: int, steps: int) -> dict[str, Any]:
-    """Median of ``steps`` steps after ``warm_up``, and the memory peak of those alone."""
-    device = torch.device(shape.device)
-    began = time.perf_counter()
-    step()
-    arithmetic.device_is_done(shape.device)
-    first_s = time.perf_counter() - began
-    for _ in range(warm_up):
-        step()
-    arithmetic.device_is_done(shape.device)
-    reset_peak_memory(device)
-    samples = time_steps(step, shape.device, steps)
-    middle = statistics.median(samples)
-    return {
-        "ms": middle,
-        "ms_min": min(samples),
-        "ms_max": max(samples),
-        "steps": steps,
-        "images_per_second": shape.batch_size / (middle / 1000),
-        "first_step_s": round(first_s, 2),
-        "peak_memory_mb": peak_memory_mb(device),
-    }
+class Step:
+    """The training step of the package on one batch, over and over.
+
+    Args:
+        architecture: as ``model.architecture``.
+        size: S in px.
+        batch: B.
+        device: ``cuda`` or ``cpu``.
+        precision: precision of the Trainer.
+    """
+
+    def __init__(self, architecture: str, size: int, batch: int, device: str, precision: Precision) -> None:
+        self.device = torch.device("cuda:0" if device == "cuda" else "cpu")
+        self.precision = precision
+        # An optimizer step for each batch.
+        self.module = YOLOv5(architecture, optimizer=OptimizerConfig(nominal_batch_size=batch))
+        self.batch = synthetic_batch(batch, size, self.device)
+
+    def timed(
+        self, compile: bool, warm_up: int, steps: int, build: Callable[..., YOLOv5] | None = None
+    ) -> dict[str, Any]:
+        """Median of ``steps`` steps after ``warm_up``, and the memory peak of those alone.
+
+        Args:
+            compile: whether network and loss are compiled.
+            warm_up: steps before.
+            steps: steps to time.
+            build: class of the module; one that leaves out the augmentation if left out.
+        """
+        clock = Steps(warm_up, steps)
+        self._train(build or resident(self.batch), self.batch, clock, compile)
+        middle = statistics.median(clock.burst_ms)
+        return {
+            "ms": middle,
+            "ms_min": min(clock.burst_ms),
+            "ms_max": max(clock.burst_ms),
+            "steps": steps,
+            "images_per_second": len(self.batch.images) / (middle / 1000),
+            "first_step_s": round(clock.first_s, 2),
+            "peak_memory_mb": clock.peak_mb,
+        }
+
+    def count(self) -> tuple[int, float]:
+        """Operations and bytes of the eager step without the average, counted on one and two images."""
+        counts = []
+        for images in (1, 2):
+            few = Batch(*(tensor[:images] for tensor in self.batch))
+            counted: list[float] = []
+            clock = StepClock(0.0, warm_up=1, burst=1)  # lets three steps pass
+            self._train(resident(few, counted), few, clock, compile=False)
+            counts.append((images, counted))
+        (one, first), (two, second) = counts
+        flops, moved = (
+            arithmetic.at_batch((one, a), (two, b), len(self.batch.images))
+            for a, b in zip(first, second, strict=True)
+        )
+        return round(flops), moved
+
+    def _train(self, build: Callable[..., YOLOv5], batch: Batch, clock: StepClock, compile: bool) -> None:
+        data: Any = SimpleNamespace(
+            image_size=batch.images.shape[-1],
+            batch_size=len(batch.images),
+            class_names=[str(i) for i in range(CLASSES)],
+            category_ids=range(1, CLASSES + 1),
+        )
+        ema = ExponentialMovingAverage()
+        training = ShortTraining(self.module, data, data.batch_size, self.device, ema, build)
+        form = Form(self.precision, channels_last=True, compile="default" if compile else False)
+        training.train(form, itertools.repeat(batch), clock)
 
 
-def count(shape: StepShape, candidate: Candidate) -> tuple[int, float]:
-    """Operations and bytes of the eager step with the batch of ``shape``, counted on one and two images."""
-    step = TrainingStep(shape, candidate)
-    prepared = prepare(shape, synthetic_batch(shape))
-    few, more = (Prepared(*(tensor[:images] for tensor in prepared)) for images in (1, 2))
-    step(few)  # what is made once is not counted
-    counts = [(count(partial(step, few)), count(partial(step, more))) for count in _COUNTS]
-    flops, moved = (arithmetic.at_batch((1, one), (2, two), shape.batch_size) for one, two in counts)
-    del step, prepared, few, more
-    if shape.device_type == "cuda":
-        torch.cuda.empty_cache()
-    return round(flops), moved
+class Steps(StepClock):
+    """Times a number of steps after some more."""
+
+    def __init__(self, warm_up: int, steps: int) -> None:
+        super().__init__(seconds=float("inf"), warm_up=1 + warm_up, burst=1)
+        self.first_s = self.peak_mb = 0.0
+        self._steps = steps
+        self._start_s = 0.0
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 0:
+            self._start_s = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 0:
+            arithmetic.device_is_done(str(pl_module.device))
+            self.first_s = time.perf_counter() - self._start_s
+        if batch_idx + 1 == self.warm_up:
+            arithmetic.device_is_done(str(pl_module.device))
+            reset_peak_memory(pl_module.device)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if batch_idx + 1 == self.warm_up + self._steps:
+            self.peak_mb = peak_memory_mb(pl_module.device)
+            trainer.should_stop = True
+
+
+class _EagerAugmentation(YOLOv5):
+    """The module with its augmentation left eager."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.augmentation.compile_core = lambda **_: None  # type: ignore[method-assign]
+
+
+def resident(batch: Batch, counted: list[float] | None = None) -> type[YOLOv5]:
+    """Make a module that trains on one batch as if it had been augmented.
+
+    Args:
+        batch: the batch.
+        counted: filled with operations and bytes of the second and third step.
+    """
+    prepared = prepare(batch)
+
+    class Resident(YOLOv5):
+        def _prepare(self, batch: Batch) -> Prepared:
+            return prepared
+
+        def training_step(self, batch: Batch, batch_index: int) -> None:
+            step = partial(super().training_step, batch, batch_index)
+            if counted is None or batch_index == 0:  # what is made once is not counted
+                step()
+            else:
+                counted.append(_COUNTS[batch_index - 1](step))
+
+    return Resident
+
+
+def synthetic_batch(images: int, size: int, device: torch.device) -> Batch:
+    """A batch of noise with eight boxes an image, on the device; always the same."""
+    generator = torch.Generator().manual_seed(0)
+    rows = 8
+    targets = torch.zeros(images, LABEL_CAPACITY, 5)
+    targets[:, :rows, 0] = torch.randint(CLASSES, (images, rows), generator=generator).float()
+    low = torch.rand(images, rows, 2, generator=generator) * 0.7
+    targets[:, :rows, 1:3] = low * size
+    targets[:, :rows, 3:5] = (low + 0.02 + 0.28 * torch.rand(images, rows, 2, generator=generator)) * size
+    pixels = torch.randint(256, (images, size, size, 3), dtype=torch.uint8, generator=generator)
+    batch = Batch(
+        images=pixels.permute(0, 3, 1, 2),  # (B, 3, S, S), channels last
+        targets=targets,
+        count=torch.full((images,), rows),
+        index=torch.arange(images),
+        image_ids=torch.arange(images),
+        original_sizes=torch.full((images, 2), size),
+        letterbox=torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(images, 4).contiguous(),
+        truth=torch.zeros(images, 0, 7),
+        truth_count=torch.zeros(images, dtype=torch.int64),
+    )
+    on_device = Batch(*(tensor.to(device) for tensor in batch))
+    arithmetic.device_is_done(str(device))  # the augmentation reads it on another stream
+    return on_device
+
+
+def prepare(batch: Batch) -> Prepared:
+    """A batch as if it had been augmented: float images, and the label rows of four mosaic tiles."""
+    rows = 4 * batch.targets.shape[1]
+    targets = batch.targets.new_zeros(len(batch.images), rows, 5)
+    targets[:, : batch.targets.shape[1]] = batch.targets
+    return Prepared(batch.images.float() / 255, targets, row_mask(batch.count, rows))
 
 
 def compiled_bytes() -> int | None:

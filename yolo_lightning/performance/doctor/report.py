@@ -1,4 +1,4 @@
-"""What the doctor found: as a table for people, and as JSON for machines."""
+"""The doctor's findings: a table for people, JSON for machines."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...system.text import duration
-from .candidates import StepTime
-from .loading import ImageCost
-from .verdict import Plan, Timing, Verdict, epoch_seconds, fragment
+from .images import ImageCost
+from .plan import Plan, StepTime, Timing, Verdict, command_line
 
 
 @dataclass(frozen=True)
 class Report:
-    """All figures of a diagnosis."""
+    """All figures of an examination."""
 
     machine: str
     network: str
     """Architecture, batch size and image size."""
     images: int
-    """Of a training epoch."""
+    """Images of a training epoch."""
     image_cost: ImageCost
-    candidates: Sequence[StepTime]
-    """The training step without augmentation, in each form that was measured."""
+    steps: Sequence[StepTime]
+    """The training step, in each form that was measured."""
     copy_gb_per_s: float | None
-    """To the device; None on a CPU."""
+    """Speed of the copy to the device; None on a CPU."""
     now: Plan
     now_timing: Timing
     better: Plan
@@ -36,33 +35,33 @@ class Report:
 
     @property
     def images_per_second(self) -> float:
-        """Of the training as it is configured."""
+        """Speed of the training as it is configured."""
         return 1000 / self.now_timing.together_ms
 
     @property
     def predicted_images_per_second(self) -> float:
-        """With the options that are recommended."""
+        """Speed with the recommended options."""
         return self.images_per_second * self.verdict.gain
 
     @property
     def epoch_s(self) -> float:
         """Duration of a training epoch as configured, without its validation."""
-        return epoch_seconds(self.images, self.now_timing.together_ms)
+        return self.images * self.now_timing.together_ms / 1000
 
     @property
     def command(self) -> str:
-        """The recommended options, to be put on a command line; empty where nothing is to be gained."""
-        return fragment(self.verdict.options)
+        """Recommended options as arguments of a command; empty if nothing is faster."""
+        return command_line(self.verdict.options)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain types only; what was not measured is None."""
+        """Plain types; None for what was not measured."""
         cost = self.image_cost
         return _finite(
             {
                 "machine": self.machine,
                 "network": self.network,
                 "images": self.images,
-                "bottleneck": self.verdict.bottleneck,
+                "bottleneck": self.verdict.bottleneck or "none",
                 "sentence": self.verdict.sentence,
                 "recommendation": self.verdict.options,
                 "command": self.command,
@@ -77,7 +76,7 @@ class Report:
                 "copy_gb_per_s": self.copy_gb_per_s,
                 "now": _plan_json(self.now, self.now_timing),
                 "measured_alternative": _plan_json(self.better, self.better_timing),
-                "steps": [_step_json(time) for time in self.candidates],
+                "steps": [time.as_json() for time in self.steps],
                 "notes": list(self.notes),
             }
         )
@@ -93,12 +92,11 @@ class Report:
             ("decode a file", f"{cost.decode_ms:.2f} ms", "one thread"),
             *self._rows("loader alone", now.loader_ms, self.better_timing.loader_ms, _loader),
         ]
-        for time in self.candidates:
-            figure = f"{time.median_ms:.4g} ms" if not time.failure else "-"
+        for time in self.steps:
+            figure = f"{1000 / time.image_ms:.0f} images/s" if not time.failure else "-"
             memory = f", {time.peak_bytes / 2**30:.1f} GiB" if time.peak_bytes else ""
-            rate = f"{time.images_per_second:.0f} images/s, {time.batch_size} a step{memory}"
-            rows.append((f"step, {time.candidate}", figure, time.failure or rate))
-        rows += self._rows("augmentation and step", now.step_ms, self.better_timing.step_ms, _step)
+            duration_ms = f"{time.median_ms:.4g} ms for {time.batch_size} images{memory}"
+            rows.append((f"step, {time.form}", figure, time.failure or duration_ms))
         if self.copy_gb_per_s is not None:
             rows.append(("copy to the device", f"{self.copy_gb_per_s:.1f} GB/s", ""))
         rows += self._rows("both together", now.together_ms, self.better_timing.together_ms, _both)
@@ -131,33 +129,23 @@ def _loader(plan: Plan) -> str:
     return f"cache {plan.cache}, {plan.workers} workers"
 
 
-def _step(plan: Plan) -> str:
-    return f"{plan.candidate}, augmentation {'compiled' if plan.compile_augmentation else 'eager'}"
-
-
 def _both(plan: Plan) -> str:
-    return f"{_loader(plan)}, {_step(plan)}"
+    return f"{_loader(plan)}, {plan.form}"
 
 
 def _plan_json(plan: Plan, timing: Timing) -> dict[str, Any]:
     return {
         "cache": plan.cache,
         "workers": plan.workers,
-        "precision": plan.candidate.precision,
-        "channels_last": plan.candidate.channels_last,
-        "compile": plan.compile_option,
+        **plan.form._asdict(),
         "loader_images_per_second": 1000 / timing.loader_ms,
         "step_images_per_second": 1000 / timing.step_ms,
         "images_per_second": 1000 / timing.together_ms,
     }
 
 
-def _step_json(time: StepTime) -> dict[str, Any]:
-    return {**time.as_json(), "images_per_second": time.images_per_second}
-
-
 def _finite(value: Any) -> Any:
-    """NaN and infinity, which JSON has not, become None."""
+    """Replace NaN and infinity, which JSON lacks, by None."""
     if isinstance(value, dict):
         return {name: _finite(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
