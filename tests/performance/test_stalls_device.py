@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.support.stall_run import DeviceRun, Logged
+from yolo_lightning.performance import stalls
 from yolo_lightning.performance.stalls import StallMonitor
 from yolo_lightning.training.compilation import Compilation
 
@@ -71,7 +72,8 @@ def test_a_host_that_launches_too_slowly(
     device_s: float, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = DeviceRun(monkeypatch)
-    run.module.compilation = Compilation(None, False, "")
+    detector = SimpleNamespace(compilation=Compilation(None, False, ""), waiting=())
+    monkeypatch.setattr(stalls, "detection_module", lambda _: detector)
     run.epoch()
     for _ in range(5):
         run.launch(wait_s=0, host_s=10, device_s=device_s)

@@ -17,8 +17,8 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from ...data.batch import Batch
-from ...data.module import DetectionDataModule
 from ...system.text import first_line
+from ...training.contracts import DetectionData, detection_module
 from ...training.ema import ExponentialMovingAverage
 from ...training.module import YOLOv5
 from ...training.optimizer import batches_per_step
@@ -70,8 +70,9 @@ class StepClock(Callback):
             return
         if self._seen == self.warm_up:
             self._began_s = time.perf_counter()
-            parts: dict[str, torch.Tensor] = pl_module.running_losses  # type: ignore[assignment]
-            self.loss = torch.stack([*parts.values()]).sum() if parts else self.loss
+            module = detection_module(pl_module)
+            if module and module.running_losses:
+                self.loss = torch.stack([*module.running_losses.values()]).sum()
         if (self._seen - self.warm_up) % self.burst:
             return
         if pl_module.device.type == "cuda":
@@ -110,8 +111,9 @@ class _Data(LightningDataModule):
     """Batches on the device of the training, with the facts that the module asks its data module for."""
 
     copies_beside = True
+    stride = 32
 
-    def __init__(self, like: DetectionDataModule, batch_size: int, batches: Iterable[Batch]) -> None:
+    def __init__(self, like: DetectionData, batch_size: int, batches: Iterable[Batch]) -> None:
         super().__init__()
         self.image_size, self.batch_size = like.image_size, batch_size
         self.class_names, self.category_ids = like.class_names, like.category_ids
@@ -136,7 +138,7 @@ class ShortTraining:
     def __init__(
         self,
         module: YOLOv5,
-        data: DetectionDataModule,
+        data: DetectionData,
         batch_size: int,
         device: torch.device,
         ema: ExponentialMovingAverage,
