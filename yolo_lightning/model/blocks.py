@@ -1,8 +1,8 @@
-"""The door to ultralytics: its blocks, its YAML parser and its model files, and nothing else of it.
+"""Blocks, YAML parser and model files of ultralytics.
 
-Importing ultralytics has side effects on the whole process: it looks for a network, may install
-packages, logs, sets the number of OpenMP threads to one, and replaces functions of OpenCV, Pillow and
-torch by its own. So it happens here, with those held back or undone.
+Importing ultralytics has side effects on the whole process: it looks for a network, may install packages,
+logs, sets the number of OpenMP threads to one, and replaces functions of OpenCV, Pillow and torch. This file
+imports it and prevents or undoes that; no other file of the package imports it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ultralytics.nn.modules import SPPF, Detect  # noqa: E402
 from ultralytics.nn.tasks import parse_model  # noqa: E402
 
 if _threads is None:
-    os.environ.pop("OMP_NUM_THREADS", None)  # or every process we start would run on one thread
+    os.environ.pop("OMP_NUM_THREADS", None)  # or every child process would run on one thread
 
 for _module, _name, _original in _originals:
-    setattr(_module, _name, _original)  # theirs may try to install a package when a file is not an image
+    setattr(_module, _name, _original)  # theirs may install a package if a file is not an image
 
 MODEL_FILES = Path(ultralytics.__file__).parent / "cfg" / "models" / "v5"
 """Folder of ``yolov5.yaml`` and ``yolov5-p6.yaml``, whose layers before the head are the classic ones."""

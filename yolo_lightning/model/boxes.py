@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 _SMALLEST = 1e-16
-"""A height that is never divided below: (width / height)^2 still fits float32 for widths up to 1000 px."""
+"""Least divisor of a width: (width / height)^2 still fits float32 for widths up to 1000 px."""
 
 
 def xyxy_to_xywh(boxes: Tensor) -> Tensor:
@@ -55,14 +55,12 @@ def boxes_from_distances(probabilities: Tensor, points: Tensor) -> Tensor:
 def complete_iou(
     first: Tensor, second: Tensor, eps: float = 1e-7, *, box_format: Literal["xywh", "xyxy"] = "xywh"
 ) -> Tensor:
-    """Complete IoU of boxes (..., 4), pair by pair, as classic YOLOv5 computes it.
+    """Complete IoU (...) of boxes (..., 4), pair by pair, as classic YOLOv5 computes it.
 
     CIoU = IoU - d^2 / c^2 - alpha v with v = 4 / pi^2 (atan(w2 / h2) - atan(w1 / h1))^2 and alpha
     = v / (1 - IoU + v) held constant (Zheng et al. 2020, https://arxiv.org/abs/1911.08287).
-    Leading dimensions broadcast. Sides must not be negative.
-
-    Returns:
-        (...), at most 1, finite even for a box without area.
+    Leading dimensions broadcast. Sides must not be negative. The result is finite, even for a box without
+    area.
     """
     if box_format == "xywh":
         (w1, h1), (w2, h2) = first[..., 2:].unbind(-1), second[..., 2:].unbind(-1)
@@ -71,8 +69,7 @@ def complete_iou(
     left2, top2, right2, bottom2 = second.unbind(-1)
     if box_format == "xyxy":
         w1, h1, w2, h2 = right1 - left1, bottom1 - top1, right2 - left2, bottom2 - top2
-    # Side by side rather than along a dimension of 2: the backward pass of a product over a
-    # dimension looks for zeros on the host.
+    # No product over a dimension of 2, because its backward pass looks for zeros on the host.
     overlap_w = (torch.minimum(right1, right2) - torch.maximum(left1, left2)).clamp_min(0)
     overlap_h = (torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)).clamp_min(0)
     intersection = overlap_w * overlap_h

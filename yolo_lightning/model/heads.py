@@ -85,9 +85,9 @@ class AnchorHead(nn.Module):
         self._initialise_biases()
 
     def _initialise_biases(self) -> None:
-        """Start from what is likely: 8 objects in 640 px, class probability 0.6 / C.
+        """Start from likely outputs: 8 objects in 640 px, class probability 0.6 / C.
 
-        The idea is RetinaNet's (https://arxiv.org/abs/1708.02002, section 3.3).
+        As in RetinaNet (https://arxiv.org/abs/1708.02002, section 3.3).
         """
         for convolution, stride in zip(self.m, self.strides, strict=True):
             assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
@@ -131,7 +131,7 @@ class AnchorHead(nn.Module):
 
 
 class AnchorFreeHead(Detect):
-    """ultralytics' decoupled head, stopped before it decodes.
+    """Decoupled head of ultralytics, without its decoding in ``forward``.
 
     Args:
         num_classes: C.
@@ -146,7 +146,7 @@ class AnchorFreeHead(Detect):
         super().__init__(nc=num_classes, ch=tuple(channels))
         self.num_classes = num_classes
         self.strides = tuple(strides)
-        # On the CPU also where a network is built on meta to count its parameters: bias_init reads them.
+        # On the CPU even for a network on meta, built to count its parameters: bias_init reads the values.
         self.stride = torch.tensor(strides, dtype=torch.float32, device="cpu")
         self.bias_init()
 

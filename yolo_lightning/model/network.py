@@ -1,4 +1,4 @@
-"""From the name of a model, or a YOLOv5-style YAML, to a network."""
+"""Networks, built from the name of a model or a YOLOv5-style YAML."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ NAMES = (
 
 
 class DetectionNetwork(nn.Module):
-    """A chain of blocks with skips, and a detection head at its end.
+    """Chain of blocks with skips, and a detection head at its end.
 
     ``model`` numbers the blocks as the classic code does, so that official checkpoints fit by name:
     ``model.0.conv.weight`` .. ``model.24.m.2.bias``.
 
     Args:
-        layers: the blocks; each has ``i``, its number, and ``f``, the number of the block or blocks
-            that it reads (-1 is the one before).
+        layers: blocks; each has ``i``, its number, and ``f``, the number or numbers of the blocks that it
+            reads (-1 is the one before).
         saved: numbers of the blocks whose output a later block reads.
-        head: the head that reads the blocks in ``head_sources``.
-        head_sources: the blocks that the head reads.
+        head: the head.
+        head_sources: numbers of the blocks that the head reads.
     """
 
     def __init__(self, layers: nn.Sequential, saved: list[int], head: Head, head_sources: list[int]) -> None:
@@ -58,20 +58,16 @@ class DetectionNetwork(nn.Module):
         return self.head.strides
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Raw maps of the head.
+        """Raw maps of the head, one a level, see :mod:`.heads`.
 
         Args:
             images: float (B, 3, H, W) in 0..1, sides multiples of the largest stride.
-
-        Returns:
-            One map a level: (B, A, H/s, W/s, 5+C) of an :class:`~.heads.AnchorHead`, or
-            (B, 4*reg_max+C, H/s, W/s) of an :class:`~.heads.AnchorFreeHead`.
         """
         return run_layers(self.model, self._saved, images)
 
 
 def run_layers(layers: nn.Sequential, saved: frozenset[int], images: Tensor) -> Any:
-    """Feed images through numbered blocks and return what the last one gives."""
+    """Output of the last of numbered blocks for images."""
     outputs: dict[int, Tensor] = {}
     x: Any = images
     for layer in layers:
@@ -90,13 +86,13 @@ def build_network(architecture: str, num_classes: int) -> DetectionNetwork:
     """Build a YOLOv5 with fresh weights.
 
     Args:
-        architecture: ``yolov5n|s|m|l|x``, with ``6`` for P6 or ``u`` for the anchor-free head, or the
-            path of a YAML with ``backbone`` and ``head`` in the classic format. A YAML with
-            ``anchors`` gets the classic head, one without gets the anchor-free head.
+        architecture: ``yolov5n|s|m|l|x``, with ``6`` for P6 or ``u`` for the anchor-free head, or the path of
+            a YAML with ``backbone`` and ``head`` in the classic format. The last row of ``head`` names one of
+            ``heads.HEADS``; ``Detect`` is anchor-free unless the YAML has ``anchors``.
         num_classes: C.
 
     Raises:
-        InputError: an unknown name or a YAML that does not describe a YOLOv5 detector.
+        InputError: the name is unknown, or the YAML does not describe a YOLOv5 detector.
     """
     spec = _read_spec(architecture)
     *rows, head_row = spec.description["head"]
@@ -122,10 +118,10 @@ def build_network(architecture: str, num_classes: int) -> DetectionNetwork:
 
 
 def check_architecture(architecture: str) -> None:
-    """Refuse, before any time is spent, what :func:`build_network` could not build for its name or format.
+    """Check name and format before :func:`build_network`.
 
     Raises:
-        InputError: an unknown name or a YAML that does not describe a YOLOv5 detector.
+        InputError: the name is unknown, or the YAML does not describe a YOLOv5 detector.
     """
     _read_spec(architecture)
 
@@ -133,9 +129,9 @@ def check_architecture(architecture: str) -> None:
 @dataclass(frozen=True)
 class _Spec:
     description: dict[str, Any]
-    """The YAML, read."""
+    """Content of the YAML."""
     anchors_px: Tensor | None
-    """(L, A, 2) in px; None for an anchor-free head."""
+    """(L, A, 2) in px; None without anchors."""
 
 
 def _read_spec(architecture: str) -> _Spec:
@@ -161,7 +157,7 @@ def _read_spec(architecture: str) -> _Spec:
 
 
 def _check_description(path: Path, description: Any) -> None:
-    """Refuse what is not a detector, and an activation that is more than the name of a torch module."""
+    """Refuse descriptions of other networks, and activations that are no plain torch module."""
     for key in ("backbone", "head"):
         if not isinstance(description, dict) or not isinstance(description.get(key), list):
             raise InputError(
@@ -196,7 +192,7 @@ def _read_anchors(path: Path, anchors: Any) -> Tensor | None:
 
 
 def _measure(layers: nn.Sequential, saved: frozenset[int], sources: list[int]) -> tuple[list[int], list[int]]:
-    """Channels and strides of the blocks that the head reads, found by running an empty image through."""
+    """Channels and strides of the blocks that the head reads, measured with an empty image."""
     side_px = 256
     seen: dict[int, torch.Size] = {}
     hooks = [
@@ -206,7 +202,7 @@ def _measure(layers: nn.Sequential, saved: frozenset[int], sources: list[int]) -
         for number in sources
     ]
     device = next(layers.parameters()).device
-    layers.eval()  # the running statistics of the batch norms must not see this image
+    layers.eval()  # keeps this image out of the running statistics of the batch norms
     with torch.no_grad():
         run_layers(layers, saved, torch.zeros(1, 3, side_px, side_px, device=device))
     layers.train()
@@ -216,7 +212,7 @@ def _measure(layers: nn.Sequential, saved: frozenset[int], sources: list[int]) -
 
 
 def _set_classic_details(network: nn.Module) -> None:
-    """What the classic code sets after construction: batch norm constants, activations in place."""
+    """Set batch norm constants and in-place activations as the classic code does after construction."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps, module.momentum = 1e-3, 0.03

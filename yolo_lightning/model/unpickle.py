@@ -1,9 +1,8 @@
-"""A ``torch.save`` file opened without executing anything in it.
+"""Reading of ``torch.save`` files without executing anything in them.
 
-A classic checkpoint pickles whole modules (``models.yolo.Model``), and unpickling runs whatever a
-file asks for. Here no class of a file is ever imported: torch's restricted unpickler gets an inert
-stand-in for each name on an allow-list, and tensors are read off the stand-ins. A file that asks
-for any other name is refused before it is opened.
+A classic checkpoint pickles whole modules (``models.yolo.Model``), and plain unpickling would import and call
+any name in the file. Here torch's restricted unpickler gets an inert stand-in for each name on an allow-list,
+and tensors are read from the stand-ins. A file with any other name is refused before it is unpickled.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ _ALLOWED = re.compile(
     r"|numpy\.(?:_?core\.multiarray\.(?:scalar|_reconstruct)|dtype|ndarray|dtypes\.\w+)"  # best_fitness
     r"|argparse\.Namespace|collections\.defaultdict|datetime\.(?:date|datetime|timedelta)"
 )
-"""Names that a checkpoint may use beside torch's own tensors and containers. None is ever imported."""
+"""Names in checkpoints besides torch's own tensors and containers. None of them is imported."""
 
 
 class Inert:
-    """Stands in for every class and function that a checkpoint names: takes anything, does nothing."""
+    """Stand-in for classes and functions of a checkpoint: takes any arguments, does nothing."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Inert:
         return object.__new__(cls)
@@ -47,7 +46,7 @@ class Inert:
 
 @contextmanager
 def _only_these_globals(allowed: list[Any]) -> Iterator[None]:
-    """Let the restricted unpickler resolve ``allowed`` and nothing that other libraries declared safe."""
+    """Let the restricted unpickler resolve only ``allowed``, no names that other libraries declared safe."""
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(allowed)
@@ -62,8 +61,8 @@ def read_without_executing(path: Path) -> Any:
     """Content of a ``torch.save`` file, every class in it replaced by an :class:`Inert`.
 
     Raises:
-        InputError: the file asks for a name that is not on the allow-list, or for any class at all
-            in the format of before torch 1.6, whose names cannot be listed beforehand.
+        InputError: the file asks for a name that is not on the allow-list, or for any class if it has the
+            format of torch before 1.6, whose names cannot be listed beforehand.
     """
     with path.open("rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"

@@ -1,4 +1,4 @@
-"""Weights from a file to a network: official, fine-tuned and own checkpoints, told apart and transferred."""
+"""Loading of weights into a network from official, fine-tuned and own checkpoints."""
 
 from __future__ import annotations
 
@@ -31,49 +31,42 @@ _SIZES = {
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What a file holds."""
+    """Weights of a file."""
 
     path: Path
-    """The file."""
     state_dict: dict[str, Tensor]
     """Tensors by classic name (``model.0.conv.weight``); floating ones are float32, on the CPU."""
     class_names: tuple[str, ...] | None
-    """Name of each class, where the file has as many names as classes."""
+    """Name of each class; None if the file has another number of names."""
     num_classes: int | None
-    """Read off the shape of the head, where the head is known."""
+    """Number of classes by the shape of the head; None for an unknown head."""
     architecture_yaml: dict[str, Any] | None
-    """The model description that classic and ultralytics files carry."""
-    kind: str
-    """``pickled model``, ``state dict``, ``safetensors`` or ``lightning checkpoint``."""
+    """Model description of classic and ultralytics files."""
 
 
 @dataclass(frozen=True)
 class TransferReport:
-    """Which tensors of a network came from a file; each name of the network is in one of four groups."""
+    """Names of tensors of a network and a file, by the outcome of the transfer."""
 
     path: Path
     loaded: tuple[str, ...]
     """Copied whole."""
     partial: tuple[str, ...]
-    """Copied without the class rows: the file has another number of classes."""
+    """Copied without class rows, because the number of classes differs."""
     mismatched: tuple[str, ...]
-    """In the file with another shape; not loaded."""
+    """Not copied, because the shape differs."""
     missing: tuple[str, ...]
-    """Not in the file; not loaded."""
+    """Not in the file."""
     unused: tuple[str, ...]
-    """In the file and not in the network."""
-
-    @property
-    def total(self) -> int:
-        """Number of tensors of the network."""
-        return len(self.loaded) + len(self.partial) + len(self.mismatched) + len(self.missing)
+    """Only in the file."""
 
     def __str__(self) -> str:
-        parts = [f"{self.path}: {len(self.loaded)} of {self.total} tensors loaded"]
+        total = len(self.loaded) + len(self.partial) + len(self.mismatched) + len(self.missing)
+        parts = [f"{self.path}: {len(self.loaded)} of {total} tensors loaded"]
         for names, meaning in (
-            (self.partial, "more without their class rows (another number of classes)"),
-            (self.mismatched, "not loaded, of another shape"),
-            (self.missing, "not loaded, not in the file"),
+            (self.partial, "loaded without their class rows (the number of classes differs)"),
+            (self.mismatched, "not loaded (the shape differs)"),
+            (self.missing, "not in the file"),
             (self.unused, "only in the file"),
         ):
             if names:
@@ -85,13 +78,12 @@ def load_weights(path: str | Path) -> LoadedWeights:
     """Read a checkpoint without executing anything in it.
 
     Args:
-        path: a ``.pt`` of ultralytics/yolov5, of its package ``yolov5`` or of ultralytics (the EMA
-            weights where there are any), a plain state dict, a ``.safetensors`` file, or a
-            checkpoint written by yolo-lightning.
+        path: a ``.pt`` of ultralytics/yolov5, of its package ``yolov5`` or of ultralytics (its EMA weights if
+            it has them), a plain state dict, a ``.safetensors`` file, or a checkpoint of yolo-lightning.
 
     Raises:
-        InputError: there is no such file, it is damaged, it holds no weights, or it asks for a name
-            that is not on the allow-list.
+        InputError: the file does not exist, is damaged, holds no weights, or asks for a name that is not on
+            the allow-list.
     """
     path = Path(path)
     if not path.is_file():
@@ -101,7 +93,7 @@ def load_weights(path: str | Path) -> LoadedWeights:
         )
     try:
         if path.suffix == ".safetensors":
-            return _describe(path, load_file(path), None, None, "safetensors")
+            return _describe(path, load_file(path))
         return _interpret(path, read_without_executing(path))
     except InputError:
         raise
@@ -115,15 +107,16 @@ def load_weights(path: str | Path) -> LoadedWeights:
 def transfer_weights(network: nn.Module, weights: LoadedWeights) -> TransferReport:
     """Copy every tensor that fits by name and shape into a network.
 
-    Where a classic head has another number of classes, its box and objectness rows are copied and
-    its class rows keep their values. Nothing is copied when an error is raised.
+    If a classic head has another number of classes, its box and objectness rows are copied and its class rows
+    keep their values.
 
     Args:
-        network: has classic names in its ``state_dict`` (``model.0.conv.weight``).
+        network: network with classic names in its ``state_dict`` (``model.0.conv.weight``).
         weights: from :func:`load_weights`.
 
     Raises:
-        InputError: fewer than half of the tensors fit, so the file is of another architecture.
+        InputError: fewer than half of the tensors fit, so the file is of another architecture. Nothing is
+            copied.
     """
     target, source = network.state_dict(), weights.state_dict
     copies: list[tuple[Tensor, Tensor]] = []
@@ -154,10 +147,10 @@ def transfer_weights(network: nn.Module, weights: LoadedWeights) -> TransferRepo
 
 
 def identify_architecture(state_dict: Mapping[str, Tensor]) -> str | None:
-    """Name of the YOLOv5 that has these tensors, such as ``yolov5s6`` or ``yolov5nu``; None if it is none.
+    """Name of the YOLOv5 with these tensors, such as ``yolov5s6`` or ``yolov5nu``; None for other networks.
 
-    The size is told by the first convolution (6x6 since v6.0), P6 by the number of layers, the u
-    models by their distribution layer.
+    The first convolution (6x6 since v6.0) gives the size, the number of layers P6, and a distribution layer
+    the u models.
     """
     stem = state_dict.get("model.0.conv.weight")
     if stem is None or stem.shape[1:] != (3, 6, 6) or stem.shape[0] not in _SIZES:
@@ -171,28 +164,30 @@ def identify_architecture(state_dict: Mapping[str, Tensor]) -> str | None:
 
 
 def _interpret(path: Path, content: Any) -> LoadedWeights:
-    """Tell the known kinds of checkpoints apart."""
+    """Find the weights in the known kinds of checkpoints."""
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         settings = content.get("hyper_parameters")
         settings = settings if isinstance(settings, dict) else {}
         names = content.get("class_names", settings.get("class_names"))
-        return _describe(path, content["state_dict"], names, None, "lightning checkpoint")
+        return _describe(path, content["state_dict"], names)
     holder = content
     if isinstance(content, dict):
         holder = next((content[key] for key in ("ema", "model") if content.get(key) is not None), content)
     if isinstance(holder, Inert) and hasattr(holder, "_modules"):
         fields = vars(holder)
         tensors = dict(module_tensors(holder))
-        return _describe(path, tensors, fields.get("names"), fields.get("yaml"), "pickled model")
+        return _describe(path, tensors, fields.get("names"), fields.get("yaml"))
     if isinstance(holder, dict) and holder and all(isinstance(value, Tensor) for value in holder.values()):
-        return _describe(path, holder, None, None, "state dict")
+        return _describe(path, holder)
     raise InputError(
         f"{path}: holds no weights (neither a model nor a state dict under 'ema', 'model' or 'state_dict'); "
         "set model.weights to a checkpoint of a trained model"
     )
 
 
-def _describe(path: Path, raw: Mapping[str, Any], names: Any, description: Any, kind: str) -> LoadedWeights:
+def _describe(
+    path: Path, raw: Mapping[str, Any], names: Any = None, description: Any = None
+) -> LoadedWeights:
     """Bring names and dtypes to one form, and count the classes."""
     own = {name: value for name, value in raw.items() if name.startswith(_OWN_PREFIX)}
     state: dict[str, Tensor] = {}
@@ -208,7 +203,7 @@ def _describe(path: Path, raw: Mapping[str, Any], names: Any, description: Any, 
     if class_names is not None and num_classes is not None and len(class_names) != num_classes:
         class_names = None
     yaml = description if isinstance(description, dict) else None
-    return LoadedWeights(path, state, class_names, num_classes, yaml, kind)
+    return LoadedWeights(path, state, class_names, num_classes, yaml)
 
 
 def _count_classes(state: Mapping[str, Tensor]) -> int | None:
@@ -224,7 +219,7 @@ def _count_classes(state: Mapping[str, Tensor]) -> int | None:
 def _box_rows(
     name: str, target: Tensor, source: Tensor, network: Mapping[str, Tensor], source_classes: int | None
 ) -> tuple[Tensor, Tensor] | None:
-    """Views on the box and objectness rows (A, 5, ..) of a classic head in network and file, if it is one."""
+    """Views of the box and objectness rows (A, 5, ..) in network and file; None for other tensors."""
     match = re.fullmatch(r"(.+\.)m\.\d+\.(?:weight|bias)", name)
     anchors = network.get(f"{match[1]}anchors") if match else None
     if anchors is None or source_classes is None or source.shape[1:] != target.shape[1:]:

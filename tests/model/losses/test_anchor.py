@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from yolo_lightning.errors import InputError
-from yolo_lightning.model.losses import AnchorLoss, AnchorLossConfig, scaled_gains
+from yolo_lightning.model.losses import AnchorLoss, AnchorLossConfig
 
 SIZE = 64
 STRIDES = (8, 16, 32)
@@ -363,7 +363,7 @@ def test_compiles_once_for_any_number_of_labels() -> None:
 
 def test_gains_by_hand() -> None:
     # yolov5n6: four levels, 20 classes, 1280 px.
-    gains = scaled_gains(0.05, 1.0, 0.5, num_levels=4, num_classes=20, image_size_px=1280)
+    gains = AnchorLoss(torch.ones(4, 3, 2), (8, 16, 32, 64), 20).gains(1280)
     assert gains == pytest.approx((0.05 * 0.75, 4 * 0.75, 0.5 * 0.25 * 0.75))
     assert AnchorLoss(ANCHORS, STRIDES, 20).gains(64) == pytest.approx((0.05, 0.01, 0.125))
 

@@ -1,6 +1,6 @@
 """Losses of fixed shape, and the contract that a loss fulfils."""
 
-from .anchor import AnchorLoss, AnchorLossConfig, scaled_gains
+from .anchor import AnchorLoss, AnchorLossConfig
 from .anchor_free import AnchorFreeLoss, AnchorFreeLossConfig
 from .protocol import DetectionLoss, LossConfigs
 
@@ -11,5 +11,4 @@ __all__ = [
     "AnchorLossConfig",
     "DetectionLoss",
     "LossConfigs",
-    "scaled_gains",
 ]

@@ -1,8 +1,8 @@
-"""The classic YOLOv5 loss, with shapes that do not depend on how many labels there are.
+"""Classic YOLOv5 loss with shapes that do not depend on the number of labels.
 
-The definition is that of ultralytics/yolov5 v7.0, written for tensors of fixed shape: every label
-row has the same number of candidates (anchors x 3 cells), and what does not match has weight 0. So
-the loss compiles into one graph that serves every batch and never waits for the device.
+The definition is that of ultralytics/yolov5 v7.0. Every label row has the same number of candidates (anchors
+x 3 cells), and candidates that do not match have weight 0. So one compiled graph serves every batch and never
+waits for the device.
 """
 
 from __future__ import annotations
@@ -20,13 +20,11 @@ from ..boxes import complete_iou
 from .assign_anchor import Candidates, match_candidates
 
 FOCAL_ALPHA = 0.25
-"""Weight of the positives in the focal loss, 1 - alpha that of the negatives (Lin et al. 2017)."""
-
+"""Weight of positives in the focal loss; negatives have 1 - alpha (Lin et al. 2017)."""
 OBJECTNESS_BALANCE = {3: (4.0, 1.0, 0.4)}
-"""Weight of each level's objectness for a network of three levels, finest first."""
-
+"""Weight of each level's objectness, finest first, by the number of levels."""
 OBJECTNESS_BALANCE_ELSE = (4.0, 1.0, 0.25, 0.06, 0.02)
-"""The same for any other number of levels, at most five."""
+"""The same for other numbers of levels, at most five."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class AnchorLossConfig:
     objectness_positive_weight: float = 1.0
     """Weight of positives against negatives in the objectness loss; above 0."""
     anchor_threshold: float = 4.0
-    """A label matches an anchor when their sides differ by less than this factor; above 1."""
+    """Factor by which the sides of a label and a matching anchor differ at most; above 1."""
     label_smoothing: float = 0.0
     """Class targets are 1 - s / 2 and s / 2 instead of 1 and 0; from 0 to below 1."""
     focal_gamma: float = 0.0
@@ -72,43 +70,18 @@ class AnchorLossConfig:
 
 
 class Gains(NamedTuple):
-    """What each part of the loss is multiplied with."""
+    """Factors of the parts of the loss."""
 
     box: float
     objectness: float
     classes: float
 
 
-def scaled_gains(
-    box_gain: float,
-    objectness_gain: float,
-    class_gain: float,
-    *,
-    num_levels: int,
-    num_classes: int,
-    image_size_px: int,
-) -> Gains:
-    """The gains that act, from those that the user gave for 3 levels, 80 classes and 640 px.
-
-    Classic YOLOv5 scales them in ``train.py``: all by 3 / levels because the parts are summed over the
-    levels, the class gain by classes / 80, and the objectness gain by the image's area.
-    """
-    levels = 3 / num_levels
-    return Gains(
-        box=box_gain * levels,
-        objectness=objectness_gain * (image_size_px / 640) ** 2 * levels,
-        classes=class_gain * num_classes / 80 * levels,
-    )
-
-
 def _gather(raw: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor]:
-    """From a map (B, A, H, W, 5+C), the candidates' predictions and the objectness of every cell and anchor.
+    """Candidates' predictions (B, K, 5+C) and all objectness (B, A*H*W), float32, of a map (B, A, H, W, 5+C).
 
-    The map is read in the order in which it lies in memory (which follows the convolution's memory
-    format), because gradients are laid out like what is indexed; in another order each would be copied.
-
-    Returns:
-        float32 (B, K, 5+C) and (B, A*H*W); the whole map is never converted.
+    The map is indexed in its memory order, which follows the memory format of the convolution. Gradients take
+    the layout of the indexed tensor; in another order each would be copied.
     """
     strides = raw.stride()
     order = sorted(range(5), key=lambda dimension: -strides[dimension])
@@ -124,21 +97,18 @@ def _gather(raw: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor]:
 
 
 class AnchorLoss(nn.Module):
-    """Box, objectness and class loss of the classic YOLOv5 head.
+    """Box, objectness and class loss of the classic YOLOv5 head, a :class:`~.protocol.DetectionLoss`.
 
-    The box loss is 1 - CIoU, the objectness target is the CIoU of the matched prediction (0 where nothing
-    matches), the class loss is a binary cross-entropy a class. Where a cell is matched more than once, the
-    larger CIoU is its objectness target; the classic code lets the last label win, or the larger one with
-    ``sort_obj_iou``. All is computed in float32, whatever the precision of the maps.
+    The box loss is 1 - CIoU. The objectness target is the CIoU of the matched prediction, 0 for cells without
+    a match. The class loss is a binary cross-entropy for each class. If a cell is matched more than once, its
+    objectness target is the larger CIoU; in the classic code the last label wins, or the larger one with
+    ``sort_obj_iou``. The numbers of matches pass through ``rank_mean``.
 
     Args:
         anchors: (L, A, 2) width and height of the anchors in units of the level's stride.
         strides: L strides in px, finest first.
         num_classes: C. With one class there is no class loss.
         config: gains and thresholds.
-
-    The attributes ``rank_mean``, ``ranks`` and ``image_size_px`` are those of
-    :class:`~.protocol.DetectionLoss`; the numbers of matches pass through ``rank_mean``.
 
     Raises:
         InputError: anchors and strides do not fit each other, or there are more than 5 levels.
@@ -163,8 +133,8 @@ class AnchorLoss(nn.Module):
             )
         if not 1 <= len(strides) <= len(OBJECTNESS_BALANCE_ELSE):
             raise InputError(f"the anchor loss takes 1 to 5 levels, not {len(strides)}: use fewer strides")
-        # Not saved: the head's are. They share memory until the module is moved, so that a checkpoint
-        # that is loaded into the head is loaded here too.
+        # Not saved, unlike those of the head. They share memory until the module is moved, so that a
+        # checkpoint that is loaded into the head is loaded here too.
         self.register_buffer("anchors", anchors.detach().float(), persistent=False)
         self.strides = tuple(int(stride) for stride in strides)
         self.num_classes = num_classes
@@ -177,22 +147,17 @@ class AnchorLoss(nn.Module):
     def forward(
         self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor, divisor: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, as a mean: classic YOLOv5 multiplies it by the batch size, this does not.
+        """Mean loss of a batch, see :class:`~.protocol.DetectionLoss`; classic YOLOv5 multiplies by B.
 
         Args:
             maps: L maps (B, A, H, W, 5 + C) of raw x, y, w, h, objectness and class logits, of any strides
                 in memory; float32, float16 or bfloat16.
             targets: float32 (B, N, 5) class, x1, y1, x2, y2 in px of the network's input.
             mask: bool (B, N), which rows of ``targets`` are labels.
-            divisor: (L,), what the sums over the matches of each level are divided by, instead of the
-                numbers of matches in this batch (on all processes); see :meth:`joint_divisor`.
-
-        Returns:
-            The loss, a float32 scalar, and its parts ``box``, ``obj`` and ``cls``: detached scalars, gains
-            included, that add up to it.
+            divisor: (L,), divisor of the sums over matches, instead of the number of matches in this batch.
         """
         gains = self.gains(self.image_size_px or maps[0].shape[2] * self.strides[0])
-        targets = torch.where(mask[..., None], targets.float(), 0.0)  # whatever the padding holds
+        targets = torch.where(mask[..., None], targets.float(), 0.0)  # padding may hold NaN
         levels = [self._match(level, raw.shape[2:4], targets, mask) for level, raw in enumerate(maps)]
         if divisor is None:
             divisor = self._rank_mean_or_one(torch.stack([each.weight.sum() for each in levels]))  # (L,)
@@ -211,14 +176,16 @@ class AnchorLoss(nn.Module):
         }
 
     def gains(self, image_size_px: int) -> Gains:
-        """The gains that act on images of this size."""
-        return scaled_gains(
-            self.config.box_gain,
-            self.config.objectness_gain,
-            self.config.class_gain,
-            num_levels=len(self.strides),
-            num_classes=self.num_classes,
-            image_size_px=image_size_px,
+        """Gains in effect, scaled from those given for 3 levels, 80 classes and 640 px.
+
+        As in ``train.py`` of classic YOLOv5: all by 3 / levels because the parts are summed over the levels,
+        the class gain by classes / 80, and the objectness gain by the area of the images.
+        """
+        levels = 3 / len(self.strides)
+        return Gains(
+            box=self.config.box_gain * levels,
+            objectness=self.config.objectness_gain * (image_size_px / 640) ** 2 * levels,
+            classes=self.config.class_gain * self.num_classes / 80 * levels,
         )
 
     def describe_gains(self, image_size_px: int) -> str:
@@ -247,7 +214,7 @@ class AnchorLoss(nn.Module):
     def _rank_mean_or_one(self, counts: Tensor) -> Tensor:
         if self.rank_mean is not None and self.training:
             counts = self.rank_mean(counts)
-        # Only no match at all, on any process, makes a mean of counts zero; then the sums are zero too.
+        # A mean of counts is zero only without any match on any process; then the sums are zero too.
         return torch.where(counts > 0, counts, 1.0)
 
     def _match(self, level: int, shape: Sequence[int], targets: Tensor, mask: Tensor) -> Candidates:
@@ -262,10 +229,10 @@ class AnchorLoss(nn.Module):
         )
 
     def _level_loss(self, level: int, raw: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor]:
-        """For one level, the sum of the box loss, the mean of the objectness loss, the sum of the class loss.
+        """Sum of the box loss, mean of the objectness loss, and sum of the class loss of a level.
 
-        The class loss is a mean over the classes before it is summed over the matches. Its tensors of
-        (B, 9N, C) are the largest: 47 MB each for 64 images with room for 256 labels of 80 classes.
+        The class loss is averaged over the classes, then summed over the matches. Its tensors of (B, 9N, C)
+        are the largest: 47 MB each for 64 images with room for 256 labels of 80 classes.
         """
         height, width = raw.shape[2:4]
         matched, logits = _gather(raw, candidates)  # (B, K, 5+C), (B, A*H*W)
@@ -276,8 +243,8 @@ class AnchorLoss(nn.Module):
 
         quality = ciou.detach() * (candidates.weight > 0)  # (B, K)
         cell = (candidates.anchor * height + candidates.row) * width + candidates.column  # (B, K)
-        # The larger CIoU wins where a cell is matched twice, whatever the order of the labels; the zeros
-        # take part, so none is negative.
+        # The larger CIoU wins if a cell is matched twice, in any order of labels; zeros take part, so that
+        # no target is negative.
         target = torch.zeros_like(logits).scatter_reduce(1, cell, quality, "amax")
         objectness = self._cross_entropy(logits, target, self.config.objectness_positive_weight).mean()
 
@@ -290,7 +257,7 @@ class AnchorLoss(nn.Module):
         return box, objectness, (class_loss.mean(dim=-1) * candidates.weight).sum()
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, positive_weight: float) -> Tensor:
-        """Binary cross-entropy, element by element, focal when ``focal_gamma`` is above 0."""
+        """Binary cross-entropy of each element, focal if ``focal_gamma`` is above 0."""
         weight = None if positive_weight == 1 else logits.new_full((), positive_weight)
         loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight, reduction="none")
         if self.config.focal_gamma == 0:

@@ -1,7 +1,7 @@
-"""The loss of the anchor-free u models, with shapes that do not depend on how many labels there are.
+"""Loss of the anchor-free u models, with shapes that do not depend on the number of labels.
 
-The definition is that of ultralytics 8.4's detection loss. Boxes are learnt by a bounded number of points,
-each with the weight that the assignment gives it, many of them with 0.
+The definition is that of the detection loss of ultralytics 8.4. A bounded number of points learn boxes, each
+with a weight from the assignment that may be 0.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ..boxes import boxes_from_distances, cell_corners, complete_iou
 from .assign_task_aligned import ENLARGED_STRIDE, assign, learning_points
 
 _LAST_BIN_MARGIN = 0.01
-"""How far a distance target stays below the last bin, in strides, so that it lies between two bins."""
+"""Least distance of a target from the last bin, in strides, so that it lies between two bins."""
 
 
 @dataclass(frozen=True)
 class AnchorFreeLossConfig:
-    """Weights of the anchor-free loss and numbers of its assignment; the defaults are ultralytics'.
+    """Gains of the anchor-free loss and options of its assignment; the defaults are ultralytics'.
 
     Raises:
         InputError: a value is out of its range.
@@ -37,44 +37,33 @@ class AnchorFreeLossConfig:
     dfl_gain: float = 1.5
     """Weight of the distribution focal loss; 0 or more."""
     top_k: int = 10
-    """Points of the maps that a label takes at most; 1 or more."""
+    """Most points of the maps that a label takes; 1 or more."""
     alpha: float = 0.5
     """Exponent of the class score in the rating of a point for a label; 0 or more."""
     beta: float = 6.0
     """Exponent of the CIoU in the rating of a point for a label; 0 or more."""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("box_gain", 0),
-            ("class_gain", 0),
-            ("dfl_gain", 0),
-            ("top_k", 1),
-            ("alpha", 0),
-            ("beta", 0),
-        ):
-            value = getattr(self, name)
+        for name, value in vars(self).items():
+            least = 1 if name == "top_k" else 0
             if not value >= least:
                 raise InputError(f"anchor_free_loss.{name} is {value}: give a number of {least} or more")
 
 
 class AnchorFreeLoss(nn.Module):
-    """Box, class and distribution focal loss of the anchor-free head.
+    """Box, class and distribution focal loss of the anchor-free head, a :class:`~.protocol.DetectionLoss`.
 
     Each point of the maps predicts its distance to the four sides of a box as a distribution over
-    0 .. reg_max - 1 strides (Li et al. 2020, https://arxiv.org/abs/2006.04388). With the task-aligned
-    scores t (see ``task_aligned.assign``), box is the sum of t (1 - CIoU), class the sum of binary
-    cross-entropies against t, dfl the sum of t times the cross-entropies of the two bins around each
-    distance, averaged over the sides; each is divided by the sum of t, at least 1. All is computed in
-    float32, whatever the precision of the maps.
+    0 .. reg_max - 1 strides (Li et al. 2020, https://arxiv.org/abs/2006.04388). With the task-aligned scores
+    t (see ``assign_task_aligned.assign``), box is the sum of t (1 - CIoU), class the sum of binary
+    cross-entropies against t, dfl the sum of t times the cross-entropies of the two bins at each distance,
+    averaged over the sides. Each is divided by the sum of t, at least 1, which passes through ``rank_mean``.
 
     Args:
         strides: strides in px, one a level, finest first.
         num_classes: C.
-        config: gains, and numbers of the assignment.
+        config: gains, and options of the assignment.
         reg_max: bins of a distribution, at least 2.
-
-    The attributes ``rank_mean``, ``ranks`` and ``image_size_px`` are those of
-    :class:`~.protocol.DetectionLoss`; the sum of the scores passes through ``rank_mean``.
     """
 
     rank_mean: Callable[[Tensor], Tensor] | None
@@ -100,26 +89,21 @@ class AnchorFreeLoss(nn.Module):
     def forward(
         self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor, divisor: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, as a mean: ultralytics multiplies it by the batch size, this does not.
+        """Mean loss of a batch, see :class:`~.protocol.DetectionLoss`; ultralytics multiplies by B.
 
         Args:
             maps: for each level, (B, 4 * reg_max + C, H, W): logits of the distances to the left, top, right
                 and bottom side (reg_max each), then C class logits; float32, float16 or bfloat16.
             targets: float32 (B, N, 5) class, x1, y1, x2, y2 in px of the network's input, N at least 1.
             mask: bool (B, N), which rows of ``targets`` are labels.
-            divisor: scalar, what the sums are divided by instead of the scores in this batch (on all
-                processes).
-
-        Returns:
-            The loss, a float32 scalar, and its parts ``box``, ``cls`` and ``dfl``: detached scalars, gains
-            included, that add up to it. With a divisor also ``score``, the sum of this process's scores,
-            from which :meth:`joint_correction` computes the right divisor.
+            divisor: scalar, divisor of the sums instead of the scores in this batch. With it, the parts have
+                ``score``, the sum of this process's scores, for :meth:`joint_correction`.
         """
-        # Points before channels: the levels are joined without a transposition when they are channels
-        # last, and the bins of a point lie side by side.
+        # Points before channels: channels-last levels are joined without a transposition, and the bins of a
+        # point lie side by side.
         raw = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)  # (B, P, 4*reg_max+C)
         points, strides = self._points(maps)  # (P, 2) in strides, (P,)
-        targets = torch.where(mask[..., None], targets.float(), 0.0)  # whatever the padding holds
+        targets = torch.where(mask[..., None], targets.float(), 0.0)  # padding may hold NaN
         with torch.no_grad():
             boxes = boxes_from_distances(self._bins(raw).softmax(-1), points)  # (B, P, 4) xyxy in strides
             row, score = assign(
@@ -142,7 +126,7 @@ class AnchorFreeLoss(nn.Module):
         rows, class_logits = _Read.apply(raw, learning, self.num_classes)  # (M, 4*reg_max+C), (B, P, C)
         score, point = score.flatten()[learning], learning % len(points)  # (M,) each
         assigned = targets[learning // len(points), row.flatten()[learning]]  # (M, 5)
-        # The cross-entropy softplus(x) - t x splits, so that no target of the logits' shape is made.
+        # The cross-entropy softplus(x) - t x is split, so that no target of the logits' shape is made.
         of_label = rows.gather(1, 4 * self.reg_max + assigned[:, :1].long()).squeeze(1)  # (M,)
         classes = F.softplus(class_logits).sum() - (of_label * score).sum()
         box, dfl = self._box_losses(
@@ -155,7 +139,7 @@ class AnchorFreeLoss(nn.Module):
         return box + classes + dfl, parts | found
 
     def joint_divisor(self, batches: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        """Any divisor: the right one follows from predictions, see :meth:`joint_correction`."""
+        """An arbitrary divisor: the right one follows from predictions, see :meth:`joint_correction`."""
         images, targets, _ = batches[0]
         return targets.new_full((), len(images))
 
@@ -211,9 +195,9 @@ class AnchorFreeLoss(nn.Module):
 
 
 class _Read(torch.autograd.Function):
-    """What the loss reads of the maps: all of some points, and the class logits of all points.
+    """Reads all channels of some points, and the class logits of all points.
 
-    That is two indexings, whose gradients autograd would make as two tensors of the maps' size and add.
+    For two separate indexings autograd would make two gradients of the maps' size and add them.
     """
 
     @staticmethod
@@ -227,7 +211,7 @@ class _Read(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """From gradients of both to that of raw, where each sum is rounded once."""
+        """Gradient of raw, in which each sum is rounded once."""
         (learning,) = ctx.saved_tensors
         rows, logits = gradients
         num_classes = logits.shape[2]

@@ -1,4 +1,4 @@
-"""Which anchors and cells of the classic head learn which label; no shape depends on the labels."""
+"""Label assignment of the classic head, with shapes that do not depend on the labels."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..boxes import xyxy_to_xywh
 
 
 class Candidates(NamedTuple):
-    """For one level, the (cell, anchor) pairs that every label row may match, K = N * A * 3."""
+    """Pairs of cell and anchor of a level that each label row may match, K = N * A * 3."""
 
     weight: Tensor
-    """float32 (B, K): how often the candidate counts; 0 where it does not match."""
+    """float32 (B, K): number of times that the candidate counts; 0 for no match."""
     anchor: Tensor
     """int64 (B, K), index of the anchor."""
     row: Tensor
@@ -37,10 +37,10 @@ def match_candidates(
     stride: int,
     anchor_threshold: float,
 ) -> Candidates:
-    """Match labels with anchors by the ratio of their sides, and with the cell of their centre and two more.
+    """Match labels with anchors by the ratio of their sides, and with up to three cells.
 
-    A label matches an anchor when neither side is ``anchor_threshold`` times longer or shorter. It then
-    belongs to the cell that holds its centre, and along each axis to the neighbour that is nearer to it.
+    A label matches an anchor if neither side is ``anchor_threshold`` times longer or shorter. It then belongs
+    to the cell of its centre, and along each axis to the nearer neighbour of that cell.
 
     Args:
         targets: float32 (B, N, 5) class, x1, y1, x2, y2 in px.
@@ -49,12 +49,12 @@ def match_candidates(
         height: rows of the level's map.
         width: columns of the level's map.
         stride: px a cell.
-        anchor_threshold: the ratio of sides from which on a label does not match an anchor.
+        anchor_threshold: least ratio of sides at which a label does not match an anchor.
     """
     batch, capacity = mask.shape
     boxes = xyxy_to_xywh(targets[..., 1:]) / stride  # (B, N, 4) in cells
     x, y, sides = boxes[..., 0], boxes[..., 1], boxes[..., 2:]  # (B, N), (B, N), (B, N, 2)
-    # Without a side, as in padding, one of the two is infinite.
+    # For a side of zero, as in padding, one of the two is infinite.
     ratio = sides[:, :, None] / anchors  # (B, N, A, 2)
     fits = torch.maximum(ratio, 1 / ratio).amax(dim=-1) < anchor_threshold  # (B, N, A)
 
@@ -85,13 +85,13 @@ def match_candidates(
 
 
 def _cells_along_axis(position: Tensor, cells: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Along one axis, the cell of a position (B, N) in 0 .. cells and the neighbour that is nearer to it.
+    """Cell of a position (B, N) in 0 .. cells along one axis, and its nearer neighbour.
 
     Returns:
-        The cell and the neighbour, int64 (B, N), clamped to the map; whether there is a neighbour, bool
-        (B, N) (not in the outer half of an outermost cell, nor in the middle of a cell); and whether the
-        position is on the edge of two cells, bool (B, N). There the classic code finds both the cell
-        before and the one after near, and "after" is the position's own cell: it counts once more.
+        Cell and neighbour, int64 (B, N), clamped to the map. Whether there is a neighbour, bool (B, N): not
+        in the outer half of an outermost cell, nor in the middle of a cell. Whether the position is on the
+        edge of two cells, bool (B, N): there the classic code takes both the cell before and the cell after,
+        which is the position's own, so that its own cell counts once more.
     """
     from_end = cells - position
     before = (position % 1 < 0.5) & (position > 1)

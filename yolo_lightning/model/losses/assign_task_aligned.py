@@ -1,8 +1,8 @@
-"""Task-aligned assignment: which points of the maps learn which label, and how strongly.
+"""Task-aligned label assignment of the u models.
 
-From TOOD (Feng et al. 2021, https://arxiv.org/abs/2108.07755) as ultralytics 8.4 trains the u models
-with it. Every (label, point) pair is looked at, so that no shape depends on the labels; only eager code
-on a CPU, which has no device to wait for and no graph to keep, lists the pairs that matter.
+From TOOD (Feng et al. 2021, https://arxiv.org/abs/2108.07755), as in ultralytics 8.4. All pairs of label and
+point are rated, so that no shape depends on the labels. Only eager code on a CPU, which waits for no device
+and keeps no graph, lists the pairs that matter.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import Tensor
 from ..boxes import complete_iou, xywh_to_xyxy, xyxy_to_xywh
 
 ENLARGED_STRIDE = 1
-"""Sides shorter than the stride of this level (the second) count as that long when points inside a
-label are looked for; otherwise a tiny label would hold no point at all."""
+"""Level, counted from 0, whose stride is the least side of labels in the search for points inside; otherwise
+a tiny label would hold no point."""
 
 _EPS = 1e-9
 
 
 class Assignment(NamedTuple):
-    """What each of the P points of the maps learns."""
+    """Label and score that each of the P points of the maps learns."""
 
     row: Tensor
-    """int64 (B, P), the label row of each point; without meaning where ``score`` is 0."""
+    """int64 (B, P), label row of each point; arbitrary if ``score`` is 0."""
     score: Tensor
-    """float32 (B, P) in 0..1: target of the class score, and weight of the box; 0 for background."""
+    """float32 (B, P) in 0..1, target of the class score and weight of the box; 0 for background."""
 
 
 class _Labels(NamedTuple):
@@ -36,9 +36,9 @@ class _Labels(NamedTuple):
     image: Tensor
     """int64 (L,)."""
     row: Tensor
-    """int64 (L,), the row within the image."""
+    """int64 (L,), row within the image."""
     label: Tensor
-    """int64 (L,), the class."""
+    """int64 (L,), class."""
     box: Tensor
     """float32 (L, 4) xyxy in px."""
     is_label: Tensor
@@ -46,21 +46,20 @@ class _Labels(NamedTuple):
 
 
 class _Rated(NamedTuple):
-    """How well points fit labels."""
+    """Ratings of points for labels."""
 
     overlap: Tensor
-    """float32 (L, P), CIoU, at least 0; without meaning for points outside the label."""
+    """float32 (L, P), CIoU, at least 0; arbitrary for points outside the label."""
     rating: Tensor
     """float32 (L, P); 0 for points outside the label."""
     closest: Tensor
-    """int64 (B * P,), the first of the labels that overlap a point most, as an index of the L; without
-    meaning for points inside no label."""
+    """int64 (B * P,), the first of the L labels that overlap a point most; arbitrary for background."""
 
 
 def may_list(tensor: Tensor) -> bool:
-    """Whether a list whose length depends on the values of ``tensor`` costs nothing: in eager code on a CPU.
+    """Whether code may make lists whose length depends on values of ``tensor``: in eager code on a CPU.
 
-    On another device the host would wait for its length, and a compiled graph would break.
+    Otherwise the host would wait for the device, or a compiled graph would break.
     """
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
@@ -81,18 +80,18 @@ def assign(
     """Give each label its best points and each point at most one label.
 
     A point inside a label is rated by p^alpha * CIoU^beta, p being its score for the label's class. A label
-    takes its ``top_k`` best points; a point taken twice goes to the label that it overlaps most. The score
-    to learn is the rating, scaled within each label so that the best point's is the label's best CIoU.
-    It takes a few tensors of (B, N, P) float32: 69 MB each for 16 images of 640 px with room for 128 labels.
+    takes its ``top_k`` best points; a point taken twice goes to the label that it overlaps most. The score to
+    learn is the rating, scaled for each label so that its best point has the label's best CIoU. This takes a
+    few float32 tensors of (B, N, P): 69 MB each for 16 images of 640 px with room for 128 labels.
 
     Args:
         class_logits: float32 (B, C, P).
-        boxes: float32 (B, P, 4), the predicted xyxy in px.
+        boxes: float32 (B, P, 4), predicted xyxy in px.
         points: float32 (P, 2), x, y in px.
         targets: float32 (B, N, 5) class, x1, y1, x2, y2 in px, N at least 1.
         mask: bool (B, N), which rows are labels.
-        shortest_side_px: shorter sides of labels are enlarged to this when points are looked for.
-        top_k: points a label takes at most.
+        shortest_side_px: least side of labels in the search for points inside.
+        top_k: most points of a label.
         alpha: exponent of the class score.
         beta: exponent of the CIoU.
     """
@@ -114,15 +113,13 @@ def assign(
 
 
 def learning_points(score: Tensor, most: int) -> Tensor:
-    """Where the points lie that learn a box.
+    """Indices (M,) of the flattened ``score`` (B, P) for the points that learn a box.
+
+    They are distinct and include all points with a score; a list of fixed length has others too.
 
     Args:
-        score: float32 (B, P), an assignment's.
-        most: bound of the points of an image whose score is above 0.
-
-    Returns:
-        int64 (M,), indices of the flattened ``score``, none twice. All points with a score are among them,
-        and in a list of fixed length some without one.
+        score: float32 (B, P), from :func:`assign`.
+        most: most points of an image with a score above 0.
     """
     if may_list(score):
         return score.flatten().nonzero().squeeze(1)
@@ -132,7 +129,7 @@ def learning_points(score: Tensor, most: int) -> Tensor:
 
 
 def _flat_labels(targets: Tensor, mask: Tensor) -> _Labels:
-    """The labels, where a list costs nothing, else all rows; one row at least."""
+    """The labels if :func:`may_list`, else all rows; at least one row."""
     if may_list(mask):
         image, row = mask.nonzero(as_tuple=True)
         if not len(image):  # a row of padding, so that nothing below meets an empty tensor
@@ -168,7 +165,7 @@ def _first_labels(images: int, rows: Tensor) -> Tensor:
 def _rate_listed(
     class_logits: Tensor, boxes: Tensor, labels: _Labels, inside: Tensor, alpha: float, beta: float
 ) -> _Rated:
-    """As :func:`_rate_all`, but computed for the M pairs that are inside; most pairs are not."""
+    """:func:`_rate_all`, computed only for the M pairs that are inside; most pairs are not."""
     label, point = pair = inside.nonzero(as_tuple=True)  # (M,) each
     image = labels.image[label]
     overlap = complete_iou(labels.box[label], boxes[image, point], box_format="xyxy").clamp_min(0)  # (M,)
@@ -185,26 +182,25 @@ def _rate_listed(
 
 
 def _owners(rated: _Rated, labels: _Labels, inside: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """(B * P,) each: which of the L labels owns a point, int64, and whether one does, bool."""
+    """Owner among the L labels, int64, and whether there is one, bool, of each of the (B * P,) points."""
     best = rated.rating.topk(top_k, dim=-1).indices  # (L, top_k)
-    takes = inside.gather(1, best)  # (L, top_k), False for what fills up a label of fewer points
+    takes = inside.gather(1, best)  # (L, top_k), False beyond the points of a label
     place = (best + labels.image[:, None] * inside.shape[1]).flatten()  # of the B * P points
     takers = torch.zeros_like(rated.closest).scatter_add_(0, place, takes.flatten().long())  # (B * P,)
     index = torch.arange(len(best), device=best.device)[:, None].expand_as(best)
     taker = torch.where(takes, index, 0).flatten()
     taker = torch.zeros_like(rated.closest).scatter_reduce_(0, place, taker, "amax")
-    # The label that a contested point overlaps most may be one that did not take it; so it is in
-    # the definition.
+    # By definition, a contested point goes to the label it overlaps most, even to one that did not take it.
     return torch.where(takers > 1, rated.closest, taker), takers > 0
 
 
 def _points_inside(points: Tensor, labels: _Labels, shortest_side: float) -> Tensor:
-    """Which of the points (P, 2) are strictly inside which labels: bool (L, P), False for padding."""
+    """Points (P, 2) strictly inside each label: bool (L, P), False for padding."""
     boxes = xyxy_to_xywh(labels.box)
     boxes = xywh_to_xyxy(torch.cat((boxes[..., :2], boxes[..., 2:].clamp_min(shortest_side)), dim=-1))
     left, top, right, bottom = boxes[..., None].unbind(-2)  # (L, 1) each
     left = torch.where(labels.is_label[:, None], left, torch.inf)
     x, y = points.unbind(-1)  # (P,) each
-    # The definition asks for a distance above 1e-9, which is every distance of a float32 from a point
+    # The definition requires a distance above 1e-9, which holds for any float32 unequal to a point that is
     # half a pixel or more from 0.
     return (x > left) & (x < right) & (y > top) & (y < bottom)

@@ -26,10 +26,10 @@ class DetectionLoss(Protocol):
     """
 
     image_size_px: int | None
-    """Side of the training images; None takes it from the maps. Only losses that scale by it read it."""
+    """Side of the training images; None takes it from the maps. Only losses that scale by it need it."""
     rank_mean: Callable[[Tensor], Tensor] | None
-    """Mean of a tensor over the processes, for training on several of them. What the loss divides by passes
-    through it, so that the mean of the processes' gradients is the gradient of the joined batch."""
+    """Mean of a tensor over the processes. In training, the divisor of the loss passes through it, so that
+    the mean of the processes' gradients is the gradient of the joined batch. None for a single process."""
     ranks: int
     """Number of processes that ``rank_mean`` averages over."""
 
