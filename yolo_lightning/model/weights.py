@@ -60,9 +60,13 @@ class TransferReport:
     unused: tuple[str, ...]
     """Only in the file."""
 
+    @property
+    def total(self) -> int:
+        """Number of tensors of the network."""
+        return len(self.loaded) + len(self.partial) + len(self.mismatched) + len(self.missing)
+
     def __str__(self) -> str:
-        total = len(self.loaded) + len(self.partial) + len(self.mismatched) + len(self.missing)
-        parts = [f"{self.path}: {len(self.loaded)} of {total} tensors loaded"]
+        parts = [f"{self.path}: {len(self.loaded)} of {self.total} tensors loaded"]
         for names, meaning in (
             (self.partial, "loaded without their class rows (the number of classes differs)"),
             (self.mismatched, "not loaded (the shape differs)"),

@@ -1,4 +1,4 @@
-"""Weights averaged over training, with classic YOLOv5's ramp."""
+"""Exponential moving average of the weights, with classic YOLOv5's ramp."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from ..errors import InputError
 
 
 def ema_decay(updates: int, decay: float = 0.9999, ramp_updates: float = 2000.0) -> float:
-    """Decay of the ``updates``-th update, from 1: near 0 at first, so that early weights are forgotten."""
+    """Decay of update number ``updates`` (from 1): near 0 at first, so that early weights are forgotten."""
     return decay * (1 - math.exp(-updates / ramp_updates))
 
 
 class ExponentialMovingAverage(Callback):
-    """Keeps an average of ``module.network``, validates it, and saves it.
+    """Averages ``module.network``, validates the average, and saves it.
 
-    In a checkpoint ``state_dict`` holds the average (what one evaluates and deploys) and
-    ``live_state_dict`` the weights that training goes on from; that is so at whatever moment the
-    checkpoint is written, during validation too.
+    In a checkpoint ``state_dict`` holds the average, to evaluate and deploy, and ``live_state_dict`` the
+    weights that training resumes from. That holds for checkpoints within a validation too.
 
     Args:
         decay: decay after the ramp, 0..1; 0 turns averaging off.
-        ramp_updates: optimizer steps after which the decay has come to 63 % of its value; above 0.
+        ramp_updates: optimizer steps until 63 % of the decay; above 0.
 
     Raises:
         InputError: a number is out of its range.
@@ -48,13 +47,13 @@ class ExponentialMovingAverage(Callback):
 
     @property
     def _holds_average(self) -> bool:
-        """Whether the network holds the averaged weights just now, in place of its own."""
+        """Whether the network holds the averaged weights in place of its own."""
         return bool(self._set_aside)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.decay > 0:
-            self._live = _state(pl_module)  # the network stays where it is from here on
-            kept = self._average or self._live  # what a checkpoint gave, or else the start
+            self._live = _state(pl_module)  # the network is on its device by now
+            kept = self._average or self._live  # from a checkpoint, or else the initial weights
             self._average = {n: kept[n].to(value.device, copy=True) for n, value in self._live.items()}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -113,9 +112,9 @@ class ExponentialMovingAverage(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Runs whenever a checkpoint was loaded, when the network has just been given the average."""
+        """Take the average from the network, which has just loaded it, and restore the live weights."""
         if trainer.state.fn != TrainerFn.FITTING or "live_state_dict" not in checkpoint:
-            return  # to evaluate, the average stays
+            return  # an evaluation keeps the average
         if self.decay > 0:
             self._average = {name: value.clone() for name, value in _state(pl_module).items()}
         live = {name.removeprefix("network."): value for name, value in checkpoint["live_state_dict"].items()}
@@ -123,12 +122,12 @@ class ExponentialMovingAverage(Callback):
 
 
 def _state(pl_module: LightningModule) -> dict[str, Tensor]:
-    """Parameters and buffers of the network by name, sharing memory with it."""
+    """Parameters and buffers of the network by name, in its memory."""
     network: torch.nn.Module = pl_module.network  # type: ignore[assignment]
     return network.state_dict()
 
 
 @torch.no_grad()
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    if target:  # one call for all of them: each one lets another thread have the interpreter
+    if target:  # one call for all, because each call may hand the interpreter to another thread
         torch._foreach_copy_(list(target.values()), [source[name] for name in target])

@@ -1,8 +1,7 @@
 """Optimizer, parameter groups, and the schedule as a pure function of the step.
 
-The recipe is that of ultralytics/yolov5 v7.0 (``train.py`` and ``utils/torch_utils.py``). One
-*batch* here is one forward and backward pass over all ranks together; an optimizer step follows
-after ``accumulate`` of them.
+The recipe is that of ultralytics/yolov5 v7.0 (``train.py`` and ``utils/torch_utils.py``). A *batch* is one
+forward and backward pass over all ranks together; an optimizer step follows after ``accumulate`` batches.
 """
 
 from __future__ import annotations
@@ -17,42 +16,40 @@ from torch import nn
 from ..errors import InputError
 
 BIAS_GROUP, WEIGHT_GROUP = 0, 1
-"""Positions in the optimizer's parameter groups: of biases, which have a warm-up of their own, and of what
-decays."""
+"""Positions of the parameter groups of biases, which have a warm-up of their own, and of decaying weights."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How the network is optimised; the defaults are classic YOLOv5's."""
+    """Options of optimizer and schedule; the defaults are classic YOLOv5's."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     """``sgd`` (with Nesterov momentum) or ``adamw``."""
     learning_rate: float = 0.01
     """Initial learning rate, > 0 (for adamw about 0.001)."""
     final_learning_rate_fraction: float = 0.01
-    """Learning rate at the end, as a fraction of the initial one, 0..1."""
+    """Final learning rate as a fraction of the initial one, 0..1."""
     schedule: Literal["linear", "cosine"] = "linear"
-    """How the learning rate falls over the epochs."""
+    """Decay of the learning rate over the epochs."""
     schedule_epochs: int | None = None
-    """Epochs over which it falls; trainer.max_epochs if left out. Set it to what is planned in the end
-    when a run is to be trained in parts."""
+    """Epochs of the decay, by default trainer.max_epochs. To train in several runs, set it to the total."""
     momentum: float = 0.937
     """Momentum of sgd, or beta1 of adamw, 0..1."""
     weight_decay: float = 0.0005
     """L2 penalty of convolution weights at the nominal batch size, >= 0."""
     nominal_batch_size: int = 64
-    """Images an optimizer step; smaller batches are accumulated up to it."""
+    """Images of an optimizer step; smaller batches are accumulated up to it."""
     joint_loss: bool = False
-    """Give the batches of a step the loss of one large batch, divided by all their matches together; if not,
-    each is divided by its own, as in classic YOLOv5. They then wait, augmented, for the last one."""
+    """Give the batches of a step the loss of one large batch, divided by all their matches together. They
+    wait, augmented, for the last one. By default each is divided by its own matches, as in classic YOLOv5."""
     warmup_epochs: float = 3.0
-    """Length of the warm-up in epochs, >= 0; it lasts at least 100 batches unless 0."""
+    """Length of the warm-up in epochs, >= 0; at least 100 batches unless 0."""
     warmup_momentum: float = 0.8
-    """Momentum at the first batch, 0..1."""
+    """Momentum of the first batch, 0..1."""
     warmup_bias_learning_rate: float = 0.1
-    """Learning rate of the biases at the first batch (the other parameters start at 0)."""
+    """Learning rate of the biases in the first batch (the other parameters start at 0)."""
     gradient_clip_norm: float = 10.0
-    """Largest norm of the gradient of one step; 0 turns clipping off."""
+    """Largest norm of the gradient of a step; 0 turns clipping off."""
 
     def __post_init__(self) -> None:
         for key in ("learning_rate", "nominal_batch_size", "schedule_epochs"):
@@ -68,15 +65,15 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What the optimizer uses for one batch."""
+    """Settings of the optimizer for one batch."""
 
     learning_rate: float
     bias_learning_rate: float
     momentum: float
     accumulate: int
-    """Batches an optimizer step."""
+    """Batches of an optimizer step."""
     weight_decay: float
-    """As it acts, see :func:`scaled_weight_decay`."""
+    """Effective weight decay, see :func:`scaled_weight_decay`."""
 
 
 def batches_per_step(batch_size: int, nominal_batch_size: int) -> int:
@@ -91,7 +88,7 @@ def scaled_weight_decay(config: OptimizerConfig, batch_size: int) -> float:
 
 
 def describe_scaling(config: OptimizerConfig, batch_size: int) -> str:
-    """A sentence on what acts instead of what was given, for ``batch_size`` images on all ranks together."""
+    """A sentence for the log on accumulation and weight decay, for ``batch_size`` images on all ranks."""
     accumulate = batches_per_step(batch_size, config.nominal_batch_size)
     return (
         f"a step sums {accumulate} batches of {batch_size} images (nominal {config.nominal_batch_size}); "
@@ -100,7 +97,7 @@ def describe_scaling(config: OptimizerConfig, batch_size: int) -> str:
 
 
 def learning_rate_factor(config: OptimizerConfig, epoch: int, epochs: int) -> float:
-    """Fraction of the initial learning rate in ``epoch`` of ``epochs``: from 1 down to the final fraction.
+    """Fraction of the initial learning rate in ``epoch``, from 1 down to the final fraction.
 
     Both curves reach the final fraction at ``epoch == epochs``, one epoch after the last, and stay there.
     """
@@ -120,15 +117,15 @@ def step_settings(
     batches_per_epoch: int,
     batch_size: int,
 ) -> StepSettings:
-    """The settings for one batch.
+    """Settings for one batch.
 
     Args:
         config: the recipe.
         batch_index: position of the batch in its epoch.
-        epoch: the epoch, from 0.
-        epochs: how many are planned.
-        batches_per_epoch: batches an epoch.
-        batch_size: images a batch, all ranks together.
+        epoch: epoch, from 0.
+        epochs: number of planned epochs.
+        batches_per_epoch: batches of an epoch.
+        batch_size: images of a batch, all ranks together.
     """
     rate = config.learning_rate * learning_rate_factor(config, epoch, epochs)
     batch = batch_index + batches_per_epoch * epoch
@@ -152,7 +149,7 @@ def _interpolate(progress: float, start: float, end: float) -> float:
 
 
 def parameter_groups(network: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Trainable parameters as classic YOLOv5 groups them: biases, weights that decay, norms that do not."""
+    """Trainable parameters in the groups of classic YOLOv5: biases, decaying weights, norms."""
     groups: dict[str, list[nn.Parameter]] = {"bias": [], "weight": [], "norm": []}
     norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
     for module in network.modules():
@@ -166,14 +163,14 @@ def parameter_groups(network: nn.Module) -> dict[str, list[nn.Parameter]]:
 def build_optimizer(
     network: nn.Module, config: OptimizerConfig, *, batch_size: int, fused: bool
 ) -> torch.optim.Optimizer:
-    """The optimizer over three groups: biases, decaying weights, norms.
+    """Optimizer over three groups: biases, decaying weights, norms.
 
     Args:
-        network: whose parameters to optimise.
+        network: network to train.
         config: the recipe.
-        batch_size: images a batch, all ranks together; it scales the weight decay.
-        fused: one fused kernel for all parameters; not with a gradient scaler, which has to unscale
-            before gradients are clipped.
+        batch_size: images of a batch, all ranks together; it scales the weight decay.
+        fused: one fused kernel for all parameters; not with a gradient scaler, which has to unscale before
+            gradients are clipped.
     """
     groups = parameter_groups(network)
     settings = [
@@ -181,7 +178,6 @@ def build_optimizer(
         {"params": groups["weight"], "weight_decay": scaled_weight_decay(config, batch_size)},
         {"params": groups["norm"], "weight_decay": 0.0},
     ]
-    # For a loop over hundreds of small tensors "foreach" is the next best thing to one fused kernel.
     kernel = {"fused": True} if fused else {"foreach": True}
     if config.name == "adamw":
         return torch.optim.AdamW(settings, lr=config.learning_rate, betas=(config.momentum, 0.999), **kernel)
@@ -193,8 +189,7 @@ def build_optimizer(
 def apply_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:
     """Write learning rates, weight decay and (for sgd) momentum into the parameter groups.
 
-    An optimizer that was restored has the weight decay of the run before, which may have had another batch
-    size, other ranks or another recipe.
+    The weight decay of a restored optimizer may be that of another batch size, world size or recipe.
     """
     optimizer.param_groups[WEIGHT_GROUP]["weight_decay"] = settings.weight_decay
     for position, group in enumerate(optimizer.param_groups):
