@@ -249,6 +249,7 @@ def test_rank_mean_rests_in_evaluation() -> None:
     assert criterion(*batch)[0] == expected
 
 
+@pytest.mark.parametrize("may_list", ["lists"], indirect=True)  # compiled code lists nothing in either way
 def test_compiles_once_for_any_number_of_labels() -> None:
     batches = [
         (random_maps(3, batch=2, seed=sum(counts)), *random_targets(3, counts))
