@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from yolo_lightning.monitoring.gpu_health.identity import GpuIdentity
+from yolo_lightning.monitoring.gpu_health.nvml import GpuIdentity
 
 UUID = "8f1c2d3e-0000-1111-2222-333344445555"
 IDENTITY = GpuIdentity(UUID, "00000000:3b:00.0")

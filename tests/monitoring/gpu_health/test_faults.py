@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from tests.support.fake_nvml import BRAKE, HEAT, HW, IDENTITY, IDLE, POWER, FakeNvml, State
-from yolo_lightning.monitoring.gpu_health.aggregates import Aggregate
 from yolo_lightning.monitoring.gpu_health.faults import FaultWatch
 from yolo_lightning.monitoring.gpu_health.nvml import open_gpu
-from yolo_lightning.monitoring.gpu_health.readings import GpuFacts, Reading
+from yolo_lightning.monitoring.gpu_health.readings import GpuFacts, GpuReading
+from yolo_lightning.monitoring.gpu_health.summary import Aggregate
 from yolo_lightning.monitoring.gpu_health.throttling import ThrottleMeter
 
 WELL = State()
@@ -104,9 +102,9 @@ def test_an_idle_gpu_is_neither_throttled_nor_a_reference() -> None:
     assert lines == []
     assert sums.throttled_s == 0
     meter = ThrottleMeter(2000)
-    meter.see(Reading(sm_clock_mhz=1995, utilisation=0.1), 1)  # a clock without load
-    meter.see(Reading(sm_clock_mhz=1800, utilisation=0.9), 1)
-    found = meter.see(Reading(sm_clock_mhz=900, throttling=frozenset({"HwSlowdown"})), 2)
+    meter.see(GpuReading(sm_clock_mhz=1995, utilisation=0.1), 1)  # a clock without load
+    meter.see(GpuReading(sm_clock_mhz=1800, utilisation=0.9), 1)
+    found = meter.see(GpuReading(sm_clock_mhz=900, throttling=frozenset({"HwSlowdown"})), 2)
     assert (found.reference_mhz, found.lost_s, found.is_bound) == (1800, 1, False)
 
 
@@ -182,7 +180,7 @@ def test_what_cannot_be_read_is_one_line_for_each_cause() -> None:
 
 def test_a_lost_gpu_is_told_with_its_last_error() -> None:
     message = FaultWatch(GpuFacts(index=1, name="X"), ", rank 1 on node").lost("GPU is lost", (79,))
-    assert message.kind == "lost"
+    assert message.scope == "gpu"
     assert message.line.startswith(
         "GPU 1 (X), rank 1 on node: lost after Xid 79 (the GPU has fallen off the bus) (NVML: GPU is lost)"
     )
@@ -191,12 +189,11 @@ def test_a_lost_gpu_is_told_with_its_last_error() -> None:
 
 def test_aggregates_keep_least_mean_and_largest() -> None:
     sums = Aggregate()
-    throttling = ThrottleMeter(None).see(Reading(), 0)
+    throttling = ThrottleMeter(None).see(GpuReading(), 0)
     for power in (100.0, 200.0, 600.0):
-        sums.add(Reading(power_w=power, temperature_c=power / 10), throttling, 2.0)
+        sums.add(GpuReading(power_w=power, temperature_c=power / 10), throttling, 2.0)
     power = sums.values["power_w"]
     assert (power.least, power.mean, power.most, power.count) == (100, 300, 600, 3)
     not_throttled = {"throttled_fraction": 0, "throttle_lost_s": 0}
     assert sums.scalars() == {"power_w": 300, "temperature_c": 60} | not_throttled
-    assert math.isnan(type(power)().mean)
     assert "sm_clock_mhz" not in sums.as_dict()

@@ -23,9 +23,15 @@ from tests.support.fake_nvml import (
     State,
 )
 from yolo_lightning.monitoring.gpu_health import nvml
-from yolo_lightning.monitoring.gpu_health.identity import GpuIdentity, identify
-from yolo_lightning.monitoring.gpu_health.nvml import GpuLost, NvmlGpu, NvmlUnavailable, open_gpu
-from yolo_lightning.monitoring.gpu_health.readings import COSTLY_REASONS, Reading
+from yolo_lightning.monitoring.gpu_health.nvml import (
+    GpuIdentity,
+    GpuLost,
+    NvmlGpu,
+    NvmlUnavailable,
+    identify,
+    open_gpu,
+)
+from yolo_lightning.monitoring.gpu_health.readings import COSTLY_REASONS, GpuReading
 
 REASONS = {f"nvmlClocksEventReason{name}" for name in (*COSTLY_REASONS, "GpuIdle")}
 
@@ -75,7 +81,7 @@ def test_values_have_their_units() -> None:
         reasons=HEAT | POWER, ecc=(7, 2), rows=(1, 2, 1, 0), pcie_kb_s=(2_000_000, 500_000), xids=(31, 43),
     )  # fmt: skip
     _, gpu = opened(state)
-    assert gpu.read() == Reading(
+    assert gpu.read() == GpuReading(
         utilisation=0.75, memory_used_mb=2.5, temperature_c=71, power_w=350.5, sm_clock_mhz=1755,
         memory_clock_mhz=2619, throttling=frozenset({"SwThermalSlowdown", "SwPowerCap"}), is_idle=False,
         pcie_rx_mb_s=500, pcie_tx_mb_s=2000, ecc_corrected=7, ecc_uncorrected=2, remapped_rows=3,

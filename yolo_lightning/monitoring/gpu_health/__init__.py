@@ -1,1 +1,1 @@
-"""Whether the GPU that a process trains on is well: read through NVML, beside the training."""
+"""GPU health: what NVML tells of each GPU while training runs."""

@@ -1,30 +1,63 @@
-"""One NVIDIA GPU as NVML reads it. What a GPU does not tell, or not to this user, is left out."""
+"""One NVIDIA GPU, read through NVML. Readings that the GPU or the user's permissions lack are left out."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from .identity import GpuIdentity
-from .readings import COSTLY_REASONS, GpuFacts, Reading
+import torch
 
-_MOST_EVENTS = 32
-"""That are taken at once."""
-_PATIENCE = 3
-"""Failures in a row after which a reading is given up."""
+from .readings import COSTLY_REASONS, GpuFacts, GpuReading
+
+_MOST_XIDS = 32
+"""Xid errors taken in one reading."""
+_MOST_FAILURES = 3
+"""Failures in a row after which a value is given up."""
 _NO_PERMISSION = "permission denied; give this user access to /dev/nvidiactl and /dev/nvidia*"
+_START_ERRORS = {
+    "NVMLError_LibraryNotFound": (
+        "libnvidia-ml.so.1 is missing; give a container NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+    ),
+    "NVMLError_DriverNotLoaded": "the NVIDIA driver is not loaded; see whether nvidia-smi works",
+    "NVMLError_LibRmVersionMismatch": (
+        "the NVIDIA driver was updated and the old one still runs; restart the machine"
+    ),
+    "NVMLError_NoPermission": _NO_PERMISSION,
+}
+"""Errors of nvmlInit -> why NVML cannot be used, and what to do."""
+
+
+class GpuIdentity(NamedTuple):
+    """What CUDA and NVML both know of a GPU; their indices differ if devices are hidden or reordered."""
+
+    uuid: str = ""
+    """UUID of the GPU or of the MIG instance, without NVML's prefix."""
+    pci_bus_id: str = ""
+    """``domain:bus:device.function``, in hexadecimal digits."""
+
+
+def identify(device: torch.device) -> GpuIdentity | None:
+    """Identity of an NVIDIA GPU; None for every other device, also with ROCm."""
+    if device.type != "cuda" or torch.version.cuda is None:
+        return None
+    properties = torch.cuda.get_device_properties(device)
+    try:
+        domain, bus, slot = (getattr(properties, f"pci_{name}_id") for name in ("domain", "bus", "device"))
+        pci_bus_id = f"{domain:08x}:{bus:02x}:{slot:02x}.0"
+    except AttributeError:  # an older torch
+        pci_bus_id = ""
+    return GpuIdentity(str(getattr(properties, "uuid", "")), pci_bus_id)
 
 
 class NvmlUnavailable(Exception):
-    """NVML cannot be used here; the message is a clause that says why and what to do."""
+    """NVML cannot be used; the message is a clause that says why and what to do."""
 
 
 class GpuLost(Exception):
-    """The driver has no access to the GPU any more; the message is NVML's.
+    """The driver has lost access to the GPU; the message is NVML's.
 
     Attributes:
-        xids: numbers of the critical errors that were reported last.
+        xids: Xid errors that were reported last.
     """
 
     def __init__(self, message: str, xids: tuple[int, ...] = ()) -> None:
@@ -32,40 +65,8 @@ class GpuLost(Exception):
         self.xids = xids
 
 
-def start_nvml(nvml: Any = None) -> Any:
-    """The module ``pynvml``, initialised.
-
-    Args:
-        nvml: a module like it; None imports it.
-
-    Raises:
-        NvmlUnavailable: it is missing, or there is no driver that answers.
-    """
-    if nvml is None:
-        try:
-            import pynvml
-        except ImportError:
-            raise NvmlUnavailable("the package nvidia-ml-py is missing; pip install nvidia-ml-py") from None
-        nvml = pynvml
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError_LibraryNotFound:
-        why = "libnvidia-ml.so.1 is missing; give a container NVIDIA_DRIVER_CAPABILITIES=compute,utility"
-        raise NvmlUnavailable(why) from None
-    except nvml.NVMLError_DriverNotLoaded:
-        raise NvmlUnavailable("the NVIDIA driver is not loaded; see whether nvidia-smi works") from None
-    except nvml.NVMLError_LibRmVersionMismatch:
-        why = "the NVIDIA driver was updated and the old one still runs; restart the machine"
-        raise NvmlUnavailable(why) from None
-    except nvml.NVMLError_NoPermission:
-        raise NvmlUnavailable(_NO_PERMISSION) from None
-    except nvml.NVMLError as error:
-        raise NvmlUnavailable(f"NVML does not start ({error})") from None
-    return nvml
-
-
 def open_gpu(identity: GpuIdentity, nvml: Any = None) -> NvmlGpu:
-    """Initialise NVML and find a GPU; to be closed by whoever opens it.
+    """Initialise NVML and find a GPU; close it after use.
 
     Args:
         identity: of the GPU.
@@ -75,7 +76,16 @@ def open_gpu(identity: GpuIdentity, nvml: Any = None) -> NvmlGpu:
         NvmlUnavailable: NVML cannot be used, or does not know the GPU.
         GpuLost: the GPU is not accessible.
     """
-    nvml = start_nvml(nvml)
+    if nvml is None:
+        try:
+            import pynvml as nvml
+        except ImportError:
+            raise NvmlUnavailable("the package nvidia-ml-py is missing; pip install nvidia-ml-py") from None
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        reasons = (why for name, why in _START_ERRORS.items() if isinstance(error, getattr(nvml, name)))
+        raise NvmlUnavailable(next(reasons, f"NVML does not start ({error})")) from None
     try:
         return NvmlGpu(nvml, identity)
     except BaseException:
@@ -88,9 +98,9 @@ class NvmlGpu:
     """Reads one GPU.
 
     Attributes:
-        facts: what stays as it is.
-        unsupported: readings that this GPU or driver does not offer, or that keep failing.
-        forbidden: readings that this user may not see.
+        facts: values that do not change.
+        unsupported: values that this GPU or driver does not offer, or that keep failing.
+        forbidden: values that this user may not read.
 
     Args:
         nvml: ``pynvml``, initialised, or a module like it; :meth:`close` shuts it down.
@@ -115,29 +125,29 @@ class NvmlGpu:
         self._listen()
 
     def close(self) -> None:
-        """Give back what NVML holds."""
+        """Free what NVML holds, and shut it down."""
         with contextlib.suppress(self._nvml.NVMLError):
             if self._events is not None:
                 self._nvml.nvmlEventSetFree(self._events)
         with contextlib.suppress(self._nvml.NVMLError):
             self._nvml.nvmlShutdown()
 
-    def read(self, thoroughly: bool = True) -> Reading:
-        """Look at the GPU; takes about a millisecond.
+    def read(self, thoroughly: bool = True) -> GpuReading:
+        """Read the GPU; takes about a millisecond.
 
         Args:
-            thoroughly: also read what changes rarely, and the PCIe counters, each of which takes 20 ms.
+            thoroughly: also read values that change rarely, and the PCIe counters (20 ms each).
 
         Raises:
-            GpuLost: the driver has no access to it any more.
+            GpuLost: the driver has lost access to it.
         """
         xids = self._take_xids()
         try:
-            return self._look(thoroughly, xids)
+            return self._read(thoroughly, xids)
         except GpuLost as error:
             raise GpuLost(str(error), xids) from None
 
-    def _look(self, thoroughly: bool, xids: tuple[int, ...]) -> Reading:
+    def _read(self, thoroughly: bool, xids: tuple[int, ...]) -> GpuReading:
         nvml, get = self._nvml, self._get
         utilisation = get("utilisation", "nvmlDeviceGetUtilizationRates")
         memory = get("memory", "nvmlDeviceGetMemoryInfo")
@@ -147,7 +157,7 @@ class NvmlGpu:
         if self.facts.limit_c is None:
             margin = get("temperature limit", "nvmlDeviceGetMarginTemperature")
         rare = self._read_rare() if thoroughly else {}
-        return Reading(
+        return GpuReading(
             utilisation=None if utilisation is None else utilisation.gpu / 100,
             memory_used_mb=None if memory is None else memory.used / 1e6,
             temperature_c=get("temperature", "nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
@@ -179,23 +189,25 @@ class NvmlGpu:
         }
 
     def _find(self, identity: GpuIdentity) -> tuple[Any, bool]:
-        """Handle of the GPU, and whether the identity is that of an instance of it."""
+        """Handle of the GPU, and whether the identity is that of a MIG instance of it."""
         nvml = self._nvml
         uuid = identity.uuid.removeprefix("GPU-").removeprefix("MIG-")
-        ways: list[tuple[Callable[[str], Any], str]] = []
-        if uuid:
-            ways = [(nvml.nvmlDeviceGetHandleByUUID, f"{kind}-{uuid}") for kind in ("GPU", "MIG")]
-        if identity.pci_bus_id:
-            ways.append((nvml.nvmlDeviceGetHandleByPciBusId, identity.pci_bus_id))
+        ways = [
+            (nvml.nvmlDeviceGetHandleByUUID, uuid and f"GPU-{uuid}"),
+            (nvml.nvmlDeviceGetHandleByUUID, uuid and f"MIG-{uuid}"),
+            (nvml.nvmlDeviceGetHandleByPciBusId, identity.pci_bus_id),
+        ]
         error: Exception | None = None
         for look_up, name in ways:
+            if not name:
+                continue
             try:
                 handle = look_up(name)
                 if name.startswith("MIG-"):
                     return nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle), True
                 return handle, False
             except nvml.NVMLError as raised:
-                # Where any GPU is lost a look-up by UUID may say so, too.
+                # If another GPU is lost, a look-up by UUID may say so, too.
                 error = raised if error is None or not isinstance(raised, nvml.NVMLError_NotFound) else error
         if isinstance(error, self._lost):
             raise GpuLost(str(error))
@@ -205,7 +217,7 @@ class NvmlGpu:
 
     def _read_facts(self, is_mig: bool) -> GpuFacts:
         nvml, get = self._nvml, self._get
-        threshold = "nvmlDeviceGetTemperatureThreshold"  # newer GPUs have a margin in its place
+        threshold = "nvmlDeviceGetTemperatureThreshold"
         memory = get("memory", "nvmlDeviceGetMemoryInfo")
         causes = (
             nvml.NVML_PAGE_RETIREMENT_CAUSE_MULTIPLE_SINGLE_BIT_ECC_ERRORS,
@@ -224,18 +236,18 @@ class NvmlGpu:
             max_memory_clock_mhz=get("maximum clocks", "nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_MEM),
             retired_pages=None if None in pages else sum(len(each) for each in pages),
         )
-        for other in ("slowdown", "maximum", "retired pages"):  # each GPU has one kind or the other
-            if other in self.unsupported:
-                self.unsupported.remove(other)
+        # Newer GPUs have a margin instead of thresholds, and remapped rows instead of retired pages.
+        optional = {"slowdown", "maximum", "retired pages"}
+        self.unsupported = [name for name in self.unsupported if name not in optional]
         return facts
 
     def _reason(self, name: str) -> int:
-        """The bit of a reason; drivers before 535 call it otherwise."""
+        """Bit of a reason; pynvml has called it otherwise before driver 535."""
         old = getattr(self._nvml, f"nvmlClocksThrottleReason{name}", 0)
         return getattr(self._nvml, f"nvmlClocksEventReason{name}", old)
 
     def _get(self, what: str, functions: str | tuple[str, ...], *arguments: Any) -> Any:
-        """Call the first function that exists; None where the reading is not to be had."""
+        """Call the first function that exists; None if the value is not available."""
         if what in self.unsupported or what in self.forbidden:
             return None
         names = (functions,) if isinstance(functions, str) else functions
@@ -246,42 +258,42 @@ class NvmlGpu:
                 is_unknown = isinstance(error, (self._nvml.NVMLError_FunctionNotFound, AttributeError))
                 if is_unknown and name != names[-1]:
                     continue
-                return self._left_out(what, error)
+                return self._leave_out(what, error)
             self._failures.pop(what, None)
             return value
         return None
 
-    def _left_out(self, what: str, error: Exception) -> None:
-        """Remember what is not to be had, now or ever."""
+    def _leave_out(self, what: str, error: Exception) -> None:
+        """Remember that a value is not available, this time or ever."""
         if isinstance(error, self._lost):
             raise GpuLost(str(error)) from None
         if isinstance(error, self._nvml.NVMLError_NoPermission):
             self.forbidden.append(what)
             return
         self._failures[what] = self._failures.get(what, 0) + 1
-        if isinstance(error, self._absent) or self._failures[what] >= _PATIENCE:
+        if isinstance(error, self._absent) or self._failures[what] >= _MOST_FAILURES:
             self.unsupported.append(what)
 
     def _listen(self) -> None:
-        """Ask to be told of critical errors."""
+        """Register for Xid errors."""
         nvml = self._nvml
         try:
             self._events = nvml.nvmlEventSetCreate()
             nvml.nvmlDeviceRegisterEvents(self._handle, nvml.nvmlEventTypeXidCriticalError, self._events)
         except (nvml.NVMLError, AttributeError) as error:
-            self._failures["Xid errors"] = _PATIENCE
-            self._left_out("Xid errors", error)
+            self._failures["Xid errors"] = _MOST_FAILURES  # one failure is enough
+            self._leave_out("Xid errors", error)
 
     def _take_xids(self) -> tuple[int, ...]:
         xids: list[int] = []
-        while "Xid errors" not in self.unsupported + self.forbidden and len(xids) < _MOST_EVENTS:
+        while "Xid errors" not in self.unsupported + self.forbidden and len(xids) < _MOST_XIDS:
             try:
                 xids.append(int(self._nvml.nvmlEventSetWait(self._events, 0).eventData))
             except self._nvml.NVMLError_Timeout:  # there are no more
                 break
             except self._nvml.NVMLError as error:
-                if not isinstance(error, self._lost):  # any GPU; other readings tell whether it is this one
-                    self._left_out("Xid errors", error)
+                if not isinstance(error, self._lost):  # any GPU; other values tell whether it is this one
+                    self._leave_out("Xid errors", error)
                 break
         return tuple(xids)
 
