@@ -78,9 +78,10 @@ def open_gpu(identity: GpuIdentity, nvml: Any = None) -> NvmlGpu:
     """
     if nvml is None:
         try:
-            import pynvml as nvml
+            import pynvml
         except ImportError:
             raise NvmlUnavailable("the package nvidia-ml-py is missing; pip install nvidia-ml-py") from None
+        nvml = pynvml
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
