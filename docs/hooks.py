@@ -18,8 +18,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from yolo_lightning.cli import launcher
 from yolo_lightning.cli import main as cli
-from yolo_lightning.cli.launcher import YoloCLI
+from yolo_lightning.cli.launcher import YoloCLI, launch
 
 OPTIONS_PAGE = "options.md"
 _ROLE = re.compile(r":\w+:`~?([^`<]+)`")
@@ -78,7 +79,7 @@ def subcommand_parsers() -> dict[str, LightningArgumentParser]:
     """Return the parsers of ``fit``, ``validate``, ``test`` and ``predict``."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     try:
-        cli._launch(_Parsers, ["fit"])
+        launch(_Parsers, ["fit"])
     except _Found as found:
         return found.parsers
     raise AssertionError("the command line did not ask for its arguments")
@@ -86,7 +87,7 @@ def subcommand_parsers() -> dict[str, LightningArgumentParser]:
 
 def command_names() -> list[str]:
     """Return our own commands, as the help of the program names them."""
-    return re.findall(r"'(\w+)'", cli._DESCRIPTION)
+    return re.findall(r"'(\w+)'", launcher._DESCRIPTION)
 
 
 def help_of(command: str) -> str:

@@ -1,11 +1,11 @@
 import pytest
 
-from yolo_lightning.cli.command_parser import Parser
+from yolo_lightning.cli.command_parser import CommandParser
 from yolo_lightning.errors import InputError
 
 
-def parser() -> Parser:
-    made = Parser("draw", "[--colour C]", "Draws.\n\n  line by line", "The end.")
+def parser() -> CommandParser:
+    made = CommandParser("draw", "[--colour C]", "Draws.\n\n  line by line", "The end.")
     made.add_argument("--colour")
     return made
 

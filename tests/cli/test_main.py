@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from jsonargparse import set_parsing_settings
+from lightning.pytorch.cli import LightningArgumentParser
 
 from tests.support.quiet import QUIET
 from yolo_lightning.__main__ import main
+from yolo_lightning.cli.launcher import YoloCLI, launch
 from yolo_lightning.system import signals as preemption
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -46,18 +50,31 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return lines[0]
 
 
+@pytest.fixture(scope="module")
+def fit_parser() -> Iterator[LightningArgumentParser]:
+    """The parser of ``fit``, which takes a second to build."""
+    found: list[LightningArgumentParser] = []
+
+    class Parsers(YoloCLI):
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+            found.append(self._subcommand_parsers["fit"])
+            raise SystemExit
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    with pytest.raises(SystemExit):
+        launch(Parsers, ["fit"])
+    yield found[0]
+
+
 @pytest.mark.parametrize(
     "config", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIGS))
 )
 def test_every_shipped_config_is_valid_and_says_how_to_use_it(
-    config: Path, capsys: pytest.CaptureFixture[str]
+    config: Path, fit_parser: LightningArgumentParser
 ) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        main(["fit", "--config", str(config), "--print_config"])
-    assert exit_.value.code == 0
-    printed = yaml.safe_load(capsys.readouterr().out)
+    parsed = fit_parser.parse_args(["--config", str(config)]).as_dict()
     for section, values in yaml.safe_load(config.read_text()).items():
-        assert contains(printed[section], values)
+        assert contains(parsed[section], values)
     comments = config.read_text().split("\n\n")[0]
     assert f"--config {config.relative_to(CONFIGS.parent)}" in comments
 
@@ -134,6 +151,15 @@ def test_a_run_leaves_all_that_it_should(run: Path, shapes: Path) -> None:
     }
     assert {"epoch", "val/map", "val/map_50"} <= summary["best"].keys()
     assert summary["images_per_second"] > 0 and summary["wall_seconds"] > 0
+
+
+def test_the_saved_config_has_all_options_but_those_of_one_start(
+    run: Path, fit_parser: LightningArgumentParser
+) -> None:
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    options = vars(fit_parser.get_defaults())
+    assert options.keys() - saved.keys() == {"config", "ckpt_path", "weights_only"}
+    assert saved.keys() <= options.keys()
 
 
 def test_the_saved_config_runs_again(run: Path) -> None:
@@ -422,7 +448,7 @@ def test_what_is_wrong_is_said_before_the_step_is_chosen(
     remedy: str,
 ) -> None:
     chosen: list[Any] = []
-    monkeypatch.setattr("yolo_lightning.cli.launcher.settle_step", lambda *_, **__: chosen.append(1))
+    monkeypatch.setattr("yolo_lightning.cli.check_options.settle_step", lambda *_, **__: chosen.append(1))
     assert remedy in refused(capsys, "fit", "--data.root", str(shapes), option)
     assert chosen == []
 

@@ -1,59 +1,85 @@
-"""What is checked and made definite in the options before anything is built from them."""
+"""Options of a subcommand: checked and made definite before anything is built from them."""
 
 from __future__ import annotations
 
+import inspect
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from ..data.annotations.source import read_class_names
 from ..data.module import PATH_OPTIONS, DetectionDataModule
 from ..distributed.ddp import processes_here
 from ..errors import InputError
 from ..model.weights import load_weights
+from ..runs.checkpoint_damage import newest_whole
+from ..runs.directory import DEFAULT_NAME, begun_run_directory, find_checkpoint, run_directory_of
+from ..runs.resumption import read_resumption
 from ..training.module import YOLOv5
 from ..training.precision import Precision
+from .settle_auto import settle_step
 
-_PLACES = (
+_PRECISIONS = (*get_args(Precision), "32", "bf16", "16")
+_LAUNCHER_VARIABLES = (
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR"),
     *("SLURM_STEP_ID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"),
 )
-"""Variables by one of which a launcher, or a person, tells a process that it is one of several."""
-PRECISIONS = (*get_args(Precision), "32", "bf16", "16")
+"""Any of these variables tells a process that it is one of several."""
+_SETTLED = {
+    "verbose": False,  # EpochProgress prints the table
+    "return_predictions": False,  # they are on disk; those of a large folder would fill the memory
+    "weights_only": True,  # a checkpoint is data, not a program
+}
+"""Options of Lightning that are not left to the user."""
+_DEFAULT_ARCHITECTURE = inspect.signature(YOLOv5).parameters["architecture"].default
 
 
-def make_paths_absolute(config: Any) -> None:
-    """Expand ``~`` and anchor every path, so that the saved configuration holds from any folder.
+@dataclass(frozen=True)
+class RunStart:
+    """State from which a run starts; the defaults are a new run."""
+
+    checkpoint: Path | None = None
+    directory: Path | None = None
+    """Run directory that is continued; None for a new one."""
+    step: int = 0
+    """Step of the checkpoint."""
+    purge_step: int | None = None
+    """Step from which TensorBoard drops the earlier curves."""
+
+
+def resolve_options(config: Any, subcommand: str) -> RunStart:
+    """Check all options, and replace what is relative, implied or ``auto`` by definite values.
 
     Args:
-        config: the options of a subcommand, changed in place.
+        config: options of the subcommand, changed in place.
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Raises:
+        InputError: an option is wrong.
     """
-    for name in PATH_OPTIONS:
-        if config.data[name]:
-            config.data[name] = _absolute(config.data[name])
-    source = config.data.predict_source
-    if source:
-        config.data.predict_source = [_absolute(s) for s in ([source] if isinstance(source, str) else source)]
-    if config.model.weights:
-        config.model.weights = _absolute(config.model.weights)
-    if Path(config.model.architecture).suffix in {".yaml", ".yml"}:
-        config.model.architecture = _absolute(config.model.architecture)
-    config.runs_dir = _absolute(config.runs_dir)
+    refuse_trainer_options(config.trainer)
+    make_paths_absolute(config)
+    start = _find_start(config, subcommand)
+    _check_sources(config, subcommand)
+    if subcommand != "predict":
+        _read_classes(config, subcommand, start.checkpoint)
+    for name in _SETTLED.keys() & vars(config).keys():
+        config[name] = _SETTLED[name]
+    YOLOv5(**config.model.as_dict())  # built for its checks of the values
+    DetectionDataModule(**config.data.as_dict())
+    settle_step(config, is_training=subcommand == "fit")
+    return start
 
 
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
-
-
-def refuse_impossible(config: Any) -> None:
-    """Refuse options of the Trainer that this package cannot honour, and say what to use instead.
-
-    Args:
-        config: the options of a subcommand.
+def refuse_trainer_options(trainer: Any) -> None:
+    """Refuse options of the Trainer that this package does not support, and name the remedy.
 
     Raises:
         InputError: such an option is set.
     """
-    trainer = config.trainer
     if trainer.accumulate_grad_batches != 1:
         raise InputError(
             "trainer.accumulate_grad_batches is not used here: batches are accumulated up to "
@@ -63,7 +89,7 @@ def refuse_impossible(config: Any) -> None:
         raise InputError(
             "trainer.gradient_clip_val is not used here; set --model.optimizer.gradient_clip_norm"
         )
-    if str(trainer.precision or "32-true") not in PRECISIONS:
+    if str(trainer.precision or "32-true") not in _PRECISIONS:
         raise InputError(
             f"trainer.precision {trainer.precision} is not supported; use 32-true, bf16-mixed or 16-mixed"
         )
@@ -77,28 +103,115 @@ def refuse_impossible(config: Any) -> None:
         )
 
 
-
-
-
-
-def refuse_absent_nodes(config: Any) -> None:
-    """Refuse to wait for nodes on which nothing was started; the options of a resumed run may ask for them.
+def refuse_absent_nodes(trainer: Any) -> None:
+    """Refuse several nodes if no launcher has started this process: it would wait for the others.
 
     Raises:
-        InputError: there are several nodes, and no launcher started this process.
+        InputError: there are several nodes, and no launcher.
     """
-    nodes = int(config.trainer.num_nodes)
-    if nodes > 1 and not any(os.environ.get(name) for name in _PLACES):
+    nodes = int(trainer.num_nodes)
+    if nodes > 1 and not any(os.environ.get(name) for name in _LAUNCHER_VARIABLES):
         raise InputError(
             f"trainer.num_nodes is {nodes}, but this process was started alone and would wait; "
             "start the same command on every node with srun or torchrun, or give --trainer.num_nodes 1"
         )
 
 
-def read_data(data: DetectionDataModule, stage: str, trainer: Any) -> None:
-    """Read what a stage needs, and refuse to evaluate on more processes than there are images.
+def make_paths_absolute(config: Any) -> None:
+    """Make every path absolute and expand ``~``, so that the saved configuration holds from any folder."""
+    model, data = config.model, config.data
+    for name in PATH_OPTIONS:
+        if data[name]:
+            data[name] = _absolute(data[name])
+    if sources := data.predict_source:
+        data.predict_source = [_absolute(s) for s in ([sources] if isinstance(sources, str) else sources)]
+    if model.weights:
+        model.weights = _absolute(model.weights)
+    if Path(model.architecture).suffix in {".yaml", ".yml"}:
+        model.architecture = _absolute(model.architecture)
+    config.runs_dir = _absolute(config.runs_dir)
 
-    Lightning raises on those without an image alone, while the others wait for them.
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def _find_start(config: Any, subcommand: str) -> RunStart:
+    """Find the checkpoint of ``--ckpt_path``, and take the options of the network from it."""
+    if not config.ckpt_path:
+        return RunStart()
+    name = config.run_name or DEFAULT_NAME
+    found = find_checkpoint(config.ckpt_path, config.runs_dir, name)
+    if found is None and subcommand != "fit":
+        raise InputError(
+            f"--ckpt_path auto: no run of '{name}' in {config.runs_dir} has a checkpoint; "
+            "train first, or give a path"
+        )
+    if found is None:
+        config.ckpt_path = None
+        rank_zero_info(f"there is no checkpoint of '{name}' in {config.runs_dir} yet; training starts")
+        return RunStart(directory=begun_run_directory(config.runs_dir, name), purge_step=0)
+    checkpoint = newest_whole(found, rank_zero_warn)
+    config.ckpt_path = str(checkpoint)
+    resumed = read_resumption(checkpoint)
+    rank_zero_info(str(resumed))
+    directory = run_directory_of(checkpoint)
+    # The configuration of the run comes before the user's options, so that a difference is the user's.
+    default = None if directory else _DEFAULT_ARCHITECTURE
+    asked, known = config.model.architecture, resumed.hyper_parameters
+    if asked not in (default, known["architecture"]):
+        raise InputError(
+            f"{checkpoint}: holds a {known['architecture']}, not a {asked}; leave --model.architecture out"
+        )
+    for option in ("architecture", "num_classes", "class_names", "category_ids", "channels_last"):
+        config.model[option] = known.get(option, config.model[option])
+    config.model.weights = None  # the checkpoint replaces them, and the file may be gone
+    if subcommand != "fit":
+        directory = None
+    else:
+        resumed.check_epochs(config.trainer.max_epochs)
+    return RunStart(checkpoint, directory, resumed.step, resumed.purge_step)
+
+
+def _check_sources(config: Any, subcommand: str) -> None:
+    """Check that data and weights are given, and that the weights can be read."""
+    data, model = config.data, config.model
+    if subcommand != "predict" and not (data.root or data.train_annotations or data.val_annotations):
+        raise InputError("data.root is not set; give --data.root with the folder of your data set")
+    if subcommand == "predict" and not data.predict_source:
+        raise InputError("data.predict_source is not set; give --data.predict_source with images or folders")
+    if subcommand == "predict" and not (config.ckpt_path or model.weights):
+        raise InputError("no weights given; pass --ckpt_path or --model.weights")
+    if model.weights:
+        load_weights(model.weights)  # the network loads them again, but only after the data was read
+
+
+def _read_classes(config: Any, subcommand: str, checkpoint: Path | None) -> None:
+    """Take the classes from the data, so that the saved configuration holds them."""
+    data, model = config.data, config.model
+    names = list(
+        read_class_names(
+            data.root,
+            data.train_annotations,
+            data.val_annotations,
+            data.test_annotations,
+            splits=("test",) if subcommand == "test" else ("val", "train"),
+        )
+    )
+    if model.num_classes not in (None, len(names)):
+        raise InputError(
+            f"{data.root}: has {len(names)} classes but {checkpoint or 'model.num_classes'} "
+            f"has {model.num_classes}; use the data set that belongs to it"
+        )
+    if checkpoint and names != model.class_names:
+        rank_zero_warn(f"{data.root}: its classes have other names than those of {checkpoint}")
+    model.num_classes, model.class_names = len(names), names
+
+
+def read_data(data: DetectionDataModule, stage: str, trainer: Any) -> None:
+    """Read the annotations of a stage, and refuse more processes than there are images to evaluate.
+
+    Lightning raises only on the processes without an image, and the others wait for them.
 
     Raises:
         InputError: the data is missing or wrong, or has too few images.
@@ -109,32 +222,3 @@ def read_data(data: DetectionDataModule, stage: str, trainer: Any) -> None:
         images = len(data.indices[split])
         if images < processes and getattr(trainer, f"limit_{split}_batches") != 0:
             raise InputError(f"{split} has {images} images for {processes} processes; use at most {images}")
-
-
-def check_values(config: Any) -> None:
-    """Let the network and the data refuse a value now, and not when the step has been measured for it.
-
-    Raises:
-        InputError: a value is out of its range.
-    """
-    YOLOv5(**config.model.as_dict())
-    DetectionDataModule(**config.data.as_dict())
-
-
-def check_source(config: Any, subcommand: str) -> None:
-    """Refuse to begin without data, to predict without weights, or with weights that cannot be read.
-
-    Raises:
-        InputError: an option that says where they are is missing, or the file of the weights is unsound.
-    """
-    if subcommand == "predict":
-        if not config.data.predict_source:
-            raise InputError(
-                "data.predict_source is not set; give --data.predict_source with images or folders"
-            )
-        if not (config.ckpt_path or config.model.weights):
-            raise InputError("there is nothing to predict with; give --ckpt_path or --model.weights")
-    elif not (config.data.root or config.data.train_annotations or config.data.val_annotations):
-        raise InputError("data.root is not set; give --data.root with the folder of your data set")
-    if config.model.weights:
-        load_weights(config.model.weights)  # again when the network is built, but that can be an hour later

@@ -1,4 +1,4 @@
-"""The options of commands that are not Lightning's: how they are read, and what several have alike."""
+"""The parser of the commands that are not Lightning's."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ RUN_HELP = "directory of a run, or its name: 'fit' is the newest version in runs
 RUNS_DIR_HELP = "folder of all runs (default: runs)"
 
 
-class Parser(argparse.ArgumentParser):
-    """Takes options by their whole names, and answers wrong ones with one sentence."""
+class CommandParser(argparse.ArgumentParser):
+    """Takes options by their whole names, and answers wrong ones with one sentence.
+
+    Args:
+        command: name, such as ``report``.
+        arguments: usage, after the name of the command.
+        description: what the command does; its lines are printed as they are.
+        epilog: text after the options.
+    """
 
     def __init__(self, command: str, arguments: str, description: str, epilog: str | None = None) -> None:
-        """Make the parser of one command.
-
-        Args:
-            command: its name, such as ``report``.
-            arguments: those of the usage.
-            description: what it does, in lines that stay as they are.
-            epilog: stands after the options.
-        """
         program = f"yolo-lightning {command}"
         super().__init__(
             prog=program, usage=f"{program} {arguments}", description=description, epilog=epilog,
@@ -30,5 +29,5 @@ class Parser(argparse.ArgumentParser):
         )  # fmt: skip
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong."""
+        """Raise an InputError that says what is wrong."""
         raise InputError(f"{message} (see {self.prog} --help)")

@@ -9,7 +9,7 @@ from ..monitoring.report.compare import as_text, compare_runs
 from ..monitoring.report.page import comparison_page
 from ..monitoring.report.read import find_run, read_run
 from ..system.files import write_whole
-from .command_parser import RUN_HELP, RUNS_DIR_HELP, Parser
+from .command_parser import RUN_HELP, RUNS_DIR_HELP, CommandParser
 
 _DESCRIPTION = """Prints runs side by side: the options that differ, the metrics of their best epochs, and
 their speed. A star marks the best run of a line. With --output, an HTML page in one file shows the same and
@@ -42,7 +42,7 @@ def compare(runs: list[str], output: str | None = None, runs_dir: str = "runs") 
 
 def run_compare(argv: list[str]) -> None:
     """Run :func:`compare` with the arguments of a command line."""
-    parser = Parser("compare", "[--output PAGE.html] [--runs_dir DIR] RUN1 RUN2 …", _DESCRIPTION)
+    parser = CommandParser("compare", "[--output PAGE.html] [--runs_dir DIR] RUN1 RUN2 …", _DESCRIPTION)
     parser.add_argument("runs", nargs="+", metavar="RUN", help=RUN_HELP)
     parser.add_argument("--output", metavar="PAGE.html", help="HTML page to write as well")
     parser.add_argument("--runs_dir", default="runs", metavar="DIR", help=RUNS_DIR_HELP)

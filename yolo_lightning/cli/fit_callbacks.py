@@ -1,4 +1,4 @@
-"""What a run of ``fit`` is equipped with: callbacks in the order in which they act, logger and plugins."""
+"""The callbacks, the logger and the plugins of ``fit``."""
 
 from __future__ import annotations
 
@@ -30,47 +30,51 @@ from ..runs.resumption import MidEpochResumption
 from ..system.background import BackgroundQueue
 from ..system.lightning_internals import has_checkpoint_io
 from ..system.start_time import PROGRAM_BEGAN_S
+from .run_options import RunOptions
 
 
 def training_callbacks(
     run_directory: str | Path,
     keep_checkpoints: bool = True,
-    checkpoint_minutes: float = 15.0,
-    patience: int = 100,
+    checkpoint_minutes: float = RunOptions.checkpoint_minutes,
+    patience: int = RunOptions.patience,
     dashboard: DashboardConfig = DashboardConfig(),
 ) -> list[Callback]:
-    """The callbacks of training, besides progress and the average of the weights.
+    """List the callbacks of training in order, except progress and the average of the weights.
 
-    At the end of an epoch first its row is written, then the best and the newest checkpoint are
-    saved, and only then does a run stop that was asked to. The report comes when all else is there.
+    At the end of an epoch its row is written first, then the best and the newest checkpoint are saved,
+    and then a stop that was asked for takes place. The report is made last of all.
 
     Args:
-        run_directory: Where everything goes; it is made if it is not there.
-        keep_checkpoints: Whether there are to be any.
-        checkpoint_minutes: Between checkpoints within an epoch; 0 for none.
-        patience: Epochs without a better ``val/map`` after which training ends; 0 for never.
-        dashboard: What the run shows of itself.
+        run_directory: where everything goes; it is made if it does not exist.
+        keep_checkpoints: whether to save checkpoints.
+        checkpoint_minutes: time between checkpoints within an epoch; 0 for none.
+        patience: epochs without a better ``val/map`` after which training ends; 0 for never.
+        dashboard: what is drawn, logged and reported.
 
     Raises:
         InputError: a number is negative.
     """
-    run_directory = Path(run_directory)
     for name, value in (("checkpoint_minutes", checkpoint_minutes), ("patience", patience)):
         if not value >= 0:
             raise InputError(f"{name} is {value}; give 0 or more")
-    run_directory.mkdir(parents=True, exist_ok=True)
-    folder = run_directory / CHECKPOINTS
+    run = Path(run_directory)
+    run.mkdir(parents=True, exist_ok=True)
+    folder = run / CHECKPOINTS
     checkpoint = partial(
         EpochCheckpoint, dirpath=folder, enable_version_counter=False, save_on_train_epoch_end=True
     )
     queue = BackgroundQueue()
-    showing = _showing(run_directory, dashboard, queue)
-    callbacks: list[Callback] = [*showing, StallMonitor(), MidEpochResumption()]
-    if patience:
-        callbacks.append(Patience(patience))
-    report = [RunReport(run_directory, queue)] if dashboard.report else []
-    callbacks.append(TimeBudget(run_directory, queue, [*showing, *report], PROGRAM_BEGAN_S))
-    callbacks.append(RunRecorder(run_directory))
+    shown = _dashboard_callbacks(run, dashboard, queue)
+    report = [RunReport(run, queue)] if dashboard.report else []
+    callbacks = [
+        *shown,
+        StallMonitor(),
+        MidEpochResumption(),
+        *([Patience(patience)] if patience else []),
+        TimeBudget(run, queue, [*shown, *report], PROGRAM_BEGAN_S),
+        RunRecorder(run),
+    ]
     if keep_checkpoints:
         callbacks.append(checkpoint(filename="best", monitor="val/map", mode="max"))
         callbacks.append(checkpoint(filename=Path(LAST).stem))
@@ -79,21 +83,22 @@ def training_callbacks(
     return callbacks
 
 
-def _showing(run_directory: Path, config: DashboardConfig, queue: BackgroundQueue) -> list[Callback]:
-    """What shows the run while it trains."""
-    showing: list[Callback] = [GpuHealth(run_directory)] if config.gpu_health else []
+def _dashboard_callbacks(run: Path, config: DashboardConfig, queue: BackgroundQueue) -> list[Callback]:
+    callbacks: list[Callback] = []
+    if config.gpu_health:
+        callbacks.append(GpuHealth(run))
     if config.pictures:
-        showing.append(Pictures(run_directory, config.pictures, config.pictures_every, queue))
+        callbacks.append(Pictures(run, config.pictures, config.pictures_every, queue))
     if config.curves:
-        showing.append(EvaluationCurves(run_directory, queue))
+        callbacks.append(EvaluationCurves(run, queue))
     if config.feature_maps_every:
-        showing.append(FeatureMaps(config.feature_maps_every, queue))
-    showing.append(Dashboard(run_directory, queue, config.graph))
-    return showing
+        callbacks.append(FeatureMaps(config.feature_maps_every, queue))
+    callbacks.append(Dashboard(run, queue, config.graph))
+    return callbacks
 
 
 def with_checkpoint_io(plugins: Any, strategy: Any) -> list[Any]:
-    """The plugins that the user gives, and what writes our checkpoints unless one of his does.
+    """List the user's plugins, and our checkpoint writer unless the user gives one.
 
     Args:
         plugins: as ``trainer.plugins``.
@@ -107,6 +112,6 @@ def with_checkpoint_io(plugins: Any, strategy: Any) -> list[Any]:
 
 
 def tensorboard(run_directory: Path, purge_step: int | None) -> TensorBoardLogger:
-    """The logger; from ``purge_step`` on, what is in its files is taken out of the curves."""
+    """Make the logger; it drops curves from ``purge_step`` on, which an earlier start has written."""
     options: dict[str, Any] = {} if purge_step is None else {"purge_step": purge_step}
     return TensorBoardLogger(run_directory, name="", version="", default_hp_metric=False, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import InputError
 from ..monitoring.report.page import write_report
 from ..monitoring.report.read import find_run
-from .command_parser import RUN_HELP, RUNS_DIR_HELP, Parser
+from .command_parser import RUN_HELP, RUNS_DIR_HELP, CommandParser
 
 _DESCRIPTION = """Writes RUN/report.html from the files in the run directory, and prints its path. The page
 shows metrics, curves, pictures, where the time went, the hardware, and commands to continue from the run. It
@@ -18,7 +18,7 @@ def run_report(argv: list[str]) -> None:
     Raises:
         InputError: there is no such run, or the report cannot be written.
     """
-    parser = Parser("report", "[--runs_dir DIR] RUN", _DESCRIPTION)
+    parser = CommandParser("report", "[--runs_dir DIR] RUN", _DESCRIPTION)
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
     parser.add_argument("--runs_dir", default="runs", metavar="DIR", help=RUNS_DIR_HELP)
     options = parser.parse_args(argv)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..distributed.slurm import SlurmJob, sbatch_text, split_fit_options
 from ..errors import InputError
-from .command_parser import Parser
+from .command_parser import CommandParser
 
 _DESCRIPTION = """Makes a job for Slurm out of a fit command and submits it: so many nodes, one process a GPU.
 When its time is nearly over, or it is pre-empted, the job saves itself, goes back into the queue, and
@@ -113,9 +113,9 @@ def _told(job: SlurmJob, number: str, runs: Path, script: Path) -> str:
   resume         RUN_NAME={name} sbatch --output={log} {quoted} --trainer.max_epochs N"""
 
 
-def _parser() -> Parser:
+def _parser() -> CommandParser:
     usage = "slurm [options] -- fit --data.root DIR [options of fit]"
-    parser = Parser("submit", usage, _DESCRIPTION, _EPILOG)
+    parser = CommandParser("submit", usage, _DESCRIPTION, _EPILOG)
     parser.add_argument("cluster", choices=["slurm"], help="kind of cluster")
     size = parser.add_argument_group("size")
     size.add_argument("--nodes", type=int, default=SlurmJob.nodes, metavar="N", help="default: 1")

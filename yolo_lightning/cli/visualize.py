@@ -26,7 +26,7 @@ from ..runs.checkpoint_damage import newest_whole
 from ..runs.directory import CONFIG, DEFAULT_NAME, find_checkpoint, run_directory_of
 from ..runs.resumption import read_resumption
 from ..system.files import write_whole
-from .command_parser import RUNS_DIR_HELP, Parser
+from .command_parser import RUNS_DIR_HELP, CommandParser
 
 FOLDER = "visualize"
 """Folder of the pictures: in the run directory, or in the working directory with --weights."""
@@ -238,9 +238,9 @@ def run_visualize(argv: list[str]) -> None:
     visualize(**vars(_parser().parse_args(argv)))
 
 
-def _parser() -> Parser:
+def _parser() -> CommandParser:
     usage = "(--ckpt_path CKPT | --weights FILE) --source IMAGE ... [options]"
-    parser = Parser("visualize", usage, _DESCRIPTION)
+    parser = CommandParser("visualize", usage, _DESCRIPTION)
     parser.add_argument("--source", nargs="+", required=True, metavar="IMAGE", help="images or folders")
     parser.add_argument(
         "--ckpt_path", metavar="CKPT", help="a run's checkpoint: a path, or 'best' or 'last' of the newest"

@@ -1,4 +1,4 @@
-"""The configuration of a run, kept in its directory."""
+"""The configuration of a run, saved in its directory."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from lightning.pytorch.cli import SaveConfigCallback
 from ..system.files import write_whole
 from .directory import CONFIG
 
-KEPT = {
-    "seed_everything", "trainer", "model", "data", "ema", "dashboard", "ddp", "runs_dir", "run_name",
-    "checkpoint_minutes", "patience", "preflight_seconds",
-}  # fmt: skip
-"""The options of ``fit`` that make a run what it is."""
+NOT_KEPT = {"config", "ckpt_path", "weights_only", "verbose", "return_predictions"}
+"""Options that belong to one start, not to the run."""
 
 
 class SaveConfig(SaveConfigCallback):
-    """Keeps the configuration that really ran, so that ``--config RUN/config.yaml`` runs it again."""
+    """Writes the options that really ran, so that ``--config RUN/config.yaml`` runs them again."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -31,9 +28,8 @@ class SaveConfig(SaveConfigCallback):
     def _write(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
             config = self.config.clone()
-            for key in list(vars(config)):
-                if key not in KEPT:
-                    del config[key]
+            for name in NOT_KEPT & vars(config).keys():
+                del config[name]
             text = self.parser.dump(config, skip_none=False, skip_validation=True)
             if not text.isascii():  # jsonargparse reads it in the encoding of whatever locale there is then
                 text = yaml.safe_dump(yaml.safe_load(text), sort_keys=False)
