@@ -16,7 +16,7 @@ from yolo_lightning.monitoring.gpu_health.callback import GpuHealth
 from yolo_lightning.monitoring.options import DashboardConfig
 from yolo_lightning.monitoring.report.callback import RunReport
 from yolo_lightning.monitoring.tensorboard.curves import EvaluationCurves
-from yolo_lightning.monitoring.tensorboard.feature_maps import FeatureMaps
+from yolo_lightning.monitoring.tensorboard.feature_maps import FeatureMapPictures
 from yolo_lightning.monitoring.tensorboard.pictures import Pictures
 from yolo_lightning.runs.checkpoint import EpochCheckpoint
 from yolo_lightning.runs.checkpoint_io import RunCheckpointIO
@@ -44,13 +44,13 @@ def test_without_checkpoints_and_patience(tmp_path: Path) -> None:
 
 def test_a_run_shows_what_it_is_asked_to(tmp_path: Path) -> None:
     nothing = DashboardConfig(pictures=0, curves=False, graph=False, gpu_health=False, report=False)
-    optional = {Pictures, EvaluationCurves, GpuHealth, RunReport, FeatureMaps}
+    optional = {Pictures, EvaluationCurves, GpuHealth, RunReport, FeatureMapPictures}
     quiet = {type(callback) for callback in training_callbacks(tmp_path, dashboard=nothing)}
     usual = {type(callback) for callback in training_callbacks(tmp_path)}
     everything = training_callbacks(tmp_path, dashboard=DashboardConfig(feature_maps_every=3))
     assert not quiet & optional
-    assert usual - quiet == optional - {FeatureMaps}
-    assert {type(callback) for callback in everything} - usual == {FeatureMaps}
+    assert usual - quiet == optional - {FeatureMapPictures}
+    assert {type(callback) for callback in everything} - usual == {FeatureMapPictures}
 
 
 @pytest.mark.parametrize(

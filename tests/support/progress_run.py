@@ -31,13 +31,14 @@ def loader(batches: int = 3) -> Any:
 class Tiny(LightningModule, TrainsDetections):
     """Logs what a detector logs, with figures that name their epoch: box loss 3.25 in epoch 3."""
 
+    compilation = Compilation(None, False, "nothing is compiled")
+
     def __init__(self, nan_loss: bool = False) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
         self.nan_loss = nan_loss
         self.running_losses: dict[str, torch.Tensor] = {}
         self.waiting = ()
-        self.compilation = Compilation(None, False, "nothing is compiled")
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         box = float("nan") if self.nan_loss else self.current_epoch + 0.25

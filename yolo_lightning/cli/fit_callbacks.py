@@ -15,7 +15,7 @@ from ..monitoring.gpu_health.callback import GpuHealth
 from ..monitoring.options import DashboardConfig
 from ..monitoring.report.callback import RunReport
 from ..monitoring.tensorboard.curves import EvaluationCurves
-from ..monitoring.tensorboard.feature_maps import FeatureMaps
+from ..monitoring.tensorboard.feature_maps import FeatureMapPictures
 from ..monitoring.tensorboard.layout import Dashboard
 from ..monitoring.tensorboard.pictures import Pictures
 from ..performance.stalls import StallMonitor
@@ -92,7 +92,7 @@ def _dashboard_callbacks(run: Path, config: DashboardConfig, queue: BackgroundQu
     if config.curves:
         callbacks.append(EvaluationCurves(run, queue))
     if config.feature_maps_every:
-        callbacks.append(FeatureMaps(config.feature_maps_every, queue))
+        callbacks.append(FeatureMapPictures(config.feature_maps_every, queue))
     callbacks.append(Dashboard(run, queue, config.graph))
     return callbacks
 

@@ -15,7 +15,7 @@ from yolo_lightning import DetectionDataModule, YOLOv5
 from yolo_lightning.data.augment import normalise
 from yolo_lightning.errors import InputError
 from yolo_lightning.monitoring import features
-from yolo_lightning.monitoring.tensorboard.feature_maps import FeatureMaps
+from yolo_lightning.monitoring.tensorboard.feature_maps import FeatureMapPictures
 from yolo_lightning.system.background import BackgroundQueue
 from yolo_lightning.training.ema import ExponentialMovingAverage
 from yolo_lightning.training.optimizer import OptimizerConfig
@@ -64,7 +64,7 @@ def images(folder: Path) -> dict[str, list[int]]:
 def test_training_is_the_same_to_the_bit(tmp_path: Path, shapes: Path) -> None:
     queue = BackgroundQueue()
     plain = fit(tmp_path / "plain", shapes, ExponentialMovingAverage(), epochs=3)
-    ours = FeatureMaps(1, queue), Drain(queue)
+    ours = FeatureMapPictures(1, queue), Drain(queue)
     shown = fit(tmp_path / "shown", shapes, ExponentialMovingAverage(), *ours, epochs=3)
     assert (queue.failed, queue.dropped) == (0, 0)
     assert plain.accumulator.pending  # gradients waited over the last validation
@@ -97,7 +97,7 @@ def test_the_weights_are_those_that_are_validated(
     monkeypatch.setattr(log, lambda writer, tag, contents, shape, step: drawn.append((tag, contents)))
     queue, seen = BackgroundQueue(), Seen()
     average = ExponentialMovingAverage(decay=0.5, ramp_updates=0.1)  # far from the live weights
-    fit(tmp_path, shapes, average, FeatureMaps(5, queue, layers=[9]), seen, Drain(queue), epochs=1)
+    fit(tmp_path, shapes, average, FeatureMapPictures(5, queue, layers=[9]), seen, Drain(queue), epochs=1)
     assert [tag for tag, _ in drawn] == ["features/layer_9", "features/attention"]
     shown = cv2.imdecode(np.frombuffer(drawn[0][1], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert np.array_equal(shown, seen.pictures[0])
@@ -105,7 +105,7 @@ def test_the_weights_are_those_that_are_validated(
 
 def test_epochs_between_two_sets(tmp_path: Path, shapes: Path) -> None:
     queue = BackgroundQueue()
-    fit(tmp_path, shapes, FeatureMaps(2, queue, layers=[9]), Drain(queue), epochs=4)
+    fit(tmp_path, shapes, FeatureMapPictures(2, queue, layers=[9]), Drain(queue), epochs=4)
     assert images(tmp_path)["features/layer_9"] == [2, 8]
 
 
@@ -118,7 +118,7 @@ def test_an_error_is_one_warning_and_training_goes_on(
     monkeypatch.setattr(features, "feature_maps", fail)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fit(tmp_path, shapes, FeatureMaps(1, BackgroundQueue()))
+        fit(tmp_path, shapes, FeatureMapPictures(1, BackgroundQueue()))
     told = [str(warning.message) for warning in caught if "feature maps" in str(warning.message)]
     assert told == [
         "feature maps cannot be drawn: RuntimeError: out of memory; training goes on without them"
@@ -127,6 +127,6 @@ def test_an_error_is_one_warning_and_training_goes_on(
 
 def test_wrong_options_are_refused_before_training(tmp_path: Path, shapes: Path) -> None:
     with pytest.raises(InputError, match="feature_maps_every is 0"):
-        FeatureMaps(0, BackgroundQueue())
+        FeatureMapPictures(0, BackgroundQueue())
     with pytest.raises(InputError, match="there is no layer 24"):
-        fit(tmp_path, shapes, FeatureMaps(1, BackgroundQueue(), layers=[17, 24]))
+        fit(tmp_path, shapes, FeatureMapPictures(1, BackgroundQueue(), layers=[17, 24]))

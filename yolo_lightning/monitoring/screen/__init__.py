@@ -1,4 +1,4 @@
-"""What changes on a screen: bars on a terminal and in a notebook, whole lines everywhere."""
+"""Output of a run: bars on a terminal and in a notebook, whole lines everywhere."""
 
 from .bars import Bar, Display
 from .opening import open_display

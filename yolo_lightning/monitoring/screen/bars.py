@@ -1,4 +1,4 @@
-"""Bars as lines of text, and the display of a log file, which shows none."""
+"""Progress bars as lines of text, and the display of a log file, which shows no bars."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from typing import Any, TypeVar, cast
 from ...system.text import clock
 
 INTERVAL_S = 0.25
-"""Bars are drawn at most this often."""
+"""Least time between two drawings of the bars."""
 _LEAST, _MOST = 8, 40
-"""Characters of the bar itself."""
+"""Width of the bar itself, in characters."""
 
 Piece = tuple[str, str]
-"""Text, and its style as Rich names it."""
+"""Text and its Rich style."""
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 @dataclass
 class Bar:
-    """One line that changes: ``epoch 2/30  43% ━━━━──── 12/28  0:41  note  note``."""
+    """A progress bar with notes: ``epoch 2/30  43% ━━━━──── 12/28  0:41  note  note``."""
 
     label: str
     total: int | None
-    """None where it is not known how much there is to do."""
+    """None if it is unknown."""
     began_s: float
-    """By the clock that also says when it is drawn."""
+    """Start, by the clock that is also given for drawing."""
     done: int = 0
     notes: Sequence[str] = ()
-    """The most important first: those that a narrow terminal has no room for are left out."""
+    """Most important first; a narrow terminal leaves out the last ones."""
 
     def pieces(self, width: int, now: float, ascii_only: bool = False) -> list[Piece]:
-        """The line, in at most ``width`` characters.
+        """Return the line, in at most ``width`` characters.
 
         Args:
             width: of the terminal.
-            now: of the clock of ``began_s``, in s.
-            ascii_only: whether the terminal knows no other characters.
+            now: time by the clock of ``began_s``, in s.
+            ascii_only: use ASCII characters only.
         """
         full, empty = ("#", ".") if ascii_only else ("━", "─")
         part = min(self.done / self.total, 1.0) if self.total else 0.0
@@ -62,41 +62,41 @@ class Bar:
 
 
 def never_fails(method: Method) -> Method:
-    """Let what cannot be drawn end the drawing of a :class:`Display`, and nothing else."""
+    """Decorator of methods of :class:`Display`: an error ends the bars, not the run."""
 
     @wraps(method)
     def guarded(self: Display, *args: Any, **kwargs: Any) -> Any:
         try:
             return method(self, *args, **kwargs)
-        except Exception as error:  # a terminal that is gone, or that cannot show a character
+        except Exception as error:  # the terminal is gone, or cannot show a character
             self.give_up(error)
 
     return cast("Method", guarded)
 
 
 class Display:
-    """Prints lines. Bars are kept but not shown: this is the display of a log file."""
+    """Display of a log file: prints lines, and keeps bars without showing them."""
 
     is_live = False
-    """Whether it shows bars."""
+    """The display shows bars."""
 
     def __init__(self) -> None:
         self.bars: list[Bar] = []
-        self.now_s = self._drawn_s = -math.inf
-        """When the bars are, or were last, drawn."""
+        self.now_s = -math.inf
+        """Time of the last drawing."""
 
     @property
     def width(self) -> int | None:
-        """Characters in a line; None where there is no limit."""
+        """Characters in a line; None for no limit."""
         return None
 
     def open(self, label: str, total: float, now: float) -> Bar:
-        """Add a bar, below those that are there.
+        """Add a bar below the others.
 
         Args:
-            label: what is done.
-            total: how much of it; infinite where that is not known.
-            now: of the clock of all bars, in s.
+            label: text before the bar.
+            total: value of ``Bar.done`` at the end; infinite if it is unknown.
+            now: time in s, by one clock for all bars.
         """
         bar = Bar(label, None if math.isinf(total) else int(total), now)
         self.bars.append(bar)
@@ -104,24 +104,24 @@ class Display:
         return bar
 
     def close(self, *bars: Bar | None) -> None:
-        """Take bars away; None and those that are gone already are passed over."""
+        """Remove bars; None and bars that were removed before are ignored."""
         before = len(self.bars)
         self.bars = [bar for bar in self.bars if not any(bar is other for other in bars)]
         if len(self.bars) < before:
             self.show()
 
     def is_due(self, now: float) -> bool:
-        """Whether drawing is worth its while: cheap to ask after every batch."""
-        return self.is_live and now - self._drawn_s >= INTERVAL_S
+        """Whether it is time to draw; cheap enough to ask after every batch."""
+        return self.is_live and now - self.now_s >= INTERVAL_S
 
     def draw(self, now: float) -> None:
-        """Show the bars as they are now."""
-        self.now_s = self._drawn_s = now
+        """Show the current state of the bars."""
+        self.now_s = now
         self.show()
 
     def print(self, text: str, style: str = "") -> None:
-        """Print whole lines, above the bars; the style counts on a terminal alone."""
-        with suppress(OSError):  # where nobody can read it, the run is worth more than its line
+        """Print whole lines above the bars; only terminals use the style."""
+        with suppress(OSError):  # a full disk or a closed pipe must not end the run
             try:
                 print(text, flush=True)
             except UnicodeEncodeError:
@@ -129,9 +129,9 @@ class Display:
                 print(text.encode(encoding, "replace").decode(encoding), flush=True)
 
     def show(self) -> None:
-        """Bring the screen up to date; without bars, leave it as if there had been none."""
+        """Update the screen; without bars it looks as if there had been none."""
 
     def give_up(self, error: Exception) -> None:
-        """Show no bars any more."""
+        """Stop showing bars."""
         self.is_live = False
         warnings.warn(f"progress is not shown any more ({type(error).__name__}: {error})", stacklevel=3)

@@ -1,4 +1,4 @@
-"""The rows that epochs print, as YOLO users know them."""
+"""The printed rows of epochs, as YOLO users know them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ..metric_names import number
 _HEADER_INTERVAL = 20
 """Rows between two headers."""
 _EXPENDABLE = ("data wait", "images/s", "seconds", "cls", "dfl", "obj", "box", "mAP50")
-"""Columns that a narrow terminal does without, the first of them first."""
+"""Columns that a narrow terminal leaves out, in this order."""
 _LEFT_WIDTH, _WIDTH = 9, 8
 
 
@@ -19,12 +19,12 @@ class EpochTable:
         self._rows = 0
 
     def lines(self, cells: dict[str, str], is_best: bool, width: int | None = None) -> tuple[str | None, str]:
-        """The header where it is due, and the row.
+        """Return the header if it is due, and the row.
 
         Args:
-            cells: by the title of their column.
-            is_best: adds a star.
-            width: columns that do not fit into so many characters are left out; None for no limit.
+            cells: title of the column to text.
+            is_best: add a star.
+            width: characters that the row may have; None for no limit.
         """
         titles = _fitting(list(cells), width)
         header = None
@@ -37,11 +37,11 @@ class EpochTable:
 
 
 def metric_table(split: str, values: dict[str, float]) -> list[str]:
-    """Lines with the mean average precisions of all classes and of each.
+    """Return lines with the mean average precision of all classes and of each class.
 
     Args:
-        split: what was evaluated, as ``val``.
-        values: by name, as ``map_50`` and ``map_class/NAME``; below zero where there is no such object.
+        split: evaluated split, such as ``val``.
+        values: metrics by name, such as ``map_50`` and ``map_class/NAME``; negative if there is no object.
     """
     columns = {"mAP50-95": "map", "mAP50": "map_50", "mAP75": "map_75",
                "small": "map_small", "medium": "map_medium", "large": "map_large"}  # fmt: skip

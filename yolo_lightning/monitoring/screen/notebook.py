@@ -8,11 +8,11 @@ from typing import Any
 from .bars import Display, never_fails
 
 _WIDTH = 110
-"""Characters that a cell has room for."""
+"""Characters that fit into a cell."""
 
 
 class NotebookDisplay(Display):
-    """Bars in one output of a cell, which is replaced in place; lines go below it."""
+    """Bars in one output of a cell, which is updated in place; lines are printed below it."""
 
     is_live = True
 
@@ -22,7 +22,7 @@ class NotebookDisplay(Display):
 
     @never_fails
     def show(self) -> None:
-        from IPython.display import display  # there, because a kernel runs this
+        from IPython.display import display  # a kernel has it
 
         lines = ["".join(text for text, _ in bar.pieces(_WIDTH, self.now_s)) for bar in self.bars]
         data = {"text/plain": "\n".join(lines)}
@@ -35,6 +35,6 @@ class NotebookDisplay(Display):
 
 
 def in_notebook() -> bool:
-    """Whether standard output is that of a kernel."""
+    """Whether the process is a notebook kernel."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return hasattr(shell, "kernel")

@@ -1,4 +1,4 @@
-"""Which display standard output has."""
+"""Choice of the display for standard output."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .notebook import NotebookDisplay, in_notebook
 
 
 def open_display() -> Display:
-    """A display of standard output: live on a terminal and in a notebook, whole lines elsewhere."""
+    """Open the display of standard output: live on a terminal and in a notebook, whole lines elsewhere."""
     if not is_terminal(sys.stdout):
         return NotebookDisplay() if in_notebook() else Display()
-    from .terminal import TerminalDisplay  # Rich takes a moment to import, for which a log need not wait
+    from .terminal import TerminalDisplay  # Rich is slow to import, and a log does not need it
 
     return TerminalDisplay(sys.stdout)
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether lines can be rewritten there."""
+    """Whether a stream can rewrite its lines."""
     try:
         return bool(stream.isatty()) and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
     except (AttributeError, ValueError):  # no stream, or a closed one

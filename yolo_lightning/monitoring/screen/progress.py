@@ -1,4 +1,4 @@
-"""What a run prints: live bars, one line an epoch, tables, and at the end where everything is."""
+"""What a run prints: live bars, one line an epoch, tables, and finally the paths of its results."""
 
 from __future__ import annotations
 
@@ -29,15 +29,14 @@ _LOSS_INTERVAL_S = 1.0
 class EpochProgress(ProgressBar):
     """Live bars on a terminal and in a notebook, and one line an epoch everywhere.
 
-    Where standard output is something else nothing but whole lines is written. A line holds the
-    figures of its epoch: the mean losses of ``train/*_loss``, ``val/map_50`` and ``val/map`` if that
-    epoch was validated, images per second, the part of the time spent waiting for data, the seconds
-    that the epoch took with its validation, the time that the run still takes with its validations
-    and checkpoints (with ``≥`` while one of them is not measured), and a star where ``val/map`` is
-    the best so far; on a terminal that line is green. Epochs count from 1 here, as in ``3/30``.
+    A log file gets whole lines only. The line of an epoch has the mean training losses, ``val/map_50`` and
+    ``val/map`` if the epoch was validated, images per second, the share of time spent waiting for data, the
+    seconds of the epoch with its validation, and the time left for the run with its validations and
+    checkpoints (``≥`` until each of them was measured once). The best ``val/map`` so far has a star, and on
+    a terminal a green line. Epochs count from 1, as in ``3/30``.
 
-    Where something is compiled, it is said before the first batch, and after it how long it took.
-    ``validate`` and ``test`` print a table; ``fit`` ends with where everything is.
+    If something is compiled, a line says so before the first batch, and another how long the batch took.
+    ``validate`` and ``test`` print a table; ``fit`` ends with the paths of its results.
     """
 
     def __init__(self) -> None:
@@ -52,7 +51,10 @@ class EpochProgress(ProgressBar):
         self._epoch_start_s = 0.0
         self._epoch_seconds: float | None = None
         """Set from the end of an epoch until its line is printed."""
-        self._first_batch = FirstBatch()
+        self._announcement: str | None = None
+        """Line about compilation to print before the first batch."""
+        self._compiling_since_s: float | None = None
+        """Start of the first batch, if something is compiled in it."""
         self._losses_read_s = 0.0
         self._losses_text = ""
         self._validated: dict[str, float] = {}
@@ -95,19 +97,21 @@ class EpochProgress(ProgressBar):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close_bars()
         if isinstance(exception, KeyboardInterrupt | SystemExit) and trainer.state.fn == TrainerFn.FITTING:
-            self._print_epoch(trainer)  # stopped from outside, not failed
-            self._print_whereabouts(trainer)
+            self._print_epoch(trainer)  # stopped by the user, not by an error
+            self._print_results(trainer)
 
     # -- training ----------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = detection_module(pl_module)
-        self._first_batch = FirstBatch(module.compilation.announcement if module else None)
+        self._announcement = module.compilation.announcement if module else None
+        self._compiling_since_s = None
         self._table = EpochTable()
-        self._time_left, self._epoch_seconds = time_left(trainer), None
+        self._time_left = time_left(trainer)
+        self._epoch_seconds = None
         loop = trainer.fit_loop
         done = loop.epoch_loop.batch_progress.current.ready if loop.restarted_mid_epoch else 0
-        self._begin_epoch(trainer, done)  # a run that resumes within an epoch does not pass through its start
+        self._begin_epoch(trainer, done)  # on_train_epoch_start is not called if a run resumes in mid-epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._print_epoch(trainer)
@@ -117,7 +121,9 @@ class EpochProgress(ProgressBar):
         self._close_bars()
         self._epoch = trainer.current_epoch
         self._epoch_start_s = perf_counter()
-        self._validated, self._is_best, self._losses_text = {}, False, ""
+        self._validated = {}
+        self._is_best = False
+        self._losses_text = ""
         if self._time_left:
             self._time_left.begin_epoch(self._epoch_start_s, self._epoch, done)
         self._train_bar = self._open_bar(f"epoch {self._epoch_text(trainer)}", self.total_train_batches)
@@ -127,33 +133,37 @@ class EpochProgress(ProgressBar):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        now = perf_counter()
-        if line := self._first_batch.begin(now):
-            if self._train_bar:
-                self._train_bar.notes = ["compiling"]
-                self._display.draw(now)
-            self._say(line)
+        if self._announcement is None:
+            return
+        self._compiling_since_s = now = perf_counter()
+        if self._train_bar:
+            self._train_bar.notes = ["compiling"]
+            self._display.draw(now)
+        self._say(self._announcement)
+        self._announcement = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = perf_counter()
         module = detection_module(pl_module)
-        if not (module and module.waiting) and (line := self._first_batch.end(now)):
-            self._say(line)
+        if self._compiling_since_s is not None and not (module and module.waiting):
+            seconds = now - self._compiling_since_s
+            self._say(f"the first batch took {seconds:.1f} s, compilation included")
+            self._compiling_since_s = None
         if self._time_left:
             self._time_left.end_batch(now)
         if self._train_bar is None:
             return
         self._train_bar.done = batch_idx + 1
-        if self._display.is_due(now) or trainer.is_last_batch:  # what the last shows stays while validating
+        if self._display.is_due(now) or trainer.is_last_batch:  # the last state is shown during validation
             if now - self._losses_read_s > _LOSS_INTERVAL_S or not self._losses_text:
                 self._losses_text = _running_losses(module)
                 self._losses_read_s = perf_counter()
             self._draw(trainer, now)
 
     def _draw(self, trainer: Trainer, now: float) -> None:
-        """Bring the bars up to date."""
+        """Update the bars."""
         if (bar := self._train_bar) is not None:
             left = self._time_left and self._time_left.within_epoch(now, bar.done, self.total_train_batches)
             text = left_text(trainer, left or None)
@@ -176,13 +186,13 @@ class EpochProgress(ProgressBar):
         self._print_epoch(trainer, is_last=True)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._print_whereabouts(trainer)
+        self._print_results(trainer)
 
     def _print_epoch(self, trainer: Trainer, is_last: bool = False) -> None:
-        """Print the line of the epoch that has ended, if it is not printed yet.
+        """Print the line of the epoch that has ended, unless it was printed.
 
-        Runs in the first hook after the end of an epoch: what the module logs there, and what is
-        averaged over processes, is not in ``callback_metrics`` before.
+        Called in the first hook after the end of an epoch: ``callback_metrics`` has the module's metrics
+        of that hook, averaged over processes, only afterwards.
         """
         if self._epoch_seconds is None or not self._enabled:
             return
@@ -208,7 +218,7 @@ class EpochProgress(ProgressBar):
         self._say(row, "bold green" if self._is_best else "")
         self._epoch_seconds = None
 
-    def _print_whereabouts(self, trainer: Trainer) -> None:
+    def _print_results(self, trainer: Trainer) -> None:
         run = Path(trainer.default_root_dir)
         if best := self._best:
             self._say(f"best val/map {best['map']:.4f} in epoch {int(best['epoch']) + 1}", "bold green")
@@ -229,7 +239,14 @@ class EpochProgress(ProgressBar):
             self._time_left.begin_validation(perf_counter())
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self._advance(trainer)
+        if self._evaluation_bar is not None:
+            self._evaluation_bar.done += 1
+            now = perf_counter()
+            if self._display.is_due(now):
+                self._draw(trainer, now)
+
+    on_test_batch_end = on_validation_batch_end
+    on_predict_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._display.close(self._evaluation_bar)
@@ -246,18 +263,12 @@ class EpochProgress(ProgressBar):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluation_bar = self._open_bar("testing", sum(trainer.num_test_batches))
 
-    def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self._advance(trainer)
-
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._display.close(self._evaluation_bar)
         self._say("\n".join(metric_table("test", _floats(trainer, "test/"))))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluation_bar = self._open_bar("predicting", sum(trainer.num_predict_batches))
-
-    def on_predict_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self._advance(trainer)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._display.close(self._evaluation_bar)
@@ -266,13 +277,6 @@ class EpochProgress(ProgressBar):
 
     def _open_bar(self, label: str, total: float) -> Bar | None:
         return self._display.open(label, total, perf_counter()) if self._display.is_live else None
-
-    def _advance(self, trainer: Trainer) -> None:
-        if self._evaluation_bar is not None:
-            self._evaluation_bar.done += 1
-            now = perf_counter()
-            if self._display.is_due(now):
-                self._draw(trainer, now)
 
     def _close_bars(self) -> None:
         self._display.close(self._evaluation_bar, self._train_bar)
@@ -284,13 +288,13 @@ class EpochProgress(ProgressBar):
 
 
 def _floats(trainer: Trainer, prefix: str) -> dict[str, float]:
-    """The logged metrics whose names begin with ``prefix``, without it."""
+    """Logged metrics whose names begin with ``prefix``, without the prefix."""
     metrics = trainer.callback_metrics
     return {name.removeprefix(prefix): float(v) for name, v in metrics.items() if name.startswith(prefix)}
 
 
 def _running_losses(module: TrainsDetections | None) -> str:
-    """The losses so far, in one read from the device."""
+    """Losses so far, read from the device at once."""
     losses = module.running_losses if module else {}
     if not losses:
         return ""
@@ -303,28 +307,3 @@ def _stall_text(trainer: Trainer) -> str:
         if isinstance(callback, StallMonitor) and callback.images_per_second > 0:
             return f"{callback.images_per_second:.1f} images/s  data wait {callback.data_wait_fraction:.0%}"
     return ""
-
-
-class FirstBatch:
-    """Says before the first batch that something is compiled in it, and afterwards how long it took.
-
-    Args:
-        announcement: of ``Compilation``; None if nothing is compiled.
-    """
-
-    def __init__(self, announcement: str | None = None) -> None:
-        self._announcement = announcement
-        self._began_s: float | None = None
-
-    def begin(self, now: float) -> str | None:
-        """A batch begins; the line to print, if it is the first one and compiles."""
-        line, self._announcement = self._announcement, None
-        self._began_s = now if line else None
-        return line
-
-    def end(self, now: float) -> str | None:
-        """A batch is over; the line to print, if it was the first one and compiled."""
-        began_s, self._began_s = self._began_s, None
-        if began_s is None:
-            return None
-        return f"the first batch took {now - began_s:.1f} s, compilation included"

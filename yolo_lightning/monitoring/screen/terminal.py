@@ -1,4 +1,4 @@
-"""Live bars at the bottom of a terminal, and everything else above them."""
+"""Live bars at the bottom of a terminal; all other output appears above them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from .bars import Bar, Display, never_fails
 
 
 class TerminalDisplay(Display):
-    """Bars that Rich draws when it is told to, in no thread of its own.
+    """Bars that Rich draws on request, without a thread of its own.
 
-    While there are bars, what goes to ``sys.stdout``, to ``sys.stderr`` and through handlers of
-    ``logging`` appears above them, from any thread.
+    While there are bars, output to ``sys.stdout``, to ``sys.stderr`` and through ``logging`` appears above
+    them, from any thread. Rich's own redirection tears lines that threads print at the same time, misses
+    the handlers of ``logging``, and captures ``2> FILE``.
 
     Args:
         stream: the terminal, as ``sys.stdout``.
@@ -40,7 +41,7 @@ class TerminalDisplay(Display):
         )  # fmt: skip
         self._live: Live | None = None
         self._shown: list[Bar] = []
-        """What Rich draws; when the last bar is closed it has to know how much to take away."""
+        """Bars that Rich draws; it needs the old ones to erase them after the last bar was closed."""
         self._redirection = _Redirection(self)
         _terminals.add(self)
 
@@ -80,7 +81,7 @@ class TerminalDisplay(Display):
             super().print(text)
 
     def print_foreign(self, text: str) -> None:
-        """Print what others wrote, with the colours that they gave it; of a bar of theirs its last state."""
+        """Print the output of others with its colours; of a foreign progress bar only the last state."""
         text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
         if not self._print(Text.from_ansi(text)):
             super().print(text)
@@ -97,20 +98,20 @@ class TerminalDisplay(Display):
         super().give_up(error)
 
     def let_go(self) -> None:
-        """Give the streams back and draw no more, without touching the screen."""
+        """Restore the streams and stop drawing, without touching the screen."""
         self.is_live, self._live = False, None
         self._redirection.end()
 
 
 class _CursorLeftAlone(Console):
-    """Hides no cursor: a process that is killed could not bring it back."""
+    """A console that never hides the cursor: a process that is killed could not bring it back."""
 
     def show_cursor(self, show: bool = True) -> bool:
         return False
 
 
 class _Redirection:
-    """Leads what others print above the bars, as long as there are bars."""
+    """Redirects the output of others above the bars, while there are bars."""
 
     def __init__(self, display: TerminalDisplay) -> None:
         self._display = display
@@ -120,12 +121,12 @@ class _Redirection:
     def begin(self, terminal: TextIO) -> None:
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name)
-            # What goes elsewhere, as with 2> FILE, goes on doing so.
+            # Leave a stream alone that goes elsewhere, as with 2> FILE.
             if stream is terminal or (name == "stderr" and stream is not None and stream.isatty()):
                 above = _LinesAbove(self._display, stream)
                 setattr(sys, name, above)
                 self._streams.append((name, above))
-                # A handler holds the stream that there was when it was made.
+                # A handler keeps the stream from the time when it was made.
                 self._handlers += [(handler, above) for handler in _handlers_of(stream)]
         for handler, above in self._handlers:
             handler.stream = above
@@ -142,13 +143,13 @@ class _Redirection:
 
 
 class _LinesAbove:
-    """A stream whose lines appear above the bars, each when it is whole."""
+    """A stream that prints whole lines above the bars."""
 
     def __init__(self, display: TerminalDisplay, stream: TextIO) -> None:
         self.stream = stream
         self._display = display
         self._rests: dict[int, str] = {}
-        """What each thread has written of a line: print() writes its end by itself."""
+        """Unfinished line of each thread: print() writes the newline separately."""
         self._process = os.getpid()
 
     def __getattr__(self, name: str) -> Any:
@@ -165,13 +166,13 @@ class _LinesAbove:
     def flush(self) -> None:
         with self._display.lock:
             rest = self._rests.get(get_ident())
-            # A question has no newline. A bar of others, which goes back to its start, waits for its last.
+            # Print a question, which has no newline, but not each state of another progress bar.
             if rest and "\r" not in rest:
                 self._rests[get_ident()] = ""
                 self._display.print_foreign(rest)
 
     def release(self) -> None:
-        """Write what is left of lines to the stream itself; not in a forked process, too."""
+        """Write unfinished lines to the stream itself, but not again in a forked process."""
         rest = "".join(self._rests.values())
         self._rests.clear()
         if rest and os.getpid() == self._process:
@@ -180,7 +181,7 @@ class _LinesAbove:
 
 
 def _handlers_of(stream: TextIO) -> Iterator[logging.StreamHandler[Any]]:
-    """All handlers of ``logging`` that write to a stream."""
+    """Yield the handlers of ``logging`` that write to a stream."""
     for logger in (logging.root, *list(logging.root.manager.loggerDict.values())):
         for handler in getattr(logger, "handlers", ()):
             if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
@@ -191,7 +192,7 @@ _terminals: weakref.WeakSet[TerminalDisplay] = weakref.WeakSet()
 
 
 def _let_go_in_child() -> None:
-    """A loader worker that is forked while bars are shown prints as if there were none."""
+    """Let a loader worker, forked while bars are shown, print as if there were none."""
     for display in list(_terminals):
         display.let_go()
 

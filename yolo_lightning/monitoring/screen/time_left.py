@@ -1,4 +1,4 @@
-"""How long a run still takes, from epochs that it has finished."""
+"""Time left for a run, estimated from its finished epochs."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from lightning.pytorch.callbacks import Timer
 from ...system.text import clock
 
 _EPOCHS = 5
-"""The last so many epochs count: their pace changes, as when mosaic is closed."""
+"""Recent epochs that count: the pace changes, as when mosaic is switched off."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a duration in s."""
+    """Estimate of the time left, in s."""
 
     seconds: float
     is_least: bool
-    """Whether something is not in it, because it was not measured yet."""
+    """Some part is missing, because it was not measured yet."""
 
 
 class TimeLeft:
-    """Measures whole epochs: their batches, validations, checkpoints, and whatever else is done.
+    """Measures whole epochs: batches, validations, checkpoints and all else.
 
-    What the first batch of a run takes longer than those after it, as for compiling, is not expected
-    to come again. Until an epoch is over, and until there was a validation, the estimate is what
-    the measured parts take alone. All times are in s, by any one clock.
+    The extra time of a run's first batch, as for compiling, is not expected again. Before the first
+    epoch has ended, and before the first validation, the estimate has only the parts that were measured.
+    All times are in s, by one clock.
 
     Args:
-        epochs: at which the run ends.
+        epochs: number of epochs after which the run ends.
         validates_every: epochs from one validation to the next; 0 for none.
     """
 
@@ -40,7 +40,7 @@ class TimeLeft:
         self.epochs = epochs
         self.validates_every = validates_every
         self._training: deque[float] = deque(maxlen=_EPOCHS)
-        """Of each epoch all but its validations."""
+        """Time of each epoch without its validations."""
         self._validating: deque[float] = deque(maxlen=_EPOCHS)
         self._is_first_batch = True
         self._batch_s = self._validation_began = 0.0
@@ -53,11 +53,11 @@ class TimeLeft:
         self._validated_s, self._has_validated, self._excess_s = 0.0, False, 0.0
 
     def begin_epoch(self, now: float, epoch: int, skipped: int = 0) -> None:
-        """An epoch begins; ``skipped`` of its batches were trained before the run was resumed."""
+        """Begin an epoch; ``skipped`` of its batches were trained before the run was resumed."""
         self._begin(now, epoch, skipped)
 
     def end_batch(self, now: float) -> None:
-        """Another batch of the epoch was trained."""
+        """End a batch."""
         if self._is_first_batch:
             self._is_first_batch = False
             self._excess_s = now - self._began
@@ -68,18 +68,18 @@ class TimeLeft:
         self._mark = now
 
     def begin_validation(self, now: float) -> None:
-        """A validation begins."""
+        """Begin a validation."""
         self._validation_began = now
 
     def end_validation(self, now: float) -> None:
-        """A validation is over; what comes next is again training."""
+        """End a validation."""
         self._validated_s += now - self._validation_began
         self._has_validated = True
         self._mark += now - self._validation_began
 
     def end_epoch(self, now: float) -> None:
-        """The epoch is over, with all that belongs to it."""
-        if self._batches == 0:  # nothing but the batch that compiles
+        """End the epoch."""
+        if self._batches == 0:  # only the batch that compiles
             return
         missed_s = self._skipped * self._batch_s
         self._training.append(self._elapsed(now) - self._validated_s + missed_s)
@@ -87,14 +87,14 @@ class TimeLeft:
             self._validating.append(self._validated_s)
 
     def after_epoch(self) -> Estimate | None:
-        """From the end of this epoch to that of the run."""
+        """Time from the end of this epoch to the end of the run."""
         return self._later(None)
 
     def within_epoch(self, now: float, batches: int, total: float) -> Estimate | None:
-        """From within an epoch, after ``batches`` of its ``total``, to the end of the run.
+        """Time from the middle of an epoch, after ``batches`` of its ``total``, to the end of the run.
 
         Returns:
-            None before two batches.
+            None until two batches were measured.
         """
         if not self._batch_s:
             return None
@@ -103,7 +103,7 @@ class TimeLeft:
         if later is None:
             return None
         expected_s, validates = _mean(self._training), self._validates(self._epoch)
-        if expected_s is None:  # of the first epoch nothing but its batches is known
+        if expected_s is None:  # of the first epoch only the batches are known
             return Estimate(coming_s + later.seconds, True)
         own_s = expected_s - (self._elapsed(now) - self._validated_s)
         if validates:
@@ -112,7 +112,7 @@ class TimeLeft:
         return Estimate(max(own_s, coming_s) + later.seconds, is_least)
 
     def _later(self, batches_s: float | None) -> Estimate | None:
-        """All epochs after this one; ``batches_s`` stands in for an epoch before there was one."""
+        """Time of all later epochs; ``batches_s`` replaces the time of an epoch until one has ended."""
         first, last = self._epoch + 1, self.epochs
         count = max(last - first, 0)
         every = self.validates_every
@@ -126,7 +126,7 @@ class TimeLeft:
         return Estimate(seconds, is_least and count > 0)
 
     def _elapsed(self, now: float) -> float:
-        """Of this epoch, without what only the first batch of a run takes."""
+        """Time of this epoch, without the extra time of a run's first batch."""
         excess_s = max(self._excess_s - self._batch_s, 0.0) if self._excess_s else 0.0
         return now - self._began - excess_s
 
@@ -135,7 +135,7 @@ class TimeLeft:
 
 
 def time_left(trainer: Trainer) -> TimeLeft | None:
-    """What estimates it for a run; None where the number of epochs is not what ends it."""
+    """Make the estimator of a run; None if something else than the number of epochs ends it."""
     if (trainer.max_epochs or 0) < 1 or trainer.max_steps >= 0:
         return None
     every = trainer.check_val_every_n_epoch if trainer.enable_validation else 0
@@ -143,7 +143,7 @@ def time_left(trainer: Trainer) -> TimeLeft | None:
 
 
 def left_text(trainer: Trainer, left: Estimate | None) -> str:
-    """``12:34``, or ``≥12:34`` where something is not in it; no longer than ``trainer.max_time`` allows."""
+    """Format an estimate: ``12:34``, or ``≥12:34`` if a part is missing; at most ``trainer.max_time``."""
     if left is None:
         return ""
     for timer in (callback for callback in trainer.callbacks if isinstance(callback, Timer)):  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Curves and confusion matrix of each validation: to TensorBoard, and those of the best epoch to a file."""
+"""Curves and confusion matrix of each validation, in TensorBoard; those of the best epoch in a file."""
 
 from __future__ import annotations
 
@@ -31,31 +31,30 @@ from .writer import log_encoded, step_of, writer_of
 
 EVALUATION = "evaluation.json"
 _THRESHOLDS = np.linspace(0.0, 1.0, 101)
-"""TensorBoard takes it that they are evenly spaced; more than 127 break it."""
+"""TensorBoard assumes even spacing, and fails with more than 127."""
 _MOST_CLASSES = 100
-"""Classes with a curve of their own in TensorBoard: those with most annotations."""
+"""Classes with curves of their own in TensorBoard: those with most annotations."""
 _SHARE = 0.005
-"""Of the time that drawing may take."""
+"""Share of the time that drawing may take."""
 
 
 class EvaluationCurves(Callback):
-    """Shows after each validation what it was made of, and keeps that of the best epoch.
+    """Logs curves after each validation, and writes ``evaluation.json`` for the best epoch.
 
-    TensorBoard gets precision and recall with their counts, of each class and of all together (``pr/…``,
-    for its plugin), and the plots ``curves/precision_recall``, ``curves/f1`` and ``curves/confusion``.
-    Plots take a core for some tenths of a second, which short epochs would feel: one is left out
-    if drawing would take more than half a percent of the time; the last validation is always drawn.
+    TensorBoard gets precision and recall with their counts, for each class and for all together (``pr/…``,
+    shown by its plugin), and the plots ``curves/precision_recall``, ``curves/f1`` and ``curves/confusion``.
+    Plots take some tenths of a second of a core. They are skipped when drawing would take more than half a
+    percent of the time, but the last validation is always drawn.
 
-    ``evaluation.json`` in the run directory (see ``curves.describe_evaluation``) is that of the epoch with
-    the best mean average precision, the first of equals, judged by the last validation of each epoch,
-    as ``best.ckpt`` is. What the best one was is part of each checkpoint.
+    ``evaluation.json`` (see ``describe_evaluation``) belongs to the epoch with the best mean average
+    precision, like ``best.ckpt``: the first of equals, by the last validation of each epoch. Checkpoints
+    contain the best value.
 
-    Everything is computed and written in the background, by the first process alone. The module's
-    ``metric.details`` holds what is needed; a module without it has nothing to show.
+    The first process does all of this in the background, from the module's ``metric.details``.
 
     Args:
         directory: the run directory.
-        queue: what runs in the background.
+        queue: background queue.
     """
 
     def __init__(self, directory: str | Path, queue: BackgroundQueue) -> None:
@@ -63,17 +62,17 @@ class EvaluationCurves(Callback):
         self._queue = queue
         self._best = -np.inf
         self._latest: EvaluationDetails | None = None
-        """Of a validation in this epoch."""
+        """Newest validation of this epoch."""
         self._names: list[str] = []
         self._unwritten: tuple[Any, ...] | None = None
-        """Arguments of a file that the queue had no room for."""
+        """Arguments of ``_write``, if the queue was full."""
         self._undrawn: tuple[Any, ...] | None = None
-        """Arguments of the plots of the last validation, if they were left out."""
+        """Arguments of ``_draw`` for the last validation, if it was skipped."""
         self._next_drawing = -np.inf
-        """When it is due, by the monotonic clock; never while one is under way."""
+        """Time of the next drawing, by the monotonic clock; infinite during a drawing."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.path.is_file():  # a run that goes on in another directory
+        if not self.path.is_file():  # a run that continues in another directory
             self._best = -np.inf
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -102,14 +101,14 @@ class EvaluationCurves(Callback):
         if details is None:
             return
         value = details.mean_average_precision
-        if value > self._best or value < 0:  # where there is nothing to find, the newest is the best
+        if value > self._best or value < 0:  # below 0 there are no objects: keep the newest
             self._best = value
             evaluation = (details, self._names, trainer.current_epoch)
             self._unwritten = None if self._queue.submit(self._write, *evaluation) else evaluation
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._unwritten or self._undrawn:
-            self._queue.drain()  # or it would have no room, or an older file would come later
+            self._queue.drain()  # make room, and let no older file overwrite the newest
         if self._unwritten:
             self._queue.submit(self._write, *self._unwritten)
         if self._undrawn:
@@ -142,10 +141,10 @@ class EvaluationCurves(Callback):
 def write_pr_curves(
     writer: SummaryWriter, details: EvaluationDetails, class_names: Sequence[str], step: int
 ) -> None:
-    """Log precision and recall at 101 thresholds, with the counts behind them, for TensorBoard's plugin.
+    """Log precision and recall at 101 thresholds, with their counts, for TensorBoard's plugin.
 
     Args:
-        writer: where to.
+        writer: TensorBoard's.
         details: of a validation.
         class_names: C names; ``pr/<name>`` is the tag of each class that has annotations.
         step: of the run.
@@ -157,7 +156,7 @@ def write_pr_curves(
         tables = {"pr/all classes together": counts.sum(axis=1), **tables}
     for tag, table in tables.items():
         tp, fp, tn, fn = table
-        # Where nothing is reported, nothing reported is wrong.
+        # Without any detection, none is wrong.
         precision = np.where(tp + fp > 0, tp / np.maximum(tp + fp, 1), 1.0)
         writer.add_pr_curve_raw(tag, tp, fp, tn, fn, precision, tp / (tp + fn), step, len(_THRESHOLDS))
 
@@ -168,7 +167,7 @@ def write_plots(
     """Log the plots of a validation.
 
     Args:
-        writer: where to.
+        writer: TensorBoard's.
         details: of the validation.
         class_names: C names.
         step: of the run.

@@ -23,18 +23,18 @@ from ..pictures import SCORE_THRESHOLD, encode
 from .writer import log_encoded, never_fatal, step_of, writer_of
 
 
-class FeatureMaps(Callback):
-    """Logs what layers make of the first validation image, with the weights that validation uses.
+class FeatureMapPictures(Callback):
+    """Logs feature maps of the first validation image, with the weights that are validated.
 
     ``features/layer_N`` is a grid of the channels of layer N that vary most, ``features/attention`` the
-    image under its attention (see ``features.attention_map``). Of several ranks the first one does it all.
-    Its network sees one image more in a validation, eagerly and without gradients; drawing and writing
-    are left to the queue. An error ends the pictures, with a warning, and not the training.
+    image with its attention (see ``features.attention_map``). Rank zero runs its network on one more image
+    in a validation, without gradients; the queue draws and writes. An error ends the pictures with a
+    warning, not the training.
 
     Args:
         every: epochs between two sets, 1 or more; the first validation gives the first set.
-        queue: runs what draws and writes.
-        layers: numbers of the layers; those that the head reads if left out.
+        queue: background queue.
+        layers: numbers of the layers; default: those that the head reads.
 
     Raises:
         InputError: ``every`` is not positive.
@@ -47,11 +47,11 @@ class FeatureMaps(Callback):
         self.queue = queue
         self.layers = None if layers is None else list(layers)
         self.is_broken = False
-        """Whether an error has ended the pictures."""
+        """An error has ended the pictures."""
         self._drawn_epoch: int | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse layers that do not exist before any time is spent."""
+        """Check that the layers exist, before any time is spent."""
         if self.layers is not None:
             features.check_layers(_network(pl_module), self.layers)
 
@@ -65,7 +65,7 @@ class FeatureMaps(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Runs while the network holds the weights that are validated, in evaluation mode."""
+        """Log the maps of the first batch; here the network has the validated weights."""
         if batch_idx or dataloader_idx or not self._is_due(trainer):
             return
         writer = writer_of(trainer)

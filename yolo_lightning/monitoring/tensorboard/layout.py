@@ -1,4 +1,4 @@
-"""What TensorBoard shows first: which curves belong together, what was run, and what came of it."""
+"""TensorBoard's charts, texts, hyper-parameters and graph of a run."""
 
 from __future__ import annotations
 
@@ -22,29 +22,27 @@ from ..metric_names import loss_title
 from .writer import step_of, writer_of
 
 TEXTS = {CONFIG: "yaml", "environment.json": "json"}
-"""Files of the run directory that are shown, and their language."""
+"""Files of the run directory that are shown -> their language."""
 METRICS = ("val/map", "val/map_50", "best/map", "best/map_50")
-"""Scalars that stand beside the hyper-parameters."""
+"""Scalars beside the hyper-parameters."""
 _CELLS = 2
-"""Cells of the coarsest map of the image with which the network is traced, on a side."""
+"""Side of the traced image, in cells of the coarsest map."""
 
 
 class Dashboard(Callback):
-    """Arranges TensorBoard, and tells it what was run and what came of it.
+    """Writes the charts, texts, hyper-parameters and the graph of a run to TensorBoard.
 
-    At the start: the layout of the tab of custom scalars (see :func:`layout`), ``config.yaml`` and
-    ``environment.json`` of the run directory as texts ``run/…``, the hyper-parameters, and the graph of
-    the network, which is traced as a copy on the CPU. At the end: ``best/map`` and
-    ``best/map_50`` of ``summary.json``, which stand beside the hyper-parameters together with the
-    scalars ``val/map`` and ``val/map_50``. Everything goes to the event file that the scalars are in.
+    At the start: the custom charts (see :func:`layout`), ``config.yaml`` and ``environment.json`` as texts
+    ``run/…``, the hyper-parameters, and the graph of the network, traced as a copy on the CPU. At the end:
+    ``best/map`` and ``best/map_50`` of ``summary.json``, which stand beside the hyper-parameters with
+    ``val/map`` and ``val/map_50``. All of it goes to the event file of the scalars.
 
-    What is not there, such as a configuration in a run without the command line, is left out. The first
-    process alone does all that.
+    Missing files are left out. Only the first process writes.
 
     Args:
         directory: the run directory.
-        queue: what runs in the background.
-        graph: whether the graph of the network is shown; in a run that is resumed it is there already.
+        queue: background queue.
+        graph: log the graph of the network, unless the run is resumed.
     """
 
     def __init__(self, directory: str | Path, queue: BackgroundQueue, graph: bool = True) -> None:
@@ -53,7 +51,7 @@ class Dashboard(Callback):
         self._queue = queue
         self._texts_are_due = False
         self._end: Any = None
-        """That ends the session of hyper-parameters."""
+        """Summary that closes the HParams session."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         writer = writer_of(trainer)
@@ -68,13 +66,13 @@ class Dashboard(Callback):
         for summary in (experiment, start):
             writer._get_file_writer().add_summary(summary)
         if self.graph and module and step_of(trainer) == 0:
-            # On this thread: for another one torch would keep more threads, which slows each step.
+            # On this thread: another would make torch keep more threads, which slows every step.
             write_graph(writer, module.network)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Show the files; earlier, the configuration would be that of before a resumption."""
+        """Log the files; before the first batch they are still those of the earlier start."""
         if not self._texts_are_due:
             return
         self._texts_are_due = False
@@ -86,7 +84,7 @@ class Dashboard(Callback):
                 writer.add_text(f"run/{name}", text, step_of(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Runs for a run that was at its end already, too: its last step is taken out of the curves."""
+        """Log the best metrics, even if nothing was left to train: such a start drops its last step."""
         writer = writer_of(trainer)
         if writer is not None:
             for name, value in _best(self.directory / "summary.json").items():
@@ -99,16 +97,16 @@ class Dashboard(Callback):
 
 
 def layout(parts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """Which scalars share a chart, by question and title, for ``SummaryWriter.add_custom_scalars``.
+    """Return the charts of scalars, for ``SummaryWriter.add_custom_scalars``.
 
     Args:
         parts: names of the parts of the loss.
 
     Returns:
-        Category to title to ``["Multiline", [regular expression of tags, ...]]``.
+        Category -> title -> ``["Multiline", [regular expression of tags, ...]]``.
     """
     losses = {loss_title(part): [f"(train|val)/{part}_loss"] for part in parts}
-    of_gpu = r"gpu/(\d+/)?"  # of all GPUs, and of each where there are several
+    of_gpu = r"gpu/(\d+/)?"  # all GPUs together, and each of several
     charts: dict[str, dict[str, list[str]]] = {
         "is it learning?": {
             "mean average precision": ["val/map", "val/map_50", "val/map_75"],
@@ -136,7 +134,7 @@ def layout(parts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
             "PCIe, MB/s": [f"{of_gpu}pcie_(rx|tx)_mb_s"],
         },
     }
-    # TensorBoard is content with the beginning of a tag.
+    # Without the $ TensorBoard would match the beginning of a tag.
     return {
         category: {title: ["Multiline", [f"{tag}$" for tag in tags]] for title, tags in titles.items()}
         for category, titles in charts.items()
@@ -144,7 +142,7 @@ def layout(parts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
 
 
 def hyper_parameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, str | float]:
-    """The few numbers that runs are compared by, as far as they are known."""
+    """Return the options by which runs are compared, as far as they are known."""
     given: Mapping[str, Any] = pl_module.hparams
     data, module = detection_data(trainer), detection_module(pl_module)
     weights = module and module.weights
@@ -168,7 +166,7 @@ def hyper_parameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, 
 
 
 def empty_copy(network: nn.Module) -> nn.Module:
-    """The same modules on the CPU, in evaluation, not compiled and with zeros for weights."""
+    """Copy a network to the CPU in evaluation mode, not compiled and with zeros as weights."""
     memo: dict[int, Any] = {
         id(value): nn.Parameter(torch.zeros_like(value, device="cpu"), requires_grad=False)
         for value in network.parameters()
@@ -179,18 +177,18 @@ def empty_copy(network: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def write_graph(writer: SummaryWriter, network: nn.Module) -> None:
-    """Log the graph of a network with ``strides``, traced as a copy on the CPU; an error is a warning."""
-    # Not undone: other threads may change the filters meanwhile.
+    """Log the graph of a network, traced as a copy on the CPU; an error is only a warning."""
+    # Never reset: other threads may change the filters at the same time.
     for message in ("`torch.jit.trace", "The input to trace is already a ScriptModule"):
         warnings.filterwarnings("ignore", message=message)
     try:
         side = _CELLS * max(network.strides)  # type: ignore[arg-type]
         images, copied = torch.zeros(1, 3, side, side), empty_copy(network)
         list_of_maps = copied.forward
-        copied.forward = lambda images: tuple(list_of_maps(images))  # a trace wants no lists
+        copied.forward = lambda images: tuple(list_of_maps(images))  # tracing accepts no lists
         traced = torch.jit.trace(copied, (images,), check_trace=False)
-        writer.add_graph(traced, (images,))  # by itself it would trace twice, and print its errors
-    except Exception as error:  # whatever a network is made of, it may still be trained
+        writer.add_graph(traced, (images,))  # with a network it would trace twice, and print errors
+    except Exception as error:  # a network that cannot be traced can still be trained
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         warnings.warn(
             f"TensorBoard will not show the graph of the network ({what}); training goes on", stacklevel=2
@@ -198,7 +196,7 @@ def write_graph(writer: SummaryWriter, network: nn.Module) -> None:
 
 
 def _best(summary: Path) -> dict[str, float]:
-    """``map`` and ``map_50`` of the best epoch, as far as ``summary.json`` tells."""
+    """Read ``map`` and ``map_50`` of the best epoch from ``summary.json``; empty if it has none."""
     try:
         best = json.loads(summary.read_text())["best"]
         found = {name: best.get(f"val/{name}") for name in ("map", "map_50")}

@@ -1,4 +1,4 @@
-"""Pictures of a run, in TensorBoard and in its directory: labels, augmented images, predictions, mistakes."""
+"""Pictures of a run in TensorBoard and in its directory: labels, augmented images, predictions, mistakes."""
 
 from __future__ import annotations
 
@@ -37,32 +37,31 @@ from ..pictures import (
 from .writer import log_encoded, never_fatal, step_of, writer_of
 
 FOLDER = "pictures"
-"""In the run directory, and before the names in TensorBoard."""
+"""Folder in the run directory, and prefix of the tags in TensorBoard."""
 
 _SHARE = 0.005
-"""Of one core, that panels may take over the run."""
+"""Share of one core's time that panels may take."""
 
 _never_fatal = never_fatal("pictures cannot be made")
 
 
 class Pictures(Callback):
-    """Shows in pictures what is learnt from, what is seen, what is found, and what goes wrong.
+    """Draws the labels, the images as the network sees them, its predictions, and its worst errors.
 
     ``pictures/labels`` (once), ``pictures/augmented``, ``pictures/predictions`` and ``pictures/worst`` are
     logged to TensorBoard, and the newest of each is a file in ``directory/pictures``: ``labels.png``,
-    ``augmented.jpg``, ``predictions.jpg``, ``worst.jpg``. Of several ranks the first one does it all, with
-    the images that it has.
+    ``augmented.jpg``, ``predictions.jpg``, ``worst.jpg``. Rank zero draws the images that it has.
 
-    Copies off the device are made in validation and at the end of an epoch, never in a training step;
-    drawing and writing are left to the queue. A set is left out where it would take more than half a percent
-    of a core's time, except the first one and that of the last planned validation. An error ends the pictures
-    and not the training.
+    Copies from the device are made in validation and at the end of an epoch, never in a training step; the
+    queue draws and writes. A set is skipped when drawing would take more than half a percent of a core's
+    time, except the first one and that of the last planned validation. An error ends the pictures, not the
+    training.
 
     Args:
         directory: the run directory.
         count: images in each panel.
-        every: epochs between two sets of pictures, at the least.
-        queue: runs what draws and writes.
+        every: least number of epochs between two sets.
+        queue: background queue.
 
     Raises:
         InputError: a number is not positive.
@@ -79,18 +78,18 @@ class Pictures(Callback):
         self.every = every
         self.queue = queue or BackgroundQueue()
         self.is_broken = False
-        """Whether an error has ended the pictures."""
+        """An error has ended the pictures."""
         self._pace = Pace(_SHARE)
         self._augmented: tuple[int, Tensor, Tensor, Tensor] | None = None
         self._drawn_epoch: int | None = None
-        """Of the newest pictures of a validation."""
+        """Epoch of the newest pictures of a validation."""
         self._worst: WorstMistakes | None = None
-        """Of the validation under way, if it is drawn."""
+        """Worst mistakes of the current validation; None if it is not drawn."""
         self._shown: list[tuple[EvaluatedImage, ImageView]] = []
 
     @_never_fatal
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the labels; a run that is resumed has them."""
+        """Draw the labels, unless a resumed run has them."""
         index = _index(trainer, "train")
         if index is None or (step_of(trainer) > 0 and self._path("labels", ".png").exists()):
             return
@@ -106,7 +105,7 @@ class Pictures(Callback):
         path, writer = self._path("labels", ".png"), writer_of(trainer)
         self.queue.submit(_publish, draw, path, ".png", writer, step_of(trainer))
 
-    # What the network sees
+    # -- augmented images ---------------------------------------------------------------------------
 
     @_never_fatal
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -119,7 +118,7 @@ class Pictures(Callback):
     def _keep(
         self, trainer: Trainer, module: TrainsDetections, images: Tensor, targets: Tensor, mask: Tensor
     ) -> None:
-        """Take the first images of the first batch aside, on the device; nothing waits for it."""
+        """Keep the first images of the first batch on the device; nothing waits for the copy."""
         module.on_augmented = None
         pixels = (images[: self.count].detach() * 255).round_().to(torch.uint8)
         counts = mask[: self.count].sum(dim=1)  # labels come first
@@ -137,7 +136,7 @@ class Pictures(Callback):
         draw = functools.partial(draw_augmented, images, table, counts.tolist(), names)
         self._submit(trainer, "augmented", step, draw)
 
-    # What it finds
+    # -- predictions and worst errors ---------------------------------------------------------------
 
     @_never_fatal
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -159,7 +158,7 @@ class Pictures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Copy what is to be drawn off the device, which validation waits for anyway."""
+        """Copy the images to draw from the device, for which validation waits anyway."""
         if self._worst is None or dataloader_idx > 0 or not isinstance(outputs, dict):
             return
         images = split_batch(batch, outputs["detections"], outputs["counts"])
@@ -169,7 +168,7 @@ class Pictures(Callback):
             self._shown.append((image.without_pixels(), cut_view(image)))
 
     def _wanted(self, trainer: Trainer, batch_idx: int) -> int:
-        """How many images of a batch to show: all batches give their share, the same each time."""
+        """Number of images to show from a batch: each batch gives its share, the same in each epoch."""
         batches = trainer.num_val_batches[0]
         share = (batch_idx + 1) / batches if 0 < batches < math.inf else 1.0
         return max(0, math.ceil(self.count * share) - len(self._shown))
@@ -195,13 +194,13 @@ class Pictures(Callback):
             captions = [_image_name(trainer, m.position, m.image_id) for m in mistakes]
             draw = functools.partial(draw_worst, mistakes, captions, names)
             self._submit(trainer, "worst", step, draw)
-        else:  # those of an earlier validation would stand beside newer predictions
+        else:  # or old mistakes would stand beside new predictions
             self.queue.submit(self._path("worst", ".jpg").unlink, missing_ok=True)
 
-    # What becomes of it
+    # -- writing ------------------------------------------------------------------------------------
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Wait for the last pictures: the logger is closed next."""
+        """Wait for the last pictures, because the logger is closed next."""
         self.queue.drain()
 
     def _path(self, name: str, suffix: str) -> Path:
@@ -228,13 +227,13 @@ def _publish(
 
 
 def _is_last_validated(trainer: Trainer) -> bool:
-    """Whether this is the last of the planned epochs that is validated, or one after it."""
+    """Whether no later epoch is going to be validated."""
     every = trainer.check_val_every_n_epoch or 1
     return 0 < (trainer.max_epochs or -1) < trainer.current_epoch + 1 + every
 
 
 def _index(trainer: Trainer, split: str) -> Any:
-    """The index of a split, from our own data module; None with other data."""
+    """Index of a split; None without our data module."""
     data = data_that_tells(trainer)
     return data and data.indices.get(split)
 

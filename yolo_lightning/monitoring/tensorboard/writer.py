@@ -1,4 +1,4 @@
-"""How callbacks show pictures and texts: TensorBoard's writer, its step, and what an error ends."""
+"""TensorBoard's writer and step for callbacks, and protection of the training from their errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Hook = TypeVar("_Hook", bound=Callable[..., None])
 
 
 def writer_of(trainer: Trainer) -> SummaryWriter | None:
-    """TensorBoard's writer; None on all ranks but zero, and where another logger was asked for."""
+    """Return TensorBoard's writer; None on other ranks than zero and with other loggers."""
     if not trainer.is_global_zero:
         return None
     loggers = (logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger))
@@ -26,17 +26,17 @@ def writer_of(trainer: Trainer) -> SummaryWriter | None:
 
 
 def step_of(trainer: Trainer) -> int:
-    """The step at which Lightning logs scalars now: batches trained since the run began."""
+    """Return the step at which Lightning logs scalars: batches trained since the run began."""
     return logging_step(trainer)
 
 
 def never_fatal(problem: str) -> Callable[[_Hook], _Hook]:
-    """Let an error in a hook end what its callback shows, with a warning, and not the training.
+    """Decorator of a callback's hooks: an error ends the callback with a warning, not the training.
 
-    The callback has an ``is_broken``; once it is true, and on all ranks but zero, the hook does nothing.
+    It sets the callback's ``is_broken``. Then, and on other ranks than zero, the hook does nothing.
 
     Args:
-        problem: how the warning begins.
+        problem: beginning of the warning.
     """
 
     def guard(hook: _Hook) -> _Hook:
@@ -57,18 +57,16 @@ def never_fatal(problem: str) -> Callable[[_Hook], _Hook]:
 
 
 def log_encoded(writer: SummaryWriter, tag: str, contents: bytes, shape: tuple[int, ...], step: int) -> None:
-    """Log a picture as the file it is; ``add_image`` would make a PNG of it, by way of several copies.
-
-    A writer that was closed is left alone.
+    """Log an encoded picture; ``add_image`` would encode it again. A closed writer is ignored.
 
     Args:
         writer: TensorBoard's.
         tag: name of the picture.
-        contents: of a JPEG or PNG file.
+        contents: bytes of a JPEG or PNG file.
         shape: height, width and channels.
-        step: that it belongs to.
+        step: of the run.
     """
-    file_writer: Any = getattr(writer, "file_writer", None)  # its type does not tell that it may be None
+    file_writer: Any = getattr(writer, "file_writer", None)  # None if closed, which its type does not say
     if file_writer is None:
         return
     height, width, channels = shape
