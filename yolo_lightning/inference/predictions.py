@@ -35,35 +35,34 @@ COCO_NAMES = _COCO_NAMES.split(",")
 
 _NOT_IN_COCO = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 COCO_IDS = [i for i in range(1, 91) if i not in _NOT_IN_COCO]
-"""Their category ids: 1..90 with the ten ids left out that COCO lists without annotating."""
+"""Category ids of ``COCO_NAMES``: 1..90 without the ten ids that COCO never annotates."""
 
 Found = dict[int, tuple[int, npt.NDArray[np.float32]]]
-"""By position among the sources: id of the image, and (n, 6) x1, y1, x2, y2 px, score, class."""
+"""Position among the sources -> id of the image, and (n, 6) x1, y1, x2, y2 in px, score, class."""
 
 _MOST_LINES = 20
-"""Up to so many images, what is in each is printed."""
+"""Number of images up to which the detections of each are printed."""
 _WRITABLE = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 class PredictionWriter(Callback):
-    """Writes what ``predict`` finds into the run directory (``trainer.default_root_dir``).
+    """Writes the detections of ``predict`` to the run directory (``trainer.default_root_dir``).
 
-    ``predictions.json`` is a COCO results list, one object a detection, ordered by image:
-    ``image_id``, ``file_name``, ``category_id``, ``name`` of the class, ``bbox`` (x, y, width,
-    height in pixels of the original image) and ``score`` (0..1).
+    ``predictions.json`` is a COCO results list, ordered by image. A detection has ``image_id``,
+    ``file_name``, ``category_id``, ``name`` of the class, ``bbox`` (x, y, width, height in pixels of the
+    original image) and ``score`` (0..1).
 
-    * ``image_id`` is that of the batch: the number that the file name spells, if all names spell
-      different numbers as COCO's do, else the position of the image among the sources, from 1.
-    * ``category_id`` is that of the data set that the model was trained on, if its checkpoint tells;
-      else COCO's if the names of the classes are COCO's 80, as official weights have them; else the
-      class plus one.
-    * ``file_name`` is relative to the folder that all sources have in common.
+    * ``image_id`` is the number in the file name if all file names are different numbers, as COCO's are;
+      else the position of the image among the sources, from 1.
+    * ``category_id`` is that of the training data if the checkpoint has it; else COCO's if the class names
+      are COCO's 80, as in official weights; else the class plus one.
+    * ``file_name`` is relative to the common folder of all sources.
 
-    ``images/`` holds the pictures under the same relative names, so that files of one name from
+    ``images/`` has the annotated pictures under the same relative names, so that equal names from
     different folders do not overwrite each other.
 
     Args:
-        draw: write annotated pictures, which takes longer than finding the objects.
+        draw: write annotated pictures, which takes longer than the detection itself.
     """
 
     def __init__(self, draw: bool = True) -> None:
@@ -78,7 +77,7 @@ class PredictionWriter(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._found = {}
-        # Started by torchrun, only rank zero knows which directory is the run's.
+        # With torchrun only rank zero knows the run directory.
         self._directory = Path(trainer.strategy.broadcast(trainer.default_root_dir))
         self._paths = [Path(path) for path in trainer.datamodule.predict_paths]  # type: ignore[attr-defined]
         self._file_names = _relative_names(self._paths)
@@ -125,10 +124,10 @@ def to_coco(
     category_ids: Sequence[int],
     class_names: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Detections as a COCO results list.
+    """Convert detections to a COCO results list.
 
     Args:
-        found: what was found in each image.
+        found: detections of each image.
         file_names: name of each image, by position.
         category_ids: id of each class.
         class_names: name of each class.
@@ -148,13 +147,13 @@ def to_coco(
 
 
 def write_json(path: Path, results: list[dict[str, Any]]) -> None:
-    """Write a list, an object a line, so that a reader sees the old file or the whole new one."""
+    """Write a list as JSON, one object a line; readers see the old file or the whole new one."""
     lines = ",\n".join(json.dumps(result, ensure_ascii=False) for result in results)
     write_whole(path, f"[\n{lines}\n]\n" if results else "[]\n")
 
 
 def gather(found: Found) -> Found:
-    """The detections of all processes; every process has to call it."""
+    """Gather the detections of all processes; every process must call it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return found
     parts: list[Any] = [None] * torch.distributed.get_world_size()
@@ -163,7 +162,7 @@ def gather(found: Found) -> Found:
 
 
 def draw_detections(image: Pixels, rows: npt.NDArray[np.float32], names: Sequence[str]) -> Pixels:
-    """A copy of an image with a box for each detection, the surest on top; see ``pictures.draw_boxes``.
+    """Draw a box for each detection on a copy of an image, the highest score on top.
 
     Args:
         image: uint8 BGR (H, W, 3).
@@ -192,7 +191,7 @@ def _picture_path(directory: Path, name: str) -> Path:
 
 
 def _relative_names(paths: Sequence[Path]) -> list[str]:
-    """Paths relative to the folder that they have in common."""
+    """Make paths relative to their common folder."""
     absolute = [os.path.abspath(path) for path in paths]
     if not absolute:
         return []
@@ -201,14 +200,14 @@ def _relative_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _category_ids(known: list[int] | None, names: Sequence[str]) -> list[int]:
-    """Category id of each class; see ``PredictionWriter``."""
+    """Category id of each class, see ``PredictionWriter``."""
     if known:
         return known
     return COCO_IDS if list(names) == COCO_NAMES else list(range(1, len(names) + 1))
 
 
 def _summary(found: Found, file_names: Sequence[str], class_names: Sequence[str]) -> list[str]:
-    """What was found, in each image where there are few, and in all."""
+    """Lines with the detections of each image, if there are few images, and of all together."""
     counts = {index: Counter(found[index][1][:, 5].astype(int).tolist()) for index in sorted(found)}
     lines = [f"{file_names[i]}: {_in_words(count, class_names)}" for i, count in counts.items()]
     total: Counter[int] = sum(counts.values(), Counter())

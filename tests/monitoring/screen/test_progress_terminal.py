@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from tests.support.progress_run import Tiny, frames, loader, make_trainer, rows, use_terminal
 from tests.support.screen import Screen
 from yolo_lightning.monitoring.screen import bars, progress
+from yolo_lightning.training.compilation import Compilation
 
 
 @pytest.fixture
@@ -136,11 +136,6 @@ def test_a_terminal_that_vanishes_ends_nothing(tmp_path: Path, monkeypatch: pyte
     assert sys.stdout is terminal
 
 
-@dataclass
-class Compiled:
-    announcement: str = "compiling everything"
-
-
 @pytest.mark.parametrize("live", [True, False])
 def test_the_first_batch_is_announced_and_timed_where_something_is_compiled(
     live: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -150,7 +145,7 @@ def test_the_first_batch_is_announced_and_timed_where_something_is_compiled(
     monkeypatch.setattr(progress, "perf_counter", lambda: clock.now)
 
     class Compiling(Tiny):
-        compilation = Compiled()
+        compilation = Compilation(None, augmentation=True, reason="")
 
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
             clock.now += 41.3 if batch_idx == 0 and self.current_epoch == 0 else 1
@@ -158,7 +153,8 @@ def test_the_first_batch_is_announced_and_timed_where_something_is_compiled(
 
     make_trainer(tmp_path, max_epochs=2).fit(Compiling(), loader(), loader(2))
     lines = Screen(200).write(terminal.getvalue()).text.splitlines()
-    assert lines[:2] == ["compiling everything", "the first batch took 41.3 s, compilation included"]
+    assert lines[0].startswith("compiling the augmentation: ")
+    assert lines[1] == "the first batch took 41.3 s, compilation included"
     assert sum("compil" in line for line in lines) == 2
     assert not live or any("compiling" in frame and "epoch 1/2" in frame for frame in frames(terminal))
     # The first epoch took 43.3 s, of which 40.3 will not come again.
@@ -169,10 +165,7 @@ def test_the_first_batch_is_announced_and_timed_where_something_is_compiled(
 def test_nothing_is_announced_where_nothing_is_compiled(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Eager(Tiny):
-        compilation = Compiled(announcement=None)  # type: ignore[arg-type]
-
-    make_trainer(tmp_path, max_epochs=1).fit(Eager(), loader(), loader(2))
+    make_trainer(tmp_path, max_epochs=1).fit(Tiny(), loader(), loader(2))
     assert "first batch" not in capsys.readouterr().out
 
 
