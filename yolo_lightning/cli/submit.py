@@ -1,4 +1,4 @@
-"""``yolo-lightning submit slurm``: makes a job script for a cluster and hands it in."""
+"""``yolo-lightning submit slurm``: write a job script for a cluster and submit it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ from ..distributed.slurm import SlurmJob, sbatch_text, split_fit_options
 from ..errors import InputError
 from .command_parser import CommandParser
 
-_DESCRIPTION = """Makes a job for Slurm out of a fit command and submits it: so many nodes, one process a GPU.
-When its time is nearly over, or it is pre-empted, the job saves itself, goes back into the queue, and
-then goes on where it was.
+_DESCRIPTION = """Submits a fit command to Slurm, with one process for each GPU of each node. Before its time
+limit, or if it is pre-empted, the job saves a checkpoint, goes back into the queue, and resumes later.
 
   yolo-lightning submit slurm --nodes 4 --gpus-per-node 8 -- fit --data.root /data/coco --data.batch_size 16
 
-The number of nodes and processes is filled in for fit; data.batch_size stays that of one process."""
+The nodes and devices of fit are filled in; data.batch_size remains the batch of one process."""
 
 _NOT_OF_THE_JOB = ("cluster", "dry_run", "venv")
-_EPILOG = "What follows -- is a fit command; see: yolo-lightning fit --help"
+_EPILOG = "A fit command follows --; see: yolo-lightning fit --help"
 
 
 def submit(argv: list[str]) -> int:
     """Submit a job, or print the script that would be submitted.
 
     Args:
-        argv: what follows ``submit``: the kind of cluster, options, ``--`` and a ``fit`` command.
+        argv: kind of cluster, options, ``--`` and a ``fit`` command.
 
     Returns:
-        Status of the process: 0, or 1 where there is no sbatch and the script was printed instead.
+        Exit status: 0, or 1 if there is no sbatch and the script was printed instead.
 
     Raises:
         InputError: an option is wrong, or sbatch refuses the job.
@@ -71,7 +70,7 @@ def _job(options: argparse.Namespace, command: list[str]) -> SlurmJob:
 
 
 def _python(venv: str | None) -> str:
-    """The interpreter of an environment; that of this process if none is named."""
+    """Interpreter of an environment; None means this process's."""
     if venv is None:
         return sys.executable
     python = Path(venv).expanduser().absolute() / "bin" / "python"
@@ -96,10 +95,10 @@ def _submit(job: SlurmJob, text: str) -> None:
     script.write_text(text)
     if done.stderr.strip():
         print(done.stderr.strip(), file=sys.stderr)
-    print(_told(job, number, runs, script))
+    print(_summary(job, number, runs, script))
 
 
-def _told(job: SlurmJob, number: str, runs: Path, script: Path) -> str:
+def _summary(job: SlurmJob, number: str, runs: Path, script: Path) -> str:
     name = job.run_name or f"slurm-{number}"
     what = f"{job.gpus_per_node} GPUs" if job.gpus_per_node else f"{job.processes_per_node} processes on CPUs"
     log = shlex.quote(str(runs / f"slurm-{number}.log"))
@@ -140,21 +139,21 @@ def _parser() -> CommandParser:
     queue.add_argument("--job-name", default=SlurmJob.job_name, metavar="NAME", help="default: %(default)s")
     queue.add_argument(
         "--signal-seconds", type=int, default=SlurmJob.signal_seconds, metavar="S",
-        help="notice before the limit or a pre-emption: a batch and a checkpoint take less (default: 120)",
+        help="notice before the limit or a pre-emption, enough for a batch and a checkpoint (default: 120)",
     )  # fmt: skip
     queue.add_argument(
         "--sbatch", action="append", default=[], dest="more", metavar="OPTION",
-        help="further option of sbatch, as often as needed: --sbatch=--qos=long --sbatch=--exclusive",
+        help="another option of sbatch; repeatable: --sbatch=--qos=long --sbatch=--exclusive",
     )  # fmt: skip
     place = parser.add_argument_group("place")
     place.add_argument("--runs-dir", metavar="DIR", help="folder of all runs, for all nodes (default: runs)")
     place.add_argument(
         "--run-name", metavar="NAME",
-        help="a run of this name goes on where it was (default: slurm- and the number of the job)",
+        help="an earlier run of this name is resumed (default: slurm- and the number of the job)",
     )  # fmt: skip
     place.add_argument(
         "--local-cache", metavar="DIR",
-        help="where a node keeps decoded images, such as '$TMPDIR' (default: beside the data, for all)",
+        help="folder of a node for decoded images, such as '$TMPDIR' (default: beside the data, shared)",
     )  # fmt: skip
     place.add_argument("--venv", metavar="DIR", help="environment that the nodes use (default: this one)")
     parser.add_argument("--dry-run", action="store_true", help="print the job script and submit nothing")
