@@ -245,8 +245,8 @@ class EpochProgress(ProgressBar):
             if self._display.is_due(now):
                 self._draw(trainer, now)
 
-    on_test_batch_end = on_validation_batch_end
-    on_predict_batch_end = on_validation_batch_end
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
+    on_predict_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._display.close(self._evaluation_bar)
