@@ -1,4 +1,4 @@
-"""How long a device idles between two steps, by its own clock and without ever waiting for it."""
+"""Idle time of a device between two steps, by its own clock, without ever waiting for it."""
 
 from __future__ import annotations
 
@@ -10,64 +10,62 @@ import torch
 
 
 class Event(Protocol):
-    """What is used of ``torch.cuda.Event(enable_timing=True)``."""
+    """The part of ``torch.cuda.Event(enable_timing=True)`` that is used here."""
 
     def record(self) -> Any:
-        """Put the event behind all work that the host has given to the device so far."""
+        """Put the event behind all work that the host has launched."""
 
     def query(self) -> bool:
-        """Whether the device has come to it."""
+        """True if the device has passed it."""
 
     def elapsed_time(self, end_event: Any) -> float:
-        """Time from this event to a later one, in ms; both have been reached."""
+        """Time in ms from this event to a later one, both passed."""
 
 
 class DeviceTimes(NamedTuple):
-    """Sums over the intervals whose ends the device has reached."""
+    """Sums over the intervals that the device has passed."""
 
     idle_ms: float = 0.0
-    """Between two steps."""
+    """Time between two steps."""
     busy_ms: float = 0.0
-    """From the start of a step to its end."""
+    """Time from the start of a step to its end."""
     steps: int = 0
-    """Steps that were asked about below."""
+    """Steps that were checked for being launch-bound."""
     launch_bound_steps: int = 0
-    """Those whose backward pass was done when the host had launched the rest of the step."""
+    """Steps whose backward pass was done when the host had launched the rest of the step."""
 
     @property
     def idle_fraction(self) -> float | None:
-        """Part of the time, 0..1, that the device idled between two steps; None before anything is known."""
+        """Part of the time, 0..1, in which the device idled between two steps; None if nothing is known."""
         total = self.idle_ms + self.busy_ms
         return self.idle_ms / total if total > 0 else None
 
     @property
     def launch_bound_fraction(self) -> float | None:
-        """Part of the steps, 0..1, in which the device kept up with the host; None without any step."""
+        """Part of the steps, 0..1, in which the device kept up with the host; None without a step."""
         return self.launch_bound_steps / self.steps if self.steps else None
 
 
 class _Mark(NamedTuple):
     event: Event
     ends: Literal["idle", "busy", None]
-    """The kind of time between the mark before it and this one; None where it is not to be counted."""
+    """Kind of time since the mark before; None if it does not count."""
 
 
 def cuda_clock() -> DeviceClock:
-    """A clock of the current stream of the current CUDA device."""
+    """Make a clock of the current stream of the current CUDA device."""
     return DeviceClock(lambda: torch.cuda.Event(enable_timing=True))
 
 
 class DeviceClock:
     """Marks the starts and ends of steps on the device and adds up the time between marks later.
 
-    A mark is an event that the device passes when all work given to it before is done. The times
-    between marks are read once the device has passed them, so that the host never waits. Where the
-    host is so far ahead that no event is free, marks are left out and what lies around them is not
-    counted.
+    A mark is an event, read after the device has passed it, so that the host never waits. If the host is so
+    far ahead that no event is free, it omits marks, and the time around them does not count.
 
     Args:
-        make_event: makes an event; events are used again.
-        capacity: events that exist at most, 4 or more; a step takes up to three.
+        make_event: makes an event; events are reused.
+        capacity: most events, 4 or more; a step takes up to three.
     """
 
     def __init__(self, make_event: Callable[[], Event], capacity: int = 96) -> None:
@@ -77,30 +75,30 @@ class DeviceClock:
         self._free: list[Event] = []
         self._marks: deque[_Mark] = deque()
         self._backward: Event | None = None
-        """The mark behind the backward pass of the present step."""
+        """Mark behind the backward pass of the present step."""
         self._is_joined = False
         self._idle_ms = self._busy_ms = 0.0
         self._steps = self._launch_bound_steps = 0
 
     def interrupt(self) -> None:
-        """What lies between the last mark and the next one is not to be counted."""
+        """Do not count the time between the last mark and the next one."""
         self._is_joined = False
 
     def epoch_started(self) -> None:
-        """From here on the device idles until the first step of the epoch."""
+        """Count the time until the first step of the epoch as idle."""
         self.interrupt()
         self._mark("idle")
 
     def step_started(self) -> None:
-        """A step begins; since the last mark the device idled."""
+        """Count the time since the last mark as idle."""
         self._mark("idle")
 
     def backward_launched(self) -> None:
-        """The host has given the device the backward pass of this step."""
+        """Mark the end of the backward pass, which the host has launched."""
         self._backward = self._mark("busy")
 
     def step_ended(self) -> None:
-        """A step ends; since the last mark the device was busy with it."""
+        """Count the time since the last mark as busy."""
         if self._backward is not None:
             self._steps += 1
             self._launch_bound_steps += self._backward.query()
@@ -108,7 +106,7 @@ class DeviceClock:
         self._mark("busy")
 
     def take(self) -> DeviceTimes:
-        """The sums since this was last asked; what the device has not reached yet goes to the next."""
+        """Take the sums since the last call; marks that the device has not passed count in the next."""
         self._collect()
         times = DeviceTimes(self._idle_ms, self._busy_ms, self._steps, self._launch_bound_steps)
         self._idle_ms = self._busy_ms = 0.0
@@ -135,7 +133,7 @@ class DeviceClock:
         return self._make_event()
 
     def _collect(self) -> None:
-        """Add up the intervals that the device has passed; it passes marks in their order."""
+        """Add up the intervals that the device has passed, in their order."""
         while len(self._marks) > 1 and self._marks[1].event.query():
             start, end = self._marks.popleft(), self._marks[0]
             if end.ends == "idle":

@@ -1,4 +1,4 @@
-"""How fast training is, what it waits for, and what to change."""
+"""Speed of the training, the stalls that slow it down, and the options to change."""
 
 from __future__ import annotations
 
@@ -43,30 +43,24 @@ class _Totals:
 
 
 class StallMonitor(Callback):
-    """Logs how fast each epoch was, and prints a line when it lost more than 5 % of its time.
+    """Logs the speed of each epoch, and prints a line if it lost more than 5 % of its time.
 
-    Logged are ``perf/images_per_second``, ``perf/data_wait_fraction``, ``perf/step_ms``,
-    ``perf/memory_peak_mb`` (10^6 bytes; on CUDA the most that tensors took in this epoch with its
-    validation, elsewhere the largest resident set that the process has had), ``perf/recompiles``
-    (how often torch.compile compiled a function again in this epoch; 0 in the first one of a run,
-    in which each size and mode is met) and, on CUDA, ``perf/device_idle_fraction``.
+    It logs ``perf/images_per_second``, ``perf/data_wait_fraction``, ``perf/step_ms``,
+    ``perf/memory_peak_mb`` (see :func:`peak_memory_mb`), ``perf/recompiles`` (functions that torch.compile
+    compiled again; 0 in the first epoch, which compiles each size and mode) and, on CUDA,
+    ``perf/device_idle_fraction``.
 
-    The host's clock times steps and waits, and the device is never asked to finish, so nothing
-    slows down. On a GPU the host runs ahead of the device: a wait that the device still has work
-    for is counted too, which makes ``data_wait_fraction`` an upper bound of the time that the
-    device lacks data. ``device_idle_fraction`` is that time itself, from events that the device
-    passes at the end of a step and at the start of the next; NaN when it has passed none yet.
+    The host's clock times steps and waits, and never waits for the device. A GPU may still have work during
+    a wait, so ``data_wait_fraction`` is an upper bound there. ``device_idle_fraction`` is exact: the device's
+    own time from the end of a step to the start of the next; NaN without a reading.
 
-    A step lasts from the start of a batch's hooks to their end, a wait from there to the start of
-    the next batch (in the first batch of an epoch: from the start of the epoch). The hooks of
-    callbacks that come later in the Trainer's list fall into the wait, so this one belongs last.
-    Validation is in neither. The first batch of a run, which compiles and warms up, is left out
-    unless there is no other; the device's idle time needs two. A run that resumes within an epoch adds
-    to what the first process had measured of it.
+    A step lasts from the start of a batch's hooks to their end, a wait from there, or from the start of the
+    epoch, to the next batch. Validation is in neither. List this callback last: hooks of later callbacks
+    count as waits. The first batch of a run compiles and warms up; it counts only if there is no other. A run
+    that resumes within an epoch adds to the figures of the first process.
 
-    The line is printed below the row of its epoch, by the first process alone. It comes again when
-    the cause is another, or after ten epochs. What can be changed is read from the ``loading`` of
-    the data module, where it has one (see ``data.loading.facts.Loading``).
+    The first process prints the line below the row of its epoch. It repeats the line if the cause changes, or
+    after ten epochs.
     """
 
     def __init__(self) -> None:
@@ -82,25 +76,25 @@ class StallMonitor(Callback):
         self._recompiles = RecompilationReader()
         self._is_first_epoch = True
         self._line: str | None = None
-        """What is to be printed once the row of the epoch is."""
+        """Line to print below the row of the epoch."""
         self._told: tuple[Cause, int] | None = None
-        """Cause that was printed last, and in which epoch."""
+        """Cause of the last line, and its epoch."""
 
     @property
     def images_per_second(self) -> float:
-        """Images of all processes per second of this epoch so far; 0 before the first batch."""
+        """Images a second of all processes in this epoch so far; 0 before the first batch."""
         totals = self._totals
         return self._world_size * totals.images / totals.seconds if totals.seconds > 0 else 0.0
 
     @property
     def data_wait_fraction(self) -> float:
-        """Part of this epoch so far, 0..1, that this process has waited for batches."""
+        """Part of this epoch so far, 0..1, in which this process waited for batches."""
         totals = self._totals
         return totals.wait_s / totals.seconds if totals.seconds > 0 else 0.0
 
     @property
     def step_ms(self) -> float:
-        """Mean duration of a step of this epoch so far, in ms, without the wait for its data."""
+        """Mean duration of a step in this epoch so far, in ms, without the wait for its batch."""
         totals = self._totals
         return 1000 * totals.step_s / totals.batches if totals.batches else 0.0
 
@@ -114,7 +108,7 @@ class StallMonitor(Callback):
         self._is_first_epoch = True
         self._line = self._told = None
         self._device_clock = device_clock(pl_module.device)
-        self._begin(pl_module)  # a run that resumes within an epoch does not pass through the start of one
+        self._begin(pl_module)  # a run that resumes within an epoch skips the hook of its start
         if trainer.fit_loop.restarted_mid_epoch:
             self._epoch = self._restored
 
@@ -140,7 +134,7 @@ class StallMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         now = perf_counter()
-        # Around a validation in mid-epoch the wait cannot be told from validating and saving.
+        # Around a validation within the epoch, validating and saving would count as a wait.
         self._wait_s = 0.0 if self._interrupted else now - self._mark
         self._interrupted = False
         self._mark = now
@@ -155,12 +149,12 @@ class StallMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         if self._device_clock:
-            self._device_clock.step_ended()  # after the first batch the device's time begins here
+            self._device_clock.step_ended()  # the device's time begins after the first batch
         now = perf_counter()
         totals = self._epoch if self._is_warm else self._warm_up
         totals.add(len(batch.images), self._wait_s, now - self._mark)
         module = detection_module(pl_module)
-        if not (module and module.waiting):  # else the network has still to run, and to compile
+        if not (module and module.waiting):  # else the network has not run and compiled yet
             self._is_warm = True
         self._mark = now
 
@@ -182,7 +176,7 @@ class StallMonitor(Callback):
         times = None
         if self._device_clock:
             times = self._device_clock.take()
-            # All processes log the same names, or they would wait for each other.
+            # All processes must log the same names, or they hang.
             idle = times.idle_fraction
             values["perf/device_idle_fraction"] = float("nan") if idle is None else idle
         pl_module.log_dict(values, sync_dist=True)
@@ -230,28 +224,27 @@ class StallMonitor(Callback):
         self._print_line(pl_module)
 
     def _print_line(self, pl_module: LightningModule) -> None:
-        """Print what is left to say of the epoch that has ended; its row is printed by now."""
+        """Print the line of the last epoch, whose row is on the screen by now."""
         if self._line is not None:
             pl_module.print(self._line)  # by the first process, around a live bar
             self._line = None
 
 
 def device_clock(device: torch.device) -> DeviceClock | None:
-    """A clock of a device that has events; None for a CPU, which is busy whenever the host is."""
+    """Make a clock of a CUDA device; None for a CPU, which is busy whenever the host is."""
     return cuda_clock() if device.type == "cuda" else None
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new peak, where a device counts it."""
+    """Begin a new peak of memory on CUDA."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most memory used, in 10^6 bytes.
+    """Peak of the memory in 10^6 bytes.
 
-    On CUDA that of tensors since :func:`reset_peak_memory`, elsewhere the largest resident set that
-    this process has had.
+    On CUDA that of tensors since :func:`reset_peak_memory`, elsewhere the process's largest resident set.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
@@ -265,18 +258,14 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 class RecompilationReader:
-    """Reads what was compiled again since it was last asked.
-
-    torch keeps the facts of its last 64 compilations; the first one of a function gives no reason
-    for compiling again. Nothing is imported: before torch's compiler is loaded, nothing is compiled.
-    """
+    """Reads torch's records of its last 64 compilations; only those that compile again give a reason."""
 
     def __init__(self) -> None:
         self._last: Any = None
-        """The newest record that was read."""
+        """Newest record that was read."""
 
     def read(self) -> list[Recompilation]:
-        """The recompilations since the last call, the oldest first; at most as many as torch keeps."""
+        """Read the recompilations since the last call, the oldest first."""
         compiler = sys.modules.get("torch._dynamo.utils")
         records: list[Any] = compiler.get_compilation_metrics() if compiler else []
         known = next((i for i, record in enumerate(records) if record is self._last), -1)

@@ -1,4 +1,4 @@
-"""Where the time of a run has gone, to the second."""
+"""Wall time of a run by phase."""
 
 from __future__ import annotations
 
@@ -19,41 +19,34 @@ from .phase_clock import PhaseClock, compile_seconds
 PHASES = (
     "start_up", "compilation", "data_wait", "step", "validation", "checkpoints", "drawing", "other",
 )  # fmt: skip
-"""In the order in which they are told."""
+"""Phases in the order of the report."""
 FILE = "time_budget.json"
 _START_UP = PHASES[0]
 _BETWEEN = "between"
-"""From the end of a batch on, until it is known what comes: a batch, a validation, the end of the epoch."""
+"""Time after a batch whose phase depends on what follows: a batch, a validation or the end of the epoch."""
 
 
 class TimeBudget(Callback):
     """Attributes every moment of a run to one of :data:`PHASES`, and keeps the sums in ``time_budget.json``.
 
-    * ``start_up``: from the start until the first batch is there, or a validation that is gone back to:
-      imports, options, choosing the step, reading the data, the network, restoring a checkpoint, the first
-      look at validation.
-    * ``compilation``: what torch.compile says it has taken, whenever that was, see
-      :func:`~yolo_lightning.performance.phase_clock.compile_seconds`.
-    * ``data_wait``: from the end of a batch's hooks to the start of the next, as in
-      ``perf/data_wait_fraction``. On a GPU it is an upper bound, because the host runs ahead.
+    * ``start_up``: until the first batch: imports, options, data, network, checkpoint, first validation.
+    * ``compilation``: time of torch.compile, see ``phase_clock.compile_seconds``.
+    * ``data_wait``: from the end of a batch's hooks to the start of the next; on a GPU an upper bound.
     * ``step``: from the start of a batch's hooks to their end.
     * ``validation``: with its own wait for data.
-    * ``checkpoints``: how long training is held to save them; they are written beside it.
-    * ``drawing``: how long pictures, curves and the report hold the training.
-    * ``other``: the ends of epochs, what is logged and written there, and the end of the run.
+    * ``checkpoints``: time in which saving holds up training; the rest is written beside it.
+    * ``drawing``: time in which pictures, curves and the report hold up training.
+    * ``other``: ends of epochs, and the end of the run.
 
-    The host's clock is read and the device is never asked to finish. It ends with the callbacks; Python
-    itself takes about a second more to end with torch in it. The file holds ``wall_seconds``,
-    ``seconds`` by phase, which add up to it, and ``processes``: how often the run was started. A run
-    that resumes adds its time to that of the parts before it, as of the checkpoint it goes on from.
-
-    Listed last, the hooks of other callbacks are within the step.
+    The host's clock never waits for the device. The file holds ``wall_seconds``, ``seconds`` by phase, which
+    add up to it, and ``processes``, the number of starts. A run that resumes adds its time to that of the
+    earlier parts, up to the checkpoint. List this callback last, so that other hooks count as step.
 
     Args:
-        directory: the run directory.
+        directory: run directory.
         queue: writes the file after each epoch.
-        drawing: callbacks whose hooks are ``drawing``.
-        began_s: when the run began, on ``time.monotonic``'s clock; now if left out.
+        drawing: callbacks whose hooks count as ``drawing``.
+        began_s: start of the run on ``time.monotonic``'s clock; now if left out.
     """
 
     def __init__(
@@ -72,7 +65,7 @@ class TimeBudget(Callback):
         self._earlier: dict[str, Any] = {"wall_seconds": 0.0, "seconds": {}, "processes": 0}
 
     def budget(self) -> dict[str, Any]:
-        """The run until now: ``wall_seconds``, ``seconds`` by phase, ``processes``."""
+        """Return ``wall_seconds``, ``seconds`` by phase and ``processes`` of the run until now."""
         earlier, own = self._earlier["seconds"], self._clock.seconds()
         own["data_wait"] = own.get("data_wait", 0.0) + own.pop(_BETWEEN, 0.0)
         return {
@@ -97,7 +90,7 @@ class TimeBudget(Callback):
                     self._time(callback, hook, "drawing")
 
     def _time(self, owner: object, name: str, phase: str) -> None:
-        """Let calls of a method be a phase of their own; once."""
+        """Attribute the calls of a method to a phase; once."""
         if name in vars(owner):
             return
         method: Callable[..., Any] = getattr(owner, name)
@@ -113,7 +106,7 @@ class TimeBudget(Callback):
         return self._io.stall_seconds if self._io else 0.0
 
     def _enter(self, phase: str, between: str = "other") -> None:
-        """Let a phase begin; what was between it and the last batch belongs to the phase ``between``."""
+        """Begin a phase; the time since the last batch belongs to the phase ``between``."""
         if self._clock.phase != _START_UP or phase in {"step", "validation"}:
             self._clock.reassign(_BETWEEN, between)
             self._clock.enter(phase)
@@ -156,7 +149,7 @@ class TimeBudget(Callback):
         self._write_now(trainer)
 
     def _write_now(self, trainer: Trainer) -> None:
-        """Write the file when no older one is under way; without it, the run is the same."""
+        """Write the file after the queued ones; a failure is only a warning."""
         if not trainer.is_global_zero:
             return
         with self._clock.during("drawing"):

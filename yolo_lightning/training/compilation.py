@@ -1,4 +1,4 @@
-"""Whether, and how, to compile: decided once, from what the machine can do, and said in a sentence."""
+"""Choice of what torch.compile compiles: a rule, and the sentence that the log gets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..system.text import first_line
 
 CompileOption = (
     Literal[
@@ -27,13 +28,13 @@ class Compilation:
     mode: str | None
     """Mode of torch.compile for the network and the loss; None leaves them eager."""
     augmentation: bool
-    """Whether the augmentation is compiled."""
+    """True if the augmentation is compiled."""
     reason: str
-    """A sentence for the log."""
+    """Sentence for the log."""
 
     @property
     def announcement(self) -> str | None:
-        """What to say before the first batch, which compiles and so takes long; None if nothing does."""
+        """Line for the user before the first batch, which compiles; None if nothing is compiled."""
         if self.mode is not None:
             what, long = "augmentation, network and loss", "minutes"
         elif self.augmentation:
@@ -46,21 +47,20 @@ class Compilation:
 def decide_compilation(option: CompileOption, device_type: str, precision: str) -> Compilation:
     """Turn ``model.compile`` into a decision.
 
-    ``auto`` compiles everything on CUDA. On a CPU it compiles the augmentation alone: oneDNN's eager
-    kernels in channels-last order are as fast as Inductor's in bf16 and 10 % slower in fp32, which
-    does not win back the minutes that compiling a network takes there, while the augmentation
-    is several times slower when eager.
+    ``auto`` compiles everything on CUDA, and only the augmentation on a CPU. There, in channels-last order,
+    oneDNN's eager kernels are as fast as Inductor's in bf16 and 10 % slower in fp32, which does not make up
+    for minutes of compiling. The eager augmentation is several times slower than the compiled one.
 
     Args:
-        option: ``auto``, a bool, ``augmentation`` (that alone), or a mode of torch.compile.
+        option: ``auto``, a bool, ``augmentation`` (only that), or a mode of torch.compile.
         device_type: ``cpu``, ``cuda`` or ``mps``.
-        precision: the Trainer's precision, for the log.
+        precision: precision of the Trainer, for the log.
 
     Raises:
-        InputError: a mode that cannot be had on this device.
+        InputError: this device does not support the mode.
     """
     if option is False:
-        return Compilation(None, False, "nothing is compiled: model.compile is false")
+        return Compilation(None, False, "compiling nothing: model.compile is false")
     if device_type == "cuda" and option in CUDA_GRAPH_MODES:
         raise InputError(
             f"model.compile {option} records CUDA graphs, which have given wrong gradients together with "
@@ -68,13 +68,13 @@ def decide_compilation(option: CompileOption, device_type: str, precision: str) 
         )
     obstacle = compiler_obstacle(device_type)
     if obstacle and option == "auto":
-        return Compilation(None, False, f"nothing is compiled: {obstacle}")
+        return Compilation(None, False, f"compiling nothing: {obstacle}")
     if obstacle:
         raise InputError(
             f"model.compile {option} cannot work on this machine ({obstacle}); use 'auto' or 'false'"
         )
     if option == "augmentation":
-        return Compilation(None, True, "the augmentation is compiled, the network is not")
+        return Compilation(None, True, "compiling the augmentation only: model.compile is augmentation")
     if option == "auto" and device_type != "cuda":
         return Compilation(
             None,
@@ -84,13 +84,13 @@ def decide_compilation(option: CompileOption, device_type: str, precision: str) 
         )
     mode = option if isinstance(option, str) and option != "auto" else "default"
     return Compilation(
-        mode, True, f"augmentation, network and loss are compiled for {device_type} in {precision} ({mode})"
+        mode, True, f"compiling augmentation, network and loss for {device_type} in {precision} ({mode})"
     )
 
 
 @functools.cache
 def compiler_obstacle(device_type: str) -> str | None:
-    """Why torch.compile cannot work here, found by compiling one small function; None if it can."""
+    """Find out why torch.compile fails here by compiling one small function; None if it works."""
     if device_type not in {"cpu", "cuda"}:
         return f"torch.compile is not used on {device_type}"
 
@@ -100,6 +100,6 @@ def compiler_obstacle(device_type: str) -> str | None:
     try:
         compiled = torch.compile(probe, fullgraph=True, dynamic=False)
         compiled(torch.ones(8, device=device_type))
-    except Exception as error:  # whatever the toolchain raises: it means "no"
-        return f"torch.compile fails here ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
+    except Exception as error:  # toolchains raise errors of many kinds
+        return f"torch.compile fails here ({first_line(error)})"
     return None
