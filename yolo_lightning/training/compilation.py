@@ -60,7 +60,7 @@ def decide_compilation(option: CompileOption, device_type: str, precision: str) 
         InputError: this device does not support the mode.
     """
     if option is False:
-        return Compilation(None, False, "compiling nothing: model.compile is false")
+        return Compilation(None, False, "nothing, because model.compile is false")
     if device_type == "cuda" and option in CUDA_GRAPH_MODES:
         raise InputError(
             f"model.compile {option} records CUDA graphs, which have given wrong gradients together with "
@@ -68,23 +68,23 @@ def decide_compilation(option: CompileOption, device_type: str, precision: str) 
         )
     obstacle = compiler_obstacle(device_type)
     if obstacle and option == "auto":
-        return Compilation(None, False, f"compiling nothing: {obstacle}")
+        return Compilation(None, False, f"nothing, because {obstacle}")
     if obstacle:
         raise InputError(
             f"model.compile {option} cannot work on this machine ({obstacle}); use 'auto' or 'false'"
         )
     if option == "augmentation":
-        return Compilation(None, True, "compiling the augmentation only: model.compile is augmentation")
+        return Compilation(None, True, "the augmentation only, because model.compile is augmentation")
     if option == "auto" and device_type != "cuda":
         return Compilation(
             None,
             device_type == "cpu",
-            f"compiling the augmentation only: on {device_type} in {precision} eager network kernels are "
+            f"the augmentation only, because on {device_type} in {precision} eager network kernels are "
             "about as fast, and compiling takes minutes",
         )
     mode = option if isinstance(option, str) and option != "auto" else "default"
     return Compilation(
-        mode, True, f"compiling augmentation, network and loss for {device_type} in {precision} ({mode})"
+        mode, True, f"augmentation, network and loss for {device_type} in {precision} ({mode})"
     )
 
 
