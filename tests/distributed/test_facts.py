@@ -14,10 +14,10 @@ from yolo_lightning.data.annotations.source import DataSource
 from yolo_lightning.distributed import facts
 from yolo_lightning.distributed.comparison import RULES, compare_facts
 from yolo_lightning.distributed.facts import (
-    facts_of,
-    gather_facts,
+    facts_of_run,
     index_digest,
     index_facts,
+    machine_facts,
     option_values,
     why_invisible,
     why_too_little_room,
@@ -119,29 +119,13 @@ def test_room_is_asked_of_the_file_system_that_the_folder_is_going_to_be_on(tmp_
     assert told is not None and told.startswith(f"{folder}: ") and told.endswith(" GB are free; make room")
 
 
-def test_facts_of_this_machine(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "last.ckpt"
-    checkpoint.write_bytes(b"12345")
-    found = gather_facts(
-        packages=["numpy", "no-such-package"],
-        commit="abc",
-        data={"data.root": tmp_path},
-        run_directory=tmp_path / "runs",
-        run_bytes=1 << 60,
-        shared_memory_bytes=1 << 60,
-        options={"x": "1"},
-        checkpoint=(checkpoint, 7),
-    )
-    assert set(found.values) <= set(RULES)
-    assert found.values["package"] == {"numpy": np.__version__, "no-such-package": "not installed"}
-    assert found.values["build"]["torch"] == torch.__version__
-    assert found.values["gpus"] == {"the number of GPUs that a process sees": str(torch.cuda.device_count())}
-    assert found.values["checkpoint"] == {
-        "the checkpoint that is resumed": f"{checkpoint} at step 7 (5 bytes)"
-    }
-    room, memory = found.problems
-    assert room.startswith(f"{tmp_path}/runs: 1152921504.61 GB are needed but ")
-    assert memory.startswith("/dev/shm: 1152921504.61 GB are needed but ")
+def test_facts_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "PACKAGES", ["numpy", "no-such-package"])
+    found = machine_facts()
+    assert set(found) <= set(RULES)
+    assert found["package"] == {"numpy": np.__version__, "no-such-package": "not installed"}
+    assert found["build"]["torch"] == torch.__version__
+    assert found["gpus"] == {"the number of GPUs that a process sees": str(torch.cuda.device_count())}
 
 
 def values(**kinds: dict[str, str]) -> dict[str, dict[str, str]]:
@@ -220,7 +204,7 @@ def all_options(root: Path, ckpt_path: Path | None = None, **data: Any) -> Names
 
 
 def test_facts_name_what_a_rank_does_not_see(tmp_path: Path) -> None:
-    found = facts_of(all_options(tmp_path / "away"), tmp_path, is_training=True)
+    found = facts_of_run(all_options(tmp_path / "away"), tmp_path, is_training=True)
     [problem] = found.problems
     assert "away" in problem and "data.root" in problem
     assert found.values["option"]["model.architecture"] == "yolov5n"
@@ -230,32 +214,50 @@ def test_facts_name_what_a_rank_does_not_see(tmp_path: Path) -> None:
 def test_a_resumed_checkpoint_is_compared_by_its_step_also_where_it_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     path.write_bytes(b"12345")
-    found = facts_of(all_options(tmp_path, path), tmp_path, is_training=False, step=700)
+    found = facts_of_run(all_options(tmp_path, path), tmp_path, is_training=False, step=700)
     [value] = found.values["checkpoint"].values()
     assert value == f"{path} at step 700 (5 bytes)"
     path.unlink()
-    found = facts_of(all_options(tmp_path, path), tmp_path, is_training=False, step=700)
+    found = facts_of_run(all_options(tmp_path, path), tmp_path, is_training=False, step=700)
     assert [problem for problem in found.problems if "ckpt_path" in problem]
 
 
+@pytest.fixture
+def needed(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Bytes that are asked for, by the name of the folder; too many for each."""
+    asked: dict[str, int] = {}
+
+    def no_room(folder: Path, need: int, remedy: str) -> str:
+        asked[folder.name] = need
+        return f"{folder.name} is full"
+
+    monkeypatch.setattr(facts, "why_too_little_room", no_room)
+    return asked
+
+
 @pytest.mark.parametrize(
-    ("local_rank", "workers", "needed"),
+    ("local_rank", "workers", "shared_memory"),
     [(0, 3, 2 * 3 * 2 * 8 * 3 * (640 + 64) ** 2), (1, 3, 0), (0, 0, 0), (0, "auto", 0)],
 )
-def test_the_first_process_of_a_host_reckons_with_the_shared_memory_of_all(
-    local_rank: int, workers: int | str, needed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_first_process_of_a_host_counts_the_shared_memory_of_all(
+    local_rank: int,
+    workers: int | str,
+    shared_memory: int,
+    needed: dict[str, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     started(monkeypatch, local_rank, processes=2)
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr(facts, "gather_facts", lambda **given: asked.update(given))
     options = all_options(tmp_path, image_size=640, batch_size=8, num_workers=workers)
-    facts_of(options, tmp_path, is_training=True)
-    assert asked["shared_memory_bytes"] == needed  # auto: on a CPU there are no workers
+    facts_of_run(options, tmp_path, is_training=True)
+    assert needed["shm"] == shared_memory  # auto: on a CPU there are no workers
 
 
-def test_there_is_room_for_four_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr(facts, "gather_facts", lambda **given: asked.update(given))
-    facts_of(all_options(tmp_path), tmp_path, is_training=True)
+def test_there_is_room_for_four_checkpoints(needed: dict[str, int], tmp_path: Path) -> None:
+    (tmp_path / "image.jpg").touch()
+    found = facts_of_run(all_options(tmp_path), tmp_path / "runs", is_training=True)
     parameters = sum(p.numel() for p in build_network("yolov5n", 3).parameters())
-    assert asked["run_bytes"] == 4 * 12 * parameters  # best, last, last.previous, and the one that is written
+    assert needed["runs"] == 4 * 12 * parameters  # best, last, last.previous, and the one that is written
+    assert found.problems == ["runs is full", "shm is full"]
+    facts_of_run(all_options(tmp_path), tmp_path / "runs", is_training=False)
+    assert needed["runs"] == 0

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from tests.support.processes import free_port, start_call
 from yolo_lightning.distributed import failure, joining, meeting, messages
 from yolo_lightning.distributed.all_reduce import check_all_reduce, meet_in_process_group
-from yolo_lightning.distributed.facts import gather_facts
+from yolo_lightning.distributed.facts import Facts, machine_facts, why_invisible
 from yolo_lightning.distributed.failure import FailedElsewhere
 from yolo_lightning.distributed.joining import join
 from yolo_lightning.distributed.launch import Launch
@@ -55,9 +55,7 @@ def goes_well() -> None:
     doubled = here.share("doubling", lambda: ctypes.PyDLL(None).sleep(nap_s) or 2 * here.rank)
     decided = here.decide("deciding", lambda: {"from": here.rank})
     assert decided == {"from": 0}
-    facts = gather_facts(
-        packages=["torch"], commit="abc", data={}, run_directory=Path.cwd(), run_bytes=1, options={"a": "1"}
-    )
+    facts = Facts(machine_facts())
     facts.values["patch"]["Python"] = f"3.99.{here.rank}"
     warnings = here.compare(facts)
     assert (len(warnings) == 1) == (here.rank == 0)
@@ -78,7 +76,7 @@ def goes_well() -> None:
 
 def other_version() -> None:
     here = meet()
-    facts = gather_facts(packages=["torch"], commit="a", data={}, run_directory=Path.cwd(), run_bytes=1)
+    facts = Facts(machine_facts())
     if here.rank == 1:
         facts.values["package"]["torch"] = "0.0.1"
     here.compare(facts)
@@ -86,8 +84,8 @@ def other_version() -> None:
 
 def missing_folder() -> None:
     here = meet()
-    data = {"data.root": Path.cwd() / "gone" if here.rank else Path(__file__).parent}
-    here.compare(gather_facts(packages=[], commit=None, data=data, run_directory=Path.cwd(), run_bytes=1))
+    problem = why_invisible(Path.cwd() / "gone" if here.rank else Path(__file__).parent, "data.root")
+    here.compare(Facts(machine_facts(), [problem] if problem else []))
 
 
 def fails_in_share() -> None:

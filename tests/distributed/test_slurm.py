@@ -65,20 +65,12 @@ def test_without_gpus_there_are_as_many_processes_as_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "time", ["3", "2:30", "0:2:1", "0-1", "1-0:0", "0-0:5:0", "UNLIMITED", "infinite", "0"]
-)
-def test_times_as_slurm_writes_them(time: str) -> None:
-    assert f"#SBATCH --time={time}" in sbatch_text(SlurmJob(time=time))
-
-
-@pytest.mark.parametrize(
     ("values", "words"),
     [
         ({"nodes": 0}, "--nodes is 0; give 1 or more"),
         ({"gpus_per_node": -1}, "--gpus-per-node is -1; give 0 or more"),
         ({"cpus_per_task": 0}, "--cpus-per-task is 0"),
         ({"signal_seconds": 0}, "--signal-seconds is 0"),
-        ({"signal_seconds": 70000}, "65535"),
         ({"gpus_per_node": 0, "tasks_per_node": 0}, "--tasks-per-node is 0"),
         ({"gpus_per_node": 8, "tasks_per_node": 4}, "leave it out"),
         ({"job_name": "bash"}, "--job-name bash"),
@@ -91,10 +83,7 @@ def test_times_as_slurm_writes_them(time: str) -> None:
         ({"local_cache": "$(date)"}, "--local-cache"),
         ({"run_name": "a/b"}, "--run-name 'a/b'"),
         ({"run_name": ".."}, "--run-name '..'"),
-        ({"time": "tomorrow"}, "--time tomorrow is not a time"),
-        ({"time": "1:2:3:4"}, "--time 1:2:3:4 is not a time"),
-        ({"time": "2"}, "over before --signal-seconds 120"),
-        ({"time": "0:1:59"}, "over before --signal-seconds 120"),
+        ({"time": "1 day"}, "--time '1 day' cannot stand in a job script"),
     ],
 )
 def test_values_that_cannot_be_meant_are_refused(values: dict[str, object], words: str) -> None:

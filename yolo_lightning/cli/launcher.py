@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from ..data.module import DetectionDataModule
 from ..distributed.all_reduce import ALL_REDUCE_S, FirstAllReduce
 from ..distributed.ddp import DDPConfig, build_strategy
-from ..distributed.facts import facts_of, index_facts
+from ..distributed.facts import facts_of_run, index_facts
 from ..distributed.joining import meet
 from ..distributed.meeting import Meeting
 from ..errors import InputError
@@ -100,7 +100,7 @@ class YoloCLI(CommandHooks, LightningCLI):
         config, meeting, stage = self.config[self.subcommand], self.meeting, str(self.subcommand)
         with self._removing_empty_run():
             if meeting.world_size > 1:
-                facts = facts_of(config, self.run_directory, stage == "fit", self.start.step)
+                facts = facts_of_run(config, self.run_directory, stage == "fit", self.start.step)
                 for warning in meeting.compare(facts):
                     rank_zero_warn(warning)
             meeting.share("building the run", super().instantiate_classes)

@@ -1,4 +1,4 @@
-"""What any rank asks for, all ranks do at the same batch, and nobody waits to find out."""
+"""Requests of one rank that all ranks follow at the same batch, without waiting for each other."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import distributed
 
 
 class Agreement:
-    """Flags that all ranks see alike: raised on one, raised on all.
+    """Flags that all ranks see alike: a flag raised on one rank is raised on all.
 
-    One process sees its own flags at once. With more, the flags of a batch are sent over a gloo
-    group of their own while the next batch is computed, and read at its end: the device's stream is
-    not touched and the host does not wait. So everybody learns one batch later, at the same batch.
+    A single process sees its own flags at once. Several processes send the flags of a batch over a gloo group
+    of their own while they compute the next batch, and read them at its end: neither the device nor the
+    host waits, and all ranks learn of a flag at the same batch, one batch late.
 
-    Every rank has to make the same calls in the same order.
+    All ranks make the same calls in the same order.
 
     Args:
         flags: How many there are.
@@ -35,7 +35,7 @@ class Agreement:
         self._under_way: distributed.Work | None = None
 
     def exchange(self, flags: Sequence[bool]) -> list[bool]:
-        """Send this rank's flags, and return what all of them raised in the call before."""
+        """Send this rank's flags, and return those that any rank raised in the call before."""
         if self._is_alone:
             return list(flags)
         answer = self._take()
@@ -43,7 +43,7 @@ class Agreement:
         return answer
 
     def settle(self, flags: Sequence[bool]) -> list[bool]:
-        """What all ranks raise now or raised in the call before; waits for all of them."""
+        """Wait for all ranks, and return the flags that any rank raises now or raised in the call before."""
         if self._is_alone:
             return list(flags)
         before = self._take()
@@ -51,7 +51,7 @@ class Agreement:
         return [a or b for a, b in zip(before, self._take(), strict=True)]
 
     def least(self, count: int) -> int:
-        """The smallest count of all ranks; waits for all of them."""
+        """Wait for all ranks, and return the smallest count."""
         if self._is_alone:
             return count
         smallest = torch.tensor(count)
@@ -72,9 +72,9 @@ class Agreement:
 
 
 def _default_timeout() -> timedelta | None:
-    """How long the default group waits, ``ddp.timeout_minutes``; None, gloo's 30 min, if torch hides it."""
+    """Read how long the default group waits, ``ddp.timeout_minutes``; None (30 min) if torch hides it."""
     device = torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
-    with suppress(Exception):  # these are no public names, and without them training works, too
+    with suppress(Exception):  # these names are private, and training works without them
         group = distributed.distributed_c10d._get_default_group()
         timeout: timedelta = group._get_backend(device).options._timeout
         return timeout

@@ -1,4 +1,4 @@
-"""What a rank finds out about itself: versions, data, devices, room, options."""
+"""What a rank finds out about itself: versions, data, devices, free space, options."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import pairwise
@@ -33,6 +33,10 @@ _BYTES_A_PARAMETER = 12
 """Of a checkpoint: weights, their average and momentum, float32 each."""
 _CHECKPOINTS = 4
 """In the run directory at most: best, last, the one before it, and the one that is being written."""
+_PREFETCH = 2
+"""Batches that each worker of torch's loader makes ahead."""
+_MARGIN_PX = 64
+"""By how much rectangles of evaluation are longer than the image size at most: a stride of P6."""
 
 
 @dataclass
@@ -42,65 +46,59 @@ class Facts:
     values: dict[str, dict[str, str]] = field(default_factory=dict)
     """Kind (a key of ``comparison.RULES``) to name to value."""
     problems: list[str] = field(default_factory=list)
-    """What is wrong here whatever the others have, one sentence each."""
+    """What is wrong here, independently of other ranks; one sentence each."""
 
 
-def gather_facts(
-    *,
-    packages: Sequence[str],
-    commit: str | None,
-    data: Mapping[str, Path],
-    run_directory: Path,
-    run_bytes: int,
-    shared_memory_bytes: int = 0,
-    options: Mapping[str, str] | None = None,
-    checkpoint: tuple[Path, int] | None = None,
-) -> Facts:
-    """What this rank has, for ``Meeting.compare``.
+def facts_of_run(config: Any, run_directory: Path, is_training: bool, step: int = 0) -> Facts:
+    """Gather what has to be alike on all ranks, and what each needs.
 
     Args:
-        packages: names of those whose versions must be equal.
-        commit: of the checkout that runs, or None.
-        data: option to the folder or file that it names, which must be readable here.
+        config: the options of a subcommand, resolved.
         run_directory: of the run; need not exist yet.
-        run_bytes: what the run is going to write there at least, in bytes.
-        shared_memory_bytes: what it is going to need in /dev/shm on this host, in bytes; 0 where
-            another process of the host reckons with it.
-        options: from :func:`option_values`.
-        checkpoint: the one that is resumed, and its step.
+        is_training: True for ``fit``.
+        step: of the checkpoint that is resumed.
     """
+    data = {f"data.{name}": Path(config.data[name]) for name in PATH_OPTIONS if config.data[name]}
+    options = option_values(config.as_dict(), leave_out=("runs_dir", *data))
+    values = {**machine_facts(), "option": options}
+    paths = dict(data)
+    if config.ckpt_path:
+        paths["ckpt_path"] = Path(config.ckpt_path)
+        size = _size(paths["ckpt_path"])
+        values["checkpoint"] = {
+            "the checkpoint that is resumed": f"{config.ckpt_path} at step {step} ({size})"
+        }
+    problems = [
+        *(why_invisible(path, option) for option, path in paths.items()),
+        why_too_little_room(
+            run_directory,
+            _checkpoint_bytes(config) if is_training else 0,
+            "make room, or choose another place with --runs_dir",
+        ),
+        why_too_little_room(
+            SHARED_MEMORY,
+            _shared_memory_bytes(config),
+            "mount it larger, or give fewer --data.num_workers or a smaller --data.batch_size",
+        ),
+    ]
+    return Facts(values, [problem for problem in problems if problem])
+
+
+def machine_facts() -> dict[str, dict[str, str]]:
+    """Gather versions and GPUs, by kind and name."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     build = {"torch": str(torch.__version__), "CUDA of torch": str(torch.version.cuda)}
     if gpus and torch.distributed.is_nccl_available():
         build["NCCL"] = ".".join(map(str, torch.cuda.nccl.version()))
-    values = {
-        "package": {name: _version(name) for name in packages},
+    return {
+        "package": {name: _version(name) for name in PACKAGES},
         "build": build,
         "python": {"Python": ".".join(platform.python_version_tuple()[:2])},
         "patch": {"Python": platform.python_version()},
-        "commit": {"the commit of yolo-lightning": str(commit)},
+        "commit": {"the commit of yolo-lightning": str(git_commit())},
         "gpus": {"the number of GPUs that a process sees": str(len(gpus))},
         "gpu": {"the GPU": ", ".join(dict.fromkeys(gpus)) or "none"},
-        "option": dict(options or {}),
-        "checkpoint": {},
     }
-    problems = [problem for option, path in data.items() if (problem := why_invisible(path, option))]
-    if checkpoint is not None:
-        path, step = checkpoint
-        problem = why_invisible(path, "ckpt_path")
-        problems += [problem] if problem else []
-        values["checkpoint"] = {"the checkpoint that is resumed": f"{path} at step {step} ({_size(path)})"}
-    for folder, need, remedy in (
-        (run_directory, run_bytes, "make room, or choose another place with --runs_dir"),
-        (
-            SHARED_MEMORY,
-            shared_memory_bytes,
-            "mount it larger, or give fewer --data.num_workers or a smaller --data.batch_size",
-        ),
-    ):
-        problem = why_too_little_room(folder, need, remedy)
-        problems += [problem] if problem else []
-    return Facts(values, problems)
 
 
 def _version(package: str) -> str:
@@ -111,7 +109,7 @@ def _version(package: str) -> str:
 
 
 def _size(path: Path) -> str:
-    """Of a file that may have gone, on a file system that may not answer."""
+    """Size of a file that may be gone, on a file system that may not answer."""
     try:
         return f"{bounded(path.stat, FILE_SYSTEM_S).st_size:,} bytes"
     except (OSError, TimeoutError):
@@ -119,7 +117,7 @@ def _size(path: Path) -> str:
 
 
 def index_facts(indices: Mapping[str, DatasetIndex]) -> Facts:
-    """The data sets as read here.
+    """Gather the data sets as read here.
 
     Args:
         indices: split to its index.
@@ -129,14 +127,13 @@ def index_facts(indices: Mapping[str, DatasetIndex]) -> Facts:
 
 
 def index_digest(index: DatasetIndex) -> str:
-    """Number of images and a digest of all that training sees of an index.
+    """Count the images and labels, and digest all that training sees of an index.
 
-    Paths count from the folder that all images share, so that hosts which have the same data set in
+    Paths are relative to the folder that all images share, so that hosts with the same data set in
     different places agree.
     """
-    paths = _relative_paths(index)
     digest = hashlib.sha256(repr((index.split, index.class_names, len(index))).encode())
-    digest.update(paths)
+    digest.update(_relative_paths(index))
     arrays = (
         *(index.category_ids, index.image_ids, index.sizes, index.offsets, index.classes),
         *(index.boxes, index.areas, index.crowd, index.trainable),
@@ -149,7 +146,7 @@ def index_digest(index: DatasetIndex) -> str:
 
 
 def _relative_paths(index: DatasetIndex) -> bytes:
-    """The paths without the folder that they share, each ended by a zero byte; they are sorted."""
+    """Join the paths, which are sorted, without the folder that they share."""
     if not len(index):
         return b""
     ends = index.path_offsets.tolist()
@@ -160,7 +157,7 @@ def _relative_paths(index: DatasetIndex) -> bytes:
 
 
 def option_values(options: Mapping[str, object], leave_out: Collection[str] = ()) -> dict[str, str]:
-    """Nested options as ``dotted.name`` to text.
+    """Flatten nested options to ``dotted.name`` and text.
 
     Args:
         options: as ``jsonargparse.Namespace.as_dict`` gives them.
@@ -179,7 +176,7 @@ def option_values(options: Mapping[str, object], leave_out: Collection[str] = ()
 
 
 def why_invisible(path: Path, option: str) -> str | None:
-    """What is wrong with a folder or file that should be readable, or None."""
+    """Say what is wrong with a folder or file that should be readable, or None."""
 
     def look() -> str | None:
         if not path.exists():
@@ -201,11 +198,11 @@ def why_invisible(path: Path, option: str) -> str | None:
 
 
 def why_too_little_room(folder: Path, need: int, remedy: str) -> str | None:
-    """What is wrong with the room in a folder that may still have to be made, or None.
+    """Say what is wrong with the free space in a folder that may not exist yet, or None.
 
     Args:
         folder: where something is going to be written.
-        need: how much, in bytes; 0 asks for nothing.
+        need: in bytes; 0 asks for nothing.
         remedy: what to do.
     """
     if need <= 0:
@@ -226,68 +223,32 @@ def why_too_little_room(folder: Path, need: int, remedy: str) -> str | None:
     return f"{folder}: {need / 1e9:.2f} GB are needed but {free / 1e9:.2f} GB are free; {remedy}"
 
 
-_PREFETCH = 2
-"""Batches that each worker of torch's loader makes ahead."""
-_MARGIN = 64
-"""By how much the rectangles of evaluation are longer than the image size at most, in px: a stride of P6."""
+def _checkpoint_bytes(config: Any) -> int:
+    """Compute the size of all checkpoints of a run."""
+    with torch.device("meta"):
+        network = build_network(config.model.architecture, config.model.num_classes)
+    return _CHECKPOINTS * _BYTES_A_PARAMETER * sum(p.numel() for p in network.parameters())
+
+
+def _shared_memory_bytes(config: Any) -> int:
+    """Compute what this host needs in /dev/shm; its first process counts for all, the others say 0."""
+    launch, data, trainer = find_launch(config), config.data, config.trainer
+    if launch is None or launch.local_rank:
+        return 0
+    on_gpu, processes = is_on_gpu(trainer.accelerator), processes_here(trainer)
+    return evaluation_bytes(data.image_size, data.batch_size, data.num_workers, processes, on_gpu)
 
 
 def evaluation_bytes(
     image_size: int, batch_size: int, num_workers: int | Literal["auto"], processes: int, on_gpu: bool
 ) -> int:
-    """What the batches of evaluation take while they are handed over, at most, by all processes of a host.
+    """Compute what batches of evaluation take in shared memory at most, for all processes of a host.
 
-    The loader of training maps its memory in another way.
-
-    Args:
-        image_size: S in px.
-        batch_size: B.
-        num_workers: as ``data.num_workers``.
-        processes: of the run on this host.
-        on_gpu: whether it trains on GPUs; on a CPU ``auto`` means no workers.
+    The loader of training maps its memory in another way. On a CPU ``auto`` means no workers.
     """
     workers = 0
     if num_workers != "auto":
         workers = num_workers
     elif on_gpu:
         workers = max(1, min(MOST_WORKERS, usable_cores() // processes))
-    return processes * workers * _PREFETCH * batch_size * 3 * (image_size + _MARGIN) ** 2  # uint8
-
-
-def _shared_memory_bytes(config: Any) -> int:
-    """What this host needs in /dev/shm; its first process reckons for all of them."""
-    launch, data = find_launch(config), config.data
-    if launch is None or launch.local_rank:
-        return 0
-    processes, on_gpu = processes_here(config.trainer), is_on_gpu(config.trainer.accelerator)
-    return evaluation_bytes(data.image_size, data.batch_size, data.num_workers, processes, on_gpu)
-
-
-def facts_of(config: Any, run_directory: Path, is_training: bool, step: int = 0) -> Facts:
-    """What has to be alike on all ranks, and what each needs.
-
-    Args:
-        config: the options of a subcommand, resolved.
-        run_directory: of the run.
-        is_training: whether it is ``fit``.
-        step: at which the checkpoint was saved that is resumed, if there is one.
-    """
-    names = PATH_OPTIONS
-    data = {f"data.{name}": Path(config.data[name]) for name in names if config.data[name]}
-    run_bytes = 0
-    if is_training:
-        with torch.device("meta"):
-            network = build_network(config.model.architecture, config.model.num_classes)
-        checkpoint_bytes = _BYTES_A_PARAMETER * sum(p.numel() for p in network.parameters())
-        run_bytes = _CHECKPOINTS * checkpoint_bytes
-    options = option_values(config.as_dict(), leave_out=("runs_dir", *data))
-    return gather_facts(
-        packages=PACKAGES,
-        commit=git_commit(),
-        data=data,
-        run_directory=run_directory,
-        run_bytes=run_bytes,
-        shared_memory_bytes=_shared_memory_bytes(config),
-        options=options,
-        checkpoint=(Path(config.ckpt_path), step) if config.ckpt_path else None,
-    )
+    return processes * workers * _PREFETCH * batch_size * 3 * (image_size + _MARGIN_PX) ** 2  # uint8

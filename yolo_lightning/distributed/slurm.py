@@ -1,4 +1,4 @@
-"""The text that sbatch gets: ``submit_slurm.sh`` beside this file, with other values in its lines."""
+"""The job script: ``submit_slurm.sh`` beside this file, with other values in its lines."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from ..errors import InputError
 TEMPLATE = Path(__file__).with_name("submit_slurm.sh")
 """A script that works as it is; ``scripts/submit_slurm.sh`` is a link to it."""
 
-_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<fields>\d+(?::\d+){0,2})")
 _WORD = re.compile(r"[^\s'\"\\`$#]+")
-"""What a value of an ``#SBATCH`` line may be, which no shell reads."""
+"""Values of an ``#SBATCH`` line that no shell interprets."""
 _INTERACTIVE = ("bash", "interactive")
 
 
@@ -45,7 +44,7 @@ class SlurmJob:
         fit_options: What follows ``fit``.
 
     Raises:
-        InputError: a value cannot be meant; says which and what to give.
+        InputError: a value is impossible; says which and what to give.
     """
 
     nodes: int = 1
@@ -70,8 +69,6 @@ class SlurmJob:
         for name, least in (("nodes", 1), ("gpus_per_node", 0), ("cpus_per_task", 1), ("signal_seconds", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{_option(name)} is {getattr(self, name)}; give {least} or more")
-        if self.signal_seconds > 65535:
-            raise InputError(f"--signal-seconds is {self.signal_seconds}, Slurm's limit is 65535; give less")
         if self.tasks_per_node is not None and self.tasks_per_node < 1:
             raise InputError(f"--tasks-per-node is {self.tasks_per_node}; give 1 or more")
         if self.gpus_per_node and self.tasks_per_node not in (None, self.gpus_per_node):
@@ -81,7 +78,7 @@ class SlurmJob:
             )
         if self.job_name in _INTERACTIVE:
             raise InputError(f"--job-name {self.job_name} means an interactive job; give another")
-        for name in ("job_name", "partition", "account", "constraint"):
+        for name in ("job_name", "time", "partition", "account", "constraint"):
             value = getattr(self, name)
             if value is not None and not _WORD.fullmatch(value):
                 raise InputError(f"{_option(name)} {value!r} cannot stand in a job script; give a plain word")
@@ -92,21 +89,15 @@ class SlurmJob:
             raise InputError(f"--local-cache {self.local_cache!r} is no folder; give one such as '$TMPDIR'")
         if self.run_name is not None and not re.fullmatch(r"\w[\w.+-]*", self.run_name):
             raise InputError(f"--run-name {self.run_name!r} is not the name of a folder; give a plain word")
-        limit_s = _seconds(self.time)
-        if limit_s is not None and limit_s <= self.signal_seconds:
-            raise InputError(
-                f"--time {self.time} is over before --signal-seconds {self.signal_seconds} have passed; "
-                "give more time or a later signal"
-            )
 
     @property
     def processes_per_node(self) -> int:
-        """One a GPU, or as many as were asked for."""
+        """One process for each GPU, or ``tasks_per_node``."""
         return self.gpus_per_node or self.tasks_per_node or 1
 
 
 class FitOptions(NamedTuple):
-    """Options of ``fit`` without those that a job script sets itself."""
+    """Options of ``fit``, apart from those that the job script sets itself."""
 
     others: list[str]
     runs_dir: str | None
@@ -116,7 +107,7 @@ class FitOptions(NamedTuple):
 def split_fit_options(
     command: Sequence[str], nodes: int, processes_per_node: int, accelerator: str
 ) -> FitOptions:
-    """Take out of a ``fit`` command what the job script sets itself, if it agrees with the job.
+    """Remove from a ``fit`` command the options that the job script sets, if they agree with the job.
 
     Args:
         command: ``fit`` and its options.
@@ -152,8 +143,8 @@ def split_fit_options(
         found[name] = value if equals else next(words, "")
         if name == "ckpt_path":
             raise InputError(
-                "--ckpt_path is set by the job, which goes on from its own last.ckpt whenever it starts; go "
-                "on with an earlier run by --run-name, or start from weights by --model.weights"
+                "--ckpt_path is set by the job, which resumes from its own last.ckpt whenever it starts; resume "
+                "an earlier run by --run-name, or start from weights by --model.weights"
             )
         if name in settled and found[name] not in settled[name][0]:
             raise InputError(f"--{name} is {found[name]} but {settled[name][1]}; leave --{name} out")
@@ -161,7 +152,7 @@ def split_fit_options(
 
 
 def sbatch_text(job: SlurmJob) -> str:
-    """The script for a job; for the defaults it is ``submit_slurm.sh`` to the letter."""
+    """Write the script of a job; with default values it is ``submit_slurm.sh`` to the letter."""
     text = TEMPLATE.read_text(encoding="utf-8")
     directives = {
         "job-name": job.job_name,
@@ -195,7 +186,7 @@ def sbatch_text(job: SlurmJob) -> str:
 
 
 def _with_line(text: str, pattern: str, line: str) -> str:
-    """The text with its one line of that pattern replaced."""
+    """Replace the one line of a text that matches a pattern."""
     replaced, number = re.subn(rf"^{pattern}$", lambda _: line, text, flags=re.MULTILINE)
     assert number == 1, f"{TEMPLATE.name} has {number} lines {pattern}"
     return replaced
@@ -203,20 +194,3 @@ def _with_line(text: str, pattern: str, line: str) -> str:
 
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _seconds(time: str) -> int | None:
-    """A limit in Slurm's notation, in seconds; None where there is no limit."""
-    if time.upper() in ("UNLIMITED", "INFINITE", "0"):
-        return None
-    match = _TIME.fullmatch(time)
-    if match is None:
-        raise InputError(f"--time {time} is not a time to Slurm; give 90 (minutes), 24:00:00 or 3-12")
-    fields = [int(number) for number in match["fields"].split(":")]
-    if match["days"] is not None:  # hours[:minutes[:seconds]]
-        hours, minutes, seconds = [*fields, 0, 0][:3]
-    elif len(fields) == 3:
-        hours, minutes, seconds = fields
-    else:  # minutes[:seconds]
-        hours, minutes, seconds = 0, fields[0], [*fields, 0][1]
-    return ((int(match["days"] or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
