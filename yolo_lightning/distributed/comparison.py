@@ -1,10 +1,11 @@
-"""Differences between what the ranks found about themselves, in words."""
+"""Differences between the facts of ranks, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..system.text import one_line
 from .failure import name_ranks
 
 Values = Mapping[str, Mapping[str, str]]
@@ -13,7 +14,7 @@ Values = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Rule:
-    """What a difference of one kind means."""
+    """Meaning of a difference of one kind."""
 
     remedy: str
     is_error: bool = True
@@ -31,19 +32,19 @@ RULES = {
     "checkpoint": Rule("put --runs_dir on a file system that all hosts share"),
     "index": Rule("copy the same images and annotations to all hosts"),
 }
-"""Kind of fact to what a difference means; what one kind tells is not told again by a later one."""
+"""Kind of fact to the meaning of a difference. A kind does not repeat what an earlier one reported."""
 
 _MOST = 5
-"""Differences told one by one."""
-_LONGEST = 120
-"""Characters of a value that are told."""
+"""Differences that are listed."""
+_LONGEST = 121
+"""Characters of a value that are shown."""
 
 
 def compare_facts(values: Mapping[int, Values], hosts: Mapping[int, str]) -> tuple[str, list[str]]:
-    """Where ranks differ from rank zero.
+    """Find where ranks differ from rank zero.
 
     Args:
-        values: rank to what it found.
+        values: rank to its facts.
         hosts: rank to its host.
 
     Returns:
@@ -71,10 +72,5 @@ def compare_facts(values: Mapping[int, Values], hosts: Mapping[int, str]) -> tup
 
 
 def _difference(name: str, own: str, others: Mapping[str, list[int]], hosts: Mapping[int, str]) -> str:
-    parts = [f"{_cut(value)} on {name_ranks(ranks, hosts)}" for value, ranks in others.items()]
-    return f"{name} is {_cut(own)} on {name_ranks([0], hosts)} but {', '.join(parts)}"
-
-
-def _cut(value: str) -> str:
-    value = " ".join(value.split())
-    return value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"
+    parts = [f"{one_line(value, _LONGEST)} on {name_ranks(ranks, hosts)}" for value, ranks in others.items()]
+    return f"{name} is {one_line(own, _LONGEST)} on {name_ranks([0], hosts)} but {', '.join(parts)}"

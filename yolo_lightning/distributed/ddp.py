@@ -1,4 +1,4 @@
-"""How several processes train as one: Lightning's DDP, set up once for every way of starting it."""
+"""Data-parallel training: Lightning's DDP, set up in one place for every launcher."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class DDPConfig:
-    """How the gradients of several processes come together.
+    """Exchange of gradients between processes.
 
     Raises:
         InputError: a value is out of its range.
@@ -41,13 +41,12 @@ class DDPConfig:
 class ConfiguredDDP(DDPStrategy):
     """Lightning's DDP with the options of :class:`DDPConfig`.
 
-    Every parameter of the network is used in every step, so none is searched for. Gradients are views of
-    the buffers that are exchanged, which spares a copy of all of them in memory. The graph is not declared
-    static: that spares the search for unused parameters, of which there is none, and holds back the
-    exchange of the whole first step.
+    Every step uses every parameter, so DDP searches for no unused ones. Gradients are views of the buffers
+    that are exchanged, which saves a copy of all of them. A static graph would delay the exchange of the
+    first step and save nothing.
 
-    Batches that are accumulated are exchanged one by one, without ``no_sync``: ``.grad`` then holds the sum
-    over all processes at any time, and a checkpoint that rank zero writes in the middle of a window is whole.
+    Accumulated batches are exchanged one by one, without ``no_sync``: ``.grad`` always holds the sum over all
+    processes, so a checkpoint that rank zero writes between two batches of a step is complete.
 
     Args:
         config: the options.
@@ -67,7 +66,7 @@ class ConfiguredDDP(DDPStrategy):
 
     def configure_ddp(self) -> None:
         super().configure_ddp()
-        # Lightning's own way to register a hook does nothing on a CPU; an option must not be ignored there.
+        # Lightning registers a hook on GPUs only; the option must not be ignored on a CPU.
         if self.config.compress_gradients:
             assert isinstance(self.model, DistributedDataParallel)
             self.model.register_comm_hook(None, bf16_compress_hook)
@@ -82,14 +81,14 @@ def build_strategy(
     sync_batchnorm: bool,
     config: DDPConfig,
 ) -> Any:
-    """What the Trainer gets as its strategy, from its options as the user gives them.
+    """Build the strategy of the Trainer from its options as the user gives them.
 
     Args:
         strategy: ``auto``, ``ddp``, or anything else, which is returned as it is.
         accelerator: ``auto``, ``gpu``, ``cuda``, ``cpu``, …
         devices: ``auto``, a number, a list of GPUs, or any of them as text; of one node.
         num_nodes: number of nodes.
-        sync_batchnorm: whether batch norms take their statistics over all processes.
+        sync_batchnorm: True if batch norms take their statistics over all processes.
         config: options of DDP.
 
     Returns:
@@ -117,7 +116,7 @@ def build_strategy(
 
 
 def count_devices(devices: Any, available: int) -> int:
-    """How many processes of one node ``trainer.devices`` means.
+    """Count the processes of one node that ``trainer.devices`` means.
 
     Args:
         devices: ``auto``, -1, a number, a list, or any of them as text (``2``, ``0,1``).
@@ -152,7 +151,7 @@ def _check_gpus(devices: Any, available: int) -> None:
 
 
 def _check_torchrun(processes: int, devices: Any, num_nodes: int) -> None:
-    """Refuse to let each of torchrun's processes train by itself, which is what Lightning would do."""
+    """Refuse options with which Lightning would let each of torchrun's processes train by itself."""
     started = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else processes
     if started != processes:
         local = os.environ.get("LOCAL_WORLD_SIZE", "")

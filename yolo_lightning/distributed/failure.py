@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import InputError
-from ..system.text import last_line, one_line
+from ..system.text import last_line
 
 SIBLINGS_S = 3.0
 """How far apart processes of one host that fail for the same reason may fail, in s."""
@@ -154,7 +154,7 @@ def describe_failures(failures: Mapping[int, str], hosts: Mapping[int, str], wor
     """
     ranks: dict[str, list[int]] = {}
     for rank, sentence in sorted(failures.items()):
-        ranks.setdefault(one_line(sentence), []).append(rank)
+        ranks.setdefault(" ".join(sentence.split()), []).append(rank)
     if len(ranks) == 1 and len(failures) == world_size:
         return f"{next(iter(ranks))} (on all {world_size} ranks)" if world_size > 1 else next(iter(ranks))
     said = [f"{name_ranks(group, hosts)}: {sentence}" for sentence, group in ranks.items()]

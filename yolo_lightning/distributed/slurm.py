@@ -143,8 +143,8 @@ def split_fit_options(
         found[name] = value if equals else next(words, "")
         if name == "ckpt_path":
             raise InputError(
-                "--ckpt_path is set by the job, which resumes from its own last.ckpt whenever it starts; resume "
-                "an earlier run by --run-name, or start from weights by --model.weights"
+                "--ckpt_path is set by the job, which resumes from its own last.ckpt whenever it starts; to "
+                "resume an earlier run give --run-name, to start from weights --model.weights"
             )
         if name in settled and found[name] not in settled[name][0]:
             raise InputError(f"--{name} is {found[name]} but {settled[name][1]}; leave --{name} out")

@@ -1,9 +1,8 @@
 """Signals that ask a run to stop: noted at once, acted on at the end of a batch.
 
-Nothing is done inside a handler but to note the signal: what saves a checkpoint may be in the middle
-of changing what is to be saved, and a collective there would wait for ranks that wait for this one.
-Imports nothing that takes time, so that the handlers are in place as soon as a process has started:
-until then SIGUSR1, by which Slurm gives notice, ends a process.
+A handler only notes the signal. To save there would catch weights in the middle of a change, and a
+collective there would wait for ranks that wait for this one. This file imports nothing slow, because
+SIGUSR1, with which Slurm gives notice, kills a process that has no handler yet.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 EXIT_STATUS = 75
-"""Of a run that was asked to stop and has saved itself: EX_TEMPFAIL of sysexits.h, "try again later"."""
+"""Exit status of a run that was asked to stop and has saved itself: EX_TEMPFAIL, "try again later"."""
 
 _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
 
@@ -30,31 +29,31 @@ class _State:
     received: str | None = None
     is_training = False
     listens = False
-    """Whether signals are written into a descriptor of ours."""
+    """True while signals are written into a descriptor of ours."""
 
 
 def received() -> str | None:
-    """Name of the first signal that asked to stop, or None."""
+    """Return the name of the first signal that asked to stop, or None."""
     return _State.received
 
 
 def training_begins() -> None:
-    """From here on there is something to save: SIGINT and SIGTERM no longer end the process at once."""
+    """Note that there is something to save: SIGINT and SIGTERM no longer end the process at once."""
     _State.is_training = True
 
 
 def training_has_begun() -> bool:
-    """Whether :func:`training_begins` was called since the program began to watch."""
+    """True after :func:`training_begins`."""
     return _State.is_training
 
 
 @contextmanager
 def watching(is_program: bool = False) -> Iterator[None]:
-    """Note signals while the block runs; in a thread that is not the main one, which gets none, nothing.
+    """Note signals while the block runs; only in the main thread, as others receive none.
 
     Args:
-        is_program: The process ends with the block. If it was asked to, it then ignores those who ask again,
-            as Slurm does of every process of a job, so that its exit status is its own.
+        is_program: True if the process ends with the block. Once asked to stop, it then ignores further
+            requests, so that its exit status is its own: Slurm sends them to every process of a job.
     """
     _State.received, _State.is_training = None, False
     if threading.current_thread() is not threading.main_thread():
@@ -83,17 +82,16 @@ def _note(number: int, frame: object) -> None:
 
 @contextmanager
 def _ending_at_second_interrupt() -> Iterator[None]:
-    """End the process at a second SIGINT also where the main thread never comes to handle the first.
+    """End the process at a second SIGINT, even if the main thread hangs in C code.
 
-    While it waits in C code, as for a rank that will not answer, the interpreter only remembers that
-    a signal came, not how often. What it does at once, in whatever thread it is, is to write each
-    into the wakeup descriptor; a thread reads them here.
+    Python runs handlers in the main thread only, between its instructions. But it writes each signal into
+    the wakeup descriptor at once, which a thread reads here.
     """
     receiver, sender = socket.socketpair()
     with receiver, sender:
         sender.setblocking(False)
         theirs = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-        if theirs != -1:  # there is only one, and an event loop reads it, as in Jupyter
+        if theirs != -1:  # an event loop has taken the only descriptor, as in Jupyter
             signal.set_wakeup_fd(theirs)
             yield
             return
@@ -123,8 +121,8 @@ def _await_second_interrupt(receiver: socket.socket) -> None:
 
 
 def _end_as_interrupted() -> NoReturn:
-    """End by SIGINT itself, as after a first one that was handled, so that the shell sees what ended it."""
-    with suppress(AttributeError):  # of the interpreter itself, since signal.signal is for the main thread
+    """End by SIGINT itself, so that the shell sees what ended the process."""
+    with suppress(AttributeError):  # signal.signal works in the main thread only
         ctypes.pythonapi.PyOS_setsig(signal.SIGINT, None)
         os.kill(os.getpid(), signal.SIGINT)
     os._exit(128 + signal.SIGINT)
@@ -134,7 +132,7 @@ _forking = threading.local()
 
 
 def _before_fork() -> None:
-    """Let no SIGINT of the new process count as one of this: for a moment they share the descriptor."""
+    """Block SIGINT: for a moment the new process shares the descriptor, and its signals would count here."""
     if _State.listens:
         _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
@@ -157,27 +155,27 @@ if hasattr(os, "register_at_fork"):
 
 
 def in_slurm_job() -> bool:
-    """Whether this is a batch job of Slurm, which can be queued again; an interactive one cannot."""
+    """True in a batch job of Slurm, which can be queued again; an interactive job cannot."""
     interactive = os.environ.get("SLURM_JOB_NAME") in {"bash", "interactive"}
     return "SLURM_JOB_ID" in os.environ and not interactive
 
 
 def requeue() -> str:
-    """Put this Slurm job back into the queue, unless it is being ended; a sentence on what happened."""
+    """Put this Slurm job back into the queue, unless Slurm is ending it. Returns a sentence for the log."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    with suppress(OSError, subprocess.SubprocessError):  # without an answer it is tried
+    with suppress(OSError, subprocess.SubprocessError):  # without an answer, try to queue it
         state = re.search(r"\bJobState=(\w+)", _scontrol("show", "job", "-o", job))
         if state and state[1] != "RUNNING":  # to queue a cancelled job would bring it back
-            return f"Slurm is ending job {job} ({state[1]}); what becomes of it is Slurm's to decide"
+            return f"Slurm is ending job {job} ({state[1]}); Slurm decides whether it runs again"
     try:
         _scontrol("requeue", job)
     except subprocess.CalledProcessError as error:
         return f"Slurm job {job} could not be queued again: {' '.join(error.stderr.split())}"
     except (OSError, subprocess.SubprocessError) as error:
         return f"Slurm job {job} could not be queued again: {error}"
-    return f"Slurm job {job} is queued again and will go on from there"
+    return f"Slurm job {job} is queued again and will resume from there"
 
 
 def _scontrol(*arguments: str) -> str:
