@@ -57,8 +57,9 @@ def short_training(
 def test_forms_are_timed_and_their_losses_agree(data: DetectionDataModule, batch: Batch) -> None:
     state, count = torch.random.get_rng_state(), torch.get_num_threads()
     training = short_training(data)
-    plain, fast = (training.time_step(form, batch, 0.0) for form in (PLAIN, FAST))
+    plain, again, fast = (training.time_step(form, batch, 0.0) for form in (PLAIN, PLAIN, FAST))
     assert (plain.form, fast.form) == (PLAIN, FAST)
+    assert again.loss == pytest.approx(plain.loss, rel=1e-3)  # the same weights and the same mosaics
     for result in (plain, fast):
         assert result.failure is None and result.repetitions == 2 * 2
         assert result.median_ms > 0 and result.peak_bytes is None  # there is no CUDA device
