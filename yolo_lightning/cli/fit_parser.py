@@ -23,5 +23,6 @@ class FitParser(LightningArgumentParser):
             known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
             if near := difflib.get_close_matches(name, known, n=1):
                 sentence += f"; did you mean --{near[0]}?"
-        print(f"error: {sentence} (see {self.prog} --help)", file=sys.stderr)
+        command = self.prog.replace(" [options]", "")
+        print(f"error: {sentence} (see {command} --help)", file=sys.stderr)
         sys.exit(2)

@@ -49,6 +49,12 @@ _DESCRIPTION = (
     "'report' makes the page of a run again, 'compare' puts runs side by side, 'visualize' draws what the "
     "layers of a network see"
 )
+_SUBCOMMANDS = {
+    "fit": "Train a model, and write checkpoints, metrics and a report to a run directory.",
+    "validate": "Evaluate a checkpoint on the validation split.",
+    "test": "Evaluate a checkpoint on the test split.",
+    "predict": "Detect objects in images, and write predictions.json and annotated pictures.",
+}
 
 
 class YoloCLI(CommandHooks, LightningCLI):
@@ -214,7 +220,14 @@ def launch(cli: type[Cli], args: list[str]) -> Cli:
         trainer_defaults=_TRAINER_DEFAULTS,
         seed_everything_default=0,
         parser_class=FitParser,
-        parser_kwargs={"prog": "yolo-lightning", "description": _DESCRIPTION},
+        parser_kwargs={
+            "prog": "yolo-lightning",
+            "description": _DESCRIPTION,
+            **{
+                name: {"usage": f"yolo-lightning {name} [options]", "description": description}
+                for name, description in _SUBCOMMANDS.items()
+            },
+        },
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
         args=args,
