@@ -93,7 +93,7 @@ def test_the_weights_are_those_that_are_validated(
     tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[tuple[str, bytes]] = []
-    log = "yolo_lightning.monitoring.tensorboard.writer.log_encoded"
+    log = "yolo_lightning.monitoring.tensorboard.feature_maps.log_encoded"
     monkeypatch.setattr(log, lambda writer, tag, contents, shape, step: drawn.append((tag, contents)))
     queue, seen = BackgroundQueue(), Seen()
     average = ExponentialMovingAverage(decay=0.5, ramp_updates=0.1)  # far from the live weights
