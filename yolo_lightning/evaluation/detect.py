@@ -21,7 +21,7 @@ def detect(
     iou_threshold: float = 0.6,
     multi_label: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Decode, suppress and map back, in float32 whatever the precision of the maps.
+    """Decode, suppress and map back, in float32 for maps of any precision.
 
     Args:
         head: head of the network.

@@ -131,7 +131,7 @@ class _Spec:
     description: dict[str, Any]
     """Content of the YAML."""
     anchors_px: Tensor | None
-    """(L, A, 2) in px; None without anchors."""
+    """Anchors (L, A, 2) in px; None if there are none."""
 
 
 def _read_spec(architecture: str) -> _Spec:

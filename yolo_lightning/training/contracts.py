@@ -23,7 +23,7 @@ class DetectionData(Protocol):
     stride: int
     """Largest stride of the network in px, set by the module; evaluation pads images to multiples of it."""
     copies_beside: bool
-    """On a GPU, training batches are copied on ``streams.side_stream``."""
+    """Training batches are copied to a GPU on ``streams.side_stream``."""
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -38,13 +38,13 @@ class TrainsDetections(Protocol):
     """A module that trains a detector, as callbacks see it; such a module derives from this class."""
 
     network: DetectionNetwork
-    """The network, once ``configure_model`` has built it."""
+    """The network, built by ``configure_model``."""
     criterion: DetectionLoss
     """Its loss."""
     metric: CocoMeanAveragePrecision
     """The metric of validations and tests."""
     compilation: Compilation
-    """What is compiled, once ``configure_model`` has decided it."""
+    """Decision on compiling, made by ``configure_model``."""
     weights: str | None
     """File of the initial weights."""
     category_ids: list[int] | None
@@ -54,7 +54,7 @@ class TrainsDetections(Protocol):
     running_losses: Mapping[str, Tensor]
     """Mean of each part of the training loss since the epoch began, on the device."""
     on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None
-    """Called with each training batch as the network sees it: images, targets and their mask."""
+    """Function that gets each training batch as the network does: images, targets and their mask."""
 
     @property
     def label_names(self) -> list[str]:

@@ -47,7 +47,7 @@ class ExponentialMovingAverage(Callback):
 
     @property
     def _holds_average(self) -> bool:
-        """Whether the network holds the averaged weights in place of its own."""
+        """The network holds the averaged weights in place of its own."""
         return bool(self._set_aside)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

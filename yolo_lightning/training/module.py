@@ -246,24 +246,6 @@ class YOLOv5(LightningModule, TrainsDetections):
         bias, weight = self.optimizers().param_groups[:2]  # type: ignore[union-attr]
         self.log_dict({"lr/bias": bias["lr"], "lr/weight": weight["lr"]})
 
-    @property
-    def _epochs(self) -> int:
-        return self.optimizer_config.schedule_epochs or int(self.trainer.max_epochs or 1)
-
-    @property
-    def _total_batch_size(self) -> int:
-        batch_size = self._data.batch_size if self._data else self.optimizer_config.nominal_batch_size
-        return batch_size * self.trainer.world_size
-
-    @property
-    def _data(self) -> DetectionData | None:
-        return detection_data(attached_trainer(self))
-
-    @property
-    def label_names(self) -> list[str]:
-        """Name of each class, or its number if it has no name."""
-        return self.class_names or [str(label) for label in range(self.num_classes or 0)]
-
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """Add a batch to the mean losses and the metric; return its detections for callbacks."""
         images = normalise(batch.images)
@@ -312,6 +294,24 @@ class YOLOv5(LightningModule, TrainsDetections):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.accumulator.load_state_dict(checkpoint.get("accumulation", {}))
+
+    @property
+    def _epochs(self) -> int:
+        return self.optimizer_config.schedule_epochs or int(self.trainer.max_epochs or 1)
+
+    @property
+    def _total_batch_size(self) -> int:
+        batch_size = self._data.batch_size if self._data else self.optimizer_config.nominal_batch_size
+        return batch_size * self.trainer.world_size
+
+    @property
+    def _data(self) -> DetectionData | None:
+        return detection_data(attached_trainer(self))
+
+    @property
+    def label_names(self) -> list[str]:
+        """Name of each class, or its number if it has no name."""
+        return self.class_names or [str(label) for label in range(self.num_classes or 0)]
 
 
 def _config(kind: type[Any], value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the ranks of a DDP run exchange besides gradients."""
+"""Exchange between the ranks of a DDP run, besides gradients."""
 
 from __future__ import annotations
 

@@ -45,19 +45,7 @@ def training_losses(
     mask: Tensor,
     divisor: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Network and loss as one function, so that they compile to one graph.
-
-    Args:
-        network: the network.
-        criterion: its loss.
-        images: the first part of :class:`Prepared`.
-        targets: the second.
-        mask: the third.
-        divisor: of :meth:`DetectionLoss.joint_divisor`; None for a batch by itself.
-
-    Returns:
-        The scalar mean loss and its named, detached parts.
-    """
+    """Mean loss and its parts, see ``DetectionLoss``: one function, so that it compiles to one graph."""
     maps = network(images)
     with torch.autocast(images.device.type, enabled=False):
         return criterion(maps, targets, mask, divisor)
@@ -134,9 +122,9 @@ def add_to_means(
 
 
 def is_followed_by_validation(trainer: Any) -> bool:
-    """Whether the epoch, or the part of it before a validation within it, ends with the batch at hand.
+    """True if the epoch, or its part before a validation, ends with the current batch.
 
-    A validation that the clock asks for does not count: each rank looks at a clock of its own.
+    Validations by the clock do not count, because the clocks of the ranks differ.
     """
     last: bool = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
     return last or (not validates_by_clock(trainer) and is_validation_due(trainer))
@@ -167,12 +155,7 @@ class GradientAccumulator:
         self.pending = 0
 
     def state_dict(self, network: nn.Module, batch_size: int) -> dict[str, Any]:
-        """Number of images that wait, and their gradients, which are not copied.
-
-        Args:
-            network: the network whose gradients wait.
-            batch_size: images of a batch of all ranks together.
-        """
+        """Number of images that wait, at ``batch_size`` images of all ranks, and gradients, not copied."""
         gradients = {}
         if self.pending:
             gradients = {
@@ -189,9 +172,7 @@ class GradientAccumulator:
     def restore_gradients(self, network: nn.Module, batch_size: int) -> None:
         """Give the gradients back to the parameters, once those are on their device.
 
-        Args:
-            network: the network whose gradients wait.
-            batch_size: images of a batch of all ranks together, which may differ from that of the saved run.
+        ``batch_size``, the images of a batch of all ranks, may differ from that of the saved run.
         """
         if not self._restored:
             return

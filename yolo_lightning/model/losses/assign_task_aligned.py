@@ -33,16 +33,11 @@ class Assignment(NamedTuple):
 class _Labels(NamedTuple):
     """L rows of the targets, image after image."""
 
-    image: Tensor
-    """int64 (L,)."""
-    row: Tensor
-    """int64 (L,), row within the image."""
-    label: Tensor
-    """int64 (L,), class."""
-    box: Tensor
-    """float32 (L, 4) xyxy in px."""
-    is_label: Tensor
-    """bool (L,), False for padding."""
+    image: Tensor  # int64 (L,)
+    row: Tensor  # int64 (L,), row within the image
+    label: Tensor  # int64 (L,), class
+    box: Tensor  # float32 (L, 4) xyxy in px
+    is_label: Tensor  # bool (L,), False for padding
 
 
 class _Rated(NamedTuple):
@@ -57,9 +52,9 @@ class _Rated(NamedTuple):
 
 
 def may_list(tensor: Tensor) -> bool:
-    """Whether code may make lists whose length depends on values of ``tensor``: in eager code on a CPU.
+    """Permit lists whose length depends on values of ``tensor``: only in eager code on a CPU.
 
-    Otherwise the host would wait for the device, or a compiled graph would break.
+    Elsewhere the host would wait for the device, or a compiled graph would break.
     """
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 

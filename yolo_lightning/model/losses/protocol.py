@@ -19,10 +19,9 @@ class LossConfigs(NamedTuple):
 
 
 class DetectionLoss(Protocol):
-    """Loss of one kind of head.
+    """Loss of a head: an ``nn.Module`` that computes in float32 for maps of any precision.
 
-    A loss is an ``nn.Module`` whose shapes do not depend on the number of labels, so that it compiles into
-    one graph. It computes in float32, whatever the precision of the maps.
+    Its shapes do not depend on the number of labels, so that it compiles into one graph.
     """
 
     image_size_px: int | None
@@ -55,19 +54,14 @@ class DetectionLoss(Protocol):
     def joint_divisor(self, batches: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         """Divisor with which the mean of the batches' losses is the loss of all of them joined.
 
-        A loss that only knows it after the forward passes returns any positive number and corrects the
-        gradients in :meth:`joint_correction`.
-
-        Args:
-            batches: images (B, 3, H, W), targets and mask of each batch.
+        A loss that knows it only after the forward passes returns any positive number, and the remedy from
+        :meth:`joint_correction`. A batch is images (B, 3, H, W), targets and mask.
         """
 
     def joint_correction(self, divisor: Tensor, found: Sequence[dict[str, Tensor]]) -> Tensor | None:
         """Factor that corrects gradients and parts after all batches; None if the divisor was right.
 
-        Args:
-            divisor: from :meth:`joint_divisor`.
-            found: parts of each batch; entries that are no parts are removed.
+        ``found`` holds the parts of each batch; entries that are no parts are removed.
         """
 
     def describe_gains(self, image_size_px: int) -> str:
