@@ -106,6 +106,11 @@ def has_a_bug() -> None:
     here.share("reading the data", lambda: found["images"])
 
 
+def goes_astray() -> None:
+    here = meet()
+    here.share("caching" if here.rank == 1 else "reading", lambda: None)
+
+
 def kills_itself() -> None:
     here = meet()
     victim = int(os.environ["VICTIM"])
@@ -170,6 +175,7 @@ SCENARIOS: dict[str, Callable[[], None]] = {
         missing_folder,
         fails_in_share,
         has_a_bug,
+        goes_astray,
         kills_itself,
         is_told_to_end,
         waits_in_vain,
@@ -296,6 +302,16 @@ def test_a_bug_is_told_with_its_place(ranks: Ranks) -> None:
     statuses, told = ranks.end()
     assert statuses == [2, 2]
     assert told[0].startswith("error: rank 1 on host1: KeyError: 'images' (test_meeting_of_processes.py:")
+    assert told[1] == ""
+
+
+def test_ranks_that_do_different_things_are_told(ranks: Ranks) -> None:
+    ranks.start("goes_astray", 2, [0, 1])
+    statuses, told = ranks.end()
+    assert statuses == [2, 2]
+    assert told[0] == (
+        "error: rank 1 on host1: it is caching while rank 0 is reading; start all with the same options\n"
+    )
     assert told[1] == ""
 
 

@@ -162,10 +162,11 @@ class Meeting:
         reports, ended = self._collect(own, timeout_s)
         failures = {rank: report["failure"] for rank, report in reports.items() if report["failure"]}
         failures |= {rank: f"exited without an error message while {stage}; see its log" for rank in ended}
-        for rank, report in reports.items():
-            if report["stage"] != stage:
-                astray = f"it is {report['stage']} while rank 0 is {stage}"
-                failures[rank] = f"{astray}; start all with the same options"
+        failures |= {
+            rank: f"it is {report['stage']} while rank 0 is {stage}; start all with the same options"
+            for rank, report in reports.items()
+            if report["stage"] != stage
+        }
         missing = [rank for rank in range(self.world_size) if rank not in reports and rank not in ended]
         if missing and not failures:
             late = f"does not answer within {timeout_s:.0f} s while the others are {stage}; see its log"
@@ -189,20 +190,20 @@ class Meeting:
         assert self.messages is not None
         rank_of = {self.messages.expect(rank): rank for rank in range(1, self.world_size)}
         reports, ended, awaited = {0: own}, set[int](), set(rank_of)
-        deadline = float("inf") if timeout_s is None else time.monotonic() + timeout_s
-        has_failed = bool(own["failure"])
-        if has_failed:
-            deadline = time.monotonic() + GRACE_S
-        while awaited and time.monotonic() < deadline:
-            left = None if deadline == float("inf") else deadline - time.monotonic()
-            arrived, awaited = wait(awaited, left, FIRST_COMPLETED)
+        limit = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+        grace = float("inf")
+        while awaited:
+            if grace == float("inf") and (ended or any(report["failure"] for report in reports.values())):
+                grace = time.monotonic() + GRACE_S
+            left = min(limit, grace) - time.monotonic()
+            if left <= 0:
+                break
+            arrived, awaited = wait(awaited, None if left == float("inf") else left, FIRST_COMPLETED)
             for future in arrived:
                 if future.exception():
                     ended.add(rank_of[future])
                 else:
                     reports[rank_of[future]] = future.result()
-            if not has_failed and (ended or any(report["failure"] for report in reports.values())):
-                has_failed, deadline = True, time.monotonic() + GRACE_S
         return reports, ended
 
     def _obey(

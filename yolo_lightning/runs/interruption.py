@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from time import monotonic
@@ -189,11 +190,12 @@ class Interruption(Checkpoint):
 def exit_status(trainer: Trainer) -> int:
     """Status of a process that was asked to stop.
 
-    Of processes that Lightning started here it is 0: what watches them would take another for a crash,
-    and kill the one that started them while it cleans up.
+    It is 0 in processes that Lightning started here, which have no ``RANK``: Lightning would take another
+    status for a crash, and kill the process that started them while it cleans up.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
-    is_child = isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
+    is_started_by_lightning = isinstance(environment, LightningEnvironment) and "RANK" not in os.environ
+    is_child = is_started_by_lightning and trainer.local_rank > 0
     return 0 if is_child else preemption.EXIT_STATUS
 
 
