@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,6 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from tests.support.processes import side_by_side
 from tests.support.stall_run import Run, Tiny
 from yolo_lightning.performance.bottleneck import Recompilation
 from yolo_lightning.performance.stalls import RecompilationReader, StallMonitor, peak_memory_mb
@@ -139,14 +139,17 @@ def test_recompilations_are_counted_from_the_second_epoch_on(monkeypatch: pytest
     assert ["'core' was compiled" in line for line in run.module.printed] == [True]
 
 
-def _allocate(rank: int) -> None:
+def _allocate() -> None:
     before = peak_memory_mb(torch.device("cpu"))
-    block = np.ones(int((before + 100) * 1e6) // 8)  # pages that are written are resident
+    block = np.ones(int(100e6) // 8)  # pages that are written are resident
     after = peak_memory_mb(torch.device("cpu"))
     assert block[-1] == 1  # it is still there
-    assert after >= before + 100
+    assert after >= before + 90
 
 
 def test_peak_memory_of_a_process_follows_its_allocations() -> None:
-    """In one that is small: above the peak of this process there may be no room on the machine."""
-    side_by_side(_allocate, 1)
+    """In a forked process, whose peak begins at what it holds: the peak of this one may be far above that."""
+    process = multiprocessing.get_context("fork").Process(target=_allocate)
+    process.start()
+    process.join()
+    assert process.exitcode == 0

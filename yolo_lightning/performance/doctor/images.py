@@ -99,9 +99,9 @@ class TrainingSample:
 
     @contextmanager
     def memory_cache(self) -> Iterator[ImageCache]:
-        """Decode the images into a file in memory, which is removed at the end."""
+        """Decode the images into a file, which is removed at the end."""
         shape = (len(self.index), self.image_size, self.image_size, 3)
-        with tempfile.TemporaryDirectory(dir=_memory_folder(int(np.prod(shape)))) as folder:
+        with tempfile.TemporaryDirectory() as folder:  # new files stay in the page cache
             path = Path(folder) / "images.uint8"
             self._decode_into(np.memmap(path, np.uint8, "w+", shape=shape))
             yield ImageCache(path, *shape[:2])
@@ -156,15 +156,6 @@ def part_of(index: DatasetIndex, positions: IntArray) -> DatasetIndex:
         crowd=index.crowd[taken],
         trainable=index.trainable[taken],
     )
-
-
-def _memory_folder(size: int) -> str | None:
-    """Find a folder in memory with twice the needed room; None stands for the usual one."""
-    folder = Path("/dev/shm")
-    if not os.access(folder, os.W_OK):
-        return None
-    status = os.statvfs(folder)
-    return str(folder) if status.f_bavail * status.f_frsize >= 2 * size else None
 
 
 def measure_images(sample: TrainingSample, budget_s: float) -> ImageCost:
