@@ -13,6 +13,7 @@ from torch._dynamo.utils import counters
 from tests.support import augment_reference as reference
 from tests.support.augment_reference import make_batch
 from yolo_lightning.data.augment import Augmentation, AugmentationConfig, normalise
+from yolo_lightning.data.augment.augmentation import AugmentationCore
 from yolo_lightning.data.batch import Batch
 from yolo_lightning.errors import InputError
 
@@ -151,9 +152,11 @@ def test_flips_mirror_pixels_and_boxes() -> None:
     assert mask.sum() > 5
 
 
-def test_boxes_are_distributed_as_a_plain_simulation_says() -> None:
+def test_boxes_are_distributed_as_a_plain_simulation_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers, places and sizes of boxes over many mosaics, with parameters drawn by NumPy."""
     config, size, rng = AugmentationConfig(), 64, np.random.default_rng(0)
+    unused = torch.empty(32, size, size, 3)
+    monkeypatch.setattr(AugmentationCore, "_render_in_chunks", lambda *_: unused)
     batch = make_batch(32, size, capacity=4)
     augmentation, found, counts = Augmentation(config), [], []
     for epoch in range(30):
@@ -189,32 +192,27 @@ def test_boxes_are_distributed_as_a_plain_simulation_says() -> None:
 def test_one_graph_and_no_recompile() -> None:
     torch._dynamo.reset()
     counters.clear()
-    eager = Augmentation(AugmentationConfig(mosaic=0.8), recent_batches=2)
+    config = AugmentationConfig(mosaic=0.8, degrees=10.0, perspective=0.0005, mixup=0.5)
+    eager = Augmentation(config, recent_batches=2)
     compiled = copy.deepcopy(eager)
     compiled.compile_core(backend="aot_eager")
     for step in range(6):
         batch = make_batch(4, 64, seed=step, first_index=step, labels=step != 2)
         found = compiled(batch, step // 3, mosaic=step != 4)
         expected = eager(batch, step // 3, mosaic=step != 4)
-        torch.testing.assert_close(found[0], expected[0], atol=1.1 / 255, rtol=0)
+        assert (found[0] - expected[0]).abs().mean() < 0.1 / 255
+        assert found[0].stride() == expected[0].stride()
         torch.testing.assert_close(found[1:], expected[1:], atol=1e-3, rtol=0)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "backend"),
-    [
-        ({}, "inductor"),  # generating code takes long, so for what is used most
-        ({"degrees": 10.0, "perspective": 0.0005, "mixup": 0.5}, "aot_eager"),
-    ],
-)
-def test_compiled_equals_eager(options: dict[str, Any], backend: str) -> None:
+def test_compiled_equals_eager() -> None:
     torch._dynamo.reset()
-    eager = Augmentation(AugmentationConfig(**options))
+    eager = Augmentation(AugmentationConfig())  # the defaults alone: generating code takes long
     compiled = copy.deepcopy(eager)
-    compiled.compile_core(backend=backend)
+    compiled.compile_core()
     for epoch in range(3):
         batch = make_batch(4, 64, seed=epoch)
         found, expected = compiled(batch, epoch), eager(batch, epoch)

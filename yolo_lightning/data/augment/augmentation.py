@@ -1,4 +1,4 @@
-"""From a ``Batch`` of uint8 images to the network's input and its targets."""
+"""Augmentation module: from a ``Batch`` of uint8 images to the network's input and its targets."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from .warp import Warp
 CPU_CHUNK_PX = 32 * 1024 - 1
 """Pixels rendered at once on a CPU without a compiler.
 
-Their intermediate planes stay in the cache. From 32,768 elements on, each of the thousands of small
-operations would be split over threads, and wait for them: where the loader's processes keep the cores
-busy that costs a hundred times what it saves.
+Their intermediate planes stay in the CPU's cache. From 32,768 elements on, torch would split each of the
+thousands of small operations over threads and wait for them; with the cores busy with the loader's
+processes, that costs a hundred times what it saves.
 """
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 images (B, 3, H, W) to float32 0..1, memory format kept; what validation uses."""
+    """Scale uint8 images (B, 3, H, W) to float32 0..1, as validation does; keeps the memory format."""
     return images.float() / 255
 
 
 class Augmentation(nn.Module):
-    """Batched augmentation on the device that the batch is on.
+    """Batched augmentation on the device of the batch.
 
-    What becomes of an image depends on (seed, epoch, index) and, for a mosaic, on the batches that
-    came before in the epoch; on nothing else, no generator included.
+    The result for an image depends on (seed, epoch, index) and, for a mosaic, on the earlier batches of the
+    epoch; on nothing else, and on no random generator.
 
     Args:
-        config: ranges and probabilities.
+        config: Ranges and probabilities.
         seed: 0 to 2^63 - 1.
-        recent_batches: how many recent batches, the current one included, give partners for mosaics.
-            Each costs 4 bytes a pixel: 64 images of 640 px take 105 MB.
+        recent_batches: Batches that mosaics draw from, the current one included. They take 4 bytes per
+            pixel: 64 images of 640 px take 105 MB.
 
     Raises:
-        InputError: if ``seed`` or ``recent_batches`` is out of range.
+        InputError: ``seed`` or ``recent_batches`` is out of range.
     """
 
     seed: Tensor
@@ -59,21 +59,20 @@ class Augmentation(nn.Module):
         self.register_buffer("seed", torch.tensor(seed), persistent=False)
 
     def reset(self) -> None:
-        """Empty the ring of mosaic partners; a change of epoch does so by itself."""
+        """Forget all mosaic partners, as a new epoch does."""
         self.recent.reset()
 
     def remember(self, batch: Batch, epoch: int) -> None:
-        """Take a batch as a source of mosaic partners for those that follow it in the epoch."""
+        """Add a batch to the mosaic partners of later batches in the epoch."""
         self.recent.write(batch, _scalar(epoch, torch.int64, batch.images.device))
 
     def compile_core(self, **options: Any) -> None:
-        """Compile all but the ring's bookkeeping into one graph, in place.
+        """Compile all but the bookkeeping of recent images into one graph, in place.
 
-        Worth it wherever a compiler is at hand, and not optional on a GPU, where hundreds of small
-        kernels would be launched a batch.
+        Necessary on a GPU, which would otherwise launch hundreds of small kernels per batch.
 
         Args:
-            options: passed to ``torch.compile``, as ``mode`` or ``backend``.
+            options: Options of ``torch.compile``, such as ``mode`` or ``backend``.
         """
         self.core.compile(fullgraph=True, dynamic=False, **options)
 
@@ -81,24 +80,23 @@ class Augmentation(nn.Module):
     def forward(
         self, batch: Batch, epoch: int | Tensor, mosaic: bool | Tensor = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Augment a batch; nothing waits for the device.
+        """Augment a batch, without waiting for the device.
 
         Args:
             batch: B letterboxed images of S x S px with N label rows.
             epoch: 0 or more, a number or a 0-d tensor.
-            mosaic: False leaves single images only (``close_mosaic``), with the same shapes.
+            mosaic: False makes no mosaics (``close_mosaic``), with the same shapes.
 
         Returns:
-            Images float32 (B, 3, S, S), 0..1, channels last; targets float32 (B, N', 5): class, x1,
-            y1, x2, y2 in px; and which of their rows are real, bool (B, N'). N' is 4 N, or 8 N where
-            mixup can happen: room for every label of every tile. Real rows come first, the others
-            are zero.
+            Images float32 (B, 3, S, S), 0..1, channels last; targets float32 (B, N', 5): class, x1, y1, x2,
+            y2 in px; and the mask of their real rows, bool (B, N'). N' is 4 N, or 8 N if mixup is possible:
+            room for every label of every tile. Real rows come first, the others are zero.
         """
         device = batch.images.device
         epoch_now = _scalar(epoch, torch.int64, device)
-        ring, rows, filled = self.recent.write(batch, epoch_now)
+        buffers, rows, filled = self.recent.write(batch, epoch_now)
         images, targets, mask = self.core(
-            ring,
+            buffers,
             rows,
             filled,
             batch.index,
@@ -111,7 +109,7 @@ class Augmentation(nn.Module):
 
 
 class AugmentationCore(nn.Module):
-    """The part of ``Augmentation`` that is a pure function of tensors, so that it can be compiled."""
+    """The compilable part of ``Augmentation``, a pure function of tensors."""
 
     def __init__(self, config: AugmentationConfig) -> None:
         super().__init__()
@@ -119,7 +117,7 @@ class AugmentationCore(nn.Module):
 
     def forward(
         self,
-        ring: RecentBuffers,
+        recent: RecentBuffers,
         rows: Tensor,
         filled: Tensor,
         index: Tensor,
@@ -128,24 +126,24 @@ class AugmentationCore(nn.Module):
         mosaic: Tensor,
         size: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Augment the images in ``rows`` (B,) of the ring; see ``Augmentation.forward``."""
+        """Augment the images in ``rows`` (B,) of ``recent``; see ``Augmentation.forward``."""
         uniform = uniforms(seed, epoch, index, SampleStream.END)  # (B, SampleStream.END)
-        views, is_mixed, finish = plan(self.config, uniform, ring, rows, filled, mosaic, size)
-        targets, mask = carry_targets(ring, views, is_mixed, finish, size)
+        views, is_mixed, finish = plan(self.config, uniform, recent, rows, filled, mosaic, size)
+        targets, mask = carry_targets(recent, views, is_mixed, finish, size)
         if torch.compiler.is_compiling() or rows.device.type != "cpu":
             y = torch.arange(size, device=rows.device)
             footprints = [trace(self.config, view, finish, y, size) for view in views]
-            planes = render(self.config, ring.pixels, footprints, finish.blend, finish.gains)
+            planes = render(self.config, recent.pixels, footprints, finish.blend, finish.gains)
             images = torch.stack(planes, dim=-1)
         else:
-            images = self._render_in_chunks(ring.pixels, views, finish, size)
+            images = self._render_in_chunks(recent.pixels, views, finish, size)
         return images.permute(0, 3, 1, 2), targets, mask  # (B, S, S, 3) -> (B, 3, S, S), channels last
 
     def _render_in_chunks(self, pixels: Tensor, views: list[View], finish: Finish, size: int) -> Tensor:
         images = torch.empty(finish.blend.shape[0], size, size, 3)
         rows = max(1, CPU_CHUNK_PX // size)
         whole: list[Footprint] = []
-        if self.config.axis_aligned:  # a footprint is then a few rows and columns, cheap to find at once
+        if self.config.axis_aligned:  # a footprint then is small: some rows and columns
             whole = [trace(self.config, view, finish, torch.arange(size), size) for view in views]
         for number, image in enumerate(images):
             one_views = [
@@ -166,7 +164,7 @@ class AugmentationCore(nn.Module):
 
 
 def _scalar(value: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A 0-d tensor on the device, filled there: a copy from pageable memory would wait for the device."""
+    """A 0-d tensor filled on the device: copying it there would wait for the device."""
     if isinstance(value, Tensor):
         return value.to(device=device, dtype=dtype, non_blocking=True)
     return torch.full((), value, dtype=dtype, device=device)

@@ -1,8 +1,8 @@
-"""Bilinear sampling of a warped mosaic straight from packed source images.
+"""Bilinear sampling of a warped mosaic straight from the packed recent images.
 
-Each output pixel is carried back to the canvas; each of the four canvas pixels around it is carried
-on to its tile, and so to one address in the ring. Nothing between the two is stored. Selections are
-made with bit masks because ``torch.where`` is not vectorised on a CPU (about ten times slower).
+Each output pixel is mapped back to the canvas, and each of the four canvas pixels around it to its tile,
+and so to one address in the ring of recent images. Nothing between is stored. Bit masks select values,
+because ``torch.where`` is not vectorised on a CPU (about ten times slower).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from .mosaic import Layout
 from .recent_images import MAX_PIXELS
 
 MARGIN_PX = 4
-"""How far outside the canvas a coordinate may be; beyond, all is as grey as there."""
+"""Coordinates are clamped to this distance outside the canvas, where everything is grey."""
 
 
 def _choose(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
-    """``chosen`` where the int32 mask is -1 (all ones), ``other`` where it is 0."""
+    """Select ``chosen`` if the int32 mask is -1 (all ones), ``other`` if it is 0."""
     return other ^ ((chosen ^ other) & mask)
 
 
 def _less(first: Tensor, second: Tensor) -> Tensor:
-    """Mask (-1 or 0) of first < second for int32 of small size."""
+    """Mask (-1 or 0) of first < second for small int32."""
     return (first - second) >> 31
 
 
@@ -37,7 +37,7 @@ def _unpack(packed: Tensor, channel: int) -> Tensor:
 
 
 def _fetch(pixels: Tensor, addresses: Tensor) -> Tensor:
-    """``pixels[addresses]``, by whichever of two ways is ten times faster than the other."""
+    """``pixels[addresses]``, written in two ways: each is ten times faster than the other in its place."""
     if torch.compiler.is_compiling():
         return pixels[addresses]  # fuses with what is around it
     return pixels.index_select(0, addresses.reshape(-1)).view(addresses.shape)
@@ -50,14 +50,14 @@ def canvas_coordinates(
 
     Args:
         inverse: float32 (B, 3, 3), image px to canvas px.
-        flip_x: bool (B,), whether the image is flipped left-right after the warp.
-        flip_y: bool (B,), the same up-down.
+        flip_x: bool (B,), left-right flip after the warp.
+        flip_y: bool (B,), up-down flip after the warp.
         y: int64 (H,), rows of the output.
         size: S, columns of the output.
-        axis_aligned: whether ``inverse`` has no rotation, shear or perspective.
+        axis_aligned: True if ``inverse`` has no rotation, shear or perspective.
 
     Returns:
-        x and y: (B, H, S) each, or (B, 1, S) and (B, H, 1) where ``axis_aligned``.
+        x and y: (B, H, S) each, or (B, 1, S) and (B, H, 1) if ``axis_aligned``.
     """
 
     def grid(values: Tensor, flip: Tensor) -> Tensor:
@@ -78,29 +78,26 @@ def canvas_coordinates(
 
 
 class _Part(NamedTuple):
-    """The part of an address that one coordinate gives, for either half of the other coordinate.
-
-    Attributes:
-        before: int32, where the other coordinate is before the centre.
-        change: int32, ``before`` xor the part where it is at or after the centre.
-        after: int32 mask, whether this coordinate is at or after the centre.
-    """
+    """Part of an address that depends on one coordinate, for either half of the other coordinate."""
 
     before: Tensor
+    """int32, the part if the other coordinate is before the centre."""
     change: Tensor
+    """int32, ``before`` xor the part if the other coordinate is at or after the centre."""
     after: Tensor
+    """int32 mask, -1 if this coordinate is at or after the centre."""
 
 
 def _part(position: Tensor, step: int, centre: Tensor, extents: list[Tensor], starts: list[Tensor]) -> _Part:
-    """Follow canvas coordinates along one axis.
+    """Address part of canvas coordinates along one axis.
 
     Args:
-        position: int32 (B, H, W) or broadcast to it, canvas px.
-        step: pixels of memory from one position to the next.
+        position: int32, broadcastable to (B, H, W), canvas px.
+        step: Pixels of memory from one position to the next.
         centre: int32 (B, 1, 1), canvas px.
-        extents: px covered before and after the centre, where the other coordinate is before its own
-            centre; then the same where it is after. int32 (B, 1, 1) each.
-        starts: addresses that ``step * position`` is added to, in the same order.
+        extents: px covered before and after the centre, first for the half in which the other coordinate is
+            before its centre, then for the half in which it is after. int32 (B, 1, 1) each.
+        starts: Addresses that ``step * position`` is added to, in the same order.
     """
     after = _less(centre - 1, position)
     distance = (position - centre) ^ ~after  # px from the centre, in either direction
@@ -114,25 +111,22 @@ def _part(position: Tensor, step: int, centre: Tensor, extents: list[Tensor], st
 
 
 class Footprint(NamedTuple):
-    """The 2 x 2 canvas pixels around each output pixel, and where they lie in the ring.
+    """Addresses in the ring of the 2 x 2 canvas pixels around each output pixel, and their weights.
 
-    Where columns stay columns, what depends on x is (B, 1, S) and what depends on y is (B, H, 1);
-    otherwise both are (B, H, S).
-
-    Attributes:
-        x_weight: float32, weight of the right column.
-        y_weight: float32, weight of the lower row.
-        columns: the left and the right column.
-        rows: the upper and the lower row.
+    Shapes are (B, H, S). If columns stay columns, tensors of x are (B, 1, S) and tensors of y (B, H, 1).
     """
 
     x_weight: Tensor
+    """float32, weight of the right column."""
     y_weight: Tensor
+    """float32, weight of the lower row."""
     columns: tuple[_Part, _Part]
+    """The left and the right column."""
     rows: tuple[_Part, _Part]
+    """The upper and the lower row."""
 
     def crop(self, image: int, start: int, stop: int) -> Footprint:
-        """One image, and of it the rows from ``start`` to ``stop``."""
+        """The rows from ``start`` to ``stop`` of one image."""
 
         def cut(values: Tensor) -> Tensor:
             return values[image, None] if values.shape[1] == 1 else values[image, None, start:stop]
@@ -146,7 +140,7 @@ class Footprint(NamedTuple):
 
 
 def find_footprint(layout: Layout, x: Tensor, y: Tensor, size: int) -> Footprint:
-    """Carry canvas coordinates on to the tiles.
+    """Map canvas coordinates to the tiles.
 
     Args:
         layout: B canvases.
@@ -175,7 +169,7 @@ def find_footprint(layout: Layout, x: Tensor, y: Tensor, size: int) -> Footprint
 
 
 def _address(column: _Part, row: _Part) -> Tensor:
-    """RecentImages addresses, int32 (B, H, S); 0, which is grey, where there is no tile."""
+    """Addresses in the ring, int32 (B, H, S); without a tile 0, which is grey."""
     along_x = column.before ^ (column.change & row.after)
     along_y = row.before ^ (row.change & column.after)
     # -MAX_PIXELS in either or both outweighs any address, so that the sum is negative.
@@ -186,8 +180,8 @@ def sample(pixels: Tensor, footprint: Footprint) -> list[Tensor]:
     """Bilinear values, rounded to whole numbers as cv2 does.
 
     Args:
-        pixels: int32 (1 + R*S*S,), the ring.
-        footprint: of B images or parts of images.
+        pixels: int32 (1 + R*S*S,), see ``RecentBuffers``.
+        footprint: Footprint of B images or parts of images.
 
     Returns:
         Red, green and blue, float32 (B, H, S) each, 0..255.

@@ -1,8 +1,8 @@
-"""Colour: hue, saturation and value gains, as classic YOLOv5 applies them to 8-bit images.
+"""Colour: hue, saturation and value gains, equal to those of classic YOLOv5 on 8-bit images.
 
-Classic YOLOv5 goes through OpenCV's 8-bit HSV (H in 0..179, S and V in 0..255, all whole numbers)
-and three look-up tables, and cuts to whole numbers on the way. That darkens a little, so it is kept.
-Written without comparisons, which are not vectorised on a CPU.
+Classic YOLOv5 goes through OpenCV's 8-bit HSV (H in 0..179, S and V in 0..255) and three look-up tables,
+and cuts to whole numbers on the way. This darkens images a little, so it is reproduced. The code has no
+comparisons, because they are not vectorised on a CPU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def cut(values: Tensor) -> Tensor:
-    """Whole numbers at or below numbers that are not negative.
+    """Round non-negative numbers down.
 
     ``Tensor.floor`` does the same, but splits even small tensors over the threads of a CPU.
     """
@@ -34,12 +34,12 @@ def _to_hsv(red: Tensor, green: Tensor, blue: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def _wrap(hue: Tensor) -> Tensor:
-    """Take 180 off where a whole hue below 360 has reached it."""
+    """Subtract 180 from whole hues of 180..359."""
     return hue - 180 * (hue - 179).clamp(0, 1)
 
 
 def _to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> list[Tensor]:
-    """Whole HSV to whole RGB 0..255: V minus V S times a trapezium of the hue for each channel.
+    """Whole HSV to whole RGB 0..255: for each channel V, minus V S times a trapezium of the hue.
 
     Cut, not rounded, as OpenCV's vectorised ``COLOR_HSV2RGB`` for 8 bits does.
     """

@@ -1,4 +1,4 @@
-"""The ranges of the augmentation, with the defaults of classic YOLOv5's ``hyp.scratch-low``."""
+"""Options of the augmentation, with the defaults of classic YOLOv5's ``hyp.scratch-low``."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ LIMITS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """What is drawn at random for each image, and from which range.
+    """Ranges and probabilities of the augmentation.
 
     Raises:
-        InputError: if a value is outside its range.
+        InputError: A value is outside its range.
     """
 
     hsv_h: float = 0.015
@@ -68,10 +68,10 @@ class AugmentationConfig:
 
     @property
     def changes_colour(self) -> bool:
-        """Whether any colour gain can differ from 1."""
+        """True if any colour gain can differ from 1."""
         return self.hsv_h > 0 or self.hsv_s > 0 or self.hsv_v > 0
 
     @property
     def axis_aligned(self) -> bool:
-        """Whether rows stay rows and columns stay columns: no rotation, shear or perspective."""
+        """True if rows stay rows and columns stay columns: no rotation, shear or perspective."""
         return self.degrees == 0 and self.shear == 0 and self.perspective == 0

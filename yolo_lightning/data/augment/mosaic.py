@@ -1,7 +1,7 @@
-"""Mosaic: four images around a centre, as ``load_mosaic`` of ultralytics/yolov5 v7.0 lays them out.
+"""Mosaic: four images around a centre, laid out as by ``load_mosaic`` of ultralytics/yolov5 v7.0.
 
 The canvas is the picture before the warp: 2S x 2S px for a mosaic, S x S px for a single image. It is
-never built: ``bilinear`` samples it straight from the source images.
+never built: ``bilinear`` samples it straight from the recent images.
 """
 
 from __future__ import annotations
@@ -15,40 +15,37 @@ from .randomness import ViewStream, between, integers
 
 
 class Layout(NamedTuple):
-    """Four tiles around a centre; tile t is left or right by bit 0 of t, above or below by bit 1.
-
-    Attributes:
-        rows: int64 (B, 4), ring rows.
-        centre: int32 (B, 2), x and y where the tiles meet, in canvas px.
-        shift: int32 (B, 4, 2), canvas minus letterboxed coordinates, x and y.
-        extent: int32 (B, 4, 2), px that the tile covers, counted from the centre; 0 for no tile.
-        canvas: int32 (B,), side of the canvas in px.
-    """
+    """Four tiles around a centre; tile t is left or right by bit 0 of t, above or below by bit 1."""
 
     rows: Tensor
+    """int64 (B, 4), ring rows of the tiles."""
     centre: Tensor
+    """int32 (B, 2), x and y where the tiles meet, in canvas px."""
     shift: Tensor
+    """int32 (B, 4, 2), canvas minus letterboxed coordinates, x and y."""
     extent: Tensor
+    """int32 (B, 4, 2), px covered by the tile, counted from the centre; 0 for no tile."""
     canvas: Tensor
+    """int32 (B,), side of the canvas in px."""
 
 
 def recent_row(uniform: Tensor, newest: Tensor, filled: Tensor, capacity: int) -> Tensor:
-    """Any of the ``filled`` most recent ring rows, from uniform numbers; counted back from ``newest``."""
+    """Random rows among the ``filled`` most recent ones, counted back from ``newest``."""
     return (newest - integers(uniform, filled)) % capacity
 
 
 def choose_tiles(uniform: Tensor, own: Tensor, newest: Tensor, filled: Tensor, capacity: int) -> Tensor:
-    """Four ring rows a view: its own and three drawn with replacement, in random order.
+    """The four images of each mosaic: its own and three drawn with replacement, in random order.
 
     Args:
         uniform: (B, VIEW_STREAMS).
         own: int64 (B,), ring row of each view's own image.
         newest: int64 (), ring row of the newest image.
-        filled: int64 (), rows, counted back from the newest, that may be drawn.
+        filled: int64 (), number of rows to draw from, counted back from the newest.
         capacity: R, rows of the ring.
 
     Returns:
-        int64 (B, 4).
+        Ring rows, int64 (B, 4).
     """
     partners = recent_row(uniform[:, ViewStream.PARTNER : ViewStream.PARTNER + 3], newest, filled, capacity)
     order = uniform[:, ViewStream.ORDER : ViewStream.ORDER + 4].argsort(dim=1)  # (B, 4)
@@ -74,7 +71,7 @@ def lay_out(
     centre = between(size / 2, 3 * size / 2, where).int()  # (B, 2)
     tile = torch.arange(4, device=rows.device)
     far = torch.stack((tile & 1, tile >> 1), dim=-1).int()  # (4, 2): 1 where right, where below
-    # Tiles touch the centre with their nearest corner; what sticks out of the canvas is cut.
+    # Tiles touch the centre with their nearest corner, and are cut at the edge of the canvas.
     start = centre[:, None] - (1 - far) * sides  # (B, 4, 2), canvas px of the content's first pixel
     room = torch.where(far == 1, 2 * size - centre[:, None], centre[:, None])
     extent = torch.minimum(sides, room)
@@ -91,7 +88,7 @@ def lay_out(
 
 
 def canvas_boxes(targets: Tensor, layout: Layout) -> Tensor:
-    """Boxes (B, 4, N, 4) of four tiles from letterboxed px to canvas px, clipped to the canvas."""
+    """Map boxes (B, 4, N, 4) of four tiles from letterboxed to canvas px, clipped to the canvas."""
     shift = layout.shift[:, :, None].to(targets.dtype)  # (B, 4, 1, 2)
     moved = targets + torch.cat((shift, shift), dim=-1)
     return torch.minimum(moved.clamp_min(0), layout.canvas[:, None, None, None].to(targets.dtype))

@@ -1,4 +1,4 @@
-"""The three steps of the augmentation as pure functions: plan, carry the targets, render the pixels."""
+"""Steps of the augmentation as pure functions: plan, carry the targets, trace and render the pixels."""
 
 from __future__ import annotations
 
@@ -25,25 +25,22 @@ class View(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """What happens to a sample after its views are warped.
-
-    Attributes:
-        blend: float32 (B,), weight of the first view, 1 without mixup.
-        gains: float32 (B, 3), hue, saturation, value.
-        flip_x: bool (B,), left-right flip.
-        flip_y: bool (B,), up-down flip.
-    """
+    """Steps after the warp of a sample's views."""
 
     blend: Tensor
+    """float32 (B,), weight of the first view, 1 without mixup."""
     gains: Tensor
+    """float32 (B, 3), hue, saturation, value."""
     flip_x: Tensor
+    """bool (B,), left-right flip."""
     flip_y: Tensor
+    """bool (B,), up-down flip."""
 
 
 def plan(
     config: AugmentationConfig,
     uniform: Tensor,
-    ring: RecentBuffers,
+    recent: RecentBuffers,
     rows: Tensor,
     filled: Tensor,
     mosaic: Tensor,
@@ -52,25 +49,25 @@ def plan(
     """Decide everything about each sample before a pixel is touched.
 
     Args:
-        config: ranges.
+        config: Ranges and probabilities.
         uniform: float32 (B, SampleStream.END).
-        ring: the images to draw from.
+        recent: Images to draw from.
         rows: int64 (B,), ring row of each sample; the last is the newest in the ring.
-        filled: int64 (), rows of the ring, counted back from the newest, that give partners.
-        mosaic: float32 (), 1 where mosaics are allowed, else 0.
+        filled: int64 (), number of rows to draw from, counted back from the newest.
+        mosaic: float32 (), 1 if mosaics are allowed, else 0.
         size: S in px.
 
     Returns:
-        One view, or two where mixup can happen; bool (B,) whether the second one is used; the rest.
+        One view, or two if mixup is possible; bool (B,), True if the second one is used; the later steps.
     """
     is_mosaic = uniform[:, SampleStream.MOSAIC] < config.mosaic * mosaic
     is_mixed = is_mosaic & (uniform[:, SampleStream.MIXUP] < config.mixup)
-    views, capacity = [], ring.label_count.shape[0]
+    views, capacity = [], recent.label_count.shape[0]
     for number in range(2 if config.mixup > 0 else 1):
         draws = uniform[:, number * VIEW_STREAMS : (number + 1) * VIEW_STREAMS]
         own = rows if number == 0 else recent_row(draws[:, ViewStream.MAIN], rows[-1], filled, capacity)
         tiles = choose_tiles(draws, own, rows[-1], filled, capacity)
-        layout = lay_out(draws, tiles, own, ring.content, is_mosaic, size)
+        layout = lay_out(draws, tiles, own, recent.content, is_mosaic, size)
         views.append(View(layout, draw_warp(config, draws, layout.canvas, size)))
     ratio = beta_32_32(uniform[:, SampleStream.BETA : SampleStream.BETA + BETA_DRAWS])
     colour = [
@@ -87,18 +84,19 @@ def plan(
 
 
 def carry_targets(
-    ring: RecentBuffers, views: list[View], is_mixed: Tensor, finish: Finish, size: int
+    recent: RecentBuffers, views: list[View], is_mixed: Tensor, finish: Finish, size: int
 ) -> tuple[Tensor, Tensor]:
-    """Labels of all tiles of all views, warped, clipped, filtered, flipped, valid ones first.
+    """Warp, clip, filter and flip the labels of all tiles of all views.
 
     Returns:
-        float32 (B, N', 5) and bool (B, N'), N' = 4 N for each view; invalid rows are zero.
+        float32 (B, N', 5) and the mask of real rows, bool (B, N'), N' = 4 N for each view. Real rows come
+        first, the others are zero.
     """
     tables, masks = [], []
     for number, (layout, warp) in enumerate(views):
-        targets = ring.targets[layout.rows]  # (B, 4, N, 5)
+        targets = recent.targets[layout.rows]  # (B, 4, N, 5)
         capacity = targets.shape[2]
-        real = row_mask(ring.label_count[layout.rows].flatten(), capacity).view(-1, 4, capacity)
+        real = row_mask(recent.label_count[layout.rows].flatten(), capacity).view(-1, 4, capacity)
         real = real & (layout.extent > 0).all(dim=-1)[:, :, None]
         before = canvas_boxes(targets[..., 1:], layout).flatten(1, 2)  # (B, 4N, 4)
         after, in_front = warp_boxes(before, warp.forward, size)
@@ -120,7 +118,7 @@ def carry_targets(
 
 
 def trace(config: AugmentationConfig, view: View, finish: Finish, y: Tensor, size: int) -> Footprint:
-    """Where the pixels of the output's rows ``y`` (H,) come from."""
+    """Sources of the pixels in the output's rows ``y`` (H,)."""
     canvas_x, canvas_y = canvas_coordinates(
         view.warp.inverse, finish.flip_x, finish.flip_y, y, size, config.axis_aligned
     )
@@ -133,9 +131,9 @@ def render(
     """Sample, blend and colour.
 
     Args:
-        config: tells which steps there are.
-        pixels: int32 (1 + R*S*S,), the ring.
-        footprints: one a view.
+        config: Decides if colours change at all.
+        pixels: int32 (1 + R*S*S,), see ``RecentBuffers``.
+        footprints: One per view.
         blend: (B,), see ``Finish``.
         gains: (B, 3), see ``Finish``.
 

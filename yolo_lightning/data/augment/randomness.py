@@ -1,7 +1,7 @@
-"""Random numbers that are a pure function of (seed, epoch, sample index, stream).
+"""Random numbers as a pure function of (seed, epoch, sample index, stream).
 
-No generator, so no state to save: a run that is resumed at an epoch draws what an uninterrupted one
-would have drawn, whatever the order of the images, the batch size or the number of processes.
+There is no generator whose state must be saved: a resumed run draws the same numbers as an uninterrupted
+one, for any order of the images, batch size and number of processes.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 VIEW_STREAMS = 18
-"""Numbers that one view (one mosaic or one single image) consumes."""
+"""Numbers for one view (one mosaic or one single image)."""
 BETA_DRAWS = 63
-"""Numbers behind one draw from Beta(32, 32)."""
+"""Numbers for one draw from Beta(32, 32)."""
 
 
 class ViewStream(IntEnum):
-    """What each number of a view decides; a mixup's second view has its own ``VIEW_STREAMS``."""
+    """Use of each number of a view; a mixup's second view has its own ``VIEW_STREAMS``."""
 
-    MAIN = 0  # only in a second view: which image is its own
+    MAIN = 0  # the own image of a mixup's second view
     PARTNER = 1  # three numbers
     ORDER = 4  # four numbers
     CENTRE = 8  # two numbers: x, y
@@ -32,7 +32,7 @@ class ViewStream(IntEnum):
 
 
 class SampleStream(IntEnum):
-    """What each number of a sample decides, after those of its two views."""
+    """Use of each number of a sample, after those of its two views."""
 
     MOSAIC = 2 * VIEW_STREAMS
     MIXUP = MOSAIC + 1
@@ -63,7 +63,7 @@ def uniforms(seed: Tensor, epoch: Tensor, index: Tensor, draws: int) -> Tensor:
         seed: int64 (), from 0 to 2^63 - 1.
         epoch: int64 (), 0 or more.
         index: int64 (B,), position of each sample in its data set.
-        draws: K, how many streams.
+        draws: K, number of streams.
 
     Returns:
         float32 (B, K) in [0, 1), multiples of 2^-24.
@@ -79,17 +79,17 @@ def uniforms(seed: Tensor, epoch: Tensor, index: Tensor, draws: int) -> Tensor:
 
 
 def between(low: float, high: float, uniform: Tensor) -> Tensor:
-    """Carry uniform numbers from [0, 1) to [low, high)."""
+    """Map uniform numbers from [0, 1) to [low, high)."""
     return low + (high - low) * uniform
 
 
 def integers(uniform: Tensor, count: Tensor) -> Tensor:
-    """Carry uniform numbers to int64 0 .. count - 1; ``count`` is int64 and at most 2^20 or so."""
+    """Map uniform numbers to int64 0 .. count - 1; ``count`` is int64 and at most about 2^20."""
     return torch.minimum((uniform * count).long(), count - 1)
 
 
 def beta_32_32(uniform: Tensor) -> Tensor:
-    """One draw from Beta(32, 32) for each row of uniform numbers (B, 63).
+    """Draw from Beta(32, 32) once for each row of uniform numbers (B, 63).
 
     The k-th smallest of n uniform numbers is Beta(k, n + 1 - k): here the median of 63.
     """

@@ -1,4 +1,4 @@
-"""The most recent images, kept on the training device as partners for mosaics."""
+"""Ring buffer of the most recent images on the training device, the partners of mosaics."""
 
 from __future__ import annotations
 
@@ -12,44 +12,41 @@ from ..batch import Batch
 from ..letterbox import PAD_VALUE
 
 MAX_PIXELS = 2**30
-"""Pixel addresses are int32, of which the sampler uses half as a marker."""
+"""Limit of pixel addresses: int32, half of which ``bilinear`` uses as a marker."""
 
 
 class RecentBuffers(NamedTuple):
-    """R images of S x S pixels with N label rows each.
-
-    Attributes:
-        pixels: int32 (1 + R*S*S,), one packed pixel each (red in the low byte, then green, blue).
-            The first is grey (``PAD_VALUE``); image r starts at 1 + r*S*S.
-        targets: float32 (R, N, 5): class, x1, y1, x2, y2 in letterboxed pixels.
-        label_count: int64 (R,), real rows of ``targets``.
-        content: int32 (R, 4): left, top, width, height in px of the image inside its letterbox.
-    """
+    """R images of S x S px with N label rows each."""
 
     pixels: Tensor
+    """int32 (1 + R*S*S,), packed pixels (red in the low byte, then green, blue). The first is grey; image r
+    starts at 1 + r*S*S."""
     targets: Tensor
+    """float32 (R, N, 5): class, x1, y1, x2, y2 in letterboxed px."""
     label_count: Tensor
+    """int64 (R,), real rows of ``targets``."""
     content: Tensor
+    """int32 (R, 4): left, top, width, height in px of the image inside its letterbox."""
 
 
 def content_rectangles(letterbox: Tensor, original_sizes: Tensor) -> Tensor:
-    """Where each image lies inside its letterbox: int32 (B, 4) left, top, width, height in px."""
+    """Place of each image inside its letterbox: int32 (B, 4) left, top, width, height in px."""
     sizes = (original_sizes.flip(-1) * letterbox[:, :2]).round().clamp_min(1)  # (B, 2) width, height
     return torch.cat((letterbox[:, 2:].round(), sizes), dim=1).int()
 
 
 class RecentImages:
-    """A circular buffer of packed images and labels, empty at the start of each epoch.
+    """Ring buffer of packed images and labels, emptied at the start of each epoch.
 
-    It is allocated by the first batch, at ``recent_batches`` times its size, on that batch's device. Its
-    tensors are in no checkpoint: emptied at each epoch, it holds nothing that a resumed run would miss.
-    Nor are they buffers of a module, which DistributedDataParallel would copy from rank to rank.
+    The first batch allocates it, ``recent_batches`` times its size, on its device. The tensors are in no
+    checkpoint, because a new epoch starts without them, and no buffers of a module, because
+    DistributedDataParallel would copy those from rank to rank.
 
     Args:
-        recent_batches: batches to keep, the current one included.
+        recent_batches: Batches to keep, the current one included.
 
     Raises:
-        InputError: if it is less than 1.
+        InputError: ``recent_batches`` is less than 1.
     """
 
     def __init__(self, recent_batches: int) -> None:
@@ -66,7 +63,7 @@ class RecentImages:
         self.filled.zero_()
 
     def write(self, batch: Batch, epoch: Tensor) -> tuple[RecentBuffers, Tensor, Tensor]:
-        """Take in a batch, over the oldest images; an epoch that is new empties the ring first.
+        """Write a batch over the oldest images; a new epoch forgets all images first.
 
         A batch of another image size or label capacity starts a new, empty ring.
 
@@ -75,14 +72,14 @@ class RecentImages:
             epoch: int64 (), on the batch's device.
 
         Returns:
-            The buffers; the rows that the batch took, int64 (B,), the last of them the newest; and
-            how many rows, counted back from the newest, hold an image of this epoch, int64 ().
+            The buffers; the rows of the batch, int64 (B,), the newest last; and the number of rows, counted
+            back from the newest, that hold an image of this epoch, int64 ().
         """
         state = self.state
         if state is None or not self._fits(state, batch):
             state = self.state = self._allocate(batch)
         images, capacity = batch.images.shape[0], state.label_count.shape[0]
-        # A comparison on the device: reading the epoch here would wait for the device.
+        # Compared on the device: reading the epoch here would wait for it.
         self.filled.mul_(epoch == self.epoch).add_(images).clamp_(max=capacity)
         self.epoch.copy_(epoch)
         first = self.next_row
@@ -126,7 +123,7 @@ class RecentImages:
 
 
 def write_packed(pixels: Tensor, rows: slice, images: Tensor) -> None:
-    """Pack uint8 images (n, 3, S, S) into rows of a ring: bytes red, green, blue, 0 of one int32 a pixel."""
+    """Pack uint8 images (n, 3, S, S) into rows of a ring: one int32 per pixel, bytes red, green, blue, 0."""
     size = images.shape[-1]
     squares = pixels[1:].view(-1, size, size)[rows]
     channels = squares.view(torch.uint8).view(-1, size, size, 4)  # little-endian: the low byte first

@@ -23,24 +23,21 @@ MAX_ASPECT = 100.0
 
 
 class Warp(NamedTuple):
-    """Canvas to image.
-
-    Attributes:
-        forward: float32 (B, 3, 3), canvas px to image px.
-        inverse: float32 (B, 3, 3), image px to canvas px.
-        scale: float32 (B,), the zoom in it.
-    """
+    """Transform from canvas to image."""
 
     forward: Tensor
+    """float32 (B, 3, 3), canvas px to image px."""
     inverse: Tensor
+    """float32 (B, 3, 3), image px to canvas px."""
     scale: Tensor
+    """float32 (B,), its zoom."""
 
 
 def draw_warp(config: AugmentationConfig, uniform: Tensor, canvas: Tensor, size: int) -> Warp:
     """Draw translation @ shear @ rotation and zoom @ perspective @ centring.
 
     Args:
-        config: ranges.
+        config: Ranges.
         uniform: (B, VIEW_STREAMS).
         canvas: int32 (B,), side of each canvas in px.
         size: S, side of the output in px.
@@ -75,7 +72,7 @@ def draw_warp(config: AugmentationConfig, uniform: Tensor, canvas: Tensor, size:
 
 
 def _stack(*entries: Tensor) -> Tensor:
-    """Nine entries (B,) to (B, 3, 3), row by row."""
+    """Matrices (B, 3, 3) from nine entries (B,), row by row."""
     return torch.stack(entries, dim=-1).view(-1, 3, 3)
 
 
@@ -93,7 +90,7 @@ def _inverse(matrix: Tensor) -> Tensor:
 
 
 def warp_boxes(boxes: Tensor, matrix: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The upright hulls of warped boxes, clipped to the image.
+    """Warp boxes and take their upright hulls, clipped to the image.
 
     Args:
         boxes: (B, K, 4) xyxy in canvas px.
@@ -101,8 +98,8 @@ def warp_boxes(boxes: Tensor, matrix: Tensor, size: int) -> tuple[Tensor, Tensor
         size: S in px.
 
     Returns:
-        (B, K, 4) xyxy in image px, and bool (B, K): False where the perspective puts a corner on or
-        behind the horizon, where a hull means nothing.
+        (B, K, 4) xyxy in image px, and bool (B, K): False if the perspective puts a corner on or behind
+        the horizon, so that there is no hull.
     """
     x1, y1, x2, y2 = boxes.unbind(-1)
     x, y = torch.stack((x1, x2, x1, x2), dim=-1), torch.stack((y1, y2, y2, y1), dim=-1)  # (B, K, 4) corners
@@ -116,14 +113,11 @@ def warp_boxes(boxes: Tensor, matrix: Tensor, size: int) -> tuple[Tensor, Tensor
 
 
 def is_candidate(before: Tensor, after: Tensor) -> Tensor:
-    """Which warped boxes are still worth learning from.
+    """Mask bool (...) of warped boxes that remain labels: large enough, and not mostly cut off.
 
     Args:
         before: (..., 4) xyxy on the canvas, times the zoom.
         after: (..., 4) xyxy after warp and clip.
-
-    Returns:
-        bool (...).
     """
     width, height = (after[..., 2:] - after[..., :2]).unbind(-1)
     old_width, old_height = (before[..., 2:] - before[..., :2]).unbind(-1)
