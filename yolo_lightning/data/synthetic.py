@@ -1,7 +1,7 @@
-"""The built-in data set: coloured shapes on textured backgrounds, real JPEG files with a COCO JSON.
+"""Built-in data set: coloured shapes on textured backgrounds, JPEG files with a COCO JSON.
 
-It exists so that the whole road, from files on disk to a trained detector, can be walked in minutes on
-any machine. The class is told by the shape alone: colour, size, angle, texture and place are random.
+It shows the whole way from files to a trained detector in minutes on any machine. The class is the shape;
+colour, size, angle, texture and place are random.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ TRAIN_IMAGES = 1200
 VAL_IMAGES = 200
 IMAGE_SIZE_PX = 320
 
-_GENERATOR_VERSION = 1  # a change of the pictures must change this, or old folders would be reused
+_GENERATOR_VERSION = 1  # change it with the pictures, or old folders would be reused
 _LEAST_NUMBERS = {"train_images": 1, "val_images": 1, "image_size": 64, "seed": 0}
 _JPEG_QUALITY = 90
-_LEAST_VISIBLE = 0.6  # no shape may have less of itself in view than this
+_LEAST_VISIBLE = 0.6  # least visible part of each shape
 _GRAIN = 4.0  # sensor noise, standard deviation in grey levels of 255
 _SUBPIXEL_BITS = 4
 _Bytes = npt.NDArray[np.uint8]
@@ -46,28 +46,27 @@ def make_dataset(
     image_size: int = IMAGE_SIZE_PX,
     seed: int = 0,
 ) -> Path:
-    """Write the data set, or find it already written.
+    """Write the data set, unless it exists already.
 
     The layout is COCO's: ``annotations/instances_{train,val}.json`` and ``images/{train,val}/*.jpg``. A box
-    is the extent of the pixels of a shape that can be seen, and every shape drawn is annotated: one that
-    would hide more than 40 % of another is put elsewhere. A picture depends on (seed, split, number) alone.
+    encloses the visible pixels of a shape. Every shape is annotated: a place where it would hide more than
+    40 % of another is not used. A picture depends on (seed, split, number) alone.
 
-    The folder appears under its name only when it is complete, so an interrupted making leaves nothing
-    that could be mistaken for a data set, and two processes may make the same one at once.
+    The folder gets its name when it is complete, so that an interruption leaves no partial data set, and two
+    processes may make the same one at once.
 
     Args:
-        root: folder to make; its parents are made too.
-        train_images: pictures to learn from.
-        val_images: pictures to validate on.
-        image_size: longer side of a picture, in px (the shorter is as long, or three quarters of it).
-        seed: another seed gives other pictures.
+        root: Folder to make, with its parents.
+        train_images: Pictures to learn from.
+        val_images: Pictures to validate on.
+        image_size: Longer side of a picture, in px; the shorter is as long, or three quarters of it.
+        seed: Seed of the pictures.
 
     Returns:
         ``root`` as an absolute path.
 
     Raises:
-        InputError: a number is out of range, or ``root`` cannot be made or holds anything else than this
-            very data set.
+        InputError: A number is out of range, or ``root`` cannot be made or holds something else.
     """
     root = Path(root).expanduser().absolute()
     numbers = {"train_images": train_images, "val_images": val_images, "image_size": image_size, "seed": seed}
@@ -99,10 +98,10 @@ def make_dataset(
 
 
 def _publish(building: Path, root: Path, settings: dict[str, int]) -> None:
-    """Rename the finished folder to its name, unless another process was first."""
+    """Give the finished folder its name, unless another process was first."""
     try:
         if root.exists():
-            root.rmdir()  # an empty folder in the way; anything else was refused, or raises here
+            root.rmdir()  # an empty folder; anything else raises here, if it was not refused before
         os.replace(building, root)
     except OSError:
         if not _is_complete(root, settings):
@@ -110,10 +109,10 @@ def _publish(building: Path, root: Path, settings: dict[str, int]) -> None:
 
 
 def _is_complete(root: Path, settings: dict[str, int]) -> bool:
-    """True when ``root`` holds the data set of ``settings``, False when it is free to be made.
+    """True if ``root`` holds the data set of ``settings``, False if the folder is yet to be made.
 
     Raises:
-        InputError: it holds something else.
+        InputError: It holds something else.
     """
     if not root.exists():
         return False
@@ -142,7 +141,7 @@ def _is_complete(root: Path, settings: dict[str, int]) -> bool:
 
 
 def _write_split(root: Path, split: str, count: int, image_size: int, seed: int) -> int:
-    """Write the pictures of a split and their COCO JSON; returns how many boxes they hold."""
+    """Write the pictures of a split and their COCO JSON; returns the number of boxes."""
     folder = root / "images" / split
     folder.mkdir(parents=True)
 
@@ -172,11 +171,11 @@ def _write_split(root: Path, split: str, count: int, image_size: int, seed: int)
 
 
 def draw_picture(rng: np.random.Generator, image_size: int) -> tuple[_Bytes, list[dict[str, Any]]]:
-    """One picture and the shapes on it.
+    """Draw one picture.
 
     Args:
-        rng: source of everything random.
-        image_size: longer side, in px.
+        rng: Random generator.
+        image_size: Longer side, in px.
 
     Returns:
         uint8 (H, W, 3) BGR, and for each shape ``category_id`` (from 1), ``bbox`` [x, y, w, h] in px around
@@ -189,7 +188,7 @@ def draw_picture(rng: np.random.Generator, image_size: int) -> tuple[_Bytes, lis
     full_area = [height * width]
     labels: list[int] = []
     for _ in range(0 if rng.random() < 0.06 else int(rng.integers(1, 7))):
-        if placed := _place_shape(rng, owner, full_area):  # else the picture holds one shape less
+        if placed := _place_shape(rng, owner, full_area):  # otherwise the picture has one shape less
             labels.append(placed[0])
             _paint(rng, canvas, placed[1])
     canvas += _GRAIN * rng.standard_normal((height, width, 1), dtype=np.float32)
@@ -204,10 +203,10 @@ def _annotation(visible: npt.NDArray[np.bool_], label: int) -> dict[str, Any]:
 
 
 def _place_shape(rng: np.random.Generator, owner: _Bytes, full_area: list[int]) -> tuple[int, _Floats] | None:
-    """Find a place where every shape stays in view, and enter the shape into ``owner`` and ``full_area``.
+    """Find a place that leaves every shape visible, and enter the shape into ``owner`` and ``full_area``.
 
     Returns:
-        Class and coverage float32 (H, W) in 0..1, or None when no try found a place.
+        Class and coverage float32 (H, W) in 0..1; None if no try found a place.
     """
     height, width = owner.shape
     low, high = (0.09, 0.16) if rng.random() < 0.15 else (0.16, 0.5)  # of the longer side of the picture
@@ -232,7 +231,7 @@ def _place_shape(rng: np.random.Generator, owner: _Bytes, full_area: list[int]) 
 
 
 def _paint(rng: np.random.Generator, canvas: _Floats, cover: _Floats) -> None:
-    """Blend a shaded colour that stands out from what lies around it into ``canvas`` (H, W, 3)."""
+    """Blend a shaded colour that stands out from its surroundings into ``canvas`` (H, W, 3)."""
     x, y, width, height = cv2.boundingRect((cover > 0).astype(np.uint8))
     box = np.s_[y : y + height, x : x + width]
     behind = canvas[box].mean(axis=(0, 1))
@@ -286,7 +285,7 @@ def _polygon(radii: list[float], corners: int, angle: float) -> npt.NDArray[np.f
 
 
 def _tilt(rng: np.random.Generator) -> float:
-    """Up to 20 degrees either way, in radians."""
+    """An angle from -20 to 20 degrees, in radians."""
     return float(rng.uniform(-math.pi / 9, math.pi / 9))
 
 

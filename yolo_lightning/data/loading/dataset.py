@@ -25,7 +25,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class Sample(NamedTuple):
-    """One image and its labels; the fields of ``Batch`` without the first dimension."""
+    """One image and its labels; the fields of ``Batch``, in the same order, without the first dimension."""
 
     image: Pixels
     """uint8 (H, W, 3), RGB; a square of S px in training."""
@@ -36,7 +36,7 @@ class Sample(NamedTuple):
     """Position of the image in its data set."""
     image_id: int
     original_size: tuple[int, int]
-    letterbox: tuple[float, float, float, float]
+    letterbox: FloatArray
     truth: FloatArray
     """float32 (M, 7)."""
     truth_count: int
@@ -125,7 +125,7 @@ class DetectionDataset(Dataset[Sample]):
             position=i,
             image_id=int(self.index.image_ids[i]),
             original_size=(height, width),
-            letterbox=(place.gain_x, place.gain_y, place.pad_x, place.pad_y),
+            letterbox=np.array([place.gain_x, place.gain_y, place.pad_x, place.pad_y], np.float32),
             truth=_pad_rows(truth, self.truth_capacity),
             truth_count=len(truth),
         )
@@ -190,7 +190,7 @@ class PredictionDataset(Dataset[Sample]):
             position=i,
             image_id=int(self.image_ids[i]),
             original_size=(height, width),
-            letterbox=(place.gain_x, place.gain_y, place.pad_x, place.pad_y),
+            letterbox=np.array([place.gain_x, place.gain_y, place.pad_x, place.pad_y], np.float32),
             truth=np.zeros((0, 7), np.float32),
             truth_count=0,
         )
@@ -222,22 +222,13 @@ def collate(samples: Sequence[Sample]) -> Batch:
     Images are stacked as (B, H, W, 3) and viewed as (B, 3, H, W). A worker stacks them straight into the
     shared memory in which they travel.
     """
-    first = samples[0].image
-    images = _stack([sample.image for sample in samples], (len(samples), *first.shape))  # (B, H, W, 3)
-    return Batch(
-        images=images.permute(0, 3, 1, 2),  # (B, 3, H, W), channels last
-        targets=torch.from_numpy(np.stack([sample.targets for sample in samples])),
-        count=torch.tensor([sample.label_count for sample in samples]),
-        index=torch.tensor([sample.position for sample in samples]),
-        image_ids=torch.tensor([sample.image_id for sample in samples]),
-        original_sizes=torch.tensor([sample.original_size for sample in samples]),
-        letterbox=torch.tensor([sample.letterbox for sample in samples], dtype=torch.float32),
-        truth=torch.from_numpy(np.stack([sample.truth for sample in samples])),
-        truth_count=torch.tensor([sample.truth_count for sample in samples]),
-    )
+    images, *columns = zip(*samples, strict=True)
+    stacked = _stack(images, (len(samples), *images[0].shape))  # (B, H, W, 3)
+    # (B, 3, H, W), channels last
+    return Batch(stacked.permute(0, 3, 1, 2), *(torch.from_numpy(np.stack(column)) for column in columns))
 
 
-def _stack(images: list[Pixels], shape: tuple[int, ...]) -> Tensor:
+def _stack(images: Sequence[Pixels], shape: tuple[int, ...]) -> Tensor:
     if get_worker_info() is None:
         return torch.from_numpy(np.stack(images))
     # As torch's own default_collate does; there is no public function.

@@ -29,7 +29,7 @@ _IS_LINUX = platform.system() == "Linux"
 
 
 class SlotArrays(NamedTuple):
-    """The fields of a training ``Batch`` in one slot, as writable arrays."""
+    """The fields of a training ``Batch`` in one slot, in its order, as writable arrays."""
 
     images: Pixels
     """uint8 (B, S, S, 3)."""

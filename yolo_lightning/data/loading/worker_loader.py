@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter_ns
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import torch
@@ -66,12 +66,9 @@ class SlotWriter(Dataset[Filled]):
         def fill(row: int) -> tuple[int, int]:
             before = perf_counter_ns()
             sample, read_ns = self.dataset.timed_sample(request.positions[row], arrays.images[row])
-            arrays.targets[row] = sample.targets
-            arrays.count[row] = sample.label_count
-            arrays.index[row] = sample.position
-            arrays.image_ids[row] = sample.image_id
-            arrays.original_sizes[row] = sample.original_size
-            arrays.letterbox[row] = sample.letterbox
+            fields: tuple[Any, ...] = arrays[1:]  # without pixels, and there is no truth in training
+            for array, value in zip(fields, sample[1:], strict=False):
+                array[row] = value
             return read_ns, perf_counter_ns() - before
 
         rows = range(len(request.positions))
