@@ -32,7 +32,7 @@ FOLDER = "visualize"
 """Folder of the pictures: in the run directory, or in the working directory with --weights."""
 _IMAGE_SIZE_PX = 640
 _IOU_THRESHOLD = 0.45
-"""For the detections that guide the attention, as for predict."""
+"""Limit on overlaps of the detections that guide the attention, as for predict."""
 _OPTIONS = {
     "--data.predict_source": "--source",
     "--model.weights": "--weights",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 INK, PALE, GRID = "#1f2933", "#aab6c2", "#e8ecf0"
 """Colours of text and means, of unnamed curves, and of grid lines."""
 _DARK_THEME = {INK: "#e9ebee", "#000000": "#9ba4af", GRID: "#2d3238"}
-"""What these and black become in an SVG where the reader's theme is dark."""
+"""Replacements of colours in an SVG if the reader's theme is dark."""
 _DPI = 100
 _PATH = re.compile(r' d="[^"]*"')
 _LONG_DECIMALS = re.compile(r"(\.\d\d)\d+")

@@ -22,7 +22,7 @@ _MOST_CELLS = 50
 """Cells on each side of the heat map of centres; fewer if there are few labels."""
 _MOST_LETTERS = 24
 _MOST_BARS = 50
-"""Of more classes, the most and the least frequent are shown."""
+"""Most classes with a bar each; of more, the most and the least frequent have one."""
 _DARK, _MAP = "#1f4e79", "viridis"
 
 

@@ -1,4 +1,4 @@
-"""Where the time went: the phases of ``time_budget.json``, which add up to the wall time."""
+"""The phases of ``time_budget.json``, which add up to the wall time."""
 
 from __future__ import annotations
 

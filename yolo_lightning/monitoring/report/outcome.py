@@ -1,4 +1,4 @@
-"""What a run trained and reached: its description, the scores of its classes, its length."""
+"""The outcome of a run: its description, the scores of its classes, its length."""
 
 from __future__ import annotations
 
