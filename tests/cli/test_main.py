@@ -107,11 +107,11 @@ def weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_resumed_run_gives_the_weights_of_one_that_was_never_stopped(shapes: Path, workers: int) -> None:
     # Workers fetch ahead, so that they must know from the start which epoch it is.
-    options = small("--data.root", str(shapes), "--model.optimizer.schedule_epochs=4")
+    options = small("--data.root", str(shapes), "--model.optimizer.schedule_epochs=2")
     options.append(f"--data.num_workers={workers}")
-    main(["fit", *options, "--trainer.max_epochs=4", "--run_name=whole"])
-    main(["fit", *options, "--trainer.max_epochs=2", "--run_name=parts"])
-    main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.max_epochs=4"])
+    main(["fit", *options, "--trainer.max_epochs=2", "--run_name=whole"])
+    main(["fit", *options, "--trainer.max_epochs=1", "--run_name=parts"])
+    main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.max_epochs=2"])
     whole, parts = Path("runs/whole/version_0"), Path("runs/parts/version_0")
     (tensors, optimizer), (other_tensors, other_optimizer) = (
         weights(run / "checkpoints/last.ckpt") for run in (whole, parts)
@@ -124,7 +124,7 @@ def test_a_resumed_run_gives_the_weights_of_one_that_was_never_stopped(shapes: P
     assert not list(Path("runs/parts").glob("version_1"))
     columns = [line.split(",")[:8] for line in (whole / "metrics.csv").read_text().splitlines()]
     assert columns == [line.split(",")[:8] for line in (parts / "metrics.csv").read_text().splitlines()]
-    assert len(columns) == 5
+    assert len(columns) == 3
 
 
 @pytest.fixture(scope="module")

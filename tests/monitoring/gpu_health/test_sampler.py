@@ -108,7 +108,7 @@ def test_whatever_goes_wrong_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
     found = GpuSampler(lambda: open_gpu(IDENTITY, fake), period_s=1e-3)
     found.start()
     for _ in range(1000 * PATIENCE_S):
-        if found.has_messages:
+        if found._messages:
             break
         time.sleep(1e-3)
     found.stop()

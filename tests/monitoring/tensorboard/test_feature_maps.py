@@ -20,6 +20,8 @@ from yolo_lightning.system.background import BackgroundQueue
 from yolo_lightning.training.ema import ExponentialMovingAverage
 from yolo_lightning.training.optimizer import OptimizerConfig
 
+ONE_BATCH = {"limit_train_batches": 1, "limit_val_batches": 1}
+
 
 class Drain(Callback):
     """Waits for what was submitted, as a run does before its writer is closed."""
@@ -31,7 +33,7 @@ class Drain(Callback):
         self.queue.drain()
 
 
-def fit(tmp_path: Path, shapes: Path, *callbacks: Callback, epochs: int = 2) -> YOLOv5:
+def fit(tmp_path: Path, shapes: Path, *callbacks: Callback, epochs: int = 2, **limits: Any) -> YOLOv5:
     """A tiny run whose gradients wait over the validation: 3 batches an epoch, 2 batches a step."""
     seed_everything(0)
     module = YOLOv5(compile=False, optimizer=OptimizerConfig(nominal_batch_size=8, warmup_epochs=0))
@@ -40,7 +42,7 @@ def fit(tmp_path: Path, shapes: Path, *callbacks: Callback, epochs: int = 2) -> 
         callbacks=list(callbacks), num_sanity_val_steps=1,
         logger=TensorBoardLogger(tmp_path, name="", version=""), log_every_n_steps=1,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=tmp_path, use_distributed_sampler=False,
+        default_root_dir=tmp_path, use_distributed_sampler=False, **limits,
     )  # fmt: skip
     data = DetectionDataModule(root=str(shapes), image_size=64, batch_size=4, num_workers=0)
     runner.fit(module, data)
@@ -105,8 +107,8 @@ def test_the_weights_are_those_that_are_validated(
 
 def test_epochs_between_two_sets(tmp_path: Path, shapes: Path) -> None:
     queue = BackgroundQueue()
-    fit(tmp_path, shapes, FeatureMapPictures(2, queue, layers=[9]), Drain(queue), epochs=4)
-    assert images(tmp_path)["features/layer_9"] == [2, 8]
+    fit(tmp_path, shapes, FeatureMapPictures(2, queue, layers=[9]), Drain(queue), epochs=4, **ONE_BATCH)
+    assert images(tmp_path)["features/layer_9"] == [0, 2]
 
 
 def test_an_error_is_one_warning_and_training_goes_on(
@@ -118,7 +120,7 @@ def test_an_error_is_one_warning_and_training_goes_on(
     monkeypatch.setattr(features, "feature_maps", fail)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fit(tmp_path, shapes, FeatureMapPictures(1, BackgroundQueue()))
+        fit(tmp_path, shapes, FeatureMapPictures(1, BackgroundQueue()), **ONE_BATCH)
     told = [str(warning.message) for warning in caught if "feature maps" in str(warning.message)]
     assert told == [
         "feature maps cannot be drawn: RuntimeError: out of memory; training goes on without them"

@@ -84,7 +84,7 @@ class GpuHealth(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._sampler is not None and self._sampler.has_messages:
+        if self._sampler is not None:
             self._print_messages(self._sampler, trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -90,11 +90,6 @@ class GpuSampler:
             taken, self._recent = self._recent, Aggregate()
         return taken
 
-    @property
-    def has_messages(self) -> bool:
-        """Whether messages are waiting."""
-        return bool(self._messages)
-
     def take_messages(self) -> list[Message]:
         """Messages that were not printed yet, oldest first."""
         return self._take(due_before_s=math.inf)
