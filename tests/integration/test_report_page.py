@@ -94,8 +94,13 @@ def test_the_report_opens_by_itself(fit: Fit, browser: Browser, width: int) -> N
         rows = page.locator("#time tbody td:nth-of-type(1)").all_inner_texts()
         total = page.locator("#time tfoot td:nth-of-type(1)").inner_text()
         assert sum(round(10 * float(row)) for row in rows) == round(10 * float(total))
-        budget = json.loads((fit.directory / "time_budget.json").read_text())
-        assert float(total) == pytest.approx(sum(budget["seconds"].values()), abs=0.06)  # its rounding
+        # The file is written once more after the report, which takes time itself; training is over by then.
+        seconds = json.loads((fit.directory / "time_budget.json").read_text())["seconds"]
+        shown = dict(zip(page.locator("#time tbody th").all_inner_texts(), map(float, rows), strict=True))
+        names = {"Start-up": "start_up", "Training step": "step", "Validation": "validation"}
+        for title, phase in names.items():
+            assert shown[title] == pytest.approx(seconds[phase], abs=0.11), title  # its rounding
+        assert float(total) <= sum(seconds.values()) + 0.06
         assert str(fit.directory / "checkpoints" / "last.ckpt") in page.locator("#next").inner_text()
     finally:
         page.close()
