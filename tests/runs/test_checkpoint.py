@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from yolo_lightning.__main__ import main
+from yolo_lightning.runs.checkpoint_format import FORMAT_VERSION, KEYS
 
 OPTIONS = (
     "fit", "--data.image_size=64", "--data.batch_size=4", "--data.num_workers=0", "--model.compile=false",
@@ -53,6 +54,7 @@ def test_the_validation_that_a_stop_within_an_epoch_ends_with_can_be_the_best(
     main([*OPTIONS, f"--data.root={shapes}", "--trainer.max_epochs=3", stop])
     run = tmp_path / "runs" / "fit" / "version_0"
     best, last = (torch.load(file, weights_only=True) for file in files_of(run))
+    assert last.keys() == KEYS.keys() - {"MixedPrecision"} and last["format_version"] == FORMAT_VERSION
     progress = best["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
     assert progress["completed"] == 1  # of three batches
     assert all(torch.equal(best["state_dict"][name], last["state_dict"][name]) for name in last["state_dict"])

@@ -113,7 +113,7 @@ def test_patience_ends_training_and_is_kept_by_a_resumption(
     stopped(*options(shapes, "--run_name=parts", *learns_nothing, *signal_at("SIGTERM", 2, 1)))
     main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null"])
     assert len(rows(PARTS)) == 4  # the first and three that are no better, one of them after the resumption
-    said = "validations without a better val/map have come to 3 (--patience)"
+    said = "val/map has not improved for 3 validations (--patience)"
     assert said in caplog.text
     caplog.clear()
     main(["fit", "--ckpt_path=last", "--run_name=parts"])
@@ -202,7 +202,7 @@ def test_patience_within_an_epoch_saves_and_can_be_raised(
     main(["fit", *options(shapes, "--run_name=parts", "--patience=1", *learns_nothing)])
     progress = contents(PARTS)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
     assert progress["processed"] == 4  # the second validation is no better than the first
-    assert "validations without a better val/map have come to 1 (--patience)" in caplog.text
+    assert "val/map has not improved for 1 validations (--patience)" in caplog.text
     main(["fit", "--ckpt_path=last", "--run_name=parts", "--patience=50"])
     assert [row["epoch"] for row in rows(PARTS)] == ["0", "1", "2"]
 

@@ -32,7 +32,7 @@ def test_summary_names_the_first_of_the_best_epochs(tmp_path: Path) -> None:
         {"epoch": 2.0, "perf/images_per_second": 20.0, "wall_seconds": 12.0},
         {"epoch": 3.0, "val/map": 0.4, "val/map_50": math.nan, "wall_seconds": 20.0},
     ]
-    summary = summarise(rows, "val/map", tmp_path)
+    summary = summarise(rows, tmp_path)
     assert summary["best"]["epoch"] == 1
     assert summary["last"] == {"epoch": 3, "val/map": 0.4, "val/map_50": None, "wall_seconds": 20.0}
     assert (summary["epochs"], summary["images_per_second"], summary["wall_seconds"]) == (4, 20.0, 20.0)
@@ -41,14 +41,14 @@ def test_summary_names_the_first_of_the_best_epochs(tmp_path: Path) -> None:
 
 def test_without_validation_the_last_epoch_stands_for_the_best(tmp_path: Path) -> None:
     rows = [{"epoch": 0.0, "wall_seconds": 1.0}, {"epoch": 1.0, "wall_seconds": 2.0}]
-    summary = summarise(rows, "val/map", tmp_path)
+    summary = summarise(rows, tmp_path)
     assert summary["best"]["epoch"] == 1
     assert summary["images_per_second"] is None
 
 
 def test_without_anything_to_find_the_last_epoch_is_the_best_as_in_the_checkpoint(tmp_path: Path) -> None:
     rows = [{"epoch": float(i), "val/map": -1.0, "wall_seconds": 1.0} for i in range(3)]
-    assert summarise(rows, "val/map", tmp_path)["best"]["epoch"] == 2
+    assert summarise(rows, tmp_path)["best"]["epoch"] == 2
 
 
 def test_the_commit_of_a_project_around_the_installation_is_not_ours(

@@ -16,8 +16,8 @@ from ..distributed.ddp import processes_here
 from ..errors import InputError
 from ..model.weights import load_weights
 from ..runs.checkpoint_damage import newest_whole
+from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import DEFAULT_NAME, begun_run_directory, find_checkpoint, run_directory_of
-from ..runs.resumption import read_resumption
 from ..training.module import YOLOv5
 from ..training.precision import Precision
 from .settle_auto import settle_step

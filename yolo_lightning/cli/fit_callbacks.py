@@ -20,6 +20,7 @@ from ..monitoring.tensorboard.layout import Dashboard
 from ..monitoring.tensorboard.pictures import Pictures
 from ..performance.stalls import StallMonitor
 from ..performance.time_budget import TimeBudget
+from ..runs.best_epoch import MONITOR
 from ..runs.checkpoint import EpochCheckpoint
 from ..runs.checkpoint_io import RunCheckpointIO
 from ..runs.directory import CHECKPOINTS, LAST
@@ -76,7 +77,7 @@ def training_callbacks(
         RunRecorder(run),
     ]
     if keep_checkpoints:
-        callbacks.append(checkpoint(filename="best", monitor="val/map", mode="max"))
+        callbacks.append(checkpoint(filename="best", monitor=MONITOR, mode="max"))
         callbacks.append(checkpoint(filename=Path(LAST).stem))
     callbacks += report
     callbacks.append(Interruption(folder / LAST if keep_checkpoints else None, checkpoint_minutes))

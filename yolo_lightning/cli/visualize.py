@@ -23,8 +23,8 @@ from ..model.weights import LoadedWeights, identify_architecture, load_weights, 
 from ..monitoring import features
 from ..monitoring.pictures import SCORE_THRESHOLD, Pixels, encode
 from ..runs.checkpoint_damage import newest_whole
+from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import CONFIG, DEFAULT_NAME, find_checkpoint, run_directory_of
-from ..runs.resumption import read_resumption
 from ..system.files import write_whole
 from .command_parser import RUNS_DIR_HELP, CommandParser
 

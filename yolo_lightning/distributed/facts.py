@@ -8,7 +8,6 @@ import platform
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from ..data.images.choose_cache import MOST_WORKERS
 from ..data.module import PATH_OPTIONS
 from ..model.network import build_network
 from ..system.cores import usable_cores
-from ..system.environment import PACKAGES, git_commit
+from ..system.environment import PACKAGES, git_commit, package_version
 from .ddp import is_on_gpu, processes_here
 from .launch import find_launch
 from .time_limit import bounded
@@ -91,7 +90,7 @@ def machine_facts() -> dict[str, dict[str, str]]:
     if gpus and torch.distributed.is_nccl_available():
         build["NCCL"] = ".".join(map(str, torch.cuda.nccl.version()))
     return {
-        "package": {name: _version(name) for name in PACKAGES},
+        "package": {name: package_version(name) or "not installed" for name in PACKAGES},
         "build": build,
         "python": {"Python": ".".join(platform.python_version_tuple()[:2])},
         "patch": {"Python": platform.python_version()},
@@ -99,13 +98,6 @@ def machine_facts() -> dict[str, dict[str, str]]:
         "gpus": {"the number of GPUs that a process sees": str(len(gpus))},
         "gpu": {"the GPU": ", ".join(dict.fromkeys(gpus)) or "none"},
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _size(path: Path) -> str:

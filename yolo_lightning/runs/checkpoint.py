@@ -9,19 +9,20 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from ..system.lightning_internals import CheckpointHooks, is_stopping
+from .best_epoch import is_better
 from .checkpoint_io import RunCheckpointIO, is_local
 
 
 class EpochCheckpoint(CheckpointHooks, ModelCheckpoint):
-    """Lightning's checkpoint, with what a YOLOv5 needs of it.
+    """Lightning's ``ModelCheckpoint`` with five changes.
 
-    * An epoch that ends without an optimizer step since the last checkpoint is saved all the same: with
-      few images a step takes several epochs of gradients, and those are part of the state.
-    * An epoch that a limit on steps or time cut short is not saved as a whole one, because its other
-      batches would never be trained; ``Interruption`` has saved where it stopped. A validation with which
-      it ends can be the best one all the same.
-    * Best and last of one epoch are the same checkpoint, and are written once.
-    * Where validation has nothing to find, and the metric is -1, the newest epoch is the best one.
+    * An epoch without an optimizer step since the last checkpoint is saved too: with few images one step
+      takes the gradients of several epochs, and those are part of the state.
+    * An epoch that ``max_steps`` or ``max_time`` cut short is not saved as a whole one, because its other
+      batches would never be trained; ``Interruption`` has saved the position within it.
+    * The validation at such an end can still be the best one.
+    * Best and last of one epoch are one checkpoint, which is written once.
+    * ``best_epoch`` decides which epoch is the best one; ``monitor`` names its metric.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -30,7 +31,7 @@ class EpochCheckpoint(CheckpointHooks, ModelCheckpoint):
             super().on_train_epoch_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Judge a validation within an epoch with which training ends, by patience or a limit on time."""
+        """Judge a validation within an epoch that ends training, by patience or a limit on time."""
         loop = trainer.fit_loop
         is_within = not (trainer.sanity_checking or loop.epoch_loop.batch_progress.is_last_batch)
         if self.monitor and is_within and is_stopping(trainer):
@@ -54,4 +55,5 @@ class EpochCheckpoint(CheckpointHooks, ModelCheckpoint):
             io.saved = now, path
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        return (current is not None and bool(current < 0)) or super().check_monitor_top_k(trainer, current)
+        best = self.best_model_score
+        return current is not None and is_better(float(current), None if best is None else float(best))

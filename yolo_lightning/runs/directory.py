@@ -170,15 +170,6 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
 
 
-def best_row(rows: list[dict[str, float]], monitor: str = "val/map") -> dict[str, float]:
-    """The row with the greatest value of a metric, the first of equals; the last row where none has one.
-
-    Below 0 is none: there was nothing to find.
-    """
-    judged = [row for row in rows if row.get(monitor, -1.0) >= 0]  # nor is NaN
-    return max(judged, key=lambda row: row[monitor], default=rows[-1])
-
-
 def images_per_second(rows: list[dict[str, float]]) -> float | None:
     """The median over the epochs."""
     speeds = [row["perf/images_per_second"] for row in rows if "perf/images_per_second" in row]

@@ -1,4 +1,26 @@
-"""Checkpoints within an epoch, and the end of a run that was asked to stop."""
+"""Checkpoints within an epoch, and stopping.
+
+A signal sets a flag (``system/signals.py``). The ranks compare their flags (``distributed/agreement.py``)
+and act together, depending on where the run is:
+
+before training
+    There is nothing to save: the run stops at ``on_train_start``.
+in an epoch
+    The ranks exchange flags at the end of each training batch, and read those of the batch before. To save or
+    to stop, ``Interruption`` writes ``last.ckpt``; to stop, it then ends the process.
+before a validation or the end of an epoch
+    At the last batch before either, a request is postponed: a checkpoint from here would skip the validation.
+in a validation
+    The ranks exchange flags at the end of each validation batch. To stop, the validation is aborted, and
+    ``last.ckpt`` is saved with ``validates_first``. A validation that ends training is finished.
+end of an epoch
+    ``RunRecorder`` writes the row, ``EpochCheckpoint`` saves best and last, and the report is written, in the
+    order of ``cli/fit_callbacks.py``; then ``Interruption`` stops. A run that ends here anyway ends as usual.
+
+A run that resumes is at one of three positions: the start of an epoch, a batch of an epoch, or the start of a
+validation. ``checkpoint_format.read_resumption`` reads which one. Lightning restores its loops, and
+``MidEpochResumption`` restores the rest.
+"""
 
 from __future__ import annotations
 
@@ -15,29 +37,27 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ..distributed.agreement import Agreement
 from ..distributed.failure import FailedElsewhere
-from ..system import signals as preemption
+from ..system import signals
 from ..system.lightning_internals import is_stopping, is_validation_due, leave_signals_alone
+from .checkpoint_format import validate_first
 from .checkpoint_io import RunCheckpointIO
-from .resumption import random_state, validate_first
+from .resumption import random_state
 
 
 class Interruption(Checkpoint):
-    """Saves ``last.ckpt`` within an epoch: every few minutes, and when the run has to stop there.
+    """Saves ``last.ckpt`` within an epoch, and stops the run.
 
-    A run has to stop when a signal has asked any of its ranks to (see ``preemption``), when a limit on
-    time or steps is reached, or for want of patience. The ranks agree on it and save together at the
-    end of a batch, of training or of validation. After a signal the process ends with
-    ``preemption.EXIT_STATUS``; a Slurm job is queued again first. A validation is left as if it had not
-    begun, and a run that resumes begins with it; only one with which training ends is finished. At the
-    end of an epoch the epoch's own checkpoint is enough. A run that ends there anyway ends as usual.
+    It saves every few minutes, and when training ends within an epoch: by a signal to any rank, by
+    ``max_steps`` or ``max_time``, or by early stopping. After a signal the process ends with
+    ``signals.EXIT_STATUS``; a Slurm job is requeued first.
 
-    Being a ``Checkpoint`` that is listed last, it runs after everything else at the end of a batch
-    or an epoch. Lightning's own handlers, which save and talk to other ranks inside the handler, are
-    left out, and with them its broadcast before each batch, for which the host waits.
+    As a ``Checkpoint`` that is listed last, it runs after all other callbacks at the end of a batch or an
+    epoch. It replaces Lightning's signal handlers, which save and call other ranks inside the handler, and
+    Lightning's broadcast before each batch, which makes the host wait.
 
     Args:
-        path: Of ``last.ckpt``; None where checkpoints are turned off.
-        minutes: Between two checkpoints within an epoch; 0 saves none but those before a stop.
+        path: ``last.ckpt``; None if checkpoints are turned off.
+        minutes: time between two checkpoints within an epoch; 0 saves only before a stop.
     """
 
     def __init__(self, path: Path | None, minutes: float) -> None:
@@ -48,22 +68,22 @@ class Interruption(Checkpoint):
         self._saved_batch = -1
         self._saved_best: list[float] = []
         self._postponed = False, False
-        """What is asked for (stop, save) at the last batch before a validation, or of an epoch."""
+        """Requests (stop, save) postponed at the last batch before a validation or the end of an epoch."""
         self._looks = 0
-        """At the ends of how many more batches of a validation the ranks ask each other."""
-        self._leaves_validation = False
+        """Validation batches that remain for an exchange of flags."""
+        self._aborts_validation = False
         self._random: dict[str, Any] = {}
-        """Random numbers before a validation, whose loader draws some when it is started."""
+        """States of the random generators before a validation, whose loader draws from them."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._agreement = Agreement(flags=3)
         io = trainer.strategy.checkpoint_io
-        if isinstance(io, RunCheckpointIO):  # or else the other ranks would wait in the save for rank zero
+        if isinstance(io, RunCheckpointIO):  # otherwise the other ranks would wait in the save for rank zero
             io.keeps_errors = trainer.world_size > 1
         leave_signals_alone(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        preemption.training_begins()
+        signals.training_begins()
         self._saved_s = monotonic()
         self._random = random_state()
         stop, _, _ = self._agreement.settle([_asked(), False, False])
@@ -75,7 +95,7 @@ class Interruption(Checkpoint):
     ) -> None:
         is_due = self.interval_s > 0 and monotonic() - self._saved_s >= self.interval_s
         if is_due:
-            self._saved_s = monotonic()  # asked for once, although the other ranks learn of it a batch later
+            self._saved_s = monotonic()  # not again in the next batch, when the other ranks learn of it
         stop, save, failed = self._agreement.exchange(
             [_asked(), is_due and trainer.is_global_zero, _has_failed(trainer)]
         )
@@ -84,7 +104,7 @@ class Interruption(Checkpoint):
         loop = trainer.fit_loop.epoch_loop
         stop, save = stop or self._postponed[0], save or self._postponed[1]
         if loop.batch_progress.is_last_batch or _is_validation_due(trainer):
-            self._postponed = stop, save  # a run that resumed from here would leave the validation out
+            self._postponed = stop, save  # a run that resumed from here would skip the validation
             self._random = random_state()
             return
         self._postponed = False, False
@@ -98,8 +118,8 @@ class Interruption(Checkpoint):
         if trainer.sanity_checking or _ends_with_validation(trainer):
             return
         if self._postponed[0]:
-            self._leave_validation(trainer)
-        # Ranks have their own images, of different shapes, and so not equally many batches.
+            self._abort_validation(trainer)
+        # Ranks evaluate images of different shapes, so the number of batches differs.
         self._looks = self._agreement.least(int(sum(trainer.num_val_batches)))
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -111,24 +131,24 @@ class Interruption(Checkpoint):
         if failed:
             self._tell_of_failure(trainer)
         if stop:
-            self._leave_validation(trainer)
+            self._abort_validation(trainer)
 
-    def _leave_validation(self, trainer: Trainer) -> NoReturn:
-        self._leaves_validation = True
+    def _abort_validation(self, trainer: Trainer) -> NoReturn:
+        self._aborts_validation = True
         self._save(trainer)
         self._stop(trainer, f"in epoch {trainer.current_epoch + 1}, before the end of a validation")
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if self._leaves_validation:
+        if self._aborts_validation:
             validate_first(checkpoint, self._random)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save when training ends with a validation within an epoch, by patience or a limit.
+        """Save when training ends with a validation within an epoch.
 
-        One that only a limit on time brings about comes after the save, as the run that resumes does not
-        know of it; it is saved all the same when it is the best one, or a worse one would take its place.
+        If only ``max_time`` triggered this validation, the checkpoint was saved before it. Save again if it
+        is a new best; otherwise a resumed run could replace best.ckpt by a worse one.
         """
         loop = trainer.fit_loop.epoch_loop
         if not (trainer.sanity_checking or loop.batch_progress.is_last_batch) and loop.done:
@@ -137,12 +157,12 @@ class Interruption(Checkpoint):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        """Save within an epoch, once a batch."""
+        """Save within an epoch, at most once a batch."""
         batch = trainer.fit_loop.total_batch_idx
         if self.path is None or batch == self._saved_batch:
             return
         for logger in trainer.loggers:
-            logger.save()  # what was logged so far is not logged again
+            logger.save()  # a run that resumes does not log it again
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved_s, self._saved_batch, self._saved_best = monotonic(), batch, _best_scores(trainer)
 
@@ -156,23 +176,23 @@ class Interruption(Checkpoint):
             self._stop(trainer, f"after epoch {trainer.current_epoch + 1}")
 
     def _tell_of_failure(self, trainer: Trainer) -> None:
-        """End on all ranks because a checkpoint could not be written; rank zero says why."""
+        """End all ranks because a checkpoint could not be written; rank zero says why."""
         io = trainer.strategy.checkpoint_io
         if trainer.is_global_zero and isinstance(io, RunCheckpointIO):
             io.wait()  # raises what went wrong
         raise FailedElsewhere("a checkpoint could not be written")
 
     def _stop(self, trainer: Trainer, where: str) -> NoReturn:
-        io = trainer.strategy.checkpoint_io  # writes all now: a job that is queued again may start at once
+        io = trainer.strategy.checkpoint_io  # must be done now, because a requeued job may start at once
         io.finish() if isinstance(io, RunCheckpointIO) else io.teardown()
         if self._agreement.settle([False, False, _has_failed(trainer)])[2]:
             self._tell_of_failure(trainer)
-        reason = preemption.received() or "a signal to another process"
+        reason = signals.received() or "a signal to another process"
         rank_zero_info(f"stopped by {reason} {where}")
         if trainer.is_global_zero:
-            slurm = preemption.in_slurm_job() and preemption.received() != "SIGINT"
-            rank_zero_info(preemption.requeue() if slurm else self._how_to_go_on(trainer))
-        trainer.strategy.barrier("stop")  # srun ends the others when one has ended
+            slurm = signals.in_slurm_job() and signals.received() != "SIGINT"
+            rank_zero_info(signals.requeue() if slurm else self._how_to_go_on(trainer))
+        trainer.strategy.barrier("stop")  # srun ends all processes when one has ended
         raise SystemExit(exit_status(trainer))
 
     def _how_to_go_on(self, trainer: Trainer) -> str:
@@ -188,19 +208,19 @@ class Interruption(Checkpoint):
 
 
 def exit_status(trainer: Trainer) -> int:
-    """Status of a process that was asked to stop.
+    """Exit status of a process that was asked to stop.
 
-    It is 0 in processes that Lightning started here, which have no ``RANK``: Lightning would take another
-    status for a crash, and kill the process that started them while it cleans up.
+    It is 0 for processes that Lightning started here, which have no ``RANK``: Lightning's watcher takes any
+    other status for a crash, and kills the main process while it cleans up.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
     is_started_by_lightning = isinstance(environment, LightningEnvironment) and "RANK" not in os.environ
     is_child = is_started_by_lightning and trainer.local_rank > 0
-    return 0 if is_child else preemption.EXIT_STATUS
+    return 0 if is_child else signals.EXIT_STATUS
 
 
 def _is_finished(trainer: Trainer) -> bool:
-    """Whether training comes to its end with the epoch that ends now."""
+    """Whether training ends with this epoch."""
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
     return (
         0 <= epochs <= trainer.current_epoch + 1 or 0 <= steps <= trainer.global_step or is_stopping(trainer)
@@ -208,12 +228,12 @@ def _is_finished(trainer: Trainer) -> bool:
 
 
 def _ends_with_validation(trainer: Trainer) -> bool:
-    """Whether training ends with the validation at hand, so that nobody would come back to it."""
+    """Whether training ends with this validation, so that no run would resume in it."""
     return is_stopping(trainer) or 0 <= trainer.max_steps <= trainer.global_step
 
 
 def _is_validation_due(trainer: Trainer) -> bool:
-    """Whether a validation follows the batch at hand that is no consequence of a stop."""
+    """Whether a validation follows this batch, apart from one that a stop causes."""
     stops, trainer.should_stop = trainer.should_stop, False
     try:
         return is_validation_due(trainer)
@@ -222,13 +242,13 @@ def _is_validation_due(trainer: Trainer) -> bool:
 
 
 def _best_scores(trainer: Trainer) -> list[float]:
-    """Of the best checkpoints so far."""
+    """Scores of the best checkpoints so far."""
     kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     return [float(each.best_model_score) for each in kept if each.best_model_score is not None]
 
 
 def _asked() -> bool:
-    return preemption.received() is not None
+    return signals.received() is not None
 
 
 def _has_failed(trainer: Trainer) -> bool:

@@ -1,4 +1,4 @@
-"""The end of a training that no longer gets better."""
+"""Early stopping."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..system.lightning_internals import EarlyStoppingHooks
+from .best_epoch import MONITOR, is_judged
 
 _NEVER = -1
-"""Epoch of a stop that there was not."""
+"""Value of ``stopped_epoch`` while training has not stopped."""
 
 
 class Patience(EarlyStoppingHooks, EarlyStopping):
-    """Ends training after so many epochs without a better ``val/map``, and says so.
+    """Ends training after ``epochs`` validations without a better ``val/map``, and says so.
 
-    Its count is part of each checkpoint, the limit is not. What counts is validations: epochs without
-    one do not, and those with several count as often; nor does one with nothing to find (-1).
+    Epochs without a validation do not count, nor do validations with nothing to find (-1). A checkpoint holds
+    the count, not the limit.
 
     Args:
-        epochs: 1 or more.
+        epochs: limit, 1 or more.
     """
 
     def __init__(self, epochs: int) -> None:
-        super().__init__("val/map", mode="max", patience=epochs, strict=False, check_finite=False)
+        super().__init__(MONITOR, mode="max", patience=epochs, strict=False, check_finite=False)
         self.stopped_epoch = _NEVER
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not hasattr(trainer, "val_check_interval"):  # it is a time, and the base class asks for a number
+        if not hasattr(trainer, "val_check_interval"):  # a time, where the base class needs a number
             self.judge_after_validation()
         super().setup(trainer, pl_module, stage)
 
@@ -39,10 +40,10 @@ class Patience(EarlyStoppingHooks, EarlyStopping):
         self.patience, self.stopped_epoch = epochs, _NEVER
 
     def is_judged(self, logs: dict[str, Any]) -> bool:
-        return super().is_judged(logs) and not bool(logs[self.monitor] < 0)
+        return super().is_judged(logs) and is_judged(float(logs[self.monitor]))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave a run as it is that ended for want of patience, unless it is given more."""
+        """Train no further if the run was stopped early, unless the limit has been raised."""
         if self.wait_count >= self.patience:
             trainer.should_stop, self.stopped_epoch = True, trainer.current_epoch
             self._tell()
@@ -52,6 +53,4 @@ class Patience(EarlyStoppingHooks, EarlyStopping):
             self._tell()
 
     def _tell(self) -> None:
-        rank_zero_info(
-            f"stopped: validations without a better val/map have come to {self.patience} (--patience)"
-        )
+        rank_zero_info(f"early stop: val/map has not improved for {self.patience} validations (--patience)")

@@ -1,4 +1,4 @@
-"""What a run leaves behind: metrics.csv and summary.json, whole after every epoch, and environment.json."""
+"""The record of a run: metrics.csv and summary.json, whole after every epoch, and environment.json."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from ..system.cores import usable_cores
-from ..system.environment import PACKAGES, _version, git_commit
+from ..system.environment import PACKAGES, git_commit, package_version
 from ..system.files import write_whole
 from ..system.lightning_internals import logging_step
-from .directory import METRICS, best_row, images_per_second, read_metrics
+from .best_epoch import best_row
+from .checkpoint_format import RUN_RECORDER
+from .directory import METRICS, images_per_second, read_metrics
 
 
 class RunRecorder(Checkpoint):
-    """Writes one row an epoch to ``metrics.csv`` and the state of the run to ``summary.json``.
+    """Writes a row for each epoch to ``metrics.csv`` and the state of the run to ``summary.json``.
 
-    A run that resumes keeps the rows of the epochs before it, drops those of epochs that it trains
-    again, and adds its own. At an epoch's end the last one that it keeps is logged again: it is logged
-    when its checkpoint is saved already, so that a run that was killed may have lost it from the curves,
-    where whatever is as late has been taken out (``Resumption.purge_step``).
-    Each file is written beside its place and moved into it, so that a killed run leaves the last
-    whole one. Being a ``Checkpoint``, it is called after everything that an epoch logs; listed before
-    those that save, it has written the row of every epoch that there is a checkpoint of.
+    A run that resumes keeps the rows of earlier epochs and drops those of epochs that it trains again. On
+    resume the last kept row is logged again: it was written after its checkpoint, and TensorBoard drops
+    events later than that checkpoint (``Resumption.purge_step``).
+
+    This class is a ``Checkpoint`` because Lightning calls those after all other callbacks, when everything is
+    logged. It is listed before the callbacks that save, so that every saved epoch has its row.
 
     Args:
         directory: the run directory.
-        monitor: the metric, the larger the better, that says which epoch is the best.
     """
 
-    def __init__(self, directory: str | Path, monitor: str = "val/map") -> None:
+    def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        self.monitor = monitor
         self._rows: list[dict[str, float]] = []
         self._logged_step = -1
-        """Of the loggers, for the epoch of the last row; -1 without one."""
+        """Logger step of the last row; -1 if there is none."""
         self._ends_validated = False
-        """Whether there was a validation at that step, and not only earlier in the epoch."""
+        """Whether a validation ended at that step, not only earlier in the epoch."""
         self._validated_batch = -1
         self._earlier_seconds: float | None = None
+        """Wall time of the run before it was resumed."""
         self._started = time.monotonic()
         self._validated = False
 
@@ -59,16 +59,19 @@ class RunRecorder(Checkpoint):
         environment = describe_environment(trainer)
         write_whole(self.directory / "environment.json", json.dumps(environment, indent=2))
 
+    @property
+    def state_key(self) -> str:
+        return RUN_RECORDER
+
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Runs once the epoch to go on from is known."""
-        self._take_up(trainer)
+        self._continue_record(trainer)  # not earlier: the epoch to continue with is known only now
 
-    def _take_up(self, trainer: Trainer) -> None:
-        """Go on with the rows and curves of the run that is resumed."""
+    def _continue_record(self, trainer: Trainer) -> None:
+        """Continue the rows and curves of the run that is resumed."""
         rows = read_metrics(self.directory / METRICS)
         self._rows = [row for row in rows if row["epoch"] < trainer.current_epoch]
-        if self._rows and self._earlier_seconds is None:  # a checkpoint of before it was saved
+        if self._rows and self._earlier_seconds is None:  # a checkpoint without it
             self._earlier_seconds = self._rows[-1].get("wall_seconds")
         if self._rows and self._logged_step >= 0 and not trainer.fit_loop.restarted_mid_epoch:
             not_logged = ("step", "wall_seconds", *(() if self._ends_validated else ("val/",)))
@@ -82,13 +85,13 @@ class RunRecorder(Checkpoint):
         self._validated_batch = trainer.fit_loop.total_batch_idx
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = trainer.callback_metrics  # on all ranks: who reads first waits for the others' values
+        metrics = trainer.callback_metrics  # on all ranks: reading it is a collective
         if not trainer.is_global_zero:
             return
         logged = {
             name: float(value)
             for name, value in metrics.items()
-            if self._validated or not name.startswith("val/")  # else they are an earlier epoch's
+            if self._validated or not name.startswith("val/")  # otherwise of an earlier epoch
         }
         self._validated = False
         seconds = self._seconds
@@ -97,25 +100,25 @@ class RunRecorder(Checkpoint):
         position = {"epoch": float(trainer.current_epoch), "step": float(trainer.global_step)}
         self._rows.append({**position, **logged, "wall_seconds": seconds})
         for logger in trainer.loggers:
-            logger.save()  # what was logged so far is older than the checkpoint that comes next
+            logger.save()  # the checkpoint that comes next is newer than what was logged
         write_whole(self.directory / METRICS, metrics_as_csv(self._rows))
         self._write_summary()
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Runs when the last checkpoint is there; the only hook of a run that had been trained to its end."""
+        """Name the last checkpoint in the summary; runs also when the resumed run was already complete."""
         if not self._rows:
-            self._take_up(trainer)
+            self._continue_record(trainer)
         if self._rows:
             self._write_summary()
 
     def _write_summary(self) -> None:
-        summary = summarise(self._rows, self.monitor, self.directory / "checkpoints")
+        summary = summarise(self._rows, self.directory / "checkpoints")
         write_whole(self.directory / "summary.json", json.dumps(summary, indent=2))
 
     @property
     def _seconds(self) -> float:
-        """That the run has taken so far, the parts before it was stopped included."""
+        """Wall time of the run so far, including its parts before it was resumed."""
         return (self._earlier_seconds or 0.0) + time.monotonic() - self._started
 
     def state_dict(self) -> dict[str, Any]:
@@ -130,12 +133,11 @@ class RunRecorder(Checkpoint):
         self._earlier_seconds = state_dict["wall_seconds"]
 
 
-def summarise(rows: list[dict[str, float]], monitor: str, checkpoints: Path) -> dict[str, Any]:
-    """The run in one dictionary: what it reached, how fast, and where its weights are.
+def summarise(rows: list[dict[str, float]], checkpoints: Path) -> dict[str, Any]:
+    """Summarise a run: its metrics, its speed and its checkpoints.
 
     Args:
         rows: one dictionary of metrics an epoch, at least one.
-        monitor: the metric that says which epoch is the best; the first of equals is.
         checkpoints: the folder of ``best.ckpt`` and ``last.ckpt``.
 
     Returns:
@@ -143,7 +145,7 @@ def summarise(rows: list[dict[str, float]], monitor: str, checkpoints: Path) -> 
         ``images_per_second`` (median over the epochs), ``wall_seconds``, and ``checkpoints``.
     """
     return {
-        "best": _whole_numbers(best_row(rows, monitor)),
+        "best": _whole_numbers(best_row(rows)),
         "last": _whole_numbers(rows[-1]),
         "epochs": len(rows),
         "images_per_second": images_per_second(rows),
@@ -156,7 +158,7 @@ def summarise(rows: list[dict[str, float]], monitor: str, checkpoints: Path) -> 
 
 
 def _whole_numbers(row: dict[str, float]) -> dict[str, float | int | None]:
-    """Counters as int, and what JSON has no word for as null."""
+    """Counters as int, and values that JSON lacks as null."""
     return {
         name: int(value) if name in {"epoch", "step"} else value if math.isfinite(value) else None
         for name, value in row.items()
@@ -179,7 +181,7 @@ def describe_environment(trainer: Trainer) -> dict[str, Any]:
     return {
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: package_version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": usable_cores(),

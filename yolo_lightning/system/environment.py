@@ -19,7 +19,8 @@ PACKAGES = (
 )
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Installed version of a package; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -27,9 +28,9 @@ def _version(package: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout that this code runs from; None when it is installed without one."""
+    """Commit of the checkout that this code runs from; None if it was installed without one."""
     root = Path(__file__).parents[2]
-    if not (root / ".git").exists():  # git would look above, and find the repository of somebody's project
+    if not (root / ".git").exists():  # git would find a repository further up
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import yaml
 
 from ...errors import InputError
-from ...runs.directory import CONFIG, METRICS, best_row, read_metrics, versions
+from ...runs.best_epoch import best_row
+from ...runs.directory import CONFIG, METRICS, read_metrics, versions
 
 EVALUATION = "evaluation.json"
 _PICTURES = (".jpg", ".jpeg", ".png")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from pathlib import Path
 from time import perf_counter
@@ -14,6 +13,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ...performance.stalls import StallMonitor
+from ...runs.best_epoch import is_better, is_judged
 from ...system.text import clock
 from ...training.contracts import TrainsDetections, detection_module
 from ..metric_names import number
@@ -177,7 +177,7 @@ class EpochProgress(ProgressBar):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_seconds = perf_counter() - self._epoch_start_s
         score = self._validated.get("map", -1.0)  # of the last validation, as best.ckpt; below 0: no labels
-        self._is_best = score >= 0 and score > self._best.get("map", -math.inf)
+        self._is_best = is_judged(score) and is_better(score, self._best.get("map"))
         if self._is_best:
             self._best = {"map": score, "epoch": trainer.current_epoch}
         self._close_bars()

@@ -21,6 +21,7 @@ from ...evaluation.precision_recall import (
     describe_evaluation,
     precision_at_recall,
 )
+from ...runs.best_epoch import is_better
 from ...system.background import BackgroundQueue
 from ...system.files import write_whole
 from ...training.contracts import detection_module
@@ -101,7 +102,7 @@ class EvaluationCurves(Callback):
         if details is None:
             return
         value = details.mean_average_precision
-        if value > self._best or value < 0:  # below 0 there are no objects: keep the newest
+        if is_better(value, self._best):
             self._best = value
             evaluation = (details, self._names, trainer.current_epoch)
             self._unwritten = None if self._queue.submit(self._write, *evaluation) else evaluation

@@ -1,0 +1,37 @@
+"""The best epoch of a run: the first with the greatest ``val/map``.
+
+``best.ckpt``, ``summary.json``, ``evaluation.json``, the star in the table of epochs and early stopping
+follow these functions.
+"""
+
+from __future__ import annotations
+
+MONITOR = "val/map"
+
+
+def is_judged(score: float) -> bool:
+    """Whether a score says something: -1 is that of a validation with nothing to find, NaN is none."""
+    return score >= 0
+
+
+def is_better(score: float, best: float | None) -> bool:
+    """Whether an epoch replaces the best one so far; while no score is judged, the newest epoch does.
+
+    Args:
+        score: ``val/map`` of the epoch.
+        best: ``val/map`` of the best epoch so far; None if there is none.
+    """
+    return best is None or not is_judged(best) or score > best
+
+
+def best_row(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The row of the best epoch.
+
+    Args:
+        rows: one dictionary of metrics an epoch, in order, at least one.
+    """
+    best = rows[0]
+    for row in rows[1:]:
+        if is_better(row.get(MONITOR, -1.0), best.get(MONITOR, -1.0)):
+            best = row
+    return best
