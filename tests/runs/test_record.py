@@ -10,9 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from yolo_lightning.runs import record
 from yolo_lightning.runs.directory import read_metrics
 from yolo_lightning.runs.record import RunRecorder, metrics_as_csv, summarise
+from yolo_lightning.system import environment
 from yolo_lightning.system.cores import usable_cores
 
 
@@ -54,13 +54,13 @@ def test_without_anything_to_find_the_last_epoch_is_the_best_as_in_the_checkpoin
 def test_the_commit_of_a_project_around_the_installation_is_not_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installed = tmp_path / ".venv" / "lib" / "site-packages" / "yolo_lightning" / "callbacks" / "record.py"
+    installed = tmp_path / ".venv" / "lib" / "site-packages" / "yolo_lightning" / "system" / "environment.py"
     installed.parent.mkdir(parents=True)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
-    monkeypatch.setattr(record, "__file__", str(installed))
-    assert record.git_commit() is None
+    monkeypatch.setattr(environment, "__file__", str(installed))
+    assert environment.git_commit() is None
 
 
 class Counting(LightningModule):
