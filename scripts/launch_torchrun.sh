@@ -6,20 +6,20 @@
 #
 # On one machine none of the variables is needed. What follows the script's name goes to `yolo-lightning fit`.
 #
-#   NNODES          nodes, or FEWEST:MOST for a run that goes on with fewer or more (default: 1)
+#   NNODES          nodes, or FEWEST:MOST for a run that continues with fewer or more (default: 1)
 #   NPROC_PER_NODE  processes a node; gpu: one for each GPU, cpu: one for each core (default: gpu, else 1)
 #   RDZV_ENDPOINT   HOST:PORT of one of the nodes, the same everywhere; needed for more than one node
 #   MASTER_ADDR     with MASTER_PORT (default: 29400) another way to give RDZV_ENDPOINT
 #   NODE_RANK       not needed, the nodes agree on it; where it is given, node 0 is where others meet
 #   LOCAL_ADDR      address by which the others reach this node, if its host name does not resolve
 #   MAX_RESTARTS    how often processes that crashed are started again, on all nodes together (default: 3)
-#   RUN_NAME        one name is one run: starting it again goes on with it (default: fit)
+#   RUN_NAME        one name is one run: starting it again resumes it (default: fit)
 #   RUNS_DIR        folder of all runs, absolute, on a file system that all nodes share (default: ./runs)
 #   STOP_SECONDS    how long a node that is stopped may save before it is killed (default: 120)
 #   PYTHON          (default: .venv/bin/python beside the sources if there is one, else python)
 #
-# Ends with 0 when the training is done, with 75 when it was asked to stop and has saved itself (the same command
-# goes on from there), and with 2 when wrong input or a wrong cluster let it not begin. SIGTERM or Ctrl-C to this
+# Exit status: 0 when the training is done, 75 when it was asked to stop and has saved itself (the same command
+# resumes), and 2 when wrong input or a wrong cluster kept it from starting. SIGTERM or Ctrl-C to this
 # script on one node stops all of them. What the Kubernetes training operator sets (PET_NNODES,
 # PET_RDZV_ENDPOINT, …) is used where the variables above are not given.
 set -euo pipefail
@@ -53,12 +53,12 @@ if [ "$processes" = auto ]; then # torchrun's own auto means every core where th
     processes="$("$python" -c 'import torch; print(max(torch.cuda.device_count(), 1))')"
 fi
 
-# What torchrun starts in each process. It is told of the node and the processes by environment variables,
-# also after a restart with fewer nodes, and Lightning has to be told the same. A process that was asked to
-# stop is done, not broken: torchrun gets 0, so that it does not start it again, and this script the 75.
-# Nor does another start mend wrong input: it would say the same again. Only the first start is believed in
-# that, because in a later one other nodes may be missing for a moment. Once there is a process group, others
-# may wait in it for the one that ends: then torchrun is told to end them, and what it starts ends at once.
+# The program of each process. torchrun describes the node and the processes by environment variables, also after a
+# restart with fewer nodes, and Lightning needs the same numbers. A process that was asked to stop is done, not
+# broken: torchrun gets 0, so that it does not restart it, and this script returns 75. Wrong input is not restarted
+# either: the same would happen again. This holds for the first start alone, because in a later one other nodes may
+# be missing for a moment. Once there is a process group, other processes may hang in it: then torchrun gets the
+# failure and ends them, and the processes that it restarts end at once.
 worker='
 import os, sys
 from pathlib import Path
@@ -92,9 +92,9 @@ except SystemExit as end:
 LAUNCH_FOLDER="$(mktemp -d)"
 export LAUNCH_FOLDER
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${STOP_SECONDS:-120}"
-# A new store for each start of the processes. In one that torchrun keeps, the nodes look under the number of
-# their own restarts, which differ: the node that sees the others come back before its own process fails does
-# not count one. They would find the addresses of processes that are gone.
+# A new store for each start of the processes. In a store that torchrun keeps, nodes look under the number of their
+# own restarts. These numbers differ, since a node that sees the others restart before its own process fails does
+# not count one. They would find the addresses of dead processes.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 trap 'rm -rf "$LAUNCH_FOLDER"' EXIT
 

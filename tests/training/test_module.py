@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from tests.support.small_network import write_small_yaml
 from tests.support.tiny_data import annotation, image, write_coco
 from yolo_lightning import DetectionDataModule, YOLOv5
 from yolo_lightning.data.augment import AugmentationConfig
@@ -94,24 +95,6 @@ def test_every_head_trains_in_every_precision(
     assert all(torch.isfinite(p).all() for p in module.network.parameters())
 
 
-SMALL = """
-backbone:
-  - [-1, 1, Conv, [8, 6, 2, 2]]
-  - [-1, 1, Conv, [8, 3, 2]]
-  - [-1, 1, Conv, [16, 3, 2]]  # 2: stride 8
-  - [-1, 1, C3, [16]]
-  - [-1, 1, Conv, [16, 3, 2]]  # 4: stride 16
-  - [-1, 1, Conv, [16, 3, 2]]
-  - [-1, 1, SPPF, [16, 5]]  # 6: stride 32
-head:
-  - [-1, 1, nn.Upsample, [None, 2, nearest]]
-  - [[-1, 4], 1, Concat, [1]]  # 8: stride 16
-  - [[3, 8, 6], 1, Detect, [nc]]
-"""
-"""One block of each kind, which takes a small part of the time of a YOLOv5 to trace."""
-ANCHORS = "anchors: [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]"
-
-
 class MeanColour(nn.Module):
     """A head that scores each class by one convolution and calls every cell a box."""
 
@@ -160,9 +143,8 @@ def test_a_new_head_trains_by_its_name_in_the_yaml(
     tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(HEADS, "MeanColour", MeanColour)
-    (tmp_path / "new.yaml").write_text(SMALL.replace("Detect", "MeanColour"))
     config = OptimizerConfig(nominal_batch_size=8, warmup_epochs=0, joint_loss=True)
-    module = YOLOv5(str(tmp_path / "new.yaml"), compile=False, optimizer=config)
+    module = YOLOv5(write_small_yaml(tmp_path, False, "MeanColour"), compile=False, optimizer=config)
     runner = trainer(tmp_path)
     runner.fit(module, data(shapes))
     assert all(torch.isfinite(runner.callback_metrics[f"{stage}/score_loss"]) for stage in ("train", "val"))
@@ -241,9 +223,9 @@ class LabelCounts(Callback):
 
 
 @pytest.mark.parametrize("joint", [False, True])
-@pytest.mark.parametrize("anchors", [ANCHORS, ""], ids=["anchors", "anchor-free"])
+@pytest.mark.parametrize("anchors", [True, False], ids=["anchors", "anchor-free"])
 def test_one_graph_for_each_part_and_no_recompile(
-    tmp_path: Path, anchors: str, joint: bool, quick_backend: None
+    tmp_path: Path, anchors: bool, joint: bool, quick_backend: None
 ) -> None:
     """Three epochs with validations, closing the mosaic on the way: the probe, augmentation, and losses.
 
@@ -260,9 +242,8 @@ def test_one_graph_for_each_part_and_no_recompile(
         document = {"images": images, "annotations": boxes,
                     "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]}  # fmt: skip
         write_coco(tmp_path / "data", document, split)
-    (tmp_path / "small.yaml").write_text(SMALL + anchors)
     module = YOLOv5(
-        str(tmp_path / "small.yaml"),
+        write_small_yaml(tmp_path, anchors),
         compile="default",
         augmentation=AugmentationConfig(close_mosaic=1),
         optimizer=OptimizerConfig(joint_loss=joint, warmup_epochs=0, nominal_batch_size=6),

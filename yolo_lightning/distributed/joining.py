@@ -39,16 +39,14 @@ def meet(config: Any) -> Meeting:
         config: the options of a subcommand.
 
     Raises:
-        InputError: As :func:`join`; or the launcher started another number of processes.
+        InputError: As :func:`join`, or the launcher started another number of processes.
     """
     launch = find_launch(config)
     return join(launch, config.preflight_seconds) if launch else alone()
 
 
 def join(launch: Launch, timeout_s: float = ARRIVAL_S) -> Meeting:
-    """Wait until all processes of the run are here.
-
-    To be called before anything that can fail on one rank alone.
+    """Wait until all processes of the run are here; called before anything that can fail on one rank alone.
 
     Args:
         launch: which process this is, and where rank zero is.
@@ -138,7 +136,7 @@ def _open_store(launch: Launch, serve: bool) -> TCPStore:
     """Open the store at the address where ``init_process_group`` is going to look for it.
 
     Within its process, a server is shared with the process group that is made later for the same port
-    (``multi_tenant``). The store waits for nobody: the process group counts those who come.
+    (``multi_tenant``). The store does not wait for other processes: the process group counts them.
     """
     return TCPStore(
         launch.address,
@@ -214,7 +212,7 @@ def _forget_process_group(store: TCPStore, world_size: int) -> None:
     """Remove what a process group of an earlier attempt left in the store of torchrun.
 
     torchrun keeps its store when it starts processes again, and a new process group would take the
-    addresses of dead processes from it. To be called while nobody makes a process group.
+    addresses of dead processes from it. Called before any rank makes a process group.
     """
     try:
         keys = store.list_keys()

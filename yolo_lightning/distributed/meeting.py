@@ -36,8 +36,10 @@ FAREWELL_S = 10.0
 class Meeting:
     """The processes of a run; made by ``join``, ``meet_in_process_group`` or :func:`alone`.
 
-    All ranks call the same methods in the same order. There is no limit of time for a rank that works,
-    unless one is given: a rank that fails or dies ends all of them.
+    All ranks call the same methods in the same order. A rank may work as long as it likes, unless a limit is
+    given; when it fails or dies, all ranks end. Then rank zero raises ``InputError`` with the rank and the
+    reason (or what its own work raised, if that was no ``InputError``), and the others ``FailedElsewhere``.
+    When rank zero dies, one process of each host raises ``InputError``.
     """
 
     rank: int
@@ -58,12 +60,7 @@ class Meeting:
             timeout_s: limit for all ranks to come and do it, in s.
 
         Returns:
-            What the work returned here.
-
-        Raises:
-            InputError: On rank zero: some rank failed; names it. On the others: rank zero died.
-            FailedElsewhere: On the others, when rank zero says what is wrong.
-            Exception: On rank zero, what its own work raised unless that was an ``InputError``.
+            Result of the work on this rank.
         """
         results: list[T] = []
         self._stage(stage, lambda: results.append(work()), _agree, timeout_s)
@@ -75,9 +72,6 @@ class Meeting:
         Args:
             stage: as for :meth:`share`.
             work: for rank zero; returns what JSON can hold.
-
-        Raises:
-            Exception: As :meth:`share`.
         """
         answer: T = self._stage(
             stage, lambda: None if self.rank else work(), lambda reports: ("", reports[0]), None
@@ -93,10 +87,6 @@ class Meeting:
 
         Returns:
             On rank zero one sentence for each difference that only deserves a warning; elsewhere none.
-
-        Raises:
-            InputError: On rank zero: a difference that matters, or something is wrong on a rank.
-            FailedElsewhere: On the others, when rank zero says what is wrong.
         """
 
         def values() -> dict[str, dict[str, str]]:

@@ -1,7 +1,7 @@
 """Messages between ranks over gloo.
 
-The end of a process breaks its connections at once, whatever it was busy with, so no rank has to prove
-that it is alive.
+When a process ends its connections break at once, even if it was busy, so no rank has to prove that it
+is alive.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def connect(make_group: Callable[[], Any], rank: int) -> Messages:
         rank: of this process.
 
     Raises:
-        InputError: gloo does not connect the ranks in time; the process then ends, whatever hangs.
+        InputError: gloo does not connect the ranks in time; the process then ends by force.
         FailedElsewhere: Another process of this host says so.
     """
     try:

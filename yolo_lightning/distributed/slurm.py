@@ -24,15 +24,13 @@ class SlurmJob:
     """A training job; the defaults are those of ``submit_slurm.sh``.
 
     Attributes:
-        nodes: 1 or more.
         gpus_per_node: 0 trains on CPUs.
         tasks_per_node: Processes on a node: with GPUs one for each; without, None is 1.
         cpus_per_task: Cores for each process, which decode images.
         time: Limit in Slurm's notation, such as ``24:00:00`` or ``3-12``.
-        job_name: As ``squeue`` shows it.
         signal_seconds: Notice before the limit or a pre-emption, 1 to 65535 s.
-        partition: As ``sinfo`` lists them; None leaves the choice to Slurm.
-        account: Who pays; None for the user's default.
+        partition: None leaves the choice to Slurm.
+        account: None for the user's default.
         constraint: Features that nodes must have, such as ``a100``.
         more: Further options of sbatch, such as ``--qos=long``.
         python: Interpreter of the environment that the nodes use; None is that of ``.venv`` where the job
@@ -41,7 +39,6 @@ class SlurmJob:
         run_name: None names the run after the job.
         local_cache: Folder for decoded images on each node; ``$NAME`` is that of each node.
         accelerator: ``gpu`` or ``cpu``; None leaves it to what the nodes have.
-        fit_options: What follows ``fit``.
 
     Raises:
         InputError: a value is impossible; says which and what to give.
@@ -111,9 +108,9 @@ def split_fit_options(
 
     Args:
         command: ``fit`` and its options.
-        nodes: of the job.
-        processes_per_node: of the job.
-        accelerator: of the job, ``gpu`` or ``cpu``.
+        nodes: of the job, as the next two.
+        processes_per_node: one for each GPU.
+        accelerator: ``gpu`` or ``cpu``.
 
     Raises:
         InputError: it is not ``fit``, or an option contradicts the job.

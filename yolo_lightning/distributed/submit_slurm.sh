@@ -1,6 +1,6 @@
 #!/bin/bash
 # Trains on one or more nodes of a Slurm cluster. The job outlives pre-emption, its time limit and a lost
-# node: it saves itself, goes back into the queue, and goes on where it was, in the same run directory.
+# node: it saves itself, goes back into the queue, and resumes where it was, in the same run directory.
 #
 #   sbatch --nodes 4 scripts/submit_slurm.sh --data.root /data/coco --data.image_size 640
 #
@@ -10,7 +10,7 @@
 #   sbatch --nodes 4 --gpus-per-node 0 --ntasks-per-node 2 scripts/submit_slurm.sh --data.root /data/coco
 #
 # "yolo-lightning submit slurm" writes this script with your values and submits it.
-# To go on with a run whose job has ended:  RUN_NAME=slurm-123 sbatch … with the same options.
+# To resume a run whose job has ended:  RUN_NAME=slurm-123 sbatch … with the same options.
 
 # A job named "bash" or "interactive" would not be seen as one by Lightning.
 #SBATCH --job-name=yolo-lightning
@@ -28,7 +28,7 @@
 # Notice before the time limit and before pre-emption: room for one batch, or the metrics of a validation,
 # and one checkpoint.
 #SBATCH --signal=USR1@120
-# Slurm may start the job again, and the log goes on instead of being emptied.
+# Slurm may start the job again; it then appends to the log.
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%j.log
@@ -45,7 +45,7 @@ python="${PYTHON:-$SLURM_SUBMIT_DIR/.venv/bin/python}"
 local_cache="${LOCAL_CACHE:-}"
 # auto: GPUs if Slurm has given any, or if there are some.
 accelerator=auto
-# After so many starts of this job nobody but Slurm and the program itself queue it again.
+# After this many restarts the script no longer queues the job; Slurm and the program still may.
 max_restarts="${MAX_RESTARTS:-50}"
 set -- "$@"
 
@@ -99,7 +99,7 @@ for option in "$@"; do
     case "$option" in
     --ckpt_path | --ckpt_path=* | --runs_dir | --runs_dir=* | --run_name | --run_name=*)
         say "$option is set by this script; start from weights with --model.weights," \
-            "go on with a run with RUN_NAME (and RUNS_DIR) in the environment of sbatch"
+            "resume a run with RUN_NAME (and RUNS_DIR) in the environment of sbatch"
         exit 2
         ;;
     --trainer.num_nodes | --trainer.num_nodes=* | --trainer.devices | --trainer.devices=*)

@@ -73,7 +73,7 @@ def _note(number: int, frame: object) -> None:
     nothing_to_save = not _State.is_training and not in_slurm_job()
     _State.received = _State.received or signal.Signals(number).name
     if number == signal.SIGINT:
-        signal.signal(number, signal.SIG_DFL)  # the next one ends the process, whatever it is doing
+        signal.signal(number, signal.SIG_DFL)  # the next one ends the process at once
         if nothing_to_save:
             os.kill(os.getpid(), number)  # so that the shell sees what ended it
     elif number == signal.SIGTERM and nothing_to_save:
