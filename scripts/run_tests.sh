@@ -17,6 +17,6 @@ cd "$root"
 .venv/bin/python -m mypy & # beside the first tests, which mostly wait for downloads
 types=$!
 status=0
-.venv/bin/python -m pytest --numprocesses 2 --dist loadgroup "${selection[@]}" "$@" || status=$?
+.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "${selection[@]}" "$@" || status=$?
 wait "$types" || status=$?
 exit "$status"

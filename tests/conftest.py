@@ -21,15 +21,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
     torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the whole runs, and keep each file, and the one Slurm, in one worker of pytest-xdist."""
+    """Start with the whole runs, which take longest."""
     items.sort(key=lambda item: "integration" not in item.path.parts)
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return
-    for item in items:
-        is_slurm = item.get_closest_marker("slurm") is not None
-        item.add_marker(pytest.mark.xdist_group("slurm" if is_slurm else str(item.path)))
 
 
 @pytest.fixture(scope="session")

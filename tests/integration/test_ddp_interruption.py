@@ -75,7 +75,8 @@ def test_a_signal_to_one_process_stops_both(shapes: Path, tmp_path: Path) -> Non
         assert loop["epoch_loop.batch_progress"]["total"]["processed"] == saved
         assert loop["epoch_progress"]["current"]["processed"] == epoch  # a validation is not over
         assert written.count("run directory") == 1
-        assert f"resume with   yolo-lightning fit --ckpt_path {parts}" in written
+        command = "  yolo-lightning fit" if epoch == 0 else "what started these 2 processes, and"
+        assert f"resume with {command} --ckpt_path {parts}" in written
     more = ("--run_name=parts", "--ckpt_path=auto", "--trainer.callbacks=null")
     statuses, written = fit_side_by_side(options(shapes, tmp_path, *more))
     assert statuses == [0, 0], written[-3000:]

@@ -22,7 +22,7 @@ from tests.support.screen import Screen
 from yolo_lightning.data.synthetic import make_dataset
 
 EPOCHS = 30
-WIDTH = 100
+WIDTH = 160  # paths of the tests fit in a line
 PROGRAM = [sys.executable, "-m", "yolo_lightning"]
 OF_DATA = ["--data.root=shapes", "--data.image_size=64", "--data.batch_size=4"]
 OF_FIT = [

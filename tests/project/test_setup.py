@@ -87,6 +87,6 @@ def test_an_unknown_option_is_refused(clone: Path) -> None:
 )
 def test_long_tests_run_only_when_asked_for(clone: Path, arguments: list[str], expected: str) -> None:
     found = calls(clone, "run_tests.sh", *arguments)
-    own = "<-m><pytest><--numprocesses><2><--dist><loadgroup>"
+    own = "<-m><pytest><--numprocesses><2><--dist><loadfile><--no-loadscope-reorder>"
     assert own + expected in found
     assert {"<-m><ruff><check><.>", "<-m><mypy>"} < set(found)

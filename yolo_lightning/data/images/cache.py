@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -131,7 +132,7 @@ def _build(cache: ImageCache, index: DatasetIndex, train: bool) -> None:
     """Decode all images into the file of a cache."""
     size, image_size = int(np.prod(cache.shape)), cache.shape[1]
     console = Console()
-    is_live = console.is_terminal or console.is_jupyter  # a log gets no progress bar
+    is_live = sys.stdout.isatty() or console.is_jupyter  # no bar in a log, even if variables ask for colour
     try:
         with whole_file(cache.path) as temporary:
             with temporary.open("wb") as file:
