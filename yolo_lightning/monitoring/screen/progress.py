@@ -5,14 +5,13 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
-from ...performance.stalls import StallMonitor
 from ...runs.best_epoch import is_better, is_judged
 from ...system.text import clock
 from ...training.contracts import TrainsDetections, detection_module
@@ -302,8 +301,17 @@ def _running_losses(module: TrainsDetections | None) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in zip(losses, values, strict=True))
 
 
+@runtime_checkable
+class MeasuresSpeed(Protocol):
+    """A callback that measures the speed of the training, as ``StallMonitor`` does."""
+
+    images_per_second: float
+    data_wait_fraction: float
+    """Part of the time that training waited for data, 0..1."""
+
+
 def _stall_text(trainer: Trainer) -> str:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, StallMonitor) and callback.images_per_second > 0:
+        if isinstance(callback, MeasuresSpeed) and callback.images_per_second > 0:
             return f"{callback.images_per_second:.1f} images/s  data wait {callback.data_wait_fraction:.0%}"
     return ""
