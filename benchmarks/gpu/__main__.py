@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu",
         description="Measures training on one GPU against ultralytics and yolov5. Writes a JSON after "
-        "every part; a further call goes on where this one ended. Uses no network.",
+        "every part; a further call continues where this one ended. Uses no network.",
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the result, one file a kind of GPU")

@@ -1,4 +1,4 @@
-"""Runs parts one by one until the time is spent, and goes on where it was cut."""
+"""Runs parts one by one until the time is spent, and continues where it was cut."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_an_error_is_one_warning_and_the_rest_goes_on() -> None:
         queue.submit(seen.append, "after")
         queue.drain()
     assert [str(each.message) for each in told] == [
-        "a picture or file could not be made: ZeroDivisionError: division by zero; training goes on"
+        "a picture or file could not be made: ZeroDivisionError: division by zero; training continues"
     ]
     assert (queue.failed, seen) == (2, ["after"])
 

@@ -31,7 +31,7 @@ SHARED_MEMORY = Path("/dev/shm")
 _BYTES_A_PARAMETER = 12
 """Of a checkpoint: weights, their average and momentum, float32 each."""
 _CHECKPOINTS = 4
-"""In the run directory at most: best, last, the one before it, and the one that is being written."""
+"""Most checkpoints in a run directory: best, last, the previous last, and one being written."""
 _PREFETCH = 2
 """Batches that each worker of torch's loader makes ahead."""
 _MARGIN_PX = 64

@@ -62,7 +62,7 @@ def _fault_in_records(path: Path) -> str | None:
                 with archive.open(record) as file:
                     while file.read(_PIECE_BYTES):
                         pass
-    except Exception:  # whatever the damage makes of the format
+    except Exception:  # damage can break the format anywhere
         return f"is damaged in {name!r}"
     return None
 

@@ -1,4 +1,4 @@
-"""A thread that writes checkpoints while training goes on."""
+"""A thread that writes checkpoints while training continues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .checkpoint_files import write, write_again
 from .snapshot import Snapshot, Snapshots
 
 _MOST_SNAPSHOTS = 2
-"""That wait at a time: one that is being written and one behind it."""
+"""Most checkpoints in memory at a time: one being written and the next."""
 
 
 class BackgroundWriter:
@@ -108,7 +108,7 @@ class BackgroundWriter:
                 self._executor = None
 
     def _settle(self, most: int) -> None:
-        """Wait until no more than so many writes are pending, and raise what one of them raised."""
+        """Wait until at most that many writes are pending, and raise what one of them raised."""
         while self._pending and (len(self._pending) > most or self._pending[0].done()):
             error = self._pending[0].exception()
             self._pending.popleft()

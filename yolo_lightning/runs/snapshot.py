@@ -1,4 +1,4 @@
-"""Copies of what is to be saved, on the CPU, so that training goes on while they are written."""
+"""Copies of what is to be saved, on the CPU, so that training continues while they are written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Snapshots:
         self._returned: deque[list[tuple[Hashable, Tensor]]] = deque()
 
     def take(self, contents: object) -> Snapshot:
-        """Copy; nothing in the snapshot changes when training goes on.
+        """Copy; nothing in the snapshot changes when training continues.
 
         Tensors that are the same memory (address, shape, strides, dtype) are copied once and are the same
         memory in the copy. Strides are kept where no element of a tensor lies on another, so that
@@ -67,7 +67,7 @@ class Snapshots:
         self._returned.append(snapshot.memory)
 
     def _let_go(self, most: int) -> None:
-        """Keep what the next snapshot may need, such as gradients, unless it is more than so many bytes."""
+        """Keep what the next snapshot may need, such as gradients, unless it exceeds a number of bytes."""
         if sum(values.nbytes for free in self._free.values() for values in free) > most:
             self._free.clear()
 

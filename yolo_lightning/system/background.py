@@ -25,7 +25,7 @@ class BackgroundQueue:
 
     Attributes:
         dropped: tasks that found the queue full.
-        failed: tasks that raised. The first one is told in a warning; the others go on.
+        failed: tasks that raised. A warning reports the first one; the others continue.
     """
 
     def __init__(self, most: int = 16) -> None:
@@ -63,7 +63,7 @@ class BackgroundQueue:
             task = self._tasks.get()
             try:
                 task()
-            except Exception as error:  # whatever it is, training is worth more than a picture
+            except Exception as error:  # training is worth more than a picture
                 self.failed += 1
                 if self.failed == 1:
                     _tell(error)
@@ -79,7 +79,7 @@ class BackgroundQueue:
 def _tell(error: Exception) -> None:
     what = f"a picture or file could not be made: {one_line(f'{type(error).__name__}: {error}', 300)}"
     with contextlib.suppress(Exception):  # where warnings are errors: drain would never return
-        warnings.warn(f"{what}; training goes on", stacklevel=1)
+        warnings.warn(f"{what}; training continues", stacklevel=1)
 
 
 class Pace:

@@ -1,4 +1,4 @@
-"""The CUDA stream on which a batch is copied and augmented, beside the one that the network runs on."""
+"""The CUDA stream on which a batch is copied and augmented, beside the network's stream."""
 
 from __future__ import annotations
 

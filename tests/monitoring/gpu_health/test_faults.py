@@ -184,7 +184,7 @@ def test_a_lost_gpu_is_told_with_its_last_error() -> None:
     assert message.line.startswith(
         "GPU 1 (X), rank 1 on node: lost after Xid 79 (the GPU has fallen off the bus) (NVML: GPU is lost)"
     )
-    assert "training goes on" in message.line
+    assert "training continues" in message.line
 
 
 def test_aggregates_keep_least_mean_and_largest() -> None:

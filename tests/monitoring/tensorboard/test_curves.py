@@ -229,6 +229,6 @@ def test_an_error_in_drawing_is_a_warning(tmp_path: Path, monkeypatch: pytest.Mo
         raise ValueError("no ink")
 
     monkeypatch.setattr("yolo_lightning.monitoring.tensorboard.curves.write_plots", fail)
-    with pytest.warns(UserWarning, match="no ink; training goes on"):
+    with pytest.warns(UserWarning, match="no ink; training continues"):
         fit(tmp_path, [1, 2])
     assert evaluation(tmp_path)["epoch"] == 1

@@ -123,7 +123,7 @@ def test_an_error_is_one_warning_and_training_goes_on(
         fit(tmp_path, shapes, FeatureMapPictures(1, BackgroundQueue()), **ONE_BATCH)
     told = [str(warning.message) for warning in caught if "feature maps" in str(warning.message)]
     assert told == [
-        "feature maps cannot be drawn: RuntimeError: out of memory; training goes on without them"
+        "feature maps cannot be drawn: RuntimeError: out of memory; training continues without them"
     ]
 
 

@@ -236,7 +236,7 @@ def test_a_network_that_cannot_be_traced_is_one_warning(
         fit(tmp_path, network)
     lines = [str(w.message) for w in caught if "graph of the network" in str(w.message)]
     assert len(lines) == 1
-    assert lines[0].endswith("training goes on")
+    assert lines[0].endswith("training continues")
     assert "\n" not in lines[0]
     assert "No graph saved" not in capsys.readouterr().out
     assert "val/map" in events(tmp_path).Tags()["scalars"]

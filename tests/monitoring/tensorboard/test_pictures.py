@@ -278,7 +278,7 @@ def test_an_error_ends_the_pictures_and_not_the_training(
     monkeypatch.setattr(pictures, "split_batch", fail)
     callback = Pictures(tmp_path)
     runner = trainer(tmp_path, callback, max_epochs=3)
-    with pytest.warns(UserWarning, match="out of paint; training goes on") as caught:
+    with pytest.warns(UserWarning, match="out of paint; training continues") as caught:
         runner.fit(Detector(), loader(), loader())
     assert sum("out of paint" in str(warning.message) for warning in caught) == 1
     assert (runner.current_epoch, callback.is_broken) == (3, True)
@@ -289,7 +289,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_training_goes_on(tmp_path: 
     callback = Pictures(tmp_path)
     logger = TensorBoardLogger(tmp_path / "log", name="", version="")
     runner = trainer(tmp_path, callback, max_epochs=2, logger=logger)
-    with pytest.warns(UserWarning, match="training goes on"):
+    with pytest.warns(UserWarning, match="training continues"):
         runner.fit(Detector(), loader(), loader())
     assert runner.current_epoch == 2
     assert callback.queue.failed == 6

@@ -144,7 +144,7 @@ class FaultWatch:
         """Message about a GPU that is lost."""
         after = f" after {' and '.join(map(_xid_text, xids))}" if xids else ""
         return self._message(
-            f"lost{after} (NVML: {reason}) and not watched any more; training goes on if it can; "
+            f"lost{after} (NVML: {reason}) and not watched any more; training continues if it can; "
             "see 'dmesg', then reset the GPU or restart the machine"
         )
 

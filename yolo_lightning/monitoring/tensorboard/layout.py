@@ -191,7 +191,7 @@ def write_graph(writer: SummaryWriter, network: nn.Module) -> None:
     except Exception as error:  # a network that cannot be traced can still be trained
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         warnings.warn(
-            f"TensorBoard will not show the graph of the network ({what}); training goes on", stacklevel=2
+            f"TensorBoard will not show the graph of the network ({what}); training continues", stacklevel=2
         )
 
 

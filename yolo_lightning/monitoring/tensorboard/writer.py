@@ -49,7 +49,7 @@ def never_fatal(problem: str) -> Callable[[_Hook], _Hook]:
             except Exception as error:
                 self.is_broken = True
                 what = f"{problem}: {type(error).__name__}: {error}"
-                warnings.warn(f"{what}; training goes on without them", stacklevel=2)
+                warnings.warn(f"{what}; training continues without them", stacklevel=2)
 
         return guarded  # type: ignore[return-value]
 
