@@ -1,4 +1,4 @@
-"""Contenders in turn, A B C, C B A, ..., so that drift favours nobody; each in a process of its own."""
+"""Contenders in turn, A B C, C B A, ..., so that drift favours no contender; each in a process of its own."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def run_contender(
 
 
 def _bind_to_cores() -> None:
-    """Give the child so many of the cores that we have: everyone gets the same."""
+    """Limit the child to this number of our cores: every contender gets the same."""
     if sys.platform == "linux":
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
 

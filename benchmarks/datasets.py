@@ -146,7 +146,7 @@ def copy_bccd(plan: Plan) -> Path:
 
 
 def make_many_small(plan: Plan, images: int, side: int) -> Path:
-    """A data set of so many tiny JPEGs, each with two labels, as COCO JSON."""
+    """A data set of the given number of tiny JPEGs, each with two labels, as COCO JSON."""
     root = plan.data / f"small_{images}_{side}px_v{_VERSION}"
     with _made_whole(root) as part:
         if part is None:

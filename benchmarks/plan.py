@@ -36,5 +36,5 @@ class Plan:
         return self.work / ("toy_data" if self.toy else "data")
 
     def rounds_of(self, default: int) -> int:
-        """Rounds to run of a benchmark that by default has so many."""
+        """Rounds to run of a benchmark with this default number."""
         return self.rounds or (1 if self.toy else default)

@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 PREFIX = "READING "
-"""Begins the line, among whatever else is printed."""
+"""Prefix that marks the line among other output."""
 
 _PACKAGES = (
     "yolo-lightning",

@@ -10,8 +10,8 @@ from .training import common_arguments
 def checkpoints(plan: Plan) -> Benchmark:
     """Epochs with checkpoints beside epochs without, and whole fits with and without; the round is the seed.
 
-    Two equal fits differ by more than checkpoints cost, neighbouring epochs of one fit by less. The whole
-    fits show that nothing is missing from those.
+    Run-to-run noise exceeds the cost of checkpoints; the noise between neighbouring epochs of one fit does
+    not. The whole fits show that nothing is missing from those.
     """
     arguments, one_epoch = (
         (*common_arguments(plan, epochs, ROUND), "--weights", str(plan.weights))

@@ -47,7 +47,7 @@ def test_a_run_that_is_stopped_anywhere_ends_with_the_weights_of_one_that_is_not
     saved = contents(PARTS)["loops"]["fit_loop"]
     assert saved["epoch_progress"]["current"]["processed"] == epoch
     assert saved["epoch_loop.batch_progress"]["current"]["processed"] == batch % BATCHES + 1
-    assert len(rows(PARTS)) == epoch  # the validation at the end is left, too
+    assert len(rows(PARTS)) == epoch  # the validation at the end is aborted
     main(["fit", "--ckpt_path=last", "--run_name=parts", "--trainer.callbacks=null"])
     assert_equal_runs(whole, PARTS)
 

@@ -1,4 +1,4 @@
-"""Work that nobody waits for: pictures, plots and files, on a thread of their own."""
+"""Background thread for pictures, plots and files."""
 
 from __future__ import annotations
 
