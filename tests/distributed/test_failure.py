@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -67,3 +69,11 @@ def test_a_process_that_fails_for_all_knows_it_before_it_ends(
     monkeypatch.setattr(failure._State, "is_failing", False)
     FailedElsewhere("the sentence")
     assert is_failing()
+
+
+def test_a_file_system_without_locks_silences_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert failure._is_first_on_host("no locks")

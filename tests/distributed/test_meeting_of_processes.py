@@ -57,6 +57,7 @@ def goes_well() -> None:
     assert decided == {"from": 0}
     facts = Facts(machine_facts())
     facts.values["patch"]["Python"] = f"3.99.{here.rank}"
+    facts.values["option"] = {"data.predict_source": str([f"/data/photos/{i:06}.jpg" for i in range(20_000)])}
     warnings = here.compare(facts)
     assert (len(warnings) == 1) == (here.rank == 0)
     make_group()

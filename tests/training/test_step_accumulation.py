@@ -47,3 +47,10 @@ def test_nothing_waits_after_a_step() -> None:
     accumulator.window_is_full(1)
     accumulator.stepped()
     assert accumulator.state_dict(network, 8) == {"images": 0, "gradients": {}}
+
+
+def test_an_older_checkpoint_counts_batches_instead_of_images() -> None:
+    network, restored = nn.Linear(2, 1), GradientAccumulator()
+    restored.load_state_dict({"pending": 3, "gradients": {"weight": torch.ones(1, 2)}})
+    restored.restore_gradients(network, batch_size=8)
+    assert restored.pending == 3

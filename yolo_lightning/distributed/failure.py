@@ -82,9 +82,9 @@ def _is_first_on_host(subject: str) -> bool:
         return True
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         os.close(lock)
-        return False
+        return not isinstance(error, BlockingIOError)  # a file system may have no locks
     _held.append(lock)
     time.sleep(SIBLINGS_S)  # those that come a little later find the lock held
     os.unlink(path)

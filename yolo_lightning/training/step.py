@@ -176,7 +176,8 @@ class GradientAccumulator:
         """
         if not self._restored:
             return
-        self.pending = -(-self._restored["images"] // batch_size)
+        images = self._restored.get("images", self._restored.get("pending", 0) * batch_size)
+        self.pending = -(-images // batch_size)
         gradients = self._restored["gradients"]
         for name, parameter in network.named_parameters():
             if name in gradients:
