@@ -17,6 +17,7 @@ from yolo_lightning.distributed.ddp import (
     build_strategy,
     count_devices,
     listed_gpus,
+    refuse_absent_gpus,
 )
 from yolo_lightning.errors import InputError
 
@@ -92,14 +93,14 @@ def test_gpus_are_joined_by_nccl(four_gpus: None) -> None:
 @pytest.mark.parametrize("devices", [5, "8", [0, 4], "0,7"])
 def test_more_gpus_than_there_are_are_refused(four_gpus: None, devices: Any) -> None:
     with pytest.raises(InputError, match=r"trainer\.devices .* shows 4"):
-        build("auto", accelerator="gpu", devices=devices)
-    with pytest.raises(InputError):  # also where the strategy is the user's own
-        build("fsdp", accelerator="gpu", devices=devices)
+        refuse_absent_gpus("gpu", devices)
 
 
 def test_as_many_gpus_as_there_are_are_not_refused(four_gpus: None) -> None:
-    assert isinstance(build("auto", accelerator="gpu", devices=4), ConfiguredDDP)
-    assert isinstance(build("auto", accelerator="gpu", devices=[3, 0]), ConfiguredDDP)
+    for devices in (4, [3, 0]):
+        refuse_absent_gpus("gpu", devices)
+        assert isinstance(build("auto", accelerator="gpu", devices=devices), ConfiguredDDP)
+    refuse_absent_gpus("cpu", 8)
 
 
 def test_synchronised_batch_norms_on_a_cpu_are_refused() -> None:

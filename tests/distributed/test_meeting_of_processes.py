@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from multiprocessing.context import ForkServerProcess
@@ -48,9 +49,21 @@ def make_group() -> None:
     dist.init_process_group("gloo")  # by env://, as Lightning does
 
 
+def peer_is_probed() -> bool:
+    """True if keep-alive probes are on for a connection to another rank, besides those of the store."""
+    port = int(os.environ["MASTER_PORT"])
+    probed = []
+    for descriptor in messages._sockets():
+        with socket.socket(fileno=os.dup(descriptor)) as connection, suppress(OSError):
+            if port not in (connection.getpeername()[1], connection.getsockname()[1]):
+                probed.append(connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+    return any(probed)
+
+
 def goes_well() -> None:
     """Rank 1 holds the interpreter, as the reading of a large JSON does, for longer than others wait."""
     here = meet()
+    assert peer_is_probed(), "a rank would wait for a host that has vanished"
     nap_s = 2 if here.rank == 1 else 0
     doubled = here.share("doubling", lambda: ctypes.PyDLL(None).sleep(nap_s) or 2 * here.rank)
     decided = here.decide("deciding", lambda: {"from": here.rank})
@@ -128,6 +141,13 @@ def is_told_to_end() -> None:
     here.share("caching", lambda: time.sleep(2 if here.rank == 0 else 0))
 
 
+def dies_before_the_welcome() -> None:
+    joining.HERE_S = 1
+    if os.environ["RANK"] == "1":
+        vars(joining)["_own_keys"] = lambda *_: os._exit(1)
+    meet()
+
+
 def waits_in_vain() -> None:
     meet(timeout_s=2)
 
@@ -179,6 +199,7 @@ SCENARIOS: dict[str, Callable[[], None]] = {
         goes_astray,
         kills_itself,
         is_told_to_end,
+        dies_before_the_welcome,
         waits_in_vain,
         no_show_in_all_reduce,
         blocked_all_reduce,
@@ -314,6 +335,14 @@ def test_ranks_that_do_different_things_are_told(ranks: Ranks) -> None:
         "error: rank 1 on host1: it is caching while rank 0 is reading; start all with the same options\n"
     )
     assert told[1] == ""
+
+
+def test_a_rank_that_dies_between_hello_and_welcome_is_named(ranks: Ranks) -> None:
+    ranks.start("dies_before_the_welcome", 3, [0, 1, 2])
+    statuses, told = ranks.end()
+    assert statuses == [2, 1, 2]
+    assert told[0] == "error: rank 1 on host1 exited while the ranks met; see its log\n"
+    assert told[1:] == ["", ""]
 
 
 def test_a_rank_that_is_killed_is_named(ranks: Ranks) -> None:

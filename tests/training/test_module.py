@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -70,6 +70,27 @@ def test_classes_default_to_80_and_follow_the_data(tmp_path: Path, shapes: Path)
 def test_another_number_of_classes_is_refused(tmp_path: Path, shapes: Path) -> None:
     with pytest.raises(InputError, match="num_classes is 3 but the data has 5"):
         trainer(tmp_path).fit(YOLOv5(num_classes=3, compile=False), data(shapes))
+
+
+class OwnData(LightningDataModule):
+    """A data module of a user's own, which tells nothing but the size of its images."""
+
+    image_size = 64
+
+    def __init__(self, loader: Any) -> None:
+        super().__init__()
+        self.loader = loader
+
+    def train_dataloader(self) -> Any:
+        return self.loader
+
+
+def test_a_data_module_of_ones_own_needs_little(tmp_path: Path, shapes: Path) -> None:
+    lender = data(shapes)
+    lender.prepare("fit")
+    module = YOLOv5(num_classes=5, compile=False)
+    trainer(tmp_path, limit_val_batches=0).fit(module, OwnData(lender.train_dataloader()))
+    assert torch.isfinite(module.running_losses["box"])
 
 
 def test_an_image_size_between_cells_is_refused(tmp_path: Path, shapes: Path) -> None:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ..data.annotations.source import read_class_names
 from ..data.module import PATH_OPTIONS, DetectionDataModule
-from ..distributed.ddp import processes_here
+from ..distributed.ddp import processes_here, refuse_absent_gpus
 from ..errors import InputError
 from ..model.weights import load_weights
 from ..runs.checkpoint_damage import newest_whole
@@ -95,6 +95,7 @@ def refuse_trainer_options(trainer: Any) -> None:
         )
     if trainer.barebones:
         raise InputError("trainer.barebones leaves out the checkpoints and the metrics; set it to false")
+    refuse_absent_gpus(trainer.accelerator, trainer.devices)
     is_time = not isinstance(trainer.val_check_interval, (int, float, type(None)))
     if is_time and processes_here(trainer) * int(trainer.num_nodes) > 1:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Which of Lightning's messages are hidden."""
+"""Filter that hides some of Lightning's messages."""
 
 from __future__ import annotations
 

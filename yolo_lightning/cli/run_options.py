@@ -18,4 +18,4 @@ class RunOptions:
     patience: int = 100
     """Epochs (validations) without a better val/map after which training ends; 0: never."""
     preflight_seconds: float = 120.0
-    """How long processes that are started side by side wait for each other at the start."""
+    """Longest wait for the other processes at the start, if they are started side by side."""

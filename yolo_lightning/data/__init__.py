@@ -1,1 +1,1 @@
-"""From files on disk to batches: readers, index, decoding, cache, samplers and the data module."""
+"""Files on disk to batches: readers, index, decoding, cache, samplers and the data module."""

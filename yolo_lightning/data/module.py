@@ -78,7 +78,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
     """
 
     copies_beside = True
-    """On a GPU, training batches are copied on ``streams.side_stream``."""
+    """Training batches are copied to a GPU on ``streams.side_stream``."""
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from .messages import PATIENCE, connect
 from .time_limit import bounded
 
 ALL_REDUCE_S = 60.0
-"""How long the ranks may take to come to the check, and again to reduce, by default, in s."""
+"""Default limit for the ranks to reach the check, and again for the sum, in s."""
 _ELEMENTS = 1024
 
 

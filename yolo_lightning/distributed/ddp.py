@@ -29,7 +29,7 @@ class DDPConfig:
     bucket_mb: float = 25.0
     """MiB of gradients that travel as one message, above 0; larger ones suit a network with high latency."""
     timeout_minutes: float = 10.0
-    """How long a process waits for the others in one exchange before the run ends, above 0. Compiling on one
+    """Longest wait of a process for the others in one exchange before the run ends, above 0. Compiling on one
     process while the others wait has to fit."""
 
     def __post_init__(self) -> None:
@@ -95,8 +95,8 @@ def build_strategy(
         A :class:`ConfiguredDDP` for ``ddp``, and for ``auto`` with more than one process.
 
     Raises:
-        InputError: there are fewer GPUs than asked for, synchronised batch norms are asked for on a CPU, or
-            torchrun started another number of processes.
+        InputError: synchronised batch norms are asked for on a CPU, or torchrun started another number of
+            processes.
     """
     on_gpu = is_on_gpu(accelerator)
     if sync_batchnorm and not on_gpu and accelerator in ("auto", "cpu"):
@@ -104,8 +104,6 @@ def build_strategy(
             "trainer.sync_batchnorm is true, but torch's synchronised batch norms need GPUs; "
             "set --trainer.sync_batchnorm false"
         )
-    if on_gpu:
-        _check_gpus(devices, torch.cuda.device_count())
     if strategy not in ("auto", "ddp"):
         return strategy
     processes = count_devices(devices, torch.cuda.device_count() if on_gpu else 1) * num_nodes
@@ -135,7 +133,15 @@ def listed_gpus(devices: Any) -> list[int] | None:
     return [int(part) for part in devices] if isinstance(devices, (list, tuple)) else None
 
 
-def _check_gpus(devices: Any, available: int) -> None:
+def refuse_absent_gpus(accelerator: Any, devices: Any) -> None:
+    """Refuse GPUs that this machine does not have.
+
+    Raises:
+        InputError: ``trainer.devices`` names one, or asks for more than there are.
+    """
+    if not is_on_gpu(accelerator):
+        return
+    available = torch.cuda.device_count()
     listed = listed_gpus(devices)
     missing = [gpu for gpu in listed or () if gpu >= available]
     if missing:

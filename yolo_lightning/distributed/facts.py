@@ -1,4 +1,4 @@
-"""What a rank finds out about itself: versions, data, devices, free space, options."""
+"""Facts of one rank: versions, data, devices, free space, options."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from .launch import find_launch
 from .time_limit import bounded
 
 FILE_SYSTEM_S = 15.0
-"""How long a file system may take to answer, in s; one on a network that is gone never does."""
+"""Longest wait for a file system, in s; a network file system that is gone never answers."""
 SHARED_MEMORY = Path("/dev/shm")
 _BYTES_A_PARAMETER = 12
-"""Of a checkpoint: weights, their average and momentum, float32 each."""
+"""Bytes of a checkpoint for each parameter: weights, their average and momentum, float32 each."""
 _CHECKPOINTS = 4
 """Most checkpoints in a run directory: best, last, the previous last, and one being written."""
 _PREFETCH = 2
 """Batches that each worker of torch's loader makes ahead."""
 _MARGIN_PX = 64
-"""By how much rectangles of evaluation are longer than the image size at most: a stride of P6."""
+"""Largest excess of a rectangle of evaluation over the image size: a stride of P6."""
 
 
 @dataclass
 class Facts:
-    """What one rank found about itself."""
+    """Facts of one rank."""
 
     values: dict[str, dict[str, str]] = field(default_factory=dict)
     """Kind (a key of ``comparison.RULES``) to name to value."""
     problems: list[str] = field(default_factory=list)
-    """What is wrong here, independently of other ranks; one sentence each."""
+    """Problems of this rank, one sentence each."""
 
 
 def facts_of_run(config: Any, run_directory: Path, is_training: bool, step: int = 0) -> Facts:

@@ -1,4 +1,4 @@
-"""Which of many processes says what is wrong, and how the others end in silence."""
+"""Failure of a run: one process reports it, and the others end in silence."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..errors import InputError
 from ..system.text import last_line
 
 SIBLINGS_S = 3.0
-"""How far apart processes of one host that fail for the same reason may fail, in s."""
+"""Longest time between failures of one host that have the same reason, in s."""
 _TO_PRINT_S = 2.0
-"""How long the process that speaks may take to print its sentence, in s."""
+"""Time for the reporting process to print its sentence, in s."""
 LEAVE_S = 10.0
-"""How long a process that has failed may take to end by itself, in s."""
+"""Time for a failed process to end by itself, in s."""
 
 _held: list[int] = []
 """Locks of what this process said, held until it ends."""

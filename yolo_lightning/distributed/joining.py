@@ -1,4 +1,4 @@
-"""How the processes of a run find one another: by the store that their process group is going to use."""
+"""Joining: the processes of a run find one another through the store of their process group."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from .messages import PATIENCE, connect
 from .time_limit import bounded
 
 ARRIVAL_S = 120.0
-"""How long the first process waits for the last by default, in s."""
+"""Default wait of the first process for the last, in s."""
 RESOLVE_S = 8.0
-"""How long a name may take to get an address, in s."""
+"""Longest wait for the address of a name, in s."""
+HERE_S = 10.0
+"""Time for ranks that have said hello to read the welcome, in s."""
 ANSWER_S = 20.0
-"""How long the store may take to answer, in s."""
+"""Longest wait for an answer of the store, in s."""
 _POLL_S = 0.1
 _ROOT = "yolo_lightning"
 _WELCOME = f"{_ROOT}/welcome"
@@ -71,7 +73,7 @@ def join(launch: Launch, timeout_s: float = ARRIVAL_S) -> Meeting:
         welcome = _receive_all(launch, store, me, timeout_s)
     else:
         store, welcome = _reach_rank_zero(launch, me, timeout_s)
-    hosts, own_keys = dict(enumerate(welcome["hosts"])), PrefixStore(f"{_ROOT}/{welcome['token']}", store)
+    hosts, own_keys = dict(enumerate(welcome["hosts"])), _own_keys(store, welcome)
     messages = connect(
         lambda: ProcessGroupGloo(own_keys, launch.rank, launch.world_size, PATIENCE), launch.rank
     )
@@ -99,7 +101,7 @@ def _why_unresolved(address: str, timeout_s: float) -> str | None:
 
 
 def _serve(launch: Launch, me: str) -> TCPStore:
-    """On rank zero: open the store, or connect to torchrun's, which outlives the processes that it starts."""
+    """Open the store on rank zero, or connect to torchrun's, which outlives the processes that it starts."""
     is_served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     reason = None if is_served else _why_not_here(launch.address, launch.port)
     if reason is None:
@@ -151,7 +153,7 @@ def _open_store(launch: Launch, serve: bool) -> TCPStore:
 
 
 def _receive_all(launch: Launch, store: TCPStore, me: str, timeout_s: float) -> dict[str, Any]:
-    """On rank zero: wait for a hello of each rank, and welcome all."""
+    """Wait on rank zero for a hello of each rank, and welcome all."""
     keys = {rank: _hello_key(rank) for rank in range(1, launch.world_size)}
     for key in (_WELCOME, *keys.values()):  # of processes that torchrun started before these
         store.delete_key(key)
@@ -171,19 +173,38 @@ def _receive_all(launch: Launch, store: TCPStore, me: str, timeout_s: float) -> 
             f"{launch.address}:{launch.port} within {timeout_s:.0f} s; see whether they were started, and "
             "their logs"
         )
+    hosts = [socket.gethostname(), *(hellos[rank][-1]["host"] for rank in sorted(hellos))]
     welcome = {
         "failure": wrong,
         "world_size": launch.world_size,
         "token": secrets.token_hex(8),
-        "hosts": [socket.gethostname(), *(hellos[rank][-1]["host"] for rank in sorted(hellos))],
+        "hosts": hosts,
         # After a failure it is for each that came, else for the last of each rank.
         "for": [hello["token"] for known in hellos.values() for hello in (known if wrong else known[-1:])],
     }
     store.set(_WELCOME, json.dumps(welcome))
+    if not wrong:
+        wrong = _dismiss_dead(_own_keys(store, welcome), dict(enumerate(hosts)))
     if wrong:
         time.sleep(10 * _POLL_S)  # the store ends with this process
         raise InputError(wrong)
     return welcome
+
+
+def _dismiss_dead(store: PrefixStore, hosts: dict[int, str]) -> str:
+    """Name on rank zero the ranks that said hello but did not read the welcome, and tell the others."""
+    missing, deadline = [*hosts][1:], time.monotonic() + HERE_S
+    while missing and time.monotonic() < deadline:
+        missing = [rank for rank in missing if not store.check([f"here/{rank}"])]
+        time.sleep(_POLL_S)
+    wrong = f"{name_ranks(missing, hosts)} exited while the ranks met; see its log" if missing else ""
+    store.set("failure", json.dumps(wrong))
+    return wrong
+
+
+def _own_keys(store: TCPStore, welcome: dict[str, Any]) -> PrefixStore:
+    """Keys of this attempt of the run, which an earlier one has not written."""
+    return PrefixStore(f"{_ROOT}/{welcome['token']}", store)
 
 
 def _hello_key(rank: int) -> str:
@@ -226,10 +247,14 @@ def _forget_process_group(store: TCPStore, world_size: int) -> None:
 
 
 def _reach_rank_zero(launch: Launch, me: str, timeout_s: float) -> tuple[TCPStore, dict[str, Any]]:
-    """On the others: connect to the store, say hello and wait for the welcome."""
+    """Connect another rank to the store, say hello and wait for the welcome."""
     try:
         store = _find_store(launch, timeout_s)
         welcome = bounded(lambda: _say_hello(launch, store, timeout_s), timeout_s + 2 * ANSWER_S)
+        if not welcome["failure"]:
+            keys = _own_keys(store, welcome)
+            keys.set(f"here/{launch.rank}", "")
+            welcome["failure"] = json.loads(bounded(lambda: keys.get("failure"), HERE_S + ANSWER_S))
     except (OSError, RuntimeError, TimeoutError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise say_on_host(

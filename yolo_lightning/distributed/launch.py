@@ -1,4 +1,4 @@
-"""Which process of how many this is, and where rank zero is, as the launcher of the run says it."""
+"""Launch: the rank of this process, the number of ranks, and the address of rank zero, from the launcher."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Launch:
     port: int
     """TCP port there."""
     origin: str = "MASTER_ADDR"
-    """Where the address comes from."""
+    """Origin of the address."""
     remedy: str = "set MASTER_ADDR to a name or an IP address of rank zero's host that all know"
-    """What to do when the address is wrong."""
+    """Remedy for a wrong address."""
 
 
 def find_launch(config: Any) -> Launch | None:

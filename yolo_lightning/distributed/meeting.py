@@ -23,13 +23,13 @@ from .messages import Messages
 from .time_limit import bounded
 
 Verdict = tuple[str, Any]
-"""What is wrong (empty: nothing), and the answer that all ranks get."""
+"""Sentence on what is wrong, empty if nothing is, and the answer for all ranks."""
 T = TypeVar("T")
 
 GRACE_S = 2.0
 """After one rank has failed, how long rank zero waits for reports of the others, in s."""
 FAREWELL_S = 10.0
-"""How long the others wait at most, in s, until rank zero has said what is wrong and has ended."""
+"""Longest wait of the others, in s, until rank zero has reported a failure and ended."""
 
 
 @dataclass
@@ -147,7 +147,7 @@ class Meeting:
         judge: Callable[[dict[int, Any]], Verdict],
         timeout_s: float | None,
     ) -> Any:
-        """On rank zero: collect the reports, judge them, and tell all ranks."""
+        """Collect the reports on rank zero, judge them, and tell all ranks."""
         assert self.messages is not None
         reports, ended = self._collect(own, timeout_s)
         failures = {rank: report["failure"] for rank, report in reports.items() if report["failure"]}
@@ -199,7 +199,7 @@ class Meeting:
     def _obey(
         self, stage: str, report: dict[str, Any], verdict: Callable[[], Any], timeout_s: float | None
     ) -> Any:
-        """On the others: report to rank zero, and do as it says."""
+        """Report to rank zero from another rank, and do as it says."""
         assert self.messages is not None
         sent = self.messages.send(report, 0)
 

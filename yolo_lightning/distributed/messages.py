@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import socket
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,16 +24,16 @@ from .failure import end_soon, name_ranks, say_on_host
 from .time_limit import begin, bounded
 
 OPEN_S = 60.0
-"""How long gloo may take to connect all ranks, in s."""
+"""Longest time for gloo to connect all ranks, in s."""
 PATIENCE = timedelta(days=7)
-"""How long gloo waits for a message: reading a large data set may take hours."""
+"""Longest wait of gloo for a message: reading a large data set may take hours."""
 _MESSAGE_BYTES = 1 << 18
 """Size of every message, compressed: thousands of paths in an option fit."""
 _TAG = 0
 
 
 class Messages:
-    """What ranks send each other, as JSON.
+    """Messages between ranks, as JSON.
 
     Args:
         group: of gloo; all its ranks make the same calls in the same order.
@@ -100,8 +102,12 @@ def connect(make_group: Callable[[], Any], rank: int) -> Messages:
         InputError: gloo does not connect the ranks in time; the process then ends by force.
         FailedElsewhere: Another process of this host says so.
     """
+    others = _sockets()
     try:
-        return Messages(bounded(make_group, OPEN_S))
+        group = bounded(make_group, OPEN_S)
+        for descriptor in _sockets() - others:
+            _probe_peer(descriptor)
+        return Messages(group)
     except (RuntimeError, TimeoutError) as error:
         reason = " ".join(str(error).split())[:300]
     end_soon()  # the thread that still connects must not hold the process
@@ -111,3 +117,23 @@ def connect(make_group: Callable[[], Any], rank: int) -> Messages:
         "that reaches the other nodes, one plain name such as eth0, and see that no firewall is between them"
     )
     raise say_on_host(sentence, "gloo")
+
+
+def _sockets() -> set[int]:
+    """Descriptors of the open sockets of this process; none where the system does not list them."""
+    found = set()
+    for entry in Path("/proc/self/fd").glob("*"):
+        with suppress(OSError):  # it has been closed meanwhile
+            if os.readlink(entry).startswith("socket:"):
+                found.add(int(entry.name))
+    return found
+
+
+def _probe_peer(descriptor: int) -> None:
+    """Let the system end a connection whose host has vanished; gloo would wait for it as long as for work."""
+    options = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000}
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in options.items():
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

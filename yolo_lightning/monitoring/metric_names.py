@@ -19,7 +19,7 @@ METRIC_TITLES = {
 }
 """Figures of a validation, by name, in the order in which they are shown."""
 NOTHING = "-"
-"""In place of a figure that does not exist."""
+"""Text in place of a figure that does not exist."""
 _LOSS_TITLES = {"box": "box", "obj": "objectness", "cls": "class", "dfl": "box distribution"}
 
 

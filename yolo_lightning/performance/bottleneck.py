@@ -1,4 +1,4 @@
-"""What training lost most time to, and the option that gives it back: pure functions of measurements."""
+"""Bottleneck of a training, and the option that removes it: pure functions of measurements."""
 
 from __future__ import annotations
 

@@ -10,12 +10,12 @@ MONITOR = "val/map"
 
 
 def is_judged(score: float) -> bool:
-    """Whether a score says something: -1 is that of a validation with nothing to find, NaN is none."""
+    """Tell if a score judges its epoch: -1 comes from a validation with nothing to find, NaN from none."""
     return score >= 0
 
 
 def is_better(score: float, best: float | None) -> bool:
-    """Whether an epoch replaces the best one so far; while no score is judged, the newest epoch does.
+    """Tell if an epoch replaces the best one so far; while no score judges, the newest epoch does.
 
     Args:
         score: ``val/map`` of the epoch.

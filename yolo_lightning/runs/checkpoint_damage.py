@@ -1,4 +1,4 @@
-"""Whether a checkpoint file is whole, and which one to go on from where it is not."""
+"""Damaged checkpoint files: how to recognise them, and the file to resume from instead."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _IS_FOLDER = 0x10  # among the attributes of a record
 
 
 def previous_path(path: str | Path) -> Path:
-    """Where the checkpoint before this one is kept: ``last.ckpt`` -> ``last.previous.ckpt``."""
+    """Path of the previous checkpoint: ``last.ckpt`` -> ``last.previous.ckpt``."""
     path = Path(path)
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def fault(path: str | Path) -> str | None:
-    """What is wrong with a checkpoint file, in a few words that follow its name; None if it is whole.
+    """Describe the damage of a checkpoint file in a few words that follow its name; None if it is whole.
 
-    Reads all of it: torch does not look at the checksums of the records when it loads.
+    All of it is read, because torch ignores the checksums of the records when it loads.
     """
     path = Path(path)
     if not path.is_file():
@@ -43,7 +43,7 @@ def fault(path: str | Path) -> str | None:
 
 
 def has_end(path: Path) -> bool:
-    """Whether a file ends as a checkpoint does, which a torn one does not; quick, the rest is not read."""
+    """Tell a file with a checkpoint's end from a torn one, without reading the rest."""
     try:
         return zipfile.is_zipfile(path)
     except zipfile.BadZipFile:
@@ -68,22 +68,22 @@ def _fault_in_records(path: Path) -> str | None:
 
 
 def _fault_in_loading(path: Path) -> str | None:
-    """Let torch open it; the tensors, just read, are only mapped."""
+    """Open the file with torch, which maps the tensors without reading them again."""
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
-        pass  # it is whole, but holds more than tensors and plain values
+        return None  # whole, but it holds more than tensors and plain values
     except Exception:
         return "is not a checkpoint, or damaged in its directory"
     return None
 
 
 def newest_whole(path: str | Path, announce: Callable[[str], object]) -> Path:
-    """The checkpoint to go on from: ``path``, or the one before it where ``path`` is damaged or missing.
+    """Choose the checkpoint to resume from: ``path``, or the previous one if ``path`` is damaged or missing.
 
     Args:
         path: a checkpoint.
-        announce: is given one sentence when it is not ``path``.
+        announce: called with one sentence if the previous checkpoint is used.
 
     Raises:
         InputError: neither of them is whole.

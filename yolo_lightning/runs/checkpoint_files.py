@@ -108,7 +108,7 @@ def _fill(path: Path, fill: Callable[[Path], None], needed: int, keep_previous: 
 
 
 def _free_bytes(folder: Path) -> int | None:
-    """What this process may still write there; None where the file system does not say."""
+    """Space left for this process in bytes; None if the file system does not tell."""
     status = os.statvfs(folder)
     blocks = status.f_bfree if os.geteuid() == 0 else status.f_bavail
     return blocks * status.f_frsize if status.f_blocks else None

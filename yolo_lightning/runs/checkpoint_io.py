@@ -1,4 +1,4 @@
-"""How a Trainer writes and reads checkpoints: whole files, beside the training, with the one before kept."""
+"""Lightning's CheckpointIO: whole files, written beside the training, with the previous one kept."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RunCheckpointIO(TorchCheckpointIO):
     def __init__(self, background: bool = True) -> None:
         self.background = background
         self.saved: tuple[Any, str] | None = None
-        """When an ``EpochCheckpoint`` saved last, as it counts, and where; the same on every rank."""
+        """Position and path of the last save of an ``EpochCheckpoint``; the same on every rank."""
         self.keeps_errors = False
         """No save raises, because the other ranks would wait in it; see ``failed`` and :meth:`wait`."""
         self._kept: Exception | None = None
@@ -45,12 +45,12 @@ class RunCheckpointIO(TorchCheckpointIO):
 
     @property
     def stall_seconds(self) -> float:
-        """How long training was held for them, all together."""
+        """Time that training was held for all saves, in s."""
         return self._writer.stall_seconds
 
     @property
     def failed(self) -> bool:
-        """Whether a write has failed and nobody has been told yet; does not wait."""
+        """True if a write has failed and the error was not raised yet; does not wait."""
         return self._kept is not None or self._writer.failed
 
     def wait(self) -> None:
@@ -135,5 +135,5 @@ class RunCheckpointIO(TorchCheckpointIO):
 
 
 def is_local(path: str | Path) -> bool:
-    """Whether it is a path of a file here and not an address elsewhere."""
+    """Tell a local path from a remote address."""
     return "://" not in os.fspath(path)

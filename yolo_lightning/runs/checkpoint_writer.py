@@ -41,7 +41,7 @@ class BackgroundWriter:
 
     @property
     def failed(self) -> bool:
-        """Whether the next :meth:`submit` or :meth:`wait` is going to raise; does not wait."""
+        """True if the next :meth:`submit` or :meth:`wait` raises; does not wait."""
         return any(future.done() and future.exception() for future in self._pending)
 
     def submit(self, contents: object, path: str | Path, keep_previous: bool = False) -> None:

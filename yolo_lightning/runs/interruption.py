@@ -220,7 +220,7 @@ def exit_status(trainer: Trainer) -> int:
 
 
 def _is_finished(trainer: Trainer) -> bool:
-    """Whether training ends with this epoch."""
+    """Tell if training ends with this epoch."""
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
     return (
         0 <= epochs <= trainer.current_epoch + 1 or 0 <= steps <= trainer.global_step or is_stopping(trainer)
@@ -228,12 +228,12 @@ def _is_finished(trainer: Trainer) -> bool:
 
 
 def _ends_with_validation(trainer: Trainer) -> bool:
-    """Whether training ends with this validation, so that no run would resume in it."""
+    """Tell if training ends with this validation, so that no run would resume in it."""
     return is_stopping(trainer) or 0 <= trainer.max_steps <= trainer.global_step
 
 
 def _is_validation_due(trainer: Trainer) -> bool:
-    """Whether a validation follows this batch, apart from one that a stop causes."""
+    """Tell if a validation follows this batch, apart from one that a stop causes."""
     stops, trainer.should_stop = trainer.should_stop, False
     try:
         return is_validation_due(trainer)

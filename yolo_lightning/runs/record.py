@@ -46,7 +46,7 @@ class RunRecorder(Checkpoint):
         self._logged_step = -1
         """Logger step of the last row; -1 if there is none."""
         self._ends_validated = False
-        """Whether a validation ended at that step, not only earlier in the epoch."""
+        """True if a validation ended at that step, not only earlier in the epoch."""
         self._validated_batch = -1
         self._earlier_seconds: float | None = None
         """Wall time of the run before it was resumed."""

@@ -19,7 +19,7 @@ class Snapshot:
 
     contents: Any
     memory: list[tuple[Hashable, Tensor]] = field(repr=False)
-    """What the values of its tensors lie in, each with the kind of tensor that it is for."""
+    """Memory for the values of its tensors, each with its kind of tensor."""
 
 
 class Snapshots:

@@ -99,7 +99,7 @@ class Pace:
         self._began_s = time.monotonic()
 
     def is_due(self) -> bool:
-        """Whether what was spent so far is within the share; at first it is."""
+        """True if the time spent so far is within the share; at first it is."""
         return self._spent_s <= self._share * (time.monotonic() - self._began_s)
 
     def run(self, function: Callable[..., Any], *args: Any) -> None:

@@ -1,4 +1,4 @@
-"""How much of the machine this process may use: in a container or a cluster job not all that is there."""
+"""Cores and memory that this process may use: a container or a cluster job has a part of the machine."""
 
 from __future__ import annotations
 

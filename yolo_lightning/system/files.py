@@ -88,8 +88,8 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:
-        pass  # another user's
+    except PermissionError:  # another user's process
+        return True
     return True
 
 

@@ -29,13 +29,13 @@ def advance_logging_step(trainer: Any) -> None:
 
 
 def is_validation_due(trainer: Any) -> bool:
-    """Whether a validation follows the batch at hand; also true where training stops with this batch."""
+    """Tell if a validation follows the batch at hand; also true where training stops with this batch."""
     loop = trainer.fit_loop
     return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
 
 
 def validates_by_clock(trainer: Any) -> bool:
-    """Whether ``val_check_interval`` is a time."""
+    """Tell if ``val_check_interval`` is a time."""
     return trainer._val_check_time_interval is not None
 
 
@@ -46,7 +46,7 @@ def make_timed_validation_due(trainer: Any) -> None:
 
 
 def is_stopping(trainer: Any) -> bool:
-    """Whether training ends with this batch by ``should_stop``: no minimum of epochs or steps forbids it."""
+    """Tell if training ends with this batch by ``should_stop``: no minimum of epochs or steps forbids it."""
     return bool(trainer.should_stop and trainer.fit_loop._can_stop_early)
 
 
@@ -61,7 +61,7 @@ def _do_nothing() -> None:
 
 
 def has_checkpoint_io(strategy: Any) -> bool:
-    """Whether a strategy was given a plugin that writes its checkpoints; false for the name of a strategy."""
+    """Tell if a strategy has a plugin that writes its checkpoints; false for the name of a strategy."""
     return not isinstance(strategy, str) and strategy is not None and strategy._checkpoint_io is not None
 
 
@@ -95,13 +95,13 @@ class LoopState:
 
     @property
     def loaders(self) -> list[dict[str, Any]]:
-        """What each training loader saved of itself."""
+        """State of each training loader."""
         states: list[dict[str, Any]] = self._loop["state_dict"]["combined_loader"]
         return states
 
     @property
     def logging_step(self) -> int:
-        """See :func:`logging_step`."""
+        """Step of the loggers; see :func:`logging_step`."""
         step: int = self._loop["epoch_loop.state_dict"]["_batches_that_stepped"]
         return step
 
@@ -142,7 +142,7 @@ class EarlyStoppingHooks:
     """Base to list before ``EarlyStopping``, for :meth:`is_judged`."""
 
     def is_judged(self, logs: dict[str, Any]) -> bool:
-        """Whether the metrics hold a value to judge; to be overridden."""
+        """Tell if the metrics hold a value to judge; to be overridden."""
         return bool(super()._validate_condition_metric(logs))  # type: ignore[misc]
 
     def _validate_condition_metric(self, logs: dict[str, Any]) -> bool:

@@ -23,7 +23,7 @@ CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 
 @dataclass(frozen=True)
 class Compilation:
-    """What is compiled, and why."""
+    """Decision on what is compiled, and its reason."""
 
     mode: str | None
     """Mode of torch.compile for the network and the loss; None leaves them eager."""

@@ -14,7 +14,10 @@ from .compilation import Compilation
 
 
 class DetectionData(Protocol):
-    """A data module that ``YOLOv5`` trains on; its loaders give ``data.batch.Batch``."""
+    """A data module that ``YOLOv5`` trains on; its loaders give ``data.batch.Batch``.
+
+    ``image_size`` is needed. A data module of a user's own may lack the other attributes.
+    """
 
     image_size: int
     """Side of the square training images in px."""

@@ -113,7 +113,7 @@ class YOLOv5(LightningModule, TrainsDetections):
     def setup(self, stage: str) -> None:
         """Take the classes from the data."""
         data = None if stage == "predict" else self._data
-        if data is not None and (names := data.class_names):
+        if data is not None and (names := getattr(data, "class_names", None)):
             if self.num_classes not in (None, len(names)):
                 raise InputError(
                     f"model.num_classes is {self.num_classes} but the data has {len(names)}; leave it out"
@@ -221,7 +221,7 @@ class YOLOv5(LightningModule, TrainsDetections):
 
     def _prepare(self, batch: Batch) -> Prepared:
         mosaic = self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
-        unordered = self._data is None or not self._data.copies_beside
+        unordered = not getattr(self._data, "copies_beside", False)
         prepared = augment(self.augmentation, batch, self.current_epoch, mosaic, unordered)
         if self.on_augmented:
             self.on_augmented(*prepared)
@@ -301,8 +301,8 @@ class YOLOv5(LightningModule, TrainsDetections):
 
     @property
     def _total_batch_size(self) -> int:
-        batch_size = self._data.batch_size if self._data else self.optimizer_config.nominal_batch_size
-        return batch_size * self.trainer.world_size
+        batch_size = getattr(self._data, "batch_size", self.optimizer_config.nominal_batch_size)
+        return int(batch_size) * self.trainer.world_size
 
     @property
     def _data(self) -> DetectionData | None:

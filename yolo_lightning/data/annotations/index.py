@@ -145,14 +145,7 @@ def build_index(
     """Order, validate and count the findings of a reader; for arrays see ``DatasetIndex``.
 
     Args:
-        root: Folder of the data set.
-        split: ``train``, ``val`` or ``test``.
-        source: The file that was read.
-        class_names: C names.
-        category_ids: C ids.
-        paths: I absolute paths, in any order.
-        image_ids: I ids, in the same order.
-        sizes: I sizes, in the same order.
+        paths: I absolute paths, in any order; ``image_ids`` and ``sizes`` are in the same order.
         annotations: The T annotations.
         describe: Turns an image path and a ``row_id`` into the row's place in its file.
         notes: Problems that the reader has found already, one sentence each.

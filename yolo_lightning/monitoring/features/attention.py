@@ -17,7 +17,7 @@ _STRENGTH = 0.55
 
 
 def attention_map(features: Sequence[Floats], boxes: Floats, size: tuple[int, int]) -> Floats:
-    """How similar each place is to the detected objects, in the features of the network.
+    """Similarity of each place to the detected objects, in the features of the network.
 
     EigenCAM (Muhammad and Yeasin 2020, https://arxiv.org/abs/2008.00299) projects the features of a layer
     on their first principal component. In many scenes that component is the background's, so we take the

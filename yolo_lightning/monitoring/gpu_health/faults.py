@@ -46,10 +46,10 @@ _XIDS = {
     95: "uncontained memory error",
     119: "the GPU's own processor does not answer",
 }
-"""From NVIDIA's list of Xid errors, those that most often end a training run."""
+"""Xid errors that most often end a training run, from NVIDIA's list."""
 
 Scope = Literal["gpu", "host", "run"]
-"""What a message is about: one GPU, all GPUs of a host, or all GPUs of the run."""
+"""Scope of a message: one GPU, all GPUs of a host, or all GPUs of the run."""
 
 
 class Message(NamedTuple):

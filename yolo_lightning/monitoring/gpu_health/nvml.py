@@ -28,7 +28,7 @@ _START_ERRORS = {
 
 
 class GpuIdentity(NamedTuple):
-    """What CUDA and NVML both know of a GPU; their indices differ if devices are hidden or reordered."""
+    """Name of a GPU for CUDA and NVML alike; their indices differ if devices are hidden or reordered."""
 
     uuid: str = ""
     """UUID of the GPU or of the MIG instance, without NVML's prefix."""

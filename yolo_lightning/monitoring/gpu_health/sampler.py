@@ -70,7 +70,7 @@ class GpuSampler:
         self._faults: list[str] = []
         """The first 100 lines, but those about unsupported values."""
         self._messages: deque[tuple[float, Message]] = deque(maxlen=_MOST_MESSAGES)
-        """With the time at which each was due, by the monotonic clock."""
+        """Readings, each with the monotonic time at which it was due."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpu-health", daemon=True)
 

@@ -111,7 +111,7 @@ class Display:
             self.show()
 
     def is_due(self, now: float) -> bool:
-        """Whether it is time to draw; cheap enough to ask after every batch."""
+        """True if it is time to draw; cheap enough to ask after every batch."""
         return self.is_live and now - self.now_s >= INTERVAL_S
 
     def draw(self, now: float) -> None:

@@ -35,6 +35,6 @@ class NotebookDisplay(Display):
 
 
 def in_notebook() -> bool:
-    """Whether the process is a notebook kernel."""
+    """Tell if the process is a notebook kernel."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return hasattr(shell, "kernel")

@@ -20,7 +20,7 @@ def open_display() -> Display:
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether a stream can rewrite its lines."""
+    """Tell if a stream can rewrite its lines."""
     try:
         return bool(stream.isatty()) and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
     except (AttributeError, ValueError):  # no stream, or a closed one

@@ -1,4 +1,4 @@
-"""What a run prints: live bars, one line an epoch, tables, and finally the paths of its results."""
+"""Output of a run: live bars, one line an epoch, tables, and finally the paths of its results."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class EpochProgress(ProgressBar):
 
     @property
     def is_enabled(self) -> bool:
-        """Whether this process prints."""
+        """True if this process prints."""
         return self._enabled
 
     def state_dict(self) -> dict[str, Any]:

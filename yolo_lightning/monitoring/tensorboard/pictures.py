@@ -227,7 +227,7 @@ def _publish(
 
 
 def _is_last_validated(trainer: Trainer) -> bool:
-    """Whether no later epoch is going to be validated."""
+    """Tell if no later epoch is going to be validated."""
     every = trainer.check_val_every_n_epoch or 1
     return 0 < (trainer.max_epochs or -1) < trainer.current_epoch + 1 + every
 

@@ -31,7 +31,7 @@ class Form(NamedTuple):
     channels_last: bool
     """Memory order of weights and activations."""
     compile: CompileOption
-    """As ``model.compile``: False, ``augmentation``, or a mode, which compiles the network too."""
+    """Value of ``model.compile``: False, ``augmentation``, or a mode, which compiles the network too."""
 
     @property
     def compiles_network(self) -> bool:

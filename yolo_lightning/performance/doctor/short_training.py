@@ -27,7 +27,7 @@ from .plan import Form, StepTime
 _MOST_ACCUMULATED = 2
 """Batches of an optimizer step, at most: enough to give the optimizer about its part of the time."""
 _LEARNING_RATE = 1e-6
-"""So small that the weights, and with them the loss, hardly move."""
+"""Learning rate at which the weights, and with them the loss, hardly move."""
 _ENDLESS = 1_000_000
 
 
