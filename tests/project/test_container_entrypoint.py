@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.debian import PackagesMissing, fetch
+from tests.support.processes import free_port
 from tests.support.ssh_server import SSH_PACKAGES, SshServer, Start
 
 ENTRY = Path(__file__).parents[2] / "deploy" / "container" / "entrypoint.sh"
@@ -59,12 +60,6 @@ def start(home: Path) -> Iterator[Start]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until_open(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

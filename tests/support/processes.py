@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import socket
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import MappingProxyType
@@ -85,9 +87,22 @@ def side_by_side(work: Callable[..., None], ranks: int, *arguments: Any) -> None
 
 def free_port() -> int:
     """A TCP port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(number: int) -> list[int]:
+    """Different TCP ports of this machine that nobody listens on.
+
+    They lie below those that systems give to outgoing connections, which could take one before it is used.
+    """
+    with ExitStack() as sockets:
+        found: list[int] = []
+        while len(found) < number:
+            port = random.SystemRandom().randrange(20_000, 32_000)
+            with suppress(OSError):
+                sockets.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                found.append(port)
+        return found
 
 
 def _begin(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tests.support.debian import fetch
+from tests.support.processes import free_ports
 
 PACKAGES = (
     "slurmctld", "slurmd", "slurm-client", "slurm-wlm-basic-plugins",
@@ -28,6 +28,7 @@ _STRANGERS = ("SLURM", "SBATCH", "SRUN", "MASTER_", "PMI", "OMPI_", "WORLD_SIZE"
 
 _CONFIGURATION = """
 ClusterName=test
+FirstJobId={first_job}
 SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser={user}
@@ -219,11 +220,11 @@ class SlurmCluster:
         self.until(lambda: self.node_states() == ["idle", "idle"], 60, "two idle nodes")
 
     def _configure(self) -> None:
-        with _free_ports(3) as ports:
-            text = _CONFIGURATION.format(
-                user=_user_name(), ports=ports, nodes=NODES,
-                folder=self.folder, plugins=self._plugins,
-            )  # fmt: skip
+        text = _CONFIGURATION.format(
+            user=_user_name(), ports=free_ports(3), nodes=NODES, folder=self.folder, plugins=self._plugins,
+            # The script derives the port where ranks meet from it: clusters side by side need their own.
+            first_job=1 + os.getpid() % 4000,
+        )  # fmt: skip
         self.configuration.write_text(text)
 
     def _spawn(self, name: str, program: str, *options: str) -> None:
@@ -263,18 +264,6 @@ def fetch_slurm() -> Path:
         PackagesMissing: There is no apt or dpkg, or nothing can be downloaded.
     """
     return fetch("slurm", PACKAGES)
-
-
-@contextmanager
-def _free_ports(number: int) -> Iterator[list[int]]:
-    sockets = [socket.socket() for _ in range(number)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        yield [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def _user_name() -> str:
