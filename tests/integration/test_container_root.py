@@ -118,7 +118,7 @@ class Image:
             case "COPY":
                 self._copy(instruction)
             case "RUN":
-                self.run("sh", "-c", instruction.value, **_for_downloads(self.root))
+                self.run("sh", "-c", instruction.value, **_for_installation(self.root))
             case "EXPOSE" | "VOLUME" | "HEALTHCHECK" | "ENTRYPOINT" | "CMD":
                 pass
             case other:
@@ -145,9 +145,10 @@ class Image:
         return self.root / self._path(path).relative_to("/")
 
 
-def _for_downloads(root: Path) -> dict[str, str]:
-    """How this machine's pip reaches the registry, where that is not as everywhere."""
+def _for_installation(root: Path) -> dict[str, str]:
+    """How this machine's pip reaches the registry, where that is not as everywhere; it compiles nothing."""
     passed = {name: os.environ[name] for name in os.environ if name.endswith("_proxy")}
+    passed["PIP_COMPILE"] = "0"  # most of what is installed is not imported here
     if (root / "opt" / "certificates.crt").exists():
         passed["PIP_CERT"] = "/opt/certificates.crt"
     return passed
@@ -160,10 +161,14 @@ def make_base(root: Path, programs: Path, debs: Path) -> None:
          "--variant=minbase", "--include=python3,python3-pip,python-is-python3", f"--cache-dir={debs}",
          f"--keyring={programs}/usr/share/keyrings/debian-archive-keyring.gpg",
          SUITES[sys.version_info[:2]], root],
-        env={**os.environ, "DEBOOTSTRAP_DIR": str(programs / "usr" / "share" / "debootstrap")},
+        env={
+            **os.environ,
+            "DEBOOTSTRAP_DIR": str(programs / "usr" / "share" / "debootstrap"),
+            "DPKG_FORCE": "unsafe-io",  # packages are not flushed to the disk one by one
+        },
         check=True, stdin=subprocess.DEVNULL, timeout=240,
     )  # fmt: skip
-    # As in Docker's own: packages are not flushed to the disk one by one.
+    # As in Docker's own base images.
     (root / "etc" / "dpkg" / "dpkg.cfg.d" / "unsafe").write_text("force-unsafe-io\n")
     services = root / "usr" / "sbin" / "policy-rc.d"
     services.write_text("#!/bin/sh\nexit 101\n")  # and nothing is started by being installed
