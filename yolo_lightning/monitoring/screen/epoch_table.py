@@ -56,7 +56,7 @@ def metric_table(split: str, values: dict[str, float]) -> list[str]:
 
 
 def _fitting(titles: list[str], width: int | None) -> list[str]:
-    for title in _EXPENDABLE if width is not None else ():
+    for title in _EXPENDABLE:
         if width is not None and sum(map(_width, titles)) + len("  *") > width:
             titles = [other for other in titles if other != title]
     return titles
