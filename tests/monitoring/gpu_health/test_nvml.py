@@ -86,7 +86,7 @@ def test_values_have_their_units(opened: Any) -> None:
         "ecc_corrected": 7, "ecc_uncorrected": 2, "remapped_rows": 3, "remapping_pending": 1,
         "remapping_failed": 0,
     }  # fmt: skip
-    assert gpu.read() == GpuReading(values, frozenset({"SwThermalSlowdown", "SwPowerCap"}), is_idle=False)
+    assert gpu.read() == GpuReading(values, frozenset({"SwThermalSlowdown", "SwPowerCap"}))
     assert gpu.take_xids() == [31, 43]
     assert gpu.facts == {
         "index": 3, "name": "NVIDIA Test", "memory_total_mb": 80_000, "power_limit_w": 700, "slowdown_c": 92,
@@ -96,10 +96,10 @@ def test_values_have_their_units(opened: Any) -> None:
 
 
 def test_what_costs_nothing_is_no_throttling(opened: Any) -> None:
-    _, gpu = opened(State(reasons=IDLE | APPLICATION | SYNC))
-    reading = gpu.read()
-    assert reading.throttling == frozenset()
-    assert reading.is_idle
+    fake, gpu = opened(State(reasons=APPLICATION | SYNC), State(reasons=IDLE | POWER))
+    assert gpu.read().throttling == frozenset()
+    fake.clock()
+    assert gpu.read().throttling == frozenset()
 
 
 def test_a_hasty_look_leaves_out_what_takes_long(opened: Any) -> None:

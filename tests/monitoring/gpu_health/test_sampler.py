@@ -31,7 +31,6 @@ def ended(fake: FakeNvml, **options: Any) -> tuple[GpuSampler, list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         fake.install(patch)
         found = GpuSampler(DEVICE, lines.append, **options)
-        found.start()
         while found._thread.is_alive() and not fake.played.wait(0.01):
             pass
         found.stop()
@@ -106,7 +105,6 @@ def test_an_output_that_is_closed_ends_nothing(monkeypatch: pytest.MonkeyPatch) 
 
     fake = FakeNvml([WELL, State(xids=(31,)), *[WELL] * 5]).install(monkeypatch)
     found = GpuSampler(DEVICE, closed)
-    found.start()
     assert fake.played.wait(PATIENCE_S)
     found.stop()
     assert found.report()["temperature_c"]["readings"] >= 7
@@ -143,7 +141,6 @@ def test_a_driver_that_does_not_answer_holds_nobody(monkeypatch: pytest.MonkeyPa
     gpu: Any = Hanging()
     monkeypatch.setattr(sampler, "open_gpu", lambda device: nullcontext(gpu))
     found = GpuSampler(DEVICE, print)
-    found.start()
     assert gpu.asked.wait(PATIENCE_S)
     assert found.take().seconds == 0
     found.report()

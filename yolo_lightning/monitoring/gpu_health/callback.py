@@ -53,7 +53,6 @@ class GpuHealth(Callback):
         say = pl_module.print if trainer.is_global_zero else partial(print, flush=True)  # above a live bar
         where = f", rank {trainer.global_rank} on {socket.gethostname()}" if trainer.world_size > 1 else ""
         self._sampler = GpuSampler(pl_module.device, say, where, says_general=trainer.local_rank == 0)
-        self._sampler.start()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._sampler is None:

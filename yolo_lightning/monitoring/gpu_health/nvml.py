@@ -52,9 +52,7 @@ class GpuReading(NamedTuple):
     10^6 bytes. ECC errors are counted since the driver was loaded.
     """
     throttling: frozenset[str] = frozenset()
-    """Keys of ``THROTTLE_REASONS``."""
-    is_idle: bool = False
-    """Clocks are low because there is no work."""
+    """Keys of ``THROTTLE_REASONS``; empty on an idle GPU."""
 
 
 class NvmlUnavailable(Exception):
@@ -175,10 +173,10 @@ class NvmlGpu:
             **(self._read_rare() if thoroughly else {}),
         }
         bits = get("throttle reasons", "nvmlDeviceGetCurrentClocksEventReasons") or 0
+        reasons = [n for n in THROTTLE_REASONS if bits & getattr(pynvml, f"nvmlClocksEventReason{n}")]
         return GpuReading(
             {name: value for name, value in values.items() if value is not None},
-            frozenset(n for n in THROTTLE_REASONS if bits & getattr(pynvml, f"nvmlClocksEventReason{n}")),
-            bool(bits & pynvml.nvmlClocksEventReasonGpuIdle),
+            frozenset() if bits & pynvml.nvmlClocksEventReasonGpuIdle else frozenset(reasons),
         )
 
     def _read_rare(self) -> dict[str, Any]:

@@ -19,14 +19,12 @@ PERIOD_S = 1.0
 _THOROUGH_EVERY = 5
 """Readings from one thorough one to the next."""
 _COUNTERS = ("ecc_corrected", "ecc_uncorrected", "remapped_rows")
-_MOST_FAULTS = 100
-"""Lines about faults that are kept."""
 _END_S = 3.0
 """Time that the thread is given to end."""
 
 
 class GpuSampler:
-    """Samples one GPU on a thread of its own, from :meth:`start` to :meth:`stop`.
+    """Samples one GPU on a thread of its own, from now on until :meth:`stop`.
 
     No method waits for NVML. The thread reports each fault at once, also while training hangs. Sampling
     ends by itself when the GPU is lost or cannot be read.
@@ -54,9 +52,6 @@ class GpuSampler:
         self._faults: list[str] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gpu-health", daemon=True)
-
-    def start(self) -> None:
-        """Begin; returns at once."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -102,7 +97,7 @@ class GpuSampler:
         count = 0
         while not self._stopping.is_set():
             now_s = monotonic()
-            self._report(faults.see_xids(now_s, gpu.take_xids()))  # before a reading finds the GPU lost
+            self._report(faults.see_xids(gpu.take_xids()))  # before a reading finds the GPU lost
             reading = gpu.read(thoroughly=count % _THOROUGH_EVERY == 0)
             interval = meter.see(reading, 0.0 if before_s is None else now_s - before_s)
             before_s = now_s
@@ -117,7 +112,7 @@ class GpuSampler:
 
     def _report(self, lines: list[str], is_general: bool = False) -> None:
         for line in lines:
-            if not is_general and len(self._faults) < _MOST_FAULTS:
+            if not is_general:
                 self._faults.append(line)
             if not is_general or self._says_general:
                 with contextlib.suppress(OSError, ValueError):  # the output may be closed

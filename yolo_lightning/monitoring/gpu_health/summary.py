@@ -41,7 +41,7 @@ class Interval(NamedTuple):
     values: Mapping[str, float]
     """Values of the reading."""
     throttling: frozenset[str] = frozenset()
-    """Keys of ``THROTTLE_REASONS``; empty without throttling, also on an idle GPU."""
+    """Keys of ``THROTTLE_REASONS``."""
     reference_mhz: float | None = None
     """SM clock without throttling."""
     is_bound: bool = False
@@ -64,14 +64,10 @@ class Interval(NamedTuple):
 class ThrottleMeter:
     """Estimates the time lost to throttling.
 
-    An interval is throttled if the reading at its end has a costly reason and the GPU is not idle.
-    The loss is the sum of ``(1 - clock / reference) * seconds`` over throttled intervals, as if steps
-    were bound by the SM clock alone. ``reference`` is the highest SM clock seen so far under load
-    (utilisation of 50 % or more) without throttling. Until one was seen it is the GPU's maximum clock,
-    and the estimate is an upper bound.
-
-    Args:
-        max_sm_clock_mhz: the GPU's maximum clock; None if it is unknown.
+    The loss is the sum of ``(1 - clock / reference) * seconds`` over intervals that end with a throttled
+    reading, as if steps were bound by the SM clock alone. ``reference`` is the highest SM clock seen so far
+    under load (utilisation of 50 % or more) without throttling. Until one was seen it is
+    ``max_sm_clock_mhz``, the GPU's maximum clock (None if unknown), and the estimate is an upper bound.
     """
 
     def __init__(self, max_sm_clock_mhz: float | None) -> None:
@@ -81,10 +77,10 @@ class ThrottleMeter:
     def see(self, reading: GpuReading, seconds: float) -> Interval:
         """Measure the interval of ``seconds`` that ends with this reading."""
         values = reading.values
-        if not reading.is_idle and reading.throttling:
+        if reading.throttling:
             reference = self._seen_mhz or self._max_mhz
             return Interval(seconds, values, reading.throttling, reference, not self._seen_mhz)
-        if not reading.is_idle and values.get("utilisation", 1.0) >= _LOAD:
+        if values.get("utilisation", 1.0) >= _LOAD:
             self._seen_mhz = max(values.get("sm_clock_mhz", 0.0), self._seen_mhz)
         return Interval(seconds, values)
 
