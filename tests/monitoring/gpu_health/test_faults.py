@@ -97,9 +97,9 @@ def test_an_idle_gpu_is_neither_throttled_nor_a_reference() -> None:
     assert lines == []
     assert sums.throttled_seconds == 0
     meter = ThrottleMeter(2000)
-    meter.see(GpuReading({"sm_clock_mhz": 1995, "utilisation": 0.1}), 1)  # a clock without load
-    meter.see(GpuReading({"sm_clock_mhz": 1800, "utilisation": 0.9}), 1)
-    found = meter.see(GpuReading({"sm_clock_mhz": 900}, frozenset({"HwSlowdown"})), 2)
+    meter.see(GpuReading({"sm_clock_mhz": 1995, "utilisation": 0.1}, {}), 1)  # a clock without load
+    meter.see(GpuReading({"sm_clock_mhz": 1800, "utilisation": 0.9}, {}), 1)
+    found = meter.see(GpuReading({"sm_clock_mhz": 900}, {}, frozenset({"HwSlowdown"})), 2)
     assert (found.reference_mhz, found.lost_s, found.is_bound) == (1800, 1, False)
 
 
@@ -167,7 +167,7 @@ def test_what_cannot_be_read_is_one_line_for_each_cause() -> None:
     lines, sums = played(*[State(errors=errors)] * 20)
     assert lines == [
         "GPU 3 (NVIDIA Test): permission denied for Xid errors, PCIe throughput: not watched",
-        "GPU 3 (NVIDIA Test): cannot read remapped rows, ECC errors: not watched",
+        "GPU 3 (NVIDIA Test): cannot read ECC errors, remapped rows: not watched",
     ]
     assert "pcie_rx_mb_s" not in sums.scalars()
     assert sums.scalars()["temperature_c"] == 60
@@ -182,7 +182,7 @@ def test_a_lost_gpu_is_told() -> None:
 def test_aggregates_keep_least_mean_and_largest() -> None:
     sums = Aggregate()
     for power in (100.0, 200.0, 600.0):
-        sums.add(Interval(2.0, {"power_w": power, "temperature_c": power / 10}))
+        sums.add(Interval(2.0, GpuReading({"power_w": power, "temperature_c": power / 10}, {})))
     assert sums.values["power_w"] == {"mean": 300, "min": 100, "max": 600, "readings": 3}
     not_throttled = {"throttled_fraction": 0, "throttle_lost_s": 0}
     assert sums.scalars() == {"power_w": 300, "temperature_c": 60} | not_throttled

@@ -36,11 +36,11 @@ class GpuHealth(Callback):
     epoch. Without an NVIDIA GPU, or without NVML, one line says so.
 
     Args:
-        directory: where ``gpu_health.json`` goes; None writes none.
+        directory: where ``gpu_health.json`` goes.
     """
 
-    def __init__(self, directory: str | Path | None = None) -> None:
-        self.directory = None if directory is None else Path(directory)
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
         self._sampler: GpuSampler | None = None
         self._reports: list[dict[str, Any]] = []
         """Reports of all ranks, as of the end of the last epoch."""
@@ -88,7 +88,7 @@ class GpuHealth(Callback):
         if with_table and (lines := table(reports)):
             pl_module.print("\n".join(lines))
         devices = [report for report in reports if report.keys() > {"rank", "host"}]
-        if self.directory is not None and devices:
+        if devices:
             path = self.directory / FILE
             try:
                 write_whole(path, json.dumps({"period_seconds": PERIOD_S, "devices": devices}, indent=2))

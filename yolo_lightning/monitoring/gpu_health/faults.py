@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .nvml import COOLING, THROTTLE_REASONS
+from .nvml import COOLING, THROTTLE_REASONS, GpuReading
 from .summary import Aggregate, Interval
 
 _NEAR_LIMIT_C = 5.0
@@ -61,12 +61,12 @@ class FaultWatch:
         self._limit_c: float = min(limits_c, default=math.inf)
         self._reported: set[str] = set()
         self._episodes: dict[str, _Episode] = {}
-        self._errors_before: float | None = None
+        self._errors_before: int | None = None
         """Uncorrected ECC errors before the run began; None before the first reading."""
 
     def see(self, now_s: float, interval: Interval) -> list[str]:
         """Report the faults of an interval that ends at ``now_s``, in s by any clock."""
-        return self._new([*self._throttling(now_s, interval), *self._others(interval.values)])
+        return self._new([*self._throttling(now_s, interval), *self._others(interval.reading)])
 
     def see_xids(self, xids: Iterable[int]) -> list[str]:
         """Report critical errors of the driver."""
@@ -96,7 +96,7 @@ class FaultWatch:
         return [f"{self._title}: {text}" for text in new.values()]
 
     def _throttling(self, now_s: float, interval: Interval) -> Iterator[tuple[str, str]]:
-        reason = next((name for name in THROTTLE_REASONS if name in interval.throttling), None)
+        reason = next((name for name in THROTTLE_REASONS if name in interval.reading.throttling), None)
         if reason is None or (interval.drop is not None and interval.drop < _DROP):
             return
         episode = self._episodes.get(reason)
@@ -119,14 +119,15 @@ class FaultWatch:
         times = f"in {sums.seconds:.0f} of the last {now_s - episode.began_s:.0f} s"
         yield reason, f"clocks are lowered by {why}: {clocks}{times}{loss}; {remedy}"
 
-    def _others(self, values: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    def _others(self, reading: GpuReading) -> Iterator[tuple[str, str]]:
         """Name and text of all other faults that are there."""
-        below_c = self._limit_c - values.get("temperature_c", -math.inf)
+        temperature_c, counters = reading.values.get("temperature_c", -math.inf), reading.counters
+        below_c = self._limit_c - temperature_c
         if below_c <= _NEAR_LIMIT_C:
             distance = f"{below_c:.0f} degrees below" if below_c > 0 else "not below"
             limit = f"the {self._limit_c:.0f} °C at which its clocks are lowered"
-            yield "hot", f"{values['temperature_c']:.0f} °C hot, {distance} {limit}; {COOLING}"
-        errors = values.get("ecc_uncorrected")
+            yield "hot", f"{temperature_c:.0f} °C hot, {distance} {limit}; {COOLING}"
+        errors = counters.get("ecc_uncorrected")
         if errors is not None and self._errors_before is None:
             self._errors_before = errors
             if errors:
@@ -134,8 +135,8 @@ class FaultWatch:
         elif errors and self._errors_before is not None and errors > self._errors_before:
             new = errors - self._errors_before
             yield "ECC", f"uncorrected ECC errors in this run: {new}; results may be wrong; {_CHECK}"
-        if values.get("remapping_failed"):
+        if counters.get("remapping_failed"):
             yield "remapping failed", "has bad memory that it could not replace; have it checked"
-        if values.get("remapping_pending"):
+        if counters.get("remapping_pending"):
             remedy = "'nvidia-smi --gpu-reset' after the run"
             yield "remapping pending", f"has bad memory that is replaced when the GPU is reset: {remedy}"

@@ -9,10 +9,7 @@ from typing import Any, NamedTuple
 import pynvml
 import torch
 
-_MOST_XIDS = 32
-"""Xid errors taken at once."""
-_NO_PERMISSION = "permission denied; give this user access to /dev/nvidiactl and /dev/nvidia*"
-_START_ERRORS = {
+_REMEDIES = {
     pynvml.NVMLError_LibraryNotFound: (
         "libnvidia-ml.so.1 is missing; give a container NVIDIA_DRIVER_CAPABILITIES=compute,utility"
     ),
@@ -20,9 +17,11 @@ _START_ERRORS = {
     pynvml.NVMLError_LibRmVersionMismatch: (
         "the NVIDIA driver was updated and the old one still runs; restart the machine"
     ),
-    pynvml.NVMLError_NoPermission: _NO_PERMISSION,
+    pynvml.NVMLError_NoPermission: (
+        "permission denied; give this user access to /dev/nvidiactl and /dev/nvidia*"
+    ),
 }
-"""Errors of nvmlInit -> why NVML cannot be used, and what to do."""
+"""Errors when NVML is opened -> why it cannot be used, and what to do."""
 _LOST = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
 _ABSENT = (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound, AttributeError)
 """Errors of values that this GPU, this driver or this pynvml does not have."""
@@ -49,8 +48,10 @@ class GpuReading(NamedTuple):
 
     ``utilisation`` is the share of the last sampling period in which a kernel ran, 0..1; ``pcie_rx_mb_s``
     the traffic into the GPU over 20 ms, in 10^6 bytes a second; ``memory_used_mb`` that of all processes, in
-    10^6 bytes. ECC errors are counted since the driver was loaded.
+    10^6 bytes.
     """
+    counters: Mapping[str, int]
+    """Memory errors since the driver was loaded, and rows of memory that were, or could not be, replaced."""
     throttling: frozenset[str] = frozenset()
     """Keys of ``THROTTLE_REASONS``; empty on an idle GPU."""
 
@@ -85,7 +86,7 @@ def open_gpu(device: torch.device) -> Iterator[NvmlGpu]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        raise NvmlUnavailable(_START_ERRORS.get(type(error), f"NVML does not start ({error})")) from None
+        raise NvmlUnavailable(_REMEDIES.get(type(error), f"NVML does not start ({error})")) from None
     try:
         gpu = NvmlGpu(pci_bus_id(device))
         try:
@@ -112,10 +113,9 @@ class NvmlGpu:
             self._handle = pynvml.nvmlDeviceGetHandleByPciBusId(bus_id)
         except _LOST as error:
             raise GpuLost(str(error)) from None
-        except pynvml.NVMLError_NoPermission:
-            raise NvmlUnavailable(_NO_PERMISSION) from None
         except pynvml.NVMLError as error:
-            raise NvmlUnavailable(f"NVML does not know the GPU {bus_id} ({error})") from None
+            unknown = f"NVML does not know the GPU {bus_id} ({error})"
+            raise NvmlUnavailable(_REMEDIES.get(type(error), unknown)) from None
         self.facts = self._read_facts()
         """Values that do not change, as far as they are known."""
         try:
@@ -149,7 +149,7 @@ class NvmlGpu:
             temperature = get("temperature", "nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU)
             if None not in (margin, temperature):
                 facts["slowdown_c"] = temperature + margin
-        return {name: value for name, value in facts.items() if value is not None}
+        return _known(facts)
 
     def read(self, thoroughly: bool = True) -> GpuReading:
         """Read the GPU; takes about a millisecond.
@@ -170,35 +170,28 @@ class NvmlGpu:
             "power_w": get("power", "nvmlDeviceGetPowerUsage", of=_thousandth),
             "sm_clock_mhz": get("SM clock", "nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM),
             "memory_clock_mhz": get("memory clock", "nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM),
-            **(self._read_rare() if thoroughly else {}),
         }
+        counters = {}
+        if thoroughly:
+            pcie = ("PCIe throughput", "nvmlDeviceGetPcieThroughput")  # in KB/s
+            values["pcie_rx_mb_s"] = get(*pcie, pynvml.NVML_PCIE_UTIL_RX_BYTES, of=_thousandth)
+            values["pcie_tx_mb_s"] = get(*pcie, pynvml.NVML_PCIE_UTIL_TX_BYTES, of=_thousandth)
+            ecc, volatile = ("ECC errors", "nvmlDeviceGetTotalEccErrors"), pynvml.NVML_VOLATILE_ECC
+            counters["ecc_corrected"] = get(*ecc, pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED, volatile)
+            counters["ecc_uncorrected"] = get(*ecc, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, volatile)
+            if rows := get("remapped rows", "nvmlDeviceGetRemappedRows"):
+                counters |= {"remapped_rows": rows[0] + rows[1], "remapping_pending": rows[2]}
+                counters["remapping_failed"] = rows[3]
         bits = get("throttle reasons", "nvmlDeviceGetCurrentClocksEventReasons") or 0
         reasons = [n for n in THROTTLE_REASONS if bits & getattr(pynvml, f"nvmlClocksEventReason{n}")]
-        return GpuReading(
-            {name: value for name, value in values.items() if value is not None},
-            frozenset() if bits & pynvml.nvmlClocksEventReasonGpuIdle else frozenset(reasons),
-        )
-
-    def _read_rare(self) -> dict[str, Any]:
-        get, volatile = self._get, pynvml.NVML_VOLATILE_ECC
-        ecc = ("ECC errors", "nvmlDeviceGetTotalEccErrors")
-        pcie = ("PCIe throughput", "nvmlDeviceGetPcieThroughput")  # in KB/s
-        rows: Any = get("remapped rows", "nvmlDeviceGetRemappedRows") or (None,) * 4
-        return {
-            "ecc_corrected": get(*ecc, pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED, volatile),
-            "ecc_uncorrected": get(*ecc, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, volatile),
-            "pcie_rx_mb_s": get(*pcie, pynvml.NVML_PCIE_UTIL_RX_BYTES, of=_thousandth),
-            "pcie_tx_mb_s": get(*pcie, pynvml.NVML_PCIE_UTIL_TX_BYTES, of=_thousandth),
-            "remapped_rows": None if None in rows else rows[0] + rows[1],
-            "remapping_pending": rows[2],
-            "remapping_failed": rows[3],
-        }
+        is_idle = bits & pynvml.nvmlClocksEventReasonGpuIdle
+        return GpuReading(_known(values), _known(counters), frozenset(() if is_idle else reasons))
 
     def take_xids(self) -> list[int]:
         """Critical errors (Xid numbers) reported by the driver since the last call."""
         xids: list[int] = []
         with contextlib.suppress(pynvml.NVMLError):  # a timeout: there are no more
-            while "Xid errors" not in self.left_out and len(xids) < _MOST_XIDS:
+            while "Xid errors" not in self.left_out:
                 xids.append(int(pynvml.nvmlEventSetWait(self._events, 0).eventData))
         return xids
 
@@ -226,3 +219,7 @@ class NvmlGpu:
 
 def _thousandth(value: float) -> float:
     return value * 1e-3
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -18,7 +18,6 @@ PERIOD_S = 1.0
 """Time between two readings."""
 _THOROUGH_EVERY = 5
 """Readings from one thorough one to the next."""
-_COUNTERS = ("ecc_corrected", "ecc_uncorrected", "remapped_rows")
 _END_S = 3.0
 """Time that the thread is given to end."""
 
@@ -103,7 +102,7 @@ class GpuSampler:
             before_s = now_s
             count += 1
             with self._lock:
-                self._facts |= {name: n for name, n in reading.values.items() if name in _COUNTERS}
+                self._facts |= reading.counters
                 self._recent.add(interval)
                 self._whole.add(interval)
             self._report(faults.see_left_out(gpu.left_out), is_general=True)

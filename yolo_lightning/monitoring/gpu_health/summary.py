@@ -11,17 +11,6 @@ from .nvml import GpuReading
 
 _LOAD = 0.5
 """Utilisation, 0..1, above which a GPU counts as loaded."""
-_SUMMARISED = (
-    "utilisation",
-    "memory_used_mb",
-    "temperature_c",
-    "power_w",
-    "sm_clock_mhz",
-    "memory_clock_mhz",
-    "pcie_rx_mb_s",
-    "pcie_tx_mb_s",
-)
-"""Values of a reading whose minimum, mean and maximum are kept."""
 _PEAKS = {"memory_used_mb", "temperature_c"}
 """Scalars that are the maximum over time; the others are means."""
 _OVER_RANKS = {
@@ -38,10 +27,7 @@ class Interval(NamedTuple):
     """The time up to a reading."""
 
     seconds: float
-    values: Mapping[str, float]
-    """Values of the reading."""
-    throttling: frozenset[str] = frozenset()
-    """Keys of ``THROTTLE_REASONS``."""
+    reading: GpuReading
     reference_mhz: float | None = None
     """SM clock without throttling."""
     is_bound: bool = False
@@ -50,7 +36,7 @@ class Interval(NamedTuple):
     @property
     def drop(self) -> float | None:
         """Share of the clock that throttling takes, 0..1; None if clocks are unknown."""
-        clock_mhz = self.values.get("sm_clock_mhz")
+        clock_mhz = self.reading.values.get("sm_clock_mhz")
         if clock_mhz is None or not self.reference_mhz:
             return None
         return max(0.0, 1 - clock_mhz / self.reference_mhz)
@@ -76,13 +62,11 @@ class ThrottleMeter:
 
     def see(self, reading: GpuReading, seconds: float) -> Interval:
         """Measure the interval of ``seconds`` that ends with this reading."""
-        values = reading.values
         if reading.throttling:
-            reference = self._seen_mhz or self._max_mhz
-            return Interval(seconds, values, reading.throttling, reference, not self._seen_mhz)
-        if values.get("utilisation", 1.0) >= _LOAD:
-            self._seen_mhz = max(values.get("sm_clock_mhz", 0.0), self._seen_mhz)
-        return Interval(seconds, values)
+            return Interval(seconds, reading, self._seen_mhz or self._max_mhz, not self._seen_mhz)
+        if reading.values.get("utilisation", 1.0) >= _LOAD:
+            self._seen_mhz = max(reading.values.get("sm_clock_mhz", 0.0), self._seen_mhz)
+        return Interval(seconds, reading)
 
 
 @dataclass
@@ -103,20 +87,18 @@ class Aggregate:
 
     def add(self, interval: Interval) -> None:
         """Add an interval and the reading at its end."""
-        for name in _SUMMARISED:
-            if (value := interval.values.get(name)) is None:
-                continue
+        for name, value in interval.reading.values.items():
             seen = self.values.setdefault(name, {"mean": 0.0, "min": value, "max": value, "readings": 0})
             seen["readings"] += 1
             seen["mean"] += (value - seen["mean"]) / seen["readings"]
             seen["min"] = min(seen["min"], value)
             seen["max"] = max(seen["max"], value)
         self.seconds += interval.seconds
-        for reason in interval.throttling:
+        for reason in interval.reading.throttling:
             self.throttled_seconds_by_reason[reason] = (
                 self.throttled_seconds_by_reason.get(reason, 0.0) + interval.seconds
             )
-        if interval.throttling:
+        if interval.reading.throttling:
             self.throttled_seconds += interval.seconds
             self.lost_seconds += interval.lost_s
             self.lost_is_upper_bound |= interval.is_bound and interval.lost_s > 0

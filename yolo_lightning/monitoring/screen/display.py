@@ -26,7 +26,7 @@ class Bar:
 
     label: str
     total: float
-    """Value of ``done`` at the end; infinite if it is unknown."""
+    """Value of ``done`` at the end."""
     began_s: float
     """Start, by the clock that is also given for drawing."""
     done: int = 0
