@@ -24,8 +24,8 @@ from tests.support.fake_nvml import (
 )
 from yolo_lightning.monitoring.gpu_health import nvml
 from yolo_lightning.monitoring.gpu_health.nvml import (
+    LOST,
     THROTTLE_REASONS,
-    GpuLost,
     GpuReading,
     NvmlGpu,
     NvmlUnavailable,
@@ -157,7 +157,7 @@ def test_a_lost_gpu_is_told_with_its_last_error(error: str, opened: Any) -> None
     fake, gpu = opened(State(), State(xids=(79,), errors={"*": error}))
     gpu.read()
     fake.clock()
-    with pytest.raises(GpuLost, match="GPU"):
+    with pytest.raises(LOST, match="GPU"):
         gpu.read()
     assert gpu.take_xids() == [79]
 
@@ -171,7 +171,7 @@ def test_a_lost_gpu_is_told_with_its_last_error(error: str, opened: Any) -> None
             f"does not know the GPU {PCI_BUS_ID}",
         ),
         ({"nvmlDeviceGetHandleByPciBusId": "NoPermission"}, NvmlUnavailable, "permission denied"),
-        ({"nvmlDeviceGetHandleByPciBusId": "GpuIsLost"}, GpuLost, "GPU is lost"),
+        ({"nvmlDeviceGetHandleByPciBusId": "GpuIsLost"}, pynvml.NVMLError_GpuIsLost, "GPU is lost"),
     ],
 )
 def test_a_gpu_that_is_not_found_leaves_nothing_open(

@@ -22,7 +22,8 @@ _REMEDIES = {
     ),
 }
 """Errors when NVML is opened -> why it cannot be used, and what to do."""
-_LOST = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
+LOST = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
+"""Errors of a GPU to which the driver has lost access."""
 _ABSENT = (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound, AttributeError)
 """Errors of values that this GPU, this driver or this pynvml does not have."""
 
@@ -60,10 +61,6 @@ class NvmlUnavailable(Exception):
     """NVML cannot be used; the message is a clause that says why and what to do."""
 
 
-class GpuLost(Exception):
-    """The driver has lost access to the GPU; the message is NVML's."""
-
-
 def is_nvidia(device: torch.device) -> bool:
     """Tell if a device is an NVIDIA GPU; with ROCm none is."""
     return device.type == "cuda" and torch.version.cuda is not None
@@ -81,7 +78,7 @@ def open_gpu(device: torch.device) -> Iterator[NvmlGpu]:
 
     Raises:
         NvmlUnavailable: NVML cannot be used, or does not know the GPU.
-        GpuLost: the GPU is not accessible.
+        LOST: the GPU is not accessible.
     """
     try:
         pynvml.nvmlInit()
@@ -111,8 +108,8 @@ class NvmlGpu:
         self._events: Any = None
         try:
             self._handle = pynvml.nvmlDeviceGetHandleByPciBusId(bus_id)
-        except _LOST as error:
-            raise GpuLost(str(error)) from None
+        except LOST:
+            raise
         except pynvml.NVMLError as error:
             unknown = f"NVML does not know the GPU {bus_id} ({error})"
             raise NvmlUnavailable(_REMEDIES.get(type(error), unknown)) from None
@@ -158,7 +155,7 @@ class NvmlGpu:
             thoroughly: also read values that change rarely, and the PCIe counters (20 ms each).
 
         Raises:
-            GpuLost: the driver has lost access to it.
+            LOST: the driver has lost access to it.
         """
         get = self._get
         values = {
@@ -209,8 +206,8 @@ class NvmlGpu:
 
     def _leave_out(self, title: str, error: Exception) -> None:
         """Remember that a value is not available; any other error may pass."""
-        if isinstance(error, _LOST):
-            raise GpuLost(str(error)) from None
+        if isinstance(error, LOST):
+            raise error
         if isinstance(error, pynvml.NVMLError_NoPermission):
             self.left_out[title] = "permission denied for"
         elif isinstance(error, _ABSENT):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .faults import FaultWatch
-from .nvml import GpuLost, NvmlGpu, NvmlUnavailable, open_gpu
+from .nvml import LOST, NvmlGpu, NvmlUnavailable, open_gpu
 from .summary import Aggregate, ThrottleMeter
 
 PERIOD_S = 1.0
@@ -81,7 +81,7 @@ class GpuSampler:
             with open_gpu(self._device) as gpu:
                 faults = FaultWatch(gpu.facts, self._where)
                 self._watch(gpu, faults)
-        except GpuLost as error:
+        except LOST as error:
             self._report(faults.lost(error))
         except NvmlUnavailable as error:
             self._report([f"{title}: not watched: {error}"], is_general=True)

@@ -94,10 +94,9 @@ class Aggregate:
             seen["min"] = min(seen["min"], value)
             seen["max"] = max(seen["max"], value)
         self.seconds += interval.seconds
+        by_reason = self.throttled_seconds_by_reason
         for reason in interval.reading.throttling:
-            self.throttled_seconds_by_reason[reason] = (
-                self.throttled_seconds_by_reason.get(reason, 0.0) + interval.seconds
-            )
+            by_reason[reason] = by_reason.get(reason, 0.0) + interval.seconds
         if interval.reading.throttling:
             self.throttled_seconds += interval.seconds
             self.lost_seconds += interval.lost_s

@@ -22,7 +22,7 @@ from ..metric_names import number
 from ..tensorboard.writer import writer_of
 from .display import Bar, Display, NotebookDisplay
 from .epoch_table import EpochTable, metric_table
-from .time_left import Estimate, TimeLeft, left_text, time_left
+from .time_left import TimeLeft, left_text, time_left
 
 _LOSS_INTERVAL_S = 1.0
 """Losses are read at most this often: reading waits for the device."""
@@ -195,8 +195,8 @@ class EpochProgress(ProgressBar):
         cells["images/s"] = number(metrics.get("perf/images_per_second"), ".1f")
         cells["data wait"] = number(metrics.get("perf/data_wait_fraction"), ".0%")
         cells["seconds"] = number(self._epoch_seconds, ".1f")
-        left = Estimate(0.0, False) if is_last else self._time_left.after_epoch()
-        cells["left"] = left_text(trainer, left) or "-"
+        left = clock(0) if is_last else left_text(trainer, self._time_left.after_epoch())
+        cells["left"] = left or "-"
         is_best = self._best.get("epoch") == self._epoch
         header, row = self._table.lines(cells, is_best, self._display.width)
         if header:

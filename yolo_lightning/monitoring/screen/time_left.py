@@ -75,22 +75,17 @@ class TimeLeft:
 
     def after_epoch(self) -> Estimate | None:
         """Time from the end of this epoch to the end of the run; None until two batches were measured."""
-        later = self.epochs - self._epoch - 1
-        return self._estimate(later * self.batches, self._validations(self._epoch + 1), later, [])
+        return self._estimate(self._epoch + 1, 0, [])
 
     def within_epoch(self, batches: int) -> Estimate | None:
         """Time from the middle of an epoch, after some of its batches, to the end of the run."""
-        coming = self.epochs - self._epoch
-        rest = coming * self.batches - batches
-        return self._estimate(rest, self._validations(self._epoch), coming, self._validated)
+        return self._estimate(self._epoch, batches, self._validated)
 
-    def _validations(self, first: int) -> int:
-        """Number of validations from epoch ``first`` on."""
-        every = self.validates_every
-        return self.epochs // every - first // every if every else 0
-
-    def _estimate(self, batches: int, validations: int, ends: int, done: list[float]) -> Estimate | None:
-        """Time of what is left; ``done`` is the time of that part of the validations that is over."""
+    def _estimate(self, epoch: int, batches_done: int, done: list[float]) -> Estimate | None:
+        """Time from ``epoch`` on, without its batches and the time of its validations that are over."""
+        ends, every = self.epochs - epoch, self.validates_every
+        batches = ends * self.batches - batches_done
+        validations = self.epochs // every - epoch // every if every else 0
         if not self.epochs or (batches and not self._batches_s):
             return None
         batch_s = fmean(self._batches_s) if batches else 0.0
