@@ -102,7 +102,8 @@ class FaultWatch:
         episode = self._episodes.get(reason)
         if episode is None or now_s - episode.seen_s >= _GAP_S:
             episode = self._episodes[reason] = _Episode(now_s - interval.seconds, now_s)
-        episode.seen_s, sums = now_s, episode.sums
+        episode.seen_s = now_s
+        sums = episode.sums
         sums.add(interval)
         if sums.seconds < _THROTTLED_S:
             return
@@ -111,9 +112,8 @@ class FaultWatch:
             why += f" of {self._power_limit_w:.0f} W"
         clocks = loss = ""
         if interval.drop is not None:
-            clocks = (
-                f"{sums.values['sm_clock_mhz']['mean']:.0f} MHz instead of {interval.reference_mhz:.0f} MHz "
-            )
+            mean_mhz = sums.values["sm_clock_mhz"]["mean"]
+            clocks = f"{mean_mhz:.0f} MHz instead of {interval.reference_mhz:.0f} MHz "
             about = "at most" if sums.lost_is_upper_bound else "about"
             loss = f", which cost {about} {sums.lost_seconds:.1f} s"
         times = f"in {sums.seconds:.0f} of the last {now_s - episode.began_s:.0f} s"
@@ -121,7 +121,8 @@ class FaultWatch:
 
     def _others(self, reading: GpuReading) -> Iterator[tuple[str, str]]:
         """Name and text of all other faults that are there."""
-        temperature_c, counters = reading.values.get("temperature_c", -math.inf), reading.counters
+        counters = reading.counters
+        temperature_c = reading.values.get("temperature_c", -math.inf)
         below_c = self._limit_c - temperature_c
         if below_c <= _NEAR_LIMIT_C:
             distance = f"{below_c:.0f} degrees below" if below_c > 0 else "not below"

@@ -129,7 +129,8 @@ class NvmlGpu:
                 pynvml.nvmlEventSetFree(self._events)
 
     def _read_facts(self) -> dict[str, Any]:
-        get, threshold = self._get, "nvmlDeviceGetTemperatureThreshold"
+        get = self._get
+        threshold = "nvmlDeviceGetTemperatureThreshold"
         facts = {
             "index": get("index", "nvmlDeviceGetIndex"),
             "name": get("name", "nvmlDeviceGetName"),
@@ -170,15 +171,17 @@ class NvmlGpu:
         }
         counters = {}
         if thoroughly:
+            ecc = ("ECC errors", "nvmlDeviceGetTotalEccErrors")
+            volatile = pynvml.NVML_VOLATILE_ECC
             pcie = ("PCIe throughput", "nvmlDeviceGetPcieThroughput")  # in KB/s
             values["pcie_rx_mb_s"] = get(*pcie, pynvml.NVML_PCIE_UTIL_RX_BYTES, of=_thousandth)
             values["pcie_tx_mb_s"] = get(*pcie, pynvml.NVML_PCIE_UTIL_TX_BYTES, of=_thousandth)
-            ecc, volatile = ("ECC errors", "nvmlDeviceGetTotalEccErrors"), pynvml.NVML_VOLATILE_ECC
             counters["ecc_corrected"] = get(*ecc, pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED, volatile)
             counters["ecc_uncorrected"] = get(*ecc, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, volatile)
-            if rows := get("remapped rows", "nvmlDeviceGetRemappedRows"):
-                counters |= {"remapped_rows": rows[0] + rows[1], "remapping_pending": rows[2]}
-                counters["remapping_failed"] = rows[3]
+            rows: Any = get("remapped rows", "nvmlDeviceGetRemappedRows")
+            if rows is not None:
+                corrected, uncorrected, counters["remapping_pending"], counters["remapping_failed"] = rows
+                counters["remapped_rows"] = corrected + uncorrected
         bits = get("throttle reasons", "nvmlDeviceGetCurrentClocksEventReasons") or 0
         reasons = [n for n in THROTTLE_REASONS if bits & getattr(pynvml, f"nvmlClocksEventReason{n}")]
         is_idle = bits & pynvml.nvmlClocksEventReasonGpuIdle

@@ -76,7 +76,8 @@ class GpuSampler:
 
     def _run(self) -> None:
         """Sample until stopped, or until there is nothing to sample; raises nothing."""
-        title, faults = f"GPU health{self._where}", FaultWatch({}, self._where)
+        title = f"GPU health{self._where}"
+        faults = FaultWatch({}, self._where)
         try:
             with open_gpu(self._device) as gpu:
                 faults = FaultWatch(gpu.facts, self._where)

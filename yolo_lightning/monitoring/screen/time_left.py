@@ -12,8 +12,10 @@ from lightning.pytorch.callbacks import Timer
 
 from ...system.text import clock
 
-_EPOCHS, _BATCHES = 5, 1000
-"""Recent epochs that count, and at most so many batches: the pace changes, as when mosaic is switched off."""
+_EPOCHS = 5
+"""Recent epochs that count: the pace changes, as when mosaic is switched off."""
+_BATCHES = 1000
+"""Most batches that count."""
 
 
 class Estimate(NamedTuple):
@@ -36,7 +38,8 @@ class TimeLeft:
     """
 
     def __init__(self, epochs: int, batches: int, validates_every: int) -> None:
-        self.epochs, self.batches = epochs, batches
+        self.epochs = epochs
+        self.batches = batches
         self.validates_every = validates_every
         self._batches_s: deque[float] = deque(maxlen=min(_EPOCHS * batches, _BATCHES))
         self._validations_s: deque[float] = deque(maxlen=_EPOCHS)
@@ -83,7 +86,8 @@ class TimeLeft:
 
     def _estimate(self, epoch: int, batches_done: int, done: list[float]) -> Estimate | None:
         """Time from ``epoch`` on, without its batches and the time of its validations that are over."""
-        ends, every = self.epochs - epoch, self.validates_every
+        every = self.validates_every
+        ends = self.epochs - epoch
         batches = ends * self.batches - batches_done
         validations = self.epochs // every - epoch // every if every else 0
         if not self.epochs or (batches and not self._batches_s):
@@ -98,7 +102,8 @@ class TimeLeft:
 
 def time_left(trainer: Trainer) -> TimeLeft:
     """Make the estimator of a run; without estimates if something else than the number of epochs ends it."""
-    epochs, batches = trainer.max_epochs or 0, trainer.num_training_batches
+    epochs = trainer.max_epochs or 0
+    batches = trainer.num_training_batches
     if epochs < 1 or trainer.max_steps >= 0 or math.isinf(batches):
         return TimeLeft(0, 0, 0)
     every = trainer.check_val_every_n_epoch if trainer.enable_validation else 0
