@@ -66,26 +66,13 @@ class GpuHealth(Callback):
         pl_module.log_dict(values, sync_dist=True, rank_zero_only=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish(trainer, pl_module, with_table=True)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        was_stopped = isinstance(exception, KeyboardInterrupt | SystemExit)  # by the user, not by an error
-        with contextlib.suppress(Exception):  # an error here would hide the one that ends the run
-            self._finish(trainer, pl_module, with_table=was_stopped)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._sampler is not None:
-            self._sampler.stop()
-            self._sampler = None
-
-    def _finish(self, trainer: Trainer, pl_module: LightningModule, with_table: bool) -> None:
         """Stop and report, without asking other ranks, which may be gone."""
         sampler = self._sampler
         self.teardown(trainer, pl_module, "fit")
         if sampler is None or not trainer.is_global_zero:
             return
         reports = [_report(sampler, trainer), *self._reports[1:]]
-        if with_table and (lines := table(reports)):
+        if lines := table(reports):
             pl_module.print("\n".join(lines))
         devices = [report for report in reports if report.keys() > {"rank", "host"}]
         if devices:
@@ -94,6 +81,15 @@ class GpuHealth(Callback):
                 write_whole(path, json.dumps({"period_seconds": PERIOD_S, "devices": devices}, indent=2))
             except OSError as error:
                 warnings.warn(f"{path} could not be written: {error}", stacklevel=2)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        with contextlib.suppress(Exception):  # an error here would hide the one that ends the run
+            self.on_train_end(trainer, pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._sampler is not None:
+            self._sampler.stop()
+            self._sampler = None
 
 
 def _report(sampler: GpuSampler, trainer: Trainer) -> dict[str, Any]:
