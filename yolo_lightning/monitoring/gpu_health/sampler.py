@@ -115,5 +115,5 @@ class GpuSampler:
             if not is_general:
                 self._faults.append(line)
             if not is_general or self._says_general:
-                with contextlib.suppress(OSError, ValueError):  # the output may be closed
+                with contextlib.suppress(Exception):  # the output may be closed, or training may be over
                     self._say(line)
