@@ -1,4 +1,4 @@
-"""In the place of pynvml: one GPU that plays a recording, with pynvml's names, constants and errors."""
+"""In the place of pynvml's functions: one GPU that plays a recording, with pynvml's constants and errors."""
 
 from __future__ import annotations
 
@@ -8,39 +8,15 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from yolo_lightning.monitoring.gpu_health.nvml import GpuIdentity
+import pynvml
+import pytest
+import torch
 
-UUID = "8f1c2d3e-0000-1111-2222-333344445555"
-IDENTITY = GpuIdentity(UUID, "00000000:3b:00.0")
+from yolo_lightning.monitoring.gpu_health import nvml, sampler
 
-
-class NVMLError(Exception):
-    """As in pynvml: each code has a class of its own."""
-
-    value = 0
-
-    def __str__(self) -> str:
-        return f"NVML error {self.value}"
-
-
-def _error(name: str, code: int) -> type[NVMLError]:
-    return type(f"NVMLError_{name}", (NVMLError,), {"value": code})
-
-
-ERRORS = {
-    "InvalidArgument": 2,
-    "NotSupported": 3,
-    "NoPermission": 4,
-    "NotFound": 6,
-    "DriverNotLoaded": 9,
-    "Timeout": 10,
-    "LibraryNotFound": 12,
-    "FunctionNotFound": 13,
-    "GpuIsLost": 15,
-    "ResetRequired": 16,
-    "LibRmVersionMismatch": 18,
-    "Unknown": 999,
-}
+DEVICE = torch.device("cpu")
+"""The device that is said to be the GPU."""
+PCI_BUS_ID = "00000000:3b:00.0"
 POWER, HW, HEAT, HW_HEAT, BRAKE = 4, 8, 32, 64, 128
 """Bits of reasons for lower clocks."""
 IDLE, APPLICATION, SYNC = 1, 2, 16
@@ -73,38 +49,13 @@ class FakeNvml:
 
     Args:
         recording: each state lasts for one second; the last one stays.
-        missing: functions that this pynvml does not have.
         init: name of the error that starting NVML ends with.
-        mig: whether the identity is that of an instance of the GPU.
     """
-
-    NVMLError = NVMLError
-    NVML_TEMPERATURE_GPU = 0
-    NVML_TEMPERATURE_THRESHOLD_SLOWDOWN = 1
-    NVML_TEMPERATURE_THRESHOLD_GPU_MAX = 3
-    NVML_CLOCK_SM = 1
-    NVML_CLOCK_MEM = 2
-    NVML_MEMORY_ERROR_TYPE_CORRECTED = 0
-    NVML_MEMORY_ERROR_TYPE_UNCORRECTED = 1
-    NVML_VOLATILE_ECC = 0
-    NVML_PCIE_UTIL_TX_BYTES = 0
-    NVML_PCIE_UTIL_RX_BYTES = 1
-    NVML_PAGE_RETIREMENT_CAUSE_MULTIPLE_SINGLE_BIT_ECC_ERRORS = 0
-    NVML_PAGE_RETIREMENT_CAUSE_DOUBLE_BIT_ECC_ERROR = 1
-    nvmlEventTypeXidCriticalError = 8
-    nvmlClocksEventReasonGpuIdle = IDLE
-    nvmlClocksEventReasonSwPowerCap = POWER
-    nvmlClocksEventReasonHwSlowdown = HW
-    nvmlClocksEventReasonSwThermalSlowdown = HEAT
-    nvmlClocksEventReasonHwThermalSlowdown = HW_HEAT
-    nvmlClocksEventReasonHwPowerBrakeSlowdown = BRAKE
 
     def __init__(
         self,
         recording: Sequence[State] = (State(),),
-        missing: Sequence[str] = (),
         init: str | None = None,
-        mig: bool = False,
     ) -> None:
         self.recording = recording
         self.now_s = 0.0
@@ -118,15 +69,16 @@ class FakeNvml:
         self._state = State() if not recording else recording[0]
         self._xids: list[int] = []
         self._init = init
-        self._mig = mig
-        self._missing = missing
 
-    def __getattribute__(self, name: str) -> Any:
-        if name.startswith("NVMLError_"):
-            return _CLASSES[name.removeprefix("NVMLError_")]
-        if name.startswith("nvml") and name in object.__getattribute__(self, "_missing"):
-            raise AttributeError(name)
-        return object.__getattribute__(self, name)
+    def install(self, patch: pytest.MonkeyPatch) -> FakeNvml:
+        """Puts itself in the place of pynvml's functions, and its GPU and its clock in that of the run."""
+        for name in dir(self):
+            if name.startswith("nvml"):
+                patch.setattr(pynvml, name, getattr(self, name))
+        patch.setattr(nvml, "pci_bus_id", lambda device: PCI_BUS_ID)
+        patch.setattr(sampler, "monotonic", self.clock)
+        patch.setattr(sampler, "PERIOD_S", 1e-3)
+        return self
 
     def clock(self) -> float:
         """Goes to the next state, a second later."""
@@ -143,30 +95,20 @@ class FakeNvml:
         errors = self._state.errors
         name = errors.get(function, errors.get("*"))
         if name:
-            raise _CLASSES[name]
+            raise _error(name)
 
     def nvmlInit(self) -> None:
         if self._init:
-            raise _CLASSES[self._init]
+            raise _error(self._init)
         self.users += 1
 
     def nvmlShutdown(self) -> None:
         self.users -= 1
 
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Any:
-        self._fail("nvmlDeviceGetHandleByUUID")
-        if uuid != f"{'MIG' if self._mig else 'GPU'}-{UUID}":
-            raise _CLASSES["NotFound"]
-        return "instance" if self._mig else "gpu"
-
     def nvmlDeviceGetHandleByPciBusId(self, pciBusId: str) -> Any:
         self._fail("nvmlDeviceGetHandleByPciBusId")
-        if pciBusId != IDENTITY.pci_bus_id:
-            raise _CLASSES["NotFound"]
-        return "gpu"
-
-    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, migDevice: Any) -> Any:
-        assert migDevice == "instance"
+        if pciBusId != PCI_BUS_ID:
+            raise _error("NotFound")
         return "gpu"
 
     def _ask(self, handle: Any, function: str) -> State:
@@ -191,7 +133,7 @@ class FakeNvml:
         return SimpleNamespace(total=80_000_000_000, used=state.memory_used, free=0)
 
     def nvmlDeviceGetTemperature(self, handle: Any, sensor: int) -> int:
-        assert sensor == self.NVML_TEMPERATURE_GPU
+        assert sensor == pynvml.NVML_TEMPERATURE_GPU
         return self._ask(handle, "nvmlDeviceGetTemperature").temperature
 
     def nvmlDeviceGetTemperatureThreshold(self, handle: Any, threshold: int) -> int:
@@ -219,20 +161,13 @@ class FakeNvml:
     def nvmlDeviceGetCurrentClocksEventReasons(self, handle: Any) -> int:
         return self._ask(handle, "nvmlDeviceGetCurrentClocksEventReasons").reasons
 
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: Any) -> int:
-        return self._ask(handle, "nvmlDeviceGetCurrentClocksThrottleReasons").reasons
-
     def nvmlDeviceGetTotalEccErrors(self, handle: Any, errorType: int, counterType: int) -> int:
-        assert counterType == self.NVML_VOLATILE_ECC
+        assert counterType == pynvml.NVML_VOLATILE_ECC
         return self._ask(handle, "nvmlDeviceGetTotalEccErrors").ecc[errorType]
 
     def nvmlDeviceGetRemappedRows(self, device: Any) -> tuple[int, int, int, int]:
         self.rare_looks += 1
         return self._ask(device, "nvmlDeviceGetRemappedRows").rows
-
-    def nvmlDeviceGetRetiredPages(self, device: Any, sourceFilter: int) -> list[int]:
-        self._ask(device, "nvmlDeviceGetRetiredPages")
-        return [4096] * (sourceFilter + 1)
 
     def nvmlDeviceGetPcieThroughput(self, device: Any, counter: int) -> int:
         return self._ask(device, "nvmlDeviceGetPcieThroughput").pcie_kb_s[counter]
@@ -244,16 +179,17 @@ class FakeNvml:
 
     def nvmlDeviceRegisterEvents(self, handle: Any, eventTypes: int, eventSet: Any) -> None:
         self._ask(handle, "nvmlDeviceRegisterEvents")
-        assert (eventTypes, eventSet) == (self.nvmlEventTypeXidCriticalError, "events")
+        assert (eventTypes, eventSet) == (pynvml.nvmlEventTypeXidCriticalError, "events")
 
     def nvmlEventSetWait(self, eventSet: Any, timeoutms: int) -> Any:
         assert (eventSet, timeoutms) == ("events", 0)
         if not self._xids:
-            raise _CLASSES["Timeout"]
+            raise _error("Timeout")
         return SimpleNamespace(eventType=8, eventData=self._xids.pop(0))
 
     def nvmlEventSetFree(self, eventSet: Any) -> None:
         self.sets -= 1
 
 
-_CLASSES = {name: _error(name, code) for name, code in ERRORS.items()}
+def _error(name: str) -> pynvml.NVMLError:
+    return getattr(pynvml, f"NVMLError_{name}")()

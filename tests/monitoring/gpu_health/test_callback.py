@@ -2,41 +2,30 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import threading
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from tests.support.fake_nvml import HEAT, IDENTITY, FakeNvml, State
+from tests.support.fake_nvml import HEAT, FakeNvml, State
 from tests.support.processes import free_port, side_by_side
-from tests.support.stall_run import Logged, Tiny
-from yolo_lightning.monitoring.gpu_health import callback as gpu_health
-from yolo_lightning.monitoring.gpu_health import sampler
+from tests.support.stall_run import Tiny
+from yolo_lightning.monitoring.gpu_health import callback, sampler
 from yolo_lightning.monitoring.gpu_health.callback import GpuHealth
-from yolo_lightning.monitoring.gpu_health.faults import Message
-from yolo_lightning.monitoring.gpu_health.nvml import open_gpu
-from yolo_lightning.monitoring.gpu_health.sampler import GpuSampler
 
 WELL = State()
 SLOW = State(sm_clock=990, reasons=HEAT)
 PATIENCE_S = 200
 
 
-@pytest.fixture(autouse=True)
-def threads_may_be_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a thread may take long to end, and training long to take its messages."""
-    be_patient(monkeypatch)
-
-
-def be_patient(patch: pytest.MonkeyPatch) -> None:
+def install(fake: FakeNvml, patch: pytest.MonkeyPatch) -> None:
+    """Say that the CPU is the GPU of the fake. On a busy machine a thread may take long to end."""
+    fake.install(patch)
+    patch.setattr(callback, "is_nvidia", lambda device: True)
     patch.setattr(sampler, "_END_S", PATIENCE_S)
-    patch.setattr(gpu_health, "GpuSampler", partial(GpuSampler, late_s=math.inf))
 
 
 class Watched(Tiny):
@@ -59,13 +48,15 @@ class Watched(Tiny):
 
 def fit(fake: FakeNvml, folder: Path, fail: type[BaseException] | None = None, epochs: int = 2) -> Trainer:
     """Train on a CPU that is said to be the GPU of the fake."""
-    health = GpuHealth(folder, period_s=1e-3, nvml=fake, find=lambda device: IDENTITY, clock=fake.clock)
     trainer = Trainer(
         default_root_dir=folder, max_epochs=epochs, accelerator="cpu", devices=1, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[health],
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[GpuHealth(folder)],
     )  # fmt: skip
     module = Watched(fake, fail)
-    trainer.fit(module)
+    with pytest.MonkeyPatch.context() as patch:
+        install(fake, patch)
+        trainer.fit(module)
     assert module.steps == 3 * epochs
     return trainer
 
@@ -79,7 +70,7 @@ def is_over(fake: FakeNvml) -> bool:
 FAULTS = {
     "throttling": ([WELL, *[SLOW] * 15], "clocks are lowered by heat: 990 MHz instead of 1980 MHz"),
     "near the limit": ([WELL, *[State(temperature=85)] * 10], "85 °C hot, 2 degrees below the 87 °C"),
-    "lost": ([WELL, WELL, State(errors={"*": "GpuIsLost"})], "lost (NVML: NVML error 15)"),
+    "lost": ([WELL, WELL, State(errors={"*": "GpuIsLost"})], "lost (NVML: GPU is lost)"),
     "permission": (
         [State(errors={"nvmlDeviceGetPowerUsage": "NoPermission"})] * 5,
         "permission denied for power: not watched",
@@ -100,7 +91,7 @@ def test_a_fault_is_one_line_and_training_goes_on(
     told = [line for line in lines if line.startswith("GPU 3 (NVIDIA Test): ")]
     assert [text in line for line in told] == [True]
     [device] = json.loads((tmp_path / "gpu_health.json").read_text())["devices"]
-    assert device["faults"] == told
+    assert device["faults"] == (told if fault != "permission" else [])
     assert is_over(fake)
 
 
@@ -135,7 +126,7 @@ def test_the_thread_ends_with_a_fit_that_fails(
     assert is_over(fake)
     output = capsys.readouterr().out
     assert output.count("Xid 31") == 1
-    assert ("GPU health: mean" in output) == (error is SystemExit)  # which stops a run from outside
+    assert "GPU health: mean" in output
     assert (tmp_path / "gpu_health.json").exists()
 
 
@@ -179,20 +170,6 @@ def test_a_file_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
         fit(fake, tmp_path, epochs=1)
 
 
-def test_a_line_is_printed_at_the_end_of_the_batch() -> None:
-    health = GpuHealth()
-    trainer: Any = SimpleNamespace(is_global_zero=True)
-    module: Any = Logged()
-    health.on_train_batch_end(trainer, module, None, None, 0)
-    health._sampler = GpuSampler(lambda: open_gpu(IDENTITY, FakeNvml()))
-    health.on_train_batch_end(trainer, module, None, None, 0)
-    assert module.printed == []
-    health._sampler._say([Message("gpu", "one"), Message("gpu", "two")])
-    health.on_train_batch_end(trainer, module, None, None, 0)
-    health.on_train_batch_end(trainer, module, None, None, 0)
-    assert module.printed == ["one", "two"]
-
-
 def _work(rank: int, port: int, folder: str) -> None:
     """A rank of a run that torchrun has started; the GPU of rank 1 is hot."""
     import os
@@ -203,13 +180,12 @@ def _work(rank: int, port: int, folder: str) -> None:
     }  # fmt: skip
     unread = {"nvmlDeviceGetTotalEccErrors": "NotSupported"}
     fake = FakeNvml([State(temperature=60 + 25 * rank, power_mw=100_000 * (rank + 1), errors=unread)] * 5)
-    health = GpuHealth(folder, period_s=1e-3, nvml=fake, find=lambda device: IDENTITY, clock=fake.clock)
     trainer = Trainer(
         default_root_dir=folder, max_epochs=1, accelerator="cpu", devices=2, strategy="ddp", logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[health],
-        use_distributed_sampler=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[GpuHealth(folder)], use_distributed_sampler=False,
     )  # fmt: skip
-    be_patient(pytest.MonkeyPatch())  # this process ends with it
+    install(fake, pytest.MonkeyPatch())  # this process ends with it
     output = Path(folder) / f"{rank}.txt"
     with output.open("w") as stream, contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
         trainer.fit(Watched(fake))

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,28 +13,28 @@ import torch
 
 from tests.support.fake_nvml import (
     APPLICATION,
-    ERRORS,
+    DEVICE,
     HEAT,
-    IDENTITY,
     IDLE,
+    PCI_BUS_ID,
     POWER,
     SYNC,
-    UUID,
     FakeNvml,
     State,
 )
 from yolo_lightning.monitoring.gpu_health import nvml
 from yolo_lightning.monitoring.gpu_health.nvml import (
-    GpuIdentity,
-    GpuLost,
+    LOST,
+    THROTTLE_REASONS,
+    GpuReading,
     NvmlGpu,
     NvmlUnavailable,
-    identify,
+    is_nvidia,
     open_gpu,
+    pci_bus_id,
 )
-from yolo_lightning.monitoring.gpu_health.readings import COSTLY_REASONS, GpuReading
 
-REASONS = {f"nvmlClocksEventReason{name}" for name in (*COSTLY_REASONS, "GpuIdle")}
+REASONS = {f"nvmlClocksEventReason{name}" for name in THROTTLE_REASONS}
 
 
 def names_in_use() -> set[str]:
@@ -42,168 +43,151 @@ def names_in_use() -> set[str]:
 
 
 def test_all_names_in_use_are_pynvmls_and_the_fakes() -> None:
-    names = names_in_use() - {"nvmlClocksEventReason", "nvmlClocksThrottleReason"}  # completed below
-    assert len(names) > 50
+    names = names_in_use() - {"nvmlClocksEventReason"}  # completed above
+    assert len(names) > 40
     assert [name for name in sorted(names) if not hasattr(pynvml, name)] == []
-    assert [name for name in sorted(names) if not hasattr(FakeNvml(), name)] == []
+    functions = [name for name in sorted(names) if callable(getattr(pynvml, name)) and name[0] == "n"]
+    assert len(functions) > 20
+    assert [name for name in functions if not hasattr(FakeNvml(), name)] == []
 
 
 def test_the_fake_is_like_pynvml() -> None:
-    names = [name for name in dir(FakeNvml) if name.startswith(("nvml", "NVML_"))]
-    for name in names:
+    for name in (name for name in dir(FakeNvml) if name.startswith("nvml")):
         ours, theirs = getattr(FakeNvml(), name), getattr(pynvml, name)
-        if callable(ours):
-            assert [*inspect.signature(ours).parameters] == [*inspect.signature(theirs).parameters], name
-        else:
-            assert ours == theirs, name
-    for name, code in ERRORS.items():
-        error = getattr(pynvml, f"NVMLError_{name}")
-        assert issubclass(error, pynvml.NVMLError)
-        assert error().value == code == getattr(FakeNvml(), f"NVMLError_{name}").value
+        assert [*inspect.signature(ours).parameters] == [*inspect.signature(theirs).parameters], name
+    reasons = {"SwPowerCap": POWER, "SwThermalSlowdown": HEAT, "GpuIdle": IDLE, "SyncBoost": SYNC}
+    for name, bit in reasons.items():
+        assert getattr(pynvml, f"nvmlClocksEventReason{name}") == bit
 
 
-def test_older_names_of_the_reasons_have_the_same_bits() -> None:
-    for name in REASONS:
-        assert getattr(pynvml, name) == getattr(pynvml, name.replace("Event", "Throttle"))
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A function that makes a GPU at its first state."""
+    with ExitStack() as stack:
+
+        def make(*states: State) -> tuple[FakeNvml, NvmlGpu]:
+            fake = FakeNvml(states).install(monkeypatch)
+            gpu = stack.enter_context(open_gpu(DEVICE))
+            fake.clock()
+            return fake, gpu
+
+        yield make
 
 
-def opened(*states: State, **options: Any) -> tuple[FakeNvml, NvmlGpu]:
-    """A GPU at its first state."""
-    fake = FakeNvml(states, **options)
-    gpu = open_gpu(IDENTITY, fake)
-    fake.clock()
-    return fake, gpu
-
-
-def test_values_have_their_units() -> None:
+def test_values_have_their_units(opened: Any) -> None:
     state = State(
         utilisation=75, memory_used=2_500_000, temperature=71, power_mw=350_500, sm_clock=1755,
         reasons=HEAT | POWER, ecc=(7, 2), rows=(1, 2, 1, 0), pcie_kb_s=(2_000_000, 500_000), xids=(31, 43),
     )  # fmt: skip
     _, gpu = opened(state)
-    assert gpu.read() == GpuReading(
-        utilisation=0.75, memory_used_mb=2.5, temperature_c=71, power_w=350.5, sm_clock_mhz=1755,
-        memory_clock_mhz=2619, throttling=frozenset({"SwThermalSlowdown", "SwPowerCap"}), is_idle=False,
-        pcie_rx_mb_s=500, pcie_tx_mb_s=2000, ecc_corrected=7, ecc_uncorrected=2, remapped_rows=3,
-        remapping_pending=True, remapping_failed=False, xids=(31, 43),
-    )  # fmt: skip
-    facts = gpu.facts
-    assert (facts.index, facts.name, facts.title) == (3, "NVIDIA Test", "GPU 3 (NVIDIA Test)")
-    assert (facts.memory_total_mb, facts.power_limit_w) == (80_000, 700)
-    assert (facts.slowdown_c, facts.max_operating_c, facts.limit_c) == (92, 87, 87)
-    assert (facts.max_sm_clock_mhz, facts.max_memory_clock_mhz, facts.retired_pages) == (2000, 2619, 3)
-    assert gpu.unsupported == gpu.forbidden == []
+    values = {
+        "utilisation": 0.75, "memory_used_mb": 2.5, "temperature_c": 71, "power_w": 350.5,
+        "sm_clock_mhz": 1755, "memory_clock_mhz": 2619, "pcie_rx_mb_s": 500, "pcie_tx_mb_s": 2000,
+    }  # fmt: skip
+    counters = {
+        "ecc_corrected": 7, "ecc_uncorrected": 2, "remapped_rows": 3, "remapping_pending": 1,
+        "remapping_failed": 0,
+    }  # fmt: skip
+    assert gpu.read() == GpuReading(values, counters, frozenset({"SwThermalSlowdown", "SwPowerCap"}))
+    assert gpu.take_xids() == [31, 43]
+    assert gpu.facts == {
+        "index": 3, "name": "NVIDIA Test", "memory_total_mb": 80_000, "power_limit_w": 700, "slowdown_c": 92,
+        "max_operating_c": 87, "max_sm_clock_mhz": 2000, "max_memory_clock_mhz": 2619,
+    }  # fmt: skip
+    assert gpu.left_out == {}
 
 
-def test_what_costs_nothing_is_no_throttling() -> None:
-    _, gpu = opened(State(reasons=IDLE | APPLICATION | SYNC))
-    reading = gpu.read()
-    assert reading.throttling == frozenset()
-    assert reading.is_idle
+def test_what_costs_nothing_is_no_throttling(opened: Any) -> None:
+    fake, gpu = opened(State(reasons=APPLICATION | SYNC), State(reasons=IDLE | POWER))
+    assert gpu.read().throttling == frozenset()
+    fake.clock()
+    assert gpu.read().throttling == frozenset()
 
 
-def test_a_hasty_look_leaves_out_what_takes_long() -> None:
+def test_a_hasty_look_leaves_out_what_takes_long(opened: Any) -> None:
     fake, gpu = opened(State())
     looks = fake.rare_looks
     reading = gpu.read(thoroughly=False)
     assert fake.rare_looks == looks
-    assert reading.temperature_c == 60
-    assert (reading.pcie_rx_mb_s, reading.ecc_uncorrected, reading.remapping_failed) == (None, None, None)
+    assert reading.values["temperature_c"] == 60
+    assert "pcie_rx_mb_s" not in reading.values and reading.counters == {}
 
 
-def test_an_xid_is_told_once() -> None:
+def test_an_xid_is_told_once(opened: Any) -> None:
     _, gpu = opened(State(xids=(79,)))
-    assert [gpu.read().xids, gpu.read().xids] == [(79,), ()]
+    assert [gpu.take_xids(), gpu.take_xids()] == [[79], []]
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
-    [("NotSupported", "unsupported"), ("FunctionNotFound", "unsupported"), ("NoPermission", "forbidden")],
+    ("error", "reason"),
+    [
+        ("NotSupported", "cannot read"),
+        ("FunctionNotFound", "cannot read"),
+        ("NoPermission", "permission denied for"),
+    ],
 )
-def test_a_reading_that_is_not_to_be_had_is_left_out(error: str, kind: str) -> None:
+def test_a_reading_that_is_not_to_be_had_is_left_out(error: str, reason: str, opened: Any) -> None:
     state = State(errors={"nvmlDeviceGetPcieThroughput": error, "nvmlDeviceGetPowerUsage": error})
     _, gpu = opened(state, State())
-    reading = gpu.read()
-    assert (reading.power_w, reading.pcie_rx_mb_s, reading.temperature_c) == (None, None, 60)
-    assert sorted(getattr(gpu, kind)) == ["PCIe throughput", "power"]
-    assert len(gpu.unsupported + gpu.forbidden) == 2
+    values = gpu.read().values
+    assert values["temperature_c"] == 60
+    assert values.keys().isdisjoint({"power_w", "pcie_rx_mb_s"})
+    assert gpu.left_out == {"power": reason, "PCIe throughput": reason}
 
 
-def test_a_passing_failure_is_no_reason_to_give_up() -> None:
+def test_a_passing_failure_is_no_reason_to_give_up(opened: Any) -> None:
     failing = State(errors={"nvmlDeviceGetTemperature": "Unknown"})
-    twice = [failing, failing, State()]
-    fake, gpu = opened(*twice, *twice, failing, *twice)
+    fake, gpu = opened(failing, failing, State(), *[failing] * 5, State())
     temperatures = []
     for _ in fake.recording:
-        temperatures.append(gpu.read().temperature_c)
+        temperatures.append(gpu.read().values.get("temperature_c"))
         fake.clock()
-    assert temperatures == [None, None, 60, None, None, 60, None, None, None, None]
-    assert gpu.unsupported == ["temperature"]
+    assert temperatures == [None, None, 60, *[None] * 5, 60]
+    assert gpu.left_out == {}
 
 
-@pytest.mark.parametrize("way", ["driver", "package"])
-def test_older_drivers_and_packages_have_another_name_for_the_reasons(way: str) -> None:
-    new = "nvmlDeviceGetCurrentClocksEventReasons"
-    errors = {new: "FunctionNotFound"} if way == "driver" else {}
-    _, gpu = opened(State(reasons=POWER, errors=errors), missing=[new] if way == "package" else [])
-    assert gpu.read().throttling == {"SwPowerCap"}
-    assert gpu.unsupported == []
-
-
-def test_a_gpu_without_thresholds_has_a_margin() -> None:
+def test_a_gpu_without_thresholds_has_a_margin(opened: Any) -> None:
     _, gpu = opened(State(temperature=84, errors={"nvmlDeviceGetTemperatureThreshold": "NotSupported"}))
-    assert gpu.facts.limit_c is None
-    assert gpu.read().margin_c == 6
-    assert gpu.unsupported == []
+    assert gpu.facts["slowdown_c"] == 90
+    assert gpu.left_out == {}
 
 
 @pytest.mark.parametrize("error", ["GpuIsLost", "ResetRequired"])
-def test_a_lost_gpu_is_told_with_its_last_error(error: str) -> None:
+def test_a_lost_gpu_is_told_with_its_last_error(error: str, opened: Any) -> None:
     fake, gpu = opened(State(), State(xids=(79,), errors={"*": error}))
     gpu.read()
     fake.clock()
-    with pytest.raises(GpuLost, match="NVML error") as raised:
+    with pytest.raises(LOST, match="GPU"):
         gpu.read()
-    assert raised.value.xids == (79,)
-    gpu.close()
-    assert (fake.users, fake.sets) == (0, 0)
-
-
-def test_the_gpu_is_found_by_its_uuid_or_its_place_or_its_instance() -> None:
-    assert NvmlGpu(_started(), GpuIdentity(UUID)).facts.index == 3
-    assert NvmlGpu(_started(), GpuIdentity(f"GPU-{UUID}")).facts.index == 3
-    assert NvmlGpu(_started(), GpuIdentity("other", IDENTITY.pci_bus_id)).facts.index == 3
-    facts = NvmlGpu(_started(mig=True), IDENTITY).facts
-    assert facts.is_mig
-    assert "all of the GPU" in facts.title
-
-
-def _started(**options: Any) -> FakeNvml:
-    fake = FakeNvml(**options)
-    fake.nvmlInit()
-    return fake
+    assert gpu.take_xids() == [79]
 
 
 @pytest.mark.parametrize(
     ("errors", "expected", "match"),
     [
-        ({}, NvmlUnavailable, "does not know the GPU other"),
-        ({"nvmlDeviceGetHandleByUUID": "NoPermission"}, NvmlUnavailable, "permission denied"),
-        ({"nvmlDeviceGetHandleByUUID": "GpuIsLost"}, GpuLost, "NVML error 15"),
+        (
+            {"nvmlDeviceGetHandleByPciBusId": "NotFound"},
+            NvmlUnavailable,
+            f"does not know the GPU {PCI_BUS_ID}",
+        ),
+        ({"nvmlDeviceGetHandleByPciBusId": "NoPermission"}, NvmlUnavailable, "permission denied"),
+        ({"nvmlDeviceGetHandleByPciBusId": "GpuIsLost"}, pynvml.NVMLError_GpuIsLost, "GPU is lost"),
     ],
 )
 def test_a_gpu_that_is_not_found_leaves_nothing_open(
-    errors: dict[str, str], expected: type[Exception], match: str
+    errors: dict[str, str], expected: type[Exception], match: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake = FakeNvml([State(errors=errors)])
-    with pytest.raises(expected, match=match):
-        open_gpu(GpuIdentity("other", "00000000:00:00.0"), fake)
+    fake = FakeNvml([State(errors=errors)]).install(monkeypatch)
+    with pytest.raises(expected, match=match), open_gpu(DEVICE):
+        pass
     assert fake.users == 0
 
 
-def test_another_lost_gpu_does_not_hide_this_one() -> None:
-    fake = FakeNvml([State(errors={"nvmlDeviceGetHandleByUUID": "GpuIsLost"})])
-    assert open_gpu(IDENTITY, fake).facts.index == 3
+def test_a_gpu_that_is_closed_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNvml().install(monkeypatch)
+    with open_gpu(DEVICE):
+        assert (fake.users, fake.sets) == (1, 1)
+    assert (fake.users, fake.sets) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -216,44 +200,37 @@ def test_another_lost_gpu_does_not_hide_this_one() -> None:
         ("Unknown", "NVML does not start"),
     ],
 )
-def test_a_driver_that_does_not_answer_is_explained(error: str, sentence: str) -> None:
-    with pytest.raises(NvmlUnavailable, match=sentence):
-        open_gpu(IDENTITY, FakeNvml(init=error))
-
-
-def test_without_the_package_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    with pytest.raises(NvmlUnavailable, match="pip install nvidia-ml-py"):
-        open_gpu(IDENTITY)
+def test_a_driver_that_does_not_answer_is_explained(
+    error: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeNvml(init=error).install(monkeypatch)
+    with pytest.raises(NvmlUnavailable, match=sentence), open_gpu(DEVICE):
+        pass
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a driver")
 def test_the_real_pynvml_says_that_there_is_no_driver() -> None:
-    with pytest.raises(NvmlUnavailable):
-        open_gpu(IDENTITY)
+    with pytest.raises(NvmlUnavailable), open_gpu(DEVICE):
+        pass
 
 
-def test_a_torch_device_has_the_identity_that_nvml_knows(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert identify(torch.device("cpu")) is None
-    properties = SimpleNamespace(uuid=UUID, pci_domain_id=0, pci_bus_id=0x3B, pci_device_id=0)
+def test_a_torch_device_has_the_address_that_nvml_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cuda", 1)
+    properties = SimpleNamespace(pci_domain_id=0, pci_bus_id=0x3B, pci_device_id=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert pci_bus_id(device) == PCI_BUS_ID
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert identify(torch.device("cuda", 1)) == IDENTITY
-    del properties.pci_bus_id
-    assert identify(torch.device("cuda", 1)) == GpuIdentity(UUID)
+    assert is_nvidia(device) and not is_nvidia(torch.device("cpu"))
     monkeypatch.setattr(torch.version, "cuda", None)  # as on ROCm
-    assert identify(torch.device("cuda", 1)) is None
+    assert not is_nvidia(device)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_real_gpu_is_the_one_that_torch_means() -> None:
     device = torch.device("cuda", 0)
-    identity = identify(device)
-    assert identity is not None
-    gpu = open_gpu(identity)
-    reading = gpu.read()
-    gpu.close()
-    assert gpu.facts.name in torch.cuda.get_device_name(device)
-    assert 0 < (reading.temperature_c or 50) < 120
-    assert (gpu.facts.memory_total_mb or 0) * 1e6 >= torch.cuda.get_device_properties(device).total_memory
+    with open_gpu(device) as gpu:
+        values = gpu.read().values
+    assert gpu.facts["name"] in torch.cuda.get_device_name(device)
+    assert 0 < values.get("temperature_c", 50) < 120
+    assert gpu.facts["memory_total_mb"] * 1e6 >= torch.cuda.get_device_properties(device).total_memory

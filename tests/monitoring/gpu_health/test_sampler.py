@@ -1,17 +1,15 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
-import time
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
-from tests.support.fake_nvml import HEAT, IDENTITY, FakeNvml, State
+from tests.support.fake_nvml import DEVICE, HEAT, FakeNvml, State
 from yolo_lightning.monitoring.gpu_health import sampler
-from yolo_lightning.monitoring.gpu_health.nvml import NvmlGpu, open_gpu
-from yolo_lightning.monitoring.gpu_health.readings import GpuFacts
+from yolo_lightning.monitoring.gpu_health.nvml import NvmlGpu
 from yolo_lightning.monitoring.gpu_health.sampler import GpuSampler
 from yolo_lightning.monitoring.gpu_health.summary import scalars_of_ranks, table
 
@@ -27,24 +25,23 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampler, "_END_S", PATIENCE_S)
 
 
-def sampled(*states: State, **options: Any) -> tuple[GpuSampler, FakeNvml]:
-    """A sampler that has played a recording and has ended."""
-    fake = FakeNvml(states)
-    found = GpuSampler(lambda: open_gpu(IDENTITY, fake), period_s=1e-3, clock=fake.clock, **options)
-    found.start()
-    assert fake.played.wait(PATIENCE_S)
-    found.stop()
+def ended(fake: FakeNvml, **options: Any) -> tuple[GpuSampler, list[str]]:
+    """A sampler that has ended, when the recording was played or before, and what it said."""
+    lines: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        fake.install(patch)
+        found = GpuSampler(DEVICE, lines.append, **options)
+        while found._thread.is_alive() and not fake.played.wait(0.01):
+            pass
+        found.stop()
     assert not found._thread.is_alive()
     assert (fake.users, fake.sets) == (0, 0)
-    return found, fake
-
-
-def lines_of(found: GpuSampler) -> list[str]:
-    return [message.line for message in found.take_messages()]
+    return found, lines
 
 
 def test_what_was_seen_is_kept_in_sums() -> None:
-    found, fake = sampled(*[WELL] * 10, *[State(sm_clock=990, reasons=HEAT, temperature=80)] * 10)
+    fake = FakeNvml([*[WELL] * 10, *[State(sm_clock=990, reasons=HEAT, temperature=80)] * 10])
+    found, lines = ended(fake)
     seconds = fake.now_s - 1
     report = found.report()
     assert report["seconds"] == seconds
@@ -54,6 +51,7 @@ def test_what_was_seen_is_kept_in_sums() -> None:
     assert report["temperature_c"]["min"] == 60
     assert (report["index"], report["name"], report["ecc_uncorrected"]) == (3, "NVIDIA Test", 0)
     assert [line.split(": ")[1] for line in report["faults"]] == ["clocks are lowered by heat"]
+    assert report["faults"] == lines
     assert None not in report.values()
     json.dumps(report, allow_nan=False)
     assert found.take().scalars()["throttled_fraction"] == pytest.approx((seconds - 9) / seconds)
@@ -62,25 +60,22 @@ def test_what_was_seen_is_kept_in_sums() -> None:
 
 
 def test_most_looks_leave_out_what_takes_long() -> None:
-    found, fake = sampled(*[WELL] * 21)
+    fake = FakeNvml([WELL] * 21)
+    found, _ = ended(fake)
     looks = found.report()["temperature_c"]["readings"]
     assert fake.rare_looks == found.report()["pcie_rx_mb_s"]["readings"] == (looks + 4) // 5
 
 
-def test_a_lost_gpu_ends_the_sampling_with_one_line() -> None:
-    found, _ = sampled(*[WELL] * 5, State(xids=(79,), errors={"*": "GpuIsLost"}))
-    [line] = lines_of(found)
-    assert "lost after Xid 79" in line
+def test_a_lost_gpu_ends_the_sampling() -> None:
+    found, lines = ended(FakeNvml([*[WELL] * 5, State(xids=(79,), errors={"*": "GpuIsLost"})]))
+    assert ["Xid 79" in line for line in lines] == [True, False]
+    assert "lost (NVML: GPU is lost)" in lines[1]
     assert found.report()["seconds"] == 4
-    assert found.report()["faults"] == [line]
+    assert found.report()["faults"] == lines
 
 
 def test_a_gpu_that_was_lost_before_is_one_line() -> None:
-    fake = FakeNvml([LOST])
-    found = GpuSampler(lambda: open_gpu(IDENTITY, fake), period_s=1e-3)
-    found.start()
-    found.stop()
-    [line] = lines_of(found)
+    found, [line] = ended(FakeNvml([LOST]))
     assert "lost" in line
     assert found.report() == {"faults": [line]}
 
@@ -89,11 +84,7 @@ def test_a_gpu_that_was_lost_before_is_one_line() -> None:
     ("error", "text"), [("DriverNotLoaded", "driver is not loaded"), ("NoPermission", "permission denied")]
 )
 def test_without_nvml_there_is_one_line_and_an_end(error: str, text: str) -> None:
-    fake = FakeNvml(init=error)
-    found = GpuSampler(lambda: open_gpu(IDENTITY, fake), where=", rank 2 on node", period_s=1e-3)
-    found.start()
-    found.stop()
-    [line] = lines_of(found)
+    found, [line] = ended(FakeNvml(init=error), where=", rank 2 on node")
     assert line.startswith("GPU health, rank 2 on node: not watched: ")
     assert text in line
     assert found.take().scalars() == {}
@@ -103,76 +94,61 @@ def test_whatever_goes_wrong_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
     def fail(*_: Any, **__: Any) -> None:
         raise TypeError("no such thing")
 
-    fake = FakeNvml()
     monkeypatch.setattr(NvmlGpu, "read", fail)
-    found = GpuSampler(lambda: open_gpu(IDENTITY, fake), period_s=1e-3)
-    found.start()
-    for _ in range(1000 * PATIENCE_S):
-        if found._messages:
-            break
-        time.sleep(1e-3)
+    _, lines = ended(FakeNvml([WELL] * 5))
+    assert lines == ["GPU health: not watched any more: TypeError: no such thing"]
+
+
+def test_an_output_that_is_closed_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(line: str) -> None:
+        raise ValueError("I/O operation on closed file")
+
+    fake = FakeNvml([WELL, State(xids=(31,)), *[WELL] * 5]).install(monkeypatch)
+    found = GpuSampler(DEVICE, closed)
+    assert fake.played.wait(PATIENCE_S)
     found.stop()
-    assert lines_of(found) == ["GPU health: watched no more: TypeError: no such thing"]
-    assert (fake.users, fake.sets) == (0, 0)
-
-
-def test_messages_that_nobody_takes_are_told_by_the_thread(capsys: pytest.CaptureFixture[str]) -> None:
-    found, _ = sampled(WELL, State(xids=(31,)), *[WELL] * 5, late_s=0)
-    assert lines_of(found) == []
-    assert capsys.readouterr().err.count("Xid 31") == 1
-
-
-def test_a_closed_standard_error_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", open("/dev/null", "w"))  # noqa: SIM115
-    sys.stderr.close()
-    found, _ = sampled(WELL, State(xids=(31,)), *[WELL] * 5, late_s=0)
     assert found.report()["temperature_c"]["readings"] >= 7
+    assert len(found.report()["faults"]) == 1
 
 
 def test_what_another_process_says_is_not_said() -> None:
     errors = {"nvmlDeviceGetPowerUsage": "NoPermission", "nvmlDeviceGetTotalEccErrors": "NotSupported"}
-    found, _ = sampled(State(errors=errors), State(xids=(31,)), unsaid={"host", "run"})
-    assert ["Xid 31" in line for line in lines_of(found)] == [True]
+    fake = FakeNvml([State(errors=errors), State(xids=(31,))])
+    found, lines = ended(fake, says_general=False)
+    assert ["Xid 31" in line for line in lines] == [True]
+    assert found.report()["faults"] == lines
 
 
 class Hanging:
     """A driver that does not answer."""
 
-    facts = GpuFacts()
-    unsupported = forbidden = ()
+    facts: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self) -> None:
         self.asked, self.answers = threading.Event(), threading.Event()
+
+    def take_xids(self) -> list[int]:
+        return []
 
     def read(self, thoroughly: bool) -> Any:
         self.asked.set()
         self.answers.wait(PATIENCE_S)
         raise RuntimeError
 
-    def close(self) -> None:
-        pass
-
 
 def test_a_driver_that_does_not_answer_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampler, "_END_S", 0.01)
     gpu: Any = Hanging()
-    found = GpuSampler(lambda: gpu)
-    found.start()
+    monkeypatch.setattr(sampler, "open_gpu", lambda device: nullcontext(gpu))
+    found = GpuSampler(DEVICE, print)
     assert gpu.asked.wait(PATIENCE_S)
     assert found.take().seconds == 0
-    assert found.take_messages() == []
     found.report()
     found.stop()
     assert found._thread.is_alive()  # a daemon: the process ends without it
     gpu.answers.set()
     found._thread.join(PATIENCE_S)
     assert not found._thread.is_alive()
-
-
-def test_a_sampler_that_never_started_can_be_stopped() -> None:
-    found = GpuSampler(lambda: open_gpu(IDENTITY, FakeNvml()))
-    found.stop()
-    assert found.report() == {}
 
 
 def test_scalars_of_ranks_follow_the_slowest() -> None:
@@ -193,7 +169,7 @@ def test_scalars_of_ranks_follow_the_slowest() -> None:
 
 
 def test_the_table_has_a_row_a_gpu() -> None:
-    found, _ = sampled(*[WELL] * 10, *[State(sm_clock=990, reasons=HEAT, temperature=80)] * 10)
+    found, _ = ended(FakeNvml([*[WELL] * 10, *[State(sm_clock=990, reasons=HEAT, temperature=80)] * 10]))
     report = {"rank": 0, "host": "node"} | found.report()
     lines = table([report])
     assert lines[0].startswith("GPU health")

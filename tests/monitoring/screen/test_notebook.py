@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 CODE = """
-from yolo_lightning.monitoring.screen import bars, open_display
-bars.INTERVAL_S = 0.0
-display = open_display()
+from yolo_lightning.monitoring.screen import display, progress
+display.INTERVAL_S = 0.0
+display = progress.open_display()
 for epoch in range(3):
     bar = display.open(f"epoch {epoch + 1}/3", 50, 0.0)
     for bar.done in range(1, 51):

@@ -16,14 +16,14 @@ from lightning.pytorch.callbacks import Callback
 
 from tests.support.progress_run import Tiny, frames, loader, make_trainer, rows, use_terminal
 from tests.support.screen import Screen
-from yolo_lightning.monitoring.screen import bars, progress
+from yolo_lightning.monitoring.screen import display, progress
 from yolo_lightning.training.compilation import Compilation
 
 
 @pytest.fixture
 def eager_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bars are drawn after every batch."""
-    monkeypatch.setattr(bars, "INTERVAL_S", 0.0)
+    monkeypatch.setattr(display, "INTERVAL_S", 0.0)
 
 
 @pytest.mark.usefixtures("eager_drawing")

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from tests.support.screen import Screen
-from yolo_lightning.monitoring.screen import open_display
+from yolo_lightning.monitoring.screen.progress import open_display
 from yolo_lightning.monitoring.screen.terminal import TerminalDisplay
 
 
@@ -121,8 +121,8 @@ def test_threads_do_not_tear_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         thread.start()
     for bar.done in range(200):
         display.draw(float(bar.done))
-        other = display.open("validating", 1, 0.0) if bar.done % 2 else None
-        display.close(other)
+        if bar.done % 2:
+            display.close(display.open("validating", 1, 0.0))
     for thread in threads:
         thread.join()
     display.close(bar)

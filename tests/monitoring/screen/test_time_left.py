@@ -14,16 +14,16 @@ class Run:
     """A run on a clock of its own: batches of 2 s, validations of 30 s, checkpoints of 5 s."""
 
     def __init__(self, epochs: int, every: int = 1, batches: int = 10, first_s: float = 2.0) -> None:
-        self.left = TimeLeft(epochs, every)
+        self.left = TimeLeft(epochs, batches, every)
         self.batches, self.every, self.first_s = batches, every, first_s
-        self.now = 1000.0
+        self.now, self.batch_s = 1000.0, 2.0
 
     def epoch(self, epoch: int, skipped: int = 0, until: int | None = None) -> None:
         """An epoch, or its batches up to ``until``."""
-        self.left.begin_epoch(self.now, epoch, skipped)
+        self.left.begin_epoch(self.now, epoch)
         for _ in range(skipped, self.batches if until is None else until):
             self.now += self.first_s
-            self.first_s = 2.0
+            self.first_s = self.batch_s
             self.left.end_batch(self.now)
         if until is None:
             if self.every and (epoch + 1) % self.every == 0:
@@ -37,7 +37,7 @@ class Run:
         self.left.end_validation(self.now)
 
     def within(self, batches: int) -> Estimate | None:
-        return self.left.within_epoch(self.now, batches, self.batches)
+        return self.left.within_epoch(batches)
 
 
 WHOLE = 10 * 2.0 + 30.0 + 5.0
@@ -76,14 +76,13 @@ def test_within_an_epoch_it_counts_down_over_batches_and_validation() -> None:
     assert run.within(10) == Estimate(pytest.approx(5.0), False)  # type: ignore[arg-type]
 
 
-def test_a_slow_epoch_never_has_less_left_than_its_batches() -> None:
+def test_slow_batches_count_at_once() -> None:
     run = Run(epochs=2)
-    run.epoch(0)
-    run.left.begin_epoch(run.now, 1)
-    for _ in range(5):
-        run.now += 20.0
-        run.left.end_batch(run.now)
-    assert run.within(5) == Estimate(pytest.approx(5 * 20.0 + 30.0), False)  # type: ignore[arg-type]
+    run.epoch(0)  # 9 batches of 2 s, without the first
+    run.first_s = run.batch_s = 20.0
+    run.epoch(1, until=5)
+    mean_s = (9 * 2.0 + 5 * 20.0) / 14
+    assert run.within(5) == Estimate(pytest.approx(5 * mean_s + 30.0 + 5.0), False)  # type: ignore[arg-type]
 
 
 def test_epochs_without_validation_take_less() -> None:
@@ -108,7 +107,7 @@ def test_a_run_that_resumes_within_an_epoch_counts_the_batches_that_it_did_not_s
 def test_the_last_epochs_count() -> None:
     run = Run(epochs=100)
     run.epoch(0)
-    run.batches = 20  # everything takes longer now
+    run.first_s = run.batch_s = 4.0  # everything takes longer now
     for epoch in range(1, 7):
         run.epoch(epoch)
     assert run.left.after_epoch() == Estimate(pytest.approx(93 * (WHOLE + 20.0)), False)  # type: ignore[arg-type]
@@ -120,28 +119,27 @@ def test_after_the_last_epoch_nothing_is_left() -> None:
     assert run.left.after_epoch() == Estimate(0.0, False)
 
 
-def test_an_epoch_of_unknown_length() -> None:
-    run = Run(epochs=3)
-    run.epoch(0, until=5)
-    assert run.left.within_epoch(run.now, 5, math.inf) is None
-    run.epoch(0)
-    run.epoch(1, until=5)
-    left = run.left.within_epoch(run.now, 5, math.inf)
-    assert left == Estimate(pytest.approx(2 * WHOLE - 10.0), False)  # type: ignore[arg-type]
-
-
 def trainer(**settings: Any) -> Any:
-    defaults = {"max_epochs": 5, "max_steps": -1, "enable_validation": True, "check_val_every_n_epoch": 2}
+    defaults = {"max_epochs": 5, "max_steps": -1, "enable_validation": True, "check_val_every_n_epoch": 2,
+                "num_training_batches": 10}  # fmt: skip
     return SimpleNamespace(**{**defaults, "callbacks": [], **settings})
 
 
-def test_only_a_number_of_epochs_can_be_foretold() -> None:
-    assert time_left(trainer(max_epochs=-1)) is None
-    assert time_left(trainer(max_steps=100)) is None
+@pytest.mark.parametrize(
+    "settings", [{"max_epochs": -1}, {"max_steps": 100}, {"num_training_batches": math.inf}]
+)
+def test_only_a_number_of_epochs_can_be_foretold(settings: dict[str, float]) -> None:
+    left = time_left(trainer(**settings))
+    left.begin_epoch(0.0, 0)
+    left.end_batch(1.0)
+    left.end_batch(2.0)
+    assert left.within_epoch(2) is None
+
+
+def test_the_estimator_knows_the_plan() -> None:
     found = time_left(trainer())
-    assert found and (found.epochs, found.validates_every) == (5, 2)
-    without = time_left(trainer(enable_validation=False))
-    assert without and without.validates_every == 0
+    assert (found.epochs, found.batches, found.validates_every) == (5, 10, 2)
+    assert time_left(trainer(enable_validation=False)).validates_every == 0
 
 
 def test_words() -> None:

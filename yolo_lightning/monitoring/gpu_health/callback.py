@@ -5,21 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import time
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
 
 from ...system.files import write_whole
-from .faults import Scope
-from .nvml import GpuIdentity, identify, open_gpu
-from .sampler import GpuSampler
+from .nvml import is_nvidia
+from .sampler import PERIOD_S, GpuSampler
 from .summary import scalars_of_ranks, table
 
 FILE = "gpu_health.json"
@@ -40,115 +36,61 @@ class GpuHealth(Callback):
     epoch. Without an NVIDIA GPU, or without NVML, one line says so.
 
     Args:
-        directory: where ``gpu_health.json`` goes; None writes none.
-        period_s: time between two readings.
-        nvml: a module to use instead of ``pynvml``.
-        find: torch device -> identity of the GPU; None for a device that NVML does not know.
-        clock: time of the readings, in s.
+        directory: where ``gpu_health.json`` goes.
     """
 
-    def __init__(
-        self,
-        directory: str | Path | None = None,
-        period_s: float = 1.0,
-        nvml: Any = None,
-        find: Callable[[torch.device], GpuIdentity | None] = identify,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.directory = None if directory is None else Path(directory)
-        self.period_s = period_s
-        self._nvml = nvml
-        self._find = find
-        self._clock = clock
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
         self._sampler: GpuSampler | None = None
         self._reports: list[dict[str, Any]] = []
         """Reports of all ranks, as of the end of the last epoch."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        identity = self._find(pl_module.device)
-        if identity is None:  # the same on all ranks: they train on one kind of device
+        if not is_nvidia(pl_module.device):  # the same on all ranks: they train on one kind of device
             pl_module.print("GPU health: no NVIDIA GPU in use, nothing to watch")
             return
-        unsaid: set[Scope] = set()
-        if trainer.local_rank > 0:
-            unsaid.add("host")
-        if not trainer.is_global_zero:
-            unsaid.add("run")
-        where = f", rank {trainer.global_rank} on {socket.gethostname()}" if trainer.world_size > 1 else ""
         self._reports = []
-        self._sampler = GpuSampler(
-            partial(open_gpu, identity, self._nvml), where, self.period_s, clock=self._clock, unsaid=unsaid
-        )
-        self._sampler.start()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self._sampler is not None:
-            self._print_messages(self._sampler, trainer, pl_module)
+        say = pl_module.print if trainer.is_global_zero else partial(print, flush=True)  # above a live bar
+        where = f", rank {trainer.global_rank} on {socket.gethostname()}" if trainer.world_size > 1 else ""
+        self._sampler = GpuSampler(pl_module.device, say, where, says_general=trainer.local_rank == 0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._sampler is None:
             return
-        self._print_messages(self._sampler, trainer, pl_module)
         own = _report(self._sampler, trainer) | {"scalars": self._sampler.take().scalars()}
-        self._reports = _gather(own)
+        self._reports = [own] * trainer.world_size
+        if trainer.world_size > 1:
+            distributed.all_gather_object(self._reports, own)
         values = scalars_of_ranks([report.pop("scalars") for report in self._reports])
         # All ranks have the same values, so no rank waits for another: rank_zero_only.
         pl_module.log_dict(values, sync_dist=True, rank_zero_only=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish(trainer, pl_module, with_table=True)
+        """Stop and report, without asking other ranks, which may be gone."""
+        sampler = self._sampler
+        self.teardown(trainer, pl_module, "fit")
+        if sampler is None or not trainer.is_global_zero:
+            return
+        reports = [_report(sampler, trainer), *self._reports[1:]]
+        if lines := table(reports):
+            pl_module.print("\n".join(lines))
+        devices = [report for report in reports if report.keys() > {"rank", "host"}]
+        if devices:
+            path = self.directory / FILE
+            try:
+                write_whole(path, json.dumps({"period_seconds": PERIOD_S, "devices": devices}, indent=2))
+            except OSError as error:
+                warnings.warn(f"{path} could not be written: {error}", stacklevel=2)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        was_stopped = isinstance(exception, KeyboardInterrupt | SystemExit)  # by the user, not by an error
         with contextlib.suppress(Exception):  # an error here would hide the one that ends the run
-            self._finish(trainer, pl_module, with_table=was_stopped)
+            self.on_train_end(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._sampler is not None:
             self._sampler.stop()
             self._sampler = None
 
-    def _finish(self, trainer: Trainer, pl_module: LightningModule, with_table: bool) -> None:
-        """Stop and report, without asking other ranks, which may be gone."""
-        sampler, self._sampler = self._sampler, None
-        if sampler is None:
-            return
-        sampler.stop()
-        self._print_messages(sampler, trainer, pl_module)
-        if not trainer.is_global_zero:
-            return
-        reports = [_report(sampler, trainer), *self._reports[1:]]
-        if with_table and (lines := table(reports)):
-            pl_module.print("\n".join(lines))
-        self._write([report for report in reports if report.keys() > {"rank", "host"}])
-
-    def _print_messages(self, sampler: GpuSampler, trainer: Trainer, pl_module: LightningModule) -> None:
-        for message in sampler.take_messages():
-            if trainer.is_global_zero:
-                pl_module.print(message.line)  # above a live bar
-            else:
-                print(message.line, flush=True)
-
-    def _write(self, devices: list[dict[str, Any]]) -> None:
-        if self.directory is None or not devices:
-            return
-        try:
-            content = {"period_seconds": self.period_s, "devices": devices}
-            write_whole(self.directory / FILE, json.dumps(content, indent=2))
-        except OSError as error:
-            warnings.warn(f"{self.directory / FILE} could not be written: {error}", stacklevel=2)
-
 
 def _report(sampler: GpuSampler, trainer: Trainer) -> dict[str, Any]:
     return {"rank": trainer.global_rank, "host": socket.gethostname(), **sampler.report()}
-
-
-def _gather(own: dict[str, Any]) -> list[dict[str, Any]]:
-    """Reports of all ranks, in order, on all ranks; every rank must call it."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [own]
-    gathered: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(gathered, own)
-    return gathered

@@ -19,11 +19,10 @@ class EpochTable:
         self._rows = 0
 
     def lines(self, cells: dict[str, str], is_best: bool, width: int | None = None) -> tuple[str | None, str]:
-        """Return the header if it is due, and the row.
+        """Return the header if it is due, and the row, with a star if it is the best.
 
         Args:
             cells: title of the column to text.
-            is_best: add a star.
             width: characters that the row may have; None for no limit.
         """
         titles = _fitting(list(cells), width)
@@ -56,7 +55,7 @@ def metric_table(split: str, values: dict[str, float]) -> list[str]:
 
 
 def _fitting(titles: list[str], width: int | None) -> list[str]:
-    for title in _EXPENDABLE if width is not None else ():
+    for title in _EXPENDABLE:
         if width is not None and sum(map(_width, titles)) + len("  *") > width:
             titles = [other for other in titles if other != title]
     return titles

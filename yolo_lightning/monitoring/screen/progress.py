@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
+from ...performance.stalls import StallMonitor
 from ...runs.best_epoch import is_better, is_judged
 from ...system.text import clock
 from ...training.contracts import TrainsDetections, detection_module
 from ..metric_names import number
 from ..tensorboard.writer import writer_of
-from . import Bar, Display, open_display
+from .display import Bar, Display, NotebookDisplay
 from .epoch_table import EpochTable, metric_table
-from .time_left import Estimate, TimeLeft, left_text, time_left
+from .time_left import TimeLeft, left_text, time_left
 
 _LOSS_INTERVAL_S = 1.0
 """Losses are read at most this often: reading waits for the device."""
@@ -40,12 +43,11 @@ class EpochProgress(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._enabled = True
+        self.is_enabled = True
         self._display = Display()
         self._table = EpochTable()
-        self._train_bar: Bar | None = None
-        self._evaluation_bar: Bar | None = None
-        self._time_left: TimeLeft | None = None
+        self._train_bar = self._evaluation_bar = Bar("", 0, 0.0)
+        self._time_left = TimeLeft(0, 0, 0)
         self._epoch = 0
         self._epoch_start_s = 0.0
         self._epoch_seconds: float | None = None
@@ -57,19 +59,13 @@ class EpochProgress(ProgressBar):
         self._losses_read_s = 0.0
         self._losses_text = ""
         self._validated: dict[str, float] = {}
-        self._is_best = False
         self._best: dict[str, float] = {}
 
     def disable(self) -> None:
-        self._enabled = False
+        self.is_enabled = False
 
     def enable(self) -> None:
-        self._enabled = True
-
-    @property
-    def is_enabled(self) -> bool:
-        """True if this process prints."""
-        return self._enabled
+        self.is_enabled = True
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best}
@@ -82,13 +78,13 @@ class EpochProgress(ProgressBar):
         self._say(sep.join(map(str, args)))
 
     def _say(self, line: str, style: str = "") -> None:
-        if self._enabled:
+        if self.is_enabled:
             self._display.print(line, style)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self._close_bars()
-        self._display = open_display() if self._enabled else Display()
+        self._display = open_display() if self.is_enabled else Display()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close_bars()
@@ -121,13 +117,10 @@ class EpochProgress(ProgressBar):
         self._epoch = trainer.current_epoch
         self._epoch_start_s = perf_counter()
         self._validated = {}
-        self._is_best = False
         self._losses_text = ""
-        if self._time_left:
-            self._time_left.begin_epoch(self._epoch_start_s, self._epoch, done)
+        self._time_left.begin_epoch(self._epoch_start_s, self._epoch)
         self._train_bar = self._open_bar(f"epoch {self._epoch_text(trainer)}", self.total_train_batches)
-        if self._train_bar:
-            self._train_bar.done = done
+        self._train_bar.done = done
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -135,9 +128,8 @@ class EpochProgress(ProgressBar):
         if self._announcement is None:
             return
         self._compiling_since_s = now = perf_counter()
-        if self._train_bar:
-            self._train_bar.notes = ["compiling"]
-            self._display.draw(now)
+        self._train_bar.notes = ["compiling"]
+        self._display.draw(now)
         self._say(self._announcement)
         self._announcement = None
 
@@ -150,12 +142,10 @@ class EpochProgress(ProgressBar):
             seconds = now - self._compiling_since_s
             self._say(f"the first batch took {seconds:.1f} s, compilation included")
             self._compiling_since_s = None
-        if self._time_left:
-            self._time_left.end_batch(now)
-        if self._train_bar is None:
-            return
+        self._time_left.end_batch(now)
         self._train_bar.done = batch_idx + 1
-        if self._display.is_due(now) or trainer.is_last_batch:  # the last state is shown during validation
+        # The last state is shown during validation.
+        if self._display.is_due(now) or (self._display.is_live and trainer.is_last_batch):
             if now - self._losses_read_s > _LOSS_INTERVAL_S or not self._losses_text:
                 self._losses_text = _running_losses(module)
                 self._losses_read_s = perf_counter()
@@ -163,12 +153,10 @@ class EpochProgress(ProgressBar):
 
     def _draw(self, trainer: Trainer, now: float) -> None:
         """Update the bars."""
-        if (bar := self._train_bar) is not None:
-            left = self._time_left and self._time_left.within_epoch(now, bar.done, self.total_train_batches)
-            text = left_text(trainer, left or None)
-            notes = (f"run {text} left" if text else "", self._losses_text, _stall_text(trainer))
-            bar.notes = [note for note in notes if note]
-        if (bar := self._evaluation_bar) is not None and bar.total and bar.done:
+        text = left_text(trainer, self._time_left.within_epoch(self._train_bar.done))
+        notes = (f"run {text} left" if text else "", self._losses_text, _stall_text(trainer))
+        self._train_bar.notes = [note for note in notes if note]
+        if (bar := self._evaluation_bar).done:
             pace_s = (now - bar.began_s) / bar.done
             bar.notes = [f"{clock(pace_s * (bar.total - bar.done))} left"]
         self._display.draw(now)
@@ -176,8 +164,7 @@ class EpochProgress(ProgressBar):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_seconds = perf_counter() - self._epoch_start_s
         score = self._validated.get("map", -1.0)  # of the last validation, as best.ckpt; below 0: no labels
-        self._is_best = is_judged(score) and is_better(score, self._best.get("map"))
-        if self._is_best:
+        if is_judged(score) and is_better(score, self._best.get("map")):
             self._best = {"map": score, "epoch": trainer.current_epoch}
         self._close_bars()
 
@@ -193,11 +180,9 @@ class EpochProgress(ProgressBar):
         Called in the first hook after the end of an epoch: ``callback_metrics`` has the module's metrics
         of that hook, averaged over processes, only afterwards.
         """
-        if self._epoch_seconds is None or not self._enabled:
+        if self._epoch_seconds is None or not self.is_enabled:
             return
-        if self._time_left:
-            self._time_left.end_epoch(perf_counter())
-        left = Estimate(0.0, False) if is_last else self._time_left and self._time_left.after_epoch()
+        self._time_left.end_epoch(perf_counter())
         metrics = _floats(trainer, "")
         cells = {"epoch": self._epoch_text(trainer)}
         cells |= {
@@ -210,11 +195,13 @@ class EpochProgress(ProgressBar):
         cells["images/s"] = number(metrics.get("perf/images_per_second"), ".1f")
         cells["data wait"] = number(metrics.get("perf/data_wait_fraction"), ".0%")
         cells["seconds"] = number(self._epoch_seconds, ".1f")
-        cells["left"] = left_text(trainer, left or None) or "-"
-        header, row = self._table.lines(cells, self._is_best, self._display.width)
+        left = clock(0) if is_last else left_text(trainer, self._time_left.after_epoch())
+        cells["left"] = left or "-"
+        is_best = self._best.get("epoch") == self._epoch
+        header, row = self._table.lines(cells, is_best, self._display.width)
         if header:
             self._say(header, "bold")
-        self._say(row, "bold green" if self._is_best else "")
+        self._say(row, "bold green" if is_best else "")
         self._epoch_seconds = None
 
     def _print_results(self, trainer: Trainer) -> None:
@@ -234,30 +221,27 @@ class EpochProgress(ProgressBar):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
         self._evaluation_bar = self._open_bar("validating", sum(batches))
-        if self._time_left and self._time_left.validates_every:
-            self._time_left.begin_validation(perf_counter())
+        self._time_left.begin_validation(perf_counter())
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self._evaluation_bar is not None:
-            self._evaluation_bar.done += 1
-            now = perf_counter()
-            if self._display.is_due(now):
-                self._draw(trainer, now)
+        self._evaluation_bar.done += 1
+        now = perf_counter()
+        if self._display.is_due(now):
+            self._draw(trainer, now)
 
     on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
     on_predict_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._display.close(self._evaluation_bar)
-        if self._time_left and self._time_left.validates_every:
-            self._time_left.end_validation(perf_counter())
-        if trainer.sanity_checking or not self._enabled:
+        self._time_left.end_validation(perf_counter())
+        if trainer.sanity_checking or not self.is_enabled:
             return
         values = _floats(trainer, "val/")
-        if trainer.state.fn != TrainerFn.FITTING:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._validated = values
+        else:
             self._say("\n".join(metric_table("val", values)))
-            return
-        self._validated = values
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluation_bar = self._open_bar("testing", sum(trainer.num_test_batches))
@@ -274,16 +258,29 @@ class EpochProgress(ProgressBar):
 
     # -- bars --------------------------------------------------------------------------------------
 
-    def _open_bar(self, label: str, total: float) -> Bar | None:
-        return self._display.open(label, total, perf_counter()) if self._display.is_live else None
+    def _open_bar(self, label: str, total: float) -> Bar:
+        return self._display.open(label, total, perf_counter())
 
     def _close_bars(self) -> None:
         self._display.close(self._evaluation_bar, self._train_bar)
-        self._evaluation_bar = self._train_bar = None
 
     def _epoch_text(self, trainer: Trainer) -> str:
         epochs = trainer.max_epochs or 0
         return f"{self._epoch + 1}/{epochs}" if epochs > 0 else str(self._epoch + 1)
+
+
+def open_display() -> Display:
+    """Open the display of standard output: live on a terminal and in a notebook, whole lines elsewhere."""
+    try:
+        is_terminal = sys.stdout.isatty() and os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
+    except (AttributeError, ValueError):  # no stream, or a closed one
+        is_terminal = False
+    if is_terminal:
+        from .terminal import TerminalDisplay  # Rich is slow to import, and a log does not need it
+
+        return TerminalDisplay(sys.stdout)
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return NotebookDisplay() if hasattr(shell, "kernel") else Display()
 
 
 def _floats(trainer: Trainer, prefix: str) -> dict[str, float]:
@@ -301,17 +298,8 @@ def _running_losses(module: TrainsDetections | None) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in zip(losses, values, strict=True))
 
 
-@runtime_checkable
-class MeasuresSpeed(Protocol):
-    """A callback that measures the speed of the training, as ``StallMonitor`` does."""
-
-    images_per_second: float
-    data_wait_fraction: float
-    """Part of the time that training waited for data, 0..1."""
-
-
 def _stall_text(trainer: Trainer) -> str:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, MeasuresSpeed) and callback.images_per_second > 0:
+        if isinstance(callback, StallMonitor) and callback.images_per_second > 0:
             return f"{callback.images_per_second:.1f} images/s  data wait {callback.data_wait_fraction:.0%}"
     return ""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import weakref
-from collections.abc import Iterator
 from contextlib import suppress
 from threading import RLock, get_ident
 from typing import Any, TextIO
@@ -15,7 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from .bars import Bar, Display, never_fails
+from .display import Bar, Display
 
 
 class TerminalDisplay(Display):
@@ -42,33 +40,43 @@ class TerminalDisplay(Display):
         self._live: Live | None = None
         self._shown: list[Bar] = []
         """Bars that Rich draws; it needs the old ones to erase them after the last bar was closed."""
-        self._redirection = _Redirection(self)
-        _terminals.add(self)
+        self._above: list[_LinesAbove] = []
+        """Streams that stand in for others while there are bars."""
+        # A loader worker, forked while bars are shown, prints as if there were none.
+        os.register_at_fork(after_in_child=self.let_go)
 
     @property
     def width(self) -> int | None:
         return self._console.width
 
-    @never_fails
-    def show(self) -> None:
+    def _show(self) -> None:
         with self.lock:
-            if not self.is_live:
-                return
-            if self.bars and self._live is None:
+            if self.bars:
                 self._shown = self.bars
-                self._live = Live(
-                    console=self._console, get_renderable=self._lines, auto_refresh=False, transient=True,
-                    redirect_stdout=False, redirect_stderr=False, vertical_overflow="crop",
-                )  # fmt: skip
-                self._redirection.begin(self._stream)
-                self._live.start()
-            if self._live is not None and self.bars:
-                self._shown = self.bars
+                if self._live is None:
+                    self._live = Live(
+                        console=self._console, get_renderable=self._lines, auto_refresh=False, transient=True,
+                        redirect_stdout=False, redirect_stderr=False, vertical_overflow="crop",
+                    )  # fmt: skip
+                    self._redirect()
+                    self._live.start()
                 self._live.refresh()
             elif self._live is not None:
                 live, self._live = self._live, None
                 live.stop()
-                self._redirection.end()
+                self._restore()
+
+    def _redirect(self) -> None:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            # Leave a stream alone that goes elsewhere, as with 2> FILE.
+            if stream is self._stream or (name == "stderr" and stream is not None and stream.isatty()):
+                self._above.append(_LinesAbove(self, name))
+
+    def _restore(self) -> None:
+        for above in self._above:
+            above.release()
+        self._above = []
 
     def _lines(self) -> Group:
         options = self._console.options
@@ -77,21 +85,23 @@ class TerminalDisplay(Display):
         return Group(*(Text.assemble(*line) for line in lines))
 
     def print(self, text: str, style: str = "") -> None:
-        if not self._print(Text(text, style=style)):
-            super().print(text)
+        self._print(Text(text, style=style))
 
     def print_foreign(self, text: str) -> None:
         """Print the output of others with its colours; of a foreign progress bar only the last state."""
-        text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-        if not self._print(Text.from_ansi(text)):
-            super().print(text)
+        self._print(
+            Text.from_ansi("\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")))
+        )
 
-    @never_fails
-    def _print(self, text: Text) -> bool:
+    def _print(self, text: Text) -> None:
         with self.lock:
-            if self.is_live:
-                self._console.print(text)
-            return self.is_live
+            try:
+                if self.is_live:
+                    self._console.print(text)
+            except Exception as error:
+                self.give_up(error)
+            if not self.is_live:
+                super().print(text.plain)
 
     def give_up(self, error: Exception) -> None:
         self.let_go()
@@ -100,7 +110,7 @@ class TerminalDisplay(Display):
     def let_go(self) -> None:
         """Restore the streams and stop drawing, without touching the screen."""
         self.is_live, self._live = False, None
-        self._redirection.end()
+        self._restore()
 
 
 class _CursorLeftAlone(Console):
@@ -110,50 +120,28 @@ class _CursorLeftAlone(Console):
         return False
 
 
-class _Redirection:
-    """Redirects the output of others above the bars, while there are bars."""
-
-    def __init__(self, display: TerminalDisplay) -> None:
-        self._display = display
-        self._streams: list[tuple[str, _LinesAbove]] = []
-        self._handlers: list[tuple[logging.StreamHandler[Any], _LinesAbove]] = []
-
-    def begin(self, terminal: TextIO) -> None:
-        for name in ("stdout", "stderr"):
-            stream = getattr(sys, name)
-            # Leave a stream alone that goes elsewhere, as with 2> FILE.
-            if stream is terminal or (name == "stderr" and stream is not None and stream.isatty()):
-                above = _LinesAbove(self._display, stream)
-                setattr(sys, name, above)
-                self._streams.append((name, above))
-                # A handler keeps the stream from the time when it was made.
-                self._handlers += [(handler, above) for handler in _handlers_of(stream)]
-        for handler, above in self._handlers:
-            handler.stream = above
-
-    def end(self) -> None:
-        for handler, above in self._handlers:
-            if handler.stream is above:
-                handler.stream = above.stream
-        for name, above in self._streams:
-            if getattr(sys, name) is above:
-                setattr(sys, name, above.stream)
-            above.release()
-        self._handlers, self._streams = [], []
-
-
 class _LinesAbove:
-    """A stream that prints whole lines above the bars."""
+    """A stream that prints whole lines above the bars, in the place of ``sys.stdout`` or ``sys.stderr``."""
 
-    def __init__(self, display: TerminalDisplay, stream: TextIO) -> None:
-        self.stream = stream
+    def __init__(self, display: TerminalDisplay, name: str) -> None:
+        self._stream = getattr(sys, name)
+        self._name = name
         self._display = display
         self._rests: dict[int, str] = {}
         """Unfinished line of each thread: print() writes the newline separately."""
         self._process = os.getpid()
+        self._handlers = [  # of logging; they keep the stream from the time when they were made
+            handler
+            for logger in (logging.root, *list(logging.root.manager.loggerDict.values()))
+            for handler in getattr(logger, "handlers", ())
+            if isinstance(handler, logging.StreamHandler) and handler.stream is self._stream
+        ]
+        for handler in self._handlers:
+            handler.stream = self
+        setattr(sys, name, self)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
+        return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
         thread = get_ident()
@@ -172,30 +160,14 @@ class _LinesAbove:
                 self._display.print_foreign(rest)
 
     def release(self) -> None:
-        """Write unfinished lines to the stream itself, but not again in a forked process."""
+        """Give the stream back, with unfinished lines, but not again in a forked process."""
+        for handler in self._handlers:
+            if handler.stream is self:
+                handler.stream = self._stream
+        if getattr(sys, self._name) is self:
+            setattr(sys, self._name, self._stream)
         rest = "".join(self._rests.values())
         self._rests.clear()
         if rest and os.getpid() == self._process:
             with suppress(OSError, ValueError):
-                self.stream.write(rest)
-
-
-def _handlers_of(stream: TextIO) -> Iterator[logging.StreamHandler[Any]]:
-    """Yield the handlers of ``logging`` that write to a stream."""
-    for logger in (logging.root, *list(logging.root.manager.loggerDict.values())):
-        for handler in getattr(logger, "handlers", ()):
-            if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
-                yield handler
-
-
-_terminals: weakref.WeakSet[TerminalDisplay] = weakref.WeakSet()
-
-
-def _let_go_in_child() -> None:
-    """Let a loader worker, forked while bars are shown, print as if there were none."""
-    for display in list(_terminals):
-        display.let_go()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go_in_child)
+                self._stream.write(rest)

@@ -1,10 +1,11 @@
-"""Time left for a run, estimated from its finished epochs."""
+"""Time left for a run, estimated from its latest batches, validations and checkpoints."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
@@ -13,10 +14,11 @@ from ...system.text import clock
 
 _EPOCHS = 5
 """Recent epochs that count: the pace changes, as when mosaic is switched off."""
+_BATCHES = 1000
+"""Most batches that count."""
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """Estimate of the time left, in s."""
 
     seconds: float
@@ -25,121 +27,87 @@ class Estimate:
 
 
 class TimeLeft:
-    """Measures whole epochs: batches, validations, checkpoints and all else.
+    """Measures batches, validations, and what else an epoch takes at its end, such as checkpoints.
 
-    The extra time of a run's first batch, as for compiling, is not expected again. Before the first
-    epoch has ended, and before the first validation, the estimate has only the parts that were measured.
-    All times are in s, by one clock.
+    The first batch of a run, which may compile, does not count. All times are in s, by one clock.
 
     Args:
-        epochs: number of epochs after which the run ends.
+        epochs: number of epochs after which the run ends; 0 if something else ends it: no estimate.
+        batches: number of batches of an epoch.
         validates_every: epochs from one validation to the next; 0 for none.
     """
 
-    def __init__(self, epochs: int, validates_every: int) -> None:
+    def __init__(self, epochs: int, batches: int, validates_every: int) -> None:
         self.epochs = epochs
+        self.batches = batches
         self.validates_every = validates_every
-        self._training: deque[float] = deque(maxlen=_EPOCHS)
-        """Time of each epoch without its validations."""
-        self._validating: deque[float] = deque(maxlen=_EPOCHS)
+        self._batches_s: deque[float] = deque(maxlen=min(_EPOCHS * batches, _BATCHES))
+        self._validations_s: deque[float] = deque(maxlen=_EPOCHS)
+        """Time of all validations of an epoch."""
+        self._ends_s: deque[float] = deque(maxlen=_EPOCHS)
         self._is_first_batch = True
-        self._batch_s = self._validation_began = 0.0
-        self._begin(0.0, 0, 0)
+        self._validation_began = 0.0
+        self.begin_epoch(0.0, 0)
 
-    def _begin(self, now: float, epoch: int, skipped: int) -> None:
-        self._epoch, self._skipped = epoch, skipped
-        self._began = self._mark = now
-        self._batches, self._batches_s = 0, 0.0
-        self._validated_s, self._has_validated, self._excess_s = 0.0, False, 0.0
-
-    def begin_epoch(self, now: float, epoch: int, skipped: int = 0) -> None:
-        """Begin an epoch; ``skipped`` of its batches were trained before the run was resumed."""
-        self._begin(now, epoch, skipped)
+    def begin_epoch(self, now: float, epoch: int) -> None:
+        self._epoch = epoch
+        self._mark = now
+        """End of the latest batch, later by the time of validations since then."""
+        self._validated: list[float] = []
+        """Time of each validation of this epoch."""
 
     def end_batch(self, now: float) -> None:
-        """End a batch."""
-        if self._is_first_batch:
-            self._is_first_batch = False
-            self._excess_s = now - self._began
-        else:
-            self._batches += 1
-            self._batches_s += now - self._mark
-            self._batch_s = self._batches_s / self._batches
+        if not self._is_first_batch:
+            self._batches_s.append(now - self._mark)
+        self._is_first_batch = False
         self._mark = now
 
     def begin_validation(self, now: float) -> None:
-        """Begin a validation."""
         self._validation_began = now
 
     def end_validation(self, now: float) -> None:
-        """End a validation."""
-        self._validated_s += now - self._validation_began
-        self._has_validated = True
-        self._mark += now - self._validation_began
+        """End a validation; one that nobody can foresee counts as part of a batch."""
+        if self.validates_every:
+            self._validated.append(now - self._validation_began)
+            self._mark += now - self._validation_began
 
     def end_epoch(self, now: float) -> None:
-        """End the epoch."""
-        if self._batches == 0:  # only the batch that compiles
-            return
-        missed_s = self._skipped * self._batch_s
-        self._training.append(self._elapsed(now) - self._validated_s + missed_s)
-        if self._has_validated:
-            self._validating.append(self._validated_s)
+        self._ends_s.append(now - self._mark)
+        if self._validated:
+            self._validations_s.append(sum(self._validated))
 
     def after_epoch(self) -> Estimate | None:
-        """Time from the end of this epoch to the end of the run."""
-        return self._later(None)
+        """Time from the end of this epoch to the end of the run; None until two batches were measured."""
+        return self._estimate(self._epoch + 1, 0, [])
 
-    def within_epoch(self, now: float, batches: int, total: float) -> Estimate | None:
-        """Time from the middle of an epoch, after ``batches`` of its ``total``, to the end of the run.
+    def within_epoch(self, batches: int) -> Estimate | None:
+        """Time from the middle of an epoch, after some of its batches, to the end of the run."""
+        return self._estimate(self._epoch, batches, self._validated)
 
-        Returns:
-            None until two batches were measured.
-        """
-        if not self._batch_s:
-            return None
-        coming_s = (total - batches) * self._batch_s if math.isfinite(total) else 0.0
-        later = self._later(total * self._batch_s if math.isfinite(total) else None)
-        if later is None:
-            return None
-        expected_s, validates = _mean(self._training), self._validates(self._epoch)
-        if expected_s is None:  # of the first epoch only the batches are known
-            return Estimate(coming_s + later.seconds, True)
-        own_s = expected_s - (self._elapsed(now) - self._validated_s)
-        if validates:
-            own_s = max(own_s, coming_s) + max((_mean(self._validating) or 0.0) - self._validated_s, 0.0)
-        is_least = later.is_least or (validates and not self._validating and not self._has_validated)
-        return Estimate(max(own_s, coming_s) + later.seconds, is_least)
-
-    def _later(self, batches_s: float | None) -> Estimate | None:
-        """Time of all later epochs; ``batches_s`` replaces the time of an epoch until one has ended."""
-        first, last = self._epoch + 1, self.epochs
-        count = max(last - first, 0)
+    def _estimate(self, epoch: int, batches_done: int, done: list[float]) -> Estimate | None:
+        """Time from ``epoch`` on, without its batches and the time of its validations that are over."""
         every = self.validates_every
-        validations = last // every - first // every if every and count else 0
-        training_s = _mean(self._training)
-        is_least = training_s is None or (validations > 0 and not self._validating)
-        training_s = batches_s if training_s is None else training_s
-        if training_s is None:
-            return None if count else Estimate(0.0, False)
-        seconds = count * training_s + validations * (_mean(self._validating) or 0.0)
-        return Estimate(seconds, is_least and count > 0)
-
-    def _elapsed(self, now: float) -> float:
-        """Time of this epoch, without the extra time of a run's first batch."""
-        excess_s = max(self._excess_s - self._batch_s, 0.0) if self._excess_s else 0.0
-        return now - self._began - excess_s
-
-    def _validates(self, epoch: int) -> bool:
-        return self.validates_every > 0 and (epoch + 1) % self.validates_every == 0
+        ends = self.epochs - epoch
+        batches = ends * self.batches - batches_done
+        validations = self.epochs // every - epoch // every if every else 0
+        if not self.epochs or (batches and not self._batches_s):
+            return None
+        batch_s = fmean(self._batches_s) if batches else 0.0
+        validation_s = fmean(self._validations_s or [sum(done)])
+        end_s = fmean(self._ends_s or [0.0])
+        seconds = batches * batch_s + validations * validation_s + ends * end_s - min(sum(done), validation_s)
+        is_least = (validations > 0 and not (self._validations_s or done)) or (ends > 0 and not self._ends_s)
+        return Estimate(seconds, is_least)
 
 
-def time_left(trainer: Trainer) -> TimeLeft | None:
-    """Make the estimator of a run; None if something else than the number of epochs ends it."""
-    if (trainer.max_epochs or 0) < 1 or trainer.max_steps >= 0:
-        return None
+def time_left(trainer: Trainer) -> TimeLeft:
+    """Make the estimator of a run; without estimates if something else than the number of epochs ends it."""
+    epochs = trainer.max_epochs or 0
+    batches = trainer.num_training_batches
+    if epochs < 1 or trainer.max_steps >= 0 or math.isinf(batches):
+        return TimeLeft(0, 0, 0)
     every = trainer.check_val_every_n_epoch if trainer.enable_validation else 0
-    return TimeLeft(trainer.max_epochs or 0, every or 0)
+    return TimeLeft(epochs, int(batches), every or 0)
 
 
 def left_text(trainer: Trainer, left: Estimate | None) -> str:
@@ -151,7 +119,3 @@ def left_text(trainer: Trainer, left: Estimate | None) -> str:
         if remaining_s is not None and remaining_s < left.seconds:
             return clock(remaining_s)
     return f"{'≥' if left.is_least else ''}{clock(left.seconds)}"
-
-
-def _mean(values: deque[float]) -> float | None:
-    return sum(values) / len(values) if values else None

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from yolo_lightning.monitoring.screen import Bar, Display
+from yolo_lightning.monitoring.screen.display import Bar, Display
 
 
 def line(bar: Bar, width: int, ascii_only: bool = False) -> str:
@@ -47,11 +47,6 @@ def test_ends_of_a_bar(bar: Bar) -> None:
     assert "━── 27/28" in line(bar, 60)
 
 
-def test_without_a_total_it_counts() -> None:
-    bar = Bar("testing", None, 100.0, done=12, notes=["slowly"])
-    assert line(bar, 60) == "testing 12  0:41  slowly"
-
-
 def test_nothing_to_do() -> None:
     assert line(Bar("testing", 0, 100.0), 60).startswith("testing   0% ─")
 
@@ -66,7 +61,7 @@ def test_a_log_gets_lines_alone(capsys: pytest.CaptureFixture[str]) -> None:
     bar = display.open("testing", math.inf, 0.0)
     display.draw(1.0)
     display.print("a line", style="bold green")
-    display.close(bar, None, bar)
+    display.close(bar, bar)
     assert capsys.readouterr().out == "a line\n"
     assert not display.is_due(1e9) and display.bars == []
 
