@@ -66,6 +66,11 @@ class YoloCLI(CommandHooks, LightningCLI):
     _is_new = False
     """This process made the run directory."""
 
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Subcommands that :func:`launch` has asked for, with the arguments that have no option."""
+        known = super().subcommands()
+        return {name: known[name] for name in known if name in self.parser_kwargs}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(RunOptions)
         parser.add_class_arguments(DDPConfig, "ddp")
@@ -213,6 +218,8 @@ def launch(cli: type[Cli], args: list[str]) -> Cli:
     Raises:
         InputError: an option or the data is wrong.
     """
+    # The parser of a subcommand takes most of a second to build, as the docstrings of all classes are read.
+    needed = [args[0]] if args[0] in _SUBCOMMANDS else [*_SUBCOMMANDS]
     return cli(
         YOLOv5,
         DetectionDataModule,
@@ -224,8 +231,8 @@ def launch(cli: type[Cli], args: list[str]) -> Cli:
             "prog": "yolo-lightning",
             "description": _DESCRIPTION,
             **{
-                name: {"usage": f"yolo-lightning {name} [options]", "description": description}
-                for name, description in _SUBCOMMANDS.items()
+                name: {"usage": f"yolo-lightning {name} [options]", "description": _SUBCOMMANDS[name]}
+                for name in needed
             },
         },
         auto_configure_optimizers=False,
