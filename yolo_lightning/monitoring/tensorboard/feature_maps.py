@@ -83,8 +83,8 @@ class FeatureMapPictures(Callback):
         self, writer: SummaryWriter, step: int, network: DetectionNetwork, outputs: Any, batch: Batch
     ) -> None:
         first = batch.images[:1]  # uint8 (1, 3, H, W)
-        layers = self.layers or features.head_layers(network)
-        found = features.feature_maps(network, normalise(first), layers).layers
+        layers = self.layers or network.head_sources
+        _, found = features.feature_maps(network, normalise(first), layers)
         arrays = {number: value[0].float().cpu().numpy() for number, value in found.items()}  # (C, h, w)
         detections = outputs["detections"][0].float()  # (D, 6)
         sure = detections[detections[:, 4] >= SCORE_THRESHOLD]  # padding has a score of 0
