@@ -15,9 +15,8 @@ from ..monitoring.gpu_health.callback import GpuHealth
 from ..monitoring.options import DashboardConfig
 from ..monitoring.report.callback import RunReport
 from ..monitoring.tensorboard.curves import EvaluationCurves
-from ..monitoring.tensorboard.feature_maps import FeatureMapPictures
 from ..monitoring.tensorboard.layout import Dashboard
-from ..monitoring.tensorboard.pictures import Pictures
+from ..monitoring.tensorboard.pictures import FeatureMapPictures, Pictures
 from ..performance.stalls import StallMonitor
 from ..performance.time_budget import TimeBudget
 from ..runs.best_epoch import MONITOR

@@ -21,7 +21,8 @@ from ..evaluation.detect import detect
 from ..model.network import DetectionNetwork, build_network
 from ..model.weights import LoadedWeights, identify_architecture, load_weights, transfer_weights
 from ..monitoring import features
-from ..monitoring.pictures import SCORE_THRESHOLD, Pixels, encode
+from ..monitoring.pictures.draw_boxes import Pixels, encode
+from ..monitoring.pictures.views import SCORE_THRESHOLD
 from ..runs.checkpoint_damage import newest_whole
 from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import CONFIG, DEFAULT_NAME, find_checkpoint, run_directory_of

@@ -7,22 +7,17 @@ import matplotlib
 import numpy as np
 import pytest
 
+from tests.support.evaluations import X, evaluation_of
 from tests.support.report_run import NASTY
 from yolo_lightning.monitoring.pictures.figures import printable, to_svg
-from yolo_lightning.monitoring.pictures.plots import (
-    Curve,
-    plot_confusion,
-    plot_curves,
-    plot_precision_recall,
-)
+from yolo_lightning.monitoring.pictures.plots import plot_confusion, plot_curves, plot_precision_recall
 
 SVG = "{http://www.w3.org/2000/svg}"
-X = np.linspace(0, 1, 101)
 
 
 def plot(names: list[str]) -> str:
     curves = np.linspace(0.9, 0.2, len(names))[:, None] * (1 - X**2)
-    return to_svg(plot_precision_recall(X, curves, curves.mean(axis=1), names))
+    return to_svg(plot_precision_recall(evaluation_of(curves, names)))
 
 
 def texts(svg: str) -> list[str]:
@@ -54,7 +49,7 @@ def test_several_threads_draw_what_one_draws_and_leave_the_options_alone() -> No
     def draw(number: int) -> str:
         if number % 2:
             return to_svg(plot_confusion(np.eye(3, dtype=np.int64) * number, ["a", "b"]))
-        return to_svg(plot_curves([Curve("a", [(0, 0), (1, number)], "C0")], "x"))
+        return to_svg(plot_curves([("a", [(0, 0), (1, number)])], "x"))
 
     before = matplotlib.rcParams["svg.fonttype"]
     alone = [draw(number) for number in range(8)]

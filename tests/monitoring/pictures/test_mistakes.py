@@ -73,36 +73,34 @@ def test_matches_are_those_of_cocoeval(crowds: bool) -> None:
         detections, truth = random_image(seed, crowds)
         errors = find_mistakes(detections, truth)
         wrong, missed = by_cocoeval(detections, truth)
-        assert set(errors.false_positives) == wrong
-        assert set(errors.missed) == missed
+        assert [set(rows) for rows in errors] == [wrong, missed]
         sizes += len(wrong), len(missed)
     assert (sizes > 40).all()  # there was something to find
 
 
 def test_errors_come_worst_first() -> None:
     detections, truth = random_image(1, True)
-    errors = find_mistakes(detections[::-1].copy(), truth)
-    assert len(errors.false_positives) > 1 and len(errors.missed) > 1
-    assert (np.diff(detections[::-1][errors.false_positives, 4]) <= 0).all()
-    assert (np.diff(truth[errors.missed, 5]) <= 0).all()
+    wrong, missed = find_mistakes(detections[::-1].copy(), truth)
+    assert len(wrong) > 1 and len(missed) > 1
+    assert (np.diff(detections[::-1][wrong, 4]) <= 0).all()
+    assert (np.diff(truth[missed, 5]) <= 0).all()
 
 
 def test_an_overlap_of_exactly_one_half_is_enough() -> None:
     truth = np.array([[0, 0, 0, 10, 10, 100, 0]], np.float32)
-    errors = find_mistakes(np.array([[0, 0, 10, 5, 0.9, 0]], np.float32), truth)
-    assert len(errors.false_positives) == len(errors.missed) == 0
+    assert find_mistakes(np.array([[0, 0, 10, 5, 0.9, 0]], np.float32), truth) == ([], [])
 
 
 def test_of_two_detections_of_one_object_the_surer_is_right() -> None:
     truth = np.array([[1, 10, 10, 50, 50, 1600, 0]], np.float32)
     detections = np.array([[12, 10, 52, 50, 0.9, 1], [10, 10, 50, 50, 0.8, 1]], np.float32)
-    assert find_mistakes(detections, truth).false_positives == [1]
+    assert find_mistakes(detections, truth) == ([1], [])
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 0), (3, 0), (0, 3)])
 def test_nothing_found_or_nothing_there(n: int, m: int) -> None:
     errors = find_mistakes(np.zeros((n, 6), np.float32), np.zeros((m, 7), np.float32))
-    assert (errors.false_positives, errors.missed) == ([*range(n)], [*range(m)])
+    assert errors == ([*range(n)], [*range(m)])
 
 
 def evaluated(seed: int, side: int = 160) -> EvaluatedImage:
@@ -122,18 +120,19 @@ def test_the_worst_of_all_images_are_kept() -> None:
     worst, images = WorstMistakes(4), [evaluated(seed) for seed in range(30)]
     scores, areas = [], []
     for image in images:
-        errors = find_mistakes(image.detections, image.truth)
-        worst.add(image, errors)
-        scores += [(-image.detections[i, 4], image.position, i) for i in errors.false_positives]
-        areas += [(-image.truth[i, 5], image.position, i) for i in errors.missed]
+        wrong, missed = find_mistakes(image.detections, image.truth)
+        worst.add(image)
+        scores += [(-image.detections[i, 4], image.position, i) for i in wrong]
+        areas += [(-image.truth[i, 5], image.position, i) for i in missed]
     kept = worst.take(8)
     assert [m.is_missed for m in kept] == [False] * 4 + [True] * 4
-    assert [(m.position, m.row) for m in kept[:4]] == [entry[1:] for entry in sorted(scores)[:4]]
-    assert [(m.position, m.row) for m in kept[4:]] == [entry[1:] for entry in sorted(areas)[:4]]
+    assert [(m.image.position, m.row) for m in kept[:4]] == [entry[1:] for entry in sorted(scores)[:4]]
+    assert [(m.image.position, m.row) for m in kept[4:]] == [entry[1:] for entry in sorted(areas)[:4]]
     for mistake in kept:
-        image = images[mistake.position]
-        assert (mistake.view.image == mistake.position).all()
-        assert mistake.image_id == mistake.position + 100
+        image = images[mistake.image.position]
+        assert (mistake.view.image == image.position).all()
+        assert mistake.image.image_id == image.position + 100
+        assert mistake.image.pixels.numel() == 0
         expected = image.truth[mistake.row, 1:5] if mistake.is_missed else image.detections[mistake.row, :4]
         assert (mistake.box == expected).all()
 
@@ -143,25 +142,23 @@ def test_of_mistakes_as_bad_as_each_other_the_first_stay() -> None:
     image = evaluated(0)
     detections = np.array([[0, 0, 9, 9, 0.5, 0]], np.float32)
     for position in range(5):
-        same = image._replace(detections=detections, truth=image.truth[:0], position=position)
-        worst.add(same, find_mistakes(same.detections, same.truth))
-    assert [m.position for m in worst.take(4)] == [0, 1]
+        worst.add(image._replace(detections=detections, truth=image.truth[:0], position=position))
+    assert [m.image.position for m in worst.take(4)] == [0, 1]
 
 
 def test_one_kind_fills_the_places_of_the_other() -> None:
     worst, image = WorstMistakes(6), evaluated(3)
-    found = image._replace(truth=image.truth[:0])
-    worst.add(found, find_mistakes(found.detections, found.truth))
+    worst.add(image._replace(truth=image.truth[:0]))
     assert [m.is_missed for m in worst.take(6)] == [False] * 6
     missed = image._replace(detections=image.detections[:0], truth=image.truth[image.truth[:, 6] == 0][:1])
-    worst.add(missed, find_mistakes(missed.detections, missed.truth))
+    worst.add(missed)
     assert [m.is_missed for m in worst.take(6)] == [False] * 5 + [True]
     assert [m.is_missed for m in worst.take(1)] == [False]
 
 
 def test_views_are_small_and_not_the_memory_of_the_batch() -> None:
     worst, image = WorstMistakes(8), evaluated(2, side=2000)
-    worst.add(image, find_mistakes(image.detections, image.truth))
+    worst.add(image)
     before = [m.view.image.copy() for m in worst.take(16)]
     image.pixels.zero_()
     for mistake, pixels in zip(worst.take(16), before, strict=True):

@@ -5,10 +5,10 @@ import warnings
 import numpy as np
 import pytest
 
+from tests.support.evaluations import X, evaluation_of
 from yolo_lightning.monitoring.pictures.draw_boxes import Pixels
 from yolo_lightning.monitoring.pictures.figures import to_pixels
 from yolo_lightning.monitoring.pictures.plots import (
-    Curve,
     plot_confidence,
     plot_confusion,
     plot_curves,
@@ -16,7 +16,6 @@ from yolo_lightning.monitoring.pictures.plots import (
 )
 
 NAMES = [f"class number {i}" for i in range(80)]
-X = np.linspace(0, 1, 101)
 
 
 @pytest.fixture(autouse=True)
@@ -33,13 +32,12 @@ def falling(classes: int) -> np.ndarray:
 
 
 def precision_recall(classes: int, names: list[str] = NAMES) -> Pixels:
-    curves = falling(classes)
-    return to_pixels(plot_precision_recall(X, curves, curves.mean(axis=1), names[:classes]))
+    return to_pixels(plot_precision_recall(evaluation_of(falling(classes), names[:classes])))
 
 
 def confidence(classes: int) -> Pixels:
-    curves = {name: falling(classes) for name in ("f1", "precision", "recall")}
-    return to_pixels(plot_confidence(X, curves, NAMES[:classes], 0.3, 0.5))
+    found = evaluation_of(falling(classes), NAMES[:classes], best_confidence=0.3, best_f1=0.5)
+    return to_pixels(plot_confidence(found))
 
 
 def confusion_pixels(confusion: np.ndarray, names: list[str]) -> Pixels:
@@ -63,13 +61,13 @@ def test_pictures_are_rgb(classes: int) -> None:
 def test_a_class_without_annotations_is_left_out() -> None:
     curves = falling(3)
     curves[1] = np.nan
-    with_it = to_pixels(plot_precision_recall(X, curves, curves.mean(axis=1), NAMES[:3]))
+    with_it = to_pixels(plot_precision_recall(evaluation_of(curves, NAMES[:3])))
     assert is_drawn(with_it, "#ff7f0e")
     assert not is_drawn(with_it, "#2ca02c")  # the colour of a third
     curves[:] = np.nan
-    nothing = to_pixels(plot_precision_recall(X, curves, curves.mean(axis=1), NAMES[:3]))
+    nothing = to_pixels(plot_precision_recall(evaluation_of(curves, NAMES[:3])))
     assert not is_drawn(nothing, "#1f77b4")
-    plot_confidence(X, dict.fromkeys(("f1", "precision", "recall"), curves), NAMES[:3], np.nan, np.nan)
+    plot_confidence(evaluation_of(curves, NAMES[:3]))
 
 
 @pytest.mark.parametrize(
@@ -128,12 +126,12 @@ def test_a_large_matrix_lists_the_most_frequent_confusions() -> None:
 
 
 def test_a_line_goes_through_its_points() -> None:
-    curve = Curve("a", [(1, 0.5), (2, 0.25), (4, 0.75)], "C0")
-    curves = [curve, Curve("b", [(1, 0.4)], "C1")]
-    axes = plot_curves(curves, "epoch", from_zero=True, mark=(4, "best: 4")).axes[0]
+    points = [(1, 0.5), (2, 0.25), (4, 0.75)]
+    lines = [("a", points), ("none", []), ("b", [(1, 0.4)])]
+    axes = plot_curves(lines, "epoch", from_zero=True, mark=(4, "best: 4")).axes[0]
     first, second, mark = axes.lines
-    assert [*zip(*first.get_data(), strict=True)] == curve.points
-    assert second.get_label() == "b" and list(mark.get_xdata()) == [4, 4]
+    assert [*zip(*first.get_data(), strict=True)] == points
+    assert second.get_label() == "b" and second.get_color() == "C2" and list(mark.get_xdata()) == [4, 4]
     assert axes.get_ylim()[0] == 0
     legend = axes.get_legend()
     assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["a", "b"]
@@ -151,9 +149,9 @@ def test_a_line_goes_through_its_points() -> None:
 )
 @pytest.mark.parametrize("from_zero", [False, True])
 def test_any_values_can_be_drawn(points: list[tuple[float, float]], from_zero: bool) -> None:
-    curve = Curve("a", [(x, abs(y) if from_zero else y) for x, y in points], "#d62728")
-    figure = plot_curves([curve], "epoch", from_zero=from_zero, mark=(1, "best"))
+    shown = [(x, abs(y) if from_zero else y) for x, y in points]
+    figure = plot_curves([("a", shown)], "epoch", from_zero=from_zero, mark=(1, "best"))
     pixels = to_pixels(figure)
-    assert pixels.shape == (250, 390, 3) and is_drawn(pixels, "#d62728")
+    assert pixels.shape == (250, 390, 3) and is_drawn(pixels, "#1f77b4")
     low, high = figure.axes[0].get_ylim()
-    assert all(low <= y <= high for _, y in curve.points)
+    assert all(low <= y <= high for _, y in shown)

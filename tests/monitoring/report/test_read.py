@@ -19,7 +19,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert [path.name for path in run.pictures] == ["labels.png", "worst.jpg"]
     assert run.checkpoint("best") == run.directory / "checkpoints" / "best.ckpt"
     assert run.unreadable == []
-    assert run.evaluation is not None and run.evaluation.curves["f1"].shape == (2, 5)
+    assert run.evaluation is not None and run.evaluation.f1.shape == (2, 5)
 
 
 def test_only_the_metrics_are_needed(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import colorsys
 import functools
+import io
 import os
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -115,3 +117,10 @@ def _draw_caption(
     top = corners[1] - height if corners[1] >= height else max(0, min(corners[1], size[1] - height))
     draw.rectangle((left, top, left + width - 1, top + height - 1), fill=ground)
     draw.text((left + 2, top), text, fill=ink_on(ground), font=face)
+
+
+def encode(image: Pixels, suffix: Literal[".jpg", ".png"]) -> bytes:
+    """The contents of an image file."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG" if suffix == ".jpg" else "PNG", quality=82)  # PNG ignores it
+    return file.getvalue()

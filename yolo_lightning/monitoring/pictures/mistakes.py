@@ -17,16 +17,7 @@ VIEW_PX = 384
 """Longest side of a view that is kept; larger views are scaled down."""
 
 
-class MistakeRows(NamedTuple):
-    """The mistakes of one image."""
-
-    false_positives: list[int]
-    """Rows of the detections that found no annotation of their class, by falling score."""
-    missed: list[int]
-    """Rows of the annotations that no detection found, by falling area; without crowds."""
-
-
-def find_mistakes(detections: Floats, truth: Floats) -> MistakeRows:
+def find_mistakes(detections: Floats, truth: Floats) -> tuple[list[int], list[int]]:
     """Match the detections of one image as COCO does at an IoU of 0.5.
 
     By falling score, each detection takes the free annotation of its class that it overlaps most. A
@@ -35,6 +26,10 @@ def find_mistakes(detections: Floats, truth: Floats) -> MistakeRows:
     Args:
         detections: (n, 6) x1, y1, x2, y2 in px, score, class.
         truth: (m, 7) class, x1, y1, x2, y2 in px, area in px^2, 1.0 for a crowd.
+
+    Returns:
+        Rows of the false positives by falling score, and of the missed annotations by falling area; crowds
+        are never missed.
     """
     crowd = truth[:, 6] > 0
     row, column = np.nonzero(detections[:, 5, None] == truth[None, :, 0])
@@ -50,62 +45,34 @@ def find_mistakes(detections: Floats, truth: Floats) -> MistakeRows:
         if i not in right and j not in taken and not crowd[j]:
             right.add(i)
             taken.add(j)
-    not_wrong = right.union(row[crowd[column]].tolist())
-    scores, areas = detections[:, 4].tolist(), truth[:, 5].tolist()
-    wrong = [i for i in range(len(scores)) if i not in not_wrong]
-    missed = [j for j in np.flatnonzero(~crowd).tolist() if j not in taken]
-    return MistakeRows(
-        sorted(wrong, key=scores.__getitem__, reverse=True),
-        sorted(missed, key=areas.__getitem__, reverse=True),
-    )
+    right.update(row[crowd[column]].tolist())
+    by_score, by_area = (np.argsort(-table, kind="stable") for table in (detections[:, 4], truth[:, 5]))
+    wrong = [i for i in by_score.tolist() if i not in right]
+    return wrong, [j for j in by_area.tolist() if j not in taken and not crowd[j]]
 
 
 class Mistake(NamedTuple):
     """One false positive or missed annotation, with its surroundings."""
 
-    is_missed: bool
+    image: EvaluatedImage
+    """Its image, without pixels."""
     row: int
-    """Row of ``truth`` if it was missed, else of ``detections``."""
-    detections: Floats
-    """(n, 6) of the image, as of ``EvaluatedImage``."""
-    truth: Floats
-    """(m, 7) of the image, as of ``EvaluatedImage``."""
-    overlap: Floats
-    """IoU with the annotations (m,), or of a missed annotation with the detections (n,), of any class."""
+    """Row of the image's ``truth`` if it was missed, else of its ``detections``."""
+    is_missed: bool
     view: ImageView
-    position: int
-    """Position of the image in its data set."""
-    image_id: int
 
     @property
     def box(self) -> Floats:
         """(4,) xyxy in px of the original image."""
-        return self.truth[self.row, 1:5] if self.is_missed else self.detections[self.row, :4]
+        return self.image.truth[self.row, 1:5] if self.is_missed else self.image.detections[self.row, :4]
 
 
 def cut_mistake(image: EvaluatedImage, row: int, is_missed: bool) -> Mistake:
-    """Copy a mistake and its surroundings off the device.
-
-    Args:
-        image: the image with the mistake.
-        row: row of its truth if it was missed, else of its detections.
-        is_missed: whether it is a missed annotation.
-    """
-    boxes, others = image.detections[:, :4], image.truth[:, 1:5]
-    if is_missed:
-        boxes, others = others, boxes
-    same = boxes[row : row + 1].repeat(len(others), axis=0).astype(np.float64)
-    view = cut_view(image, surroundings(boxes[row], image.size))
-    return Mistake(
-        is_missed=is_missed,
-        row=row,
-        detections=image.detections,
-        truth=image.truth,
-        overlap=pair_iou(same, others.astype(np.float64), np.zeros(len(others), bool)).astype(np.float32),
-        view=view.fit(VIEW_PX) if max(view.image.shape) > VIEW_PX else view,
-        position=image.position,
-        image_id=image.image_id,
-    )
+    """Copy a mistake (see :class:`Mistake`) and its surroundings off the device."""
+    box = image.truth[row, 1:5] if is_missed else image.detections[row, :4]
+    view = cut_view(image, surroundings(box, image.size))
+    view = view.fit(VIEW_PX) if max(view.image.shape) > VIEW_PX else view
+    return Mistake(image.without_pixels(), row, is_missed, view)
 
 
 class WorstMistakes:
@@ -122,20 +89,19 @@ class WorstMistakes:
         self._missed: list[tuple[float, Mistake]] = []
         """(area, mistake), the worst first."""
 
-    def add(self, image: EvaluatedImage, found: MistakeRows) -> None:
+    def add(self, image: EvaluatedImage) -> None:
         """Keep the mistakes of an image that are among the worst so far."""
-        for row in found.false_positives[: self.most]:
-            self._offer(self._false_positives, float(image.detections[row, 4]), image, row)
-        for row in found.missed[: self.most]:
-            self._offer(self._missed, float(image.truth[row, 5]), image, row)
-
-    def _offer(
-        self, kept: list[tuple[float, Mistake]], badness: float, image: EvaluatedImage, row: int
-    ) -> None:
-        if len(kept) < self.most or badness > kept[-1][0]:
-            mistake = cut_mistake(image, row, is_missed=kept is self._missed)
-            bisect.insort(kept, (badness, mistake), key=lambda entry: -entry[0])  # of equals, the first stays
-            del kept[self.most :]
+        wrong, missed = find_mistakes(image.detections, image.truth)
+        for kept, rows, badness in (
+            (self._false_positives, wrong, image.detections[:, 4]),
+            (self._missed, missed, image.truth[:, 5]),
+        ):
+            for row in rows[: self.most]:
+                if len(kept) < self.most or badness[row] > kept[-1][0]:
+                    mistake = cut_mistake(image, row, kept is self._missed)
+                    # Of equals, the first stays.
+                    bisect.insort(kept, (float(badness[row]), mistake), key=lambda entry: -entry[0])
+                    del kept[self.most :]
 
     def take(self, count: int) -> list[Mistake]:
         """The worst ``count``: half false positives, half missed annotations if there are enough of each."""

@@ -37,7 +37,7 @@ class EvaluatedImage(NamedTuple):
 
     def without_pixels(self) -> EvaluatedImage:
         """The same without its pixels, which would keep the batch in memory."""
-        return self._replace(pixels=torch.empty((3, 0, 0), dtype=torch.uint8))
+        return self._replace(pixels=self.pixels.new_empty((3, 0, 0), device="cpu"))
 
 
 class ImageView(NamedTuple):
@@ -118,12 +118,8 @@ def cut_view(image: EvaluatedImage, region: npt.NDArray[np.floating] | None = No
 def surroundings(box: Floats, size: tuple[int, int]) -> npt.NDArray[np.float64]:
     """The region around a box: twice its size, at least 0.3 of the image, and inside it.
 
-    Args:
-        box: (4,) xyxy in px of the image.
-        size: height and width of the image in px.
-
-    Returns:
-        xyxy (4,) in px of the image; a square if there is room for one.
+    It is a square if there is room for one. Boxes (4,) are xyxy in px of the image, ``size`` is its height
+    and width in px.
     """
     limit = np.array([size[1], size[0]], np.float64)  # width, height
     low, high = box[:2].astype(np.float64), box[2:].astype(np.float64)

@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..metric_names import MAP, MAP_50, METRIC_TITLES, SPEED, loss_title
 from ..pictures.figures import to_svg
-from ..pictures.plots import (
-    Curve,
-    line_colour,
-    plot_confidence,
-    plot_confusion,
-    plot_curves,
-    plot_precision_recall,
-)
+from ..pictures.plots import plot_confidence, plot_confusion, plot_curves, plot_precision_recall
 from .read import Row, Run
 
 if TYPE_CHECKING:
@@ -85,15 +78,12 @@ def evaluation_plots(run: Run) -> list[Chart]:
     found = run.evaluation
     if found is None:
         return []
-    names = found.class_names
-    confidence = plot_confidence(found.confidence, found.curves, names, found.best_confidence, found.best_f1)
-    precision_recall = plot_precision_recall(found.pr_recall, found.pr_precision, found.ap_50, names)
     return [
-        Chart("Precision against recall", _svg_uri(precision_recall)),
-        Chart("F1, precision and recall against confidence", _svg_uri(confidence)),
+        Chart("Precision against recall", _svg_uri(plot_precision_recall(found))),
+        Chart("F1, precision and recall against confidence", _svg_uri(plot_confidence(found))),
         Chart(
             "Confusion matrix",
-            _svg_uri(plot_confusion(found.confusion, names)),
+            _svg_uri(plot_confusion(found.confusion, found.class_names)),
             "A column is the true class, a row the predicted class. The background's row counts missed "
             "objects, its column false detections. Colour is the fraction of the column.",
         ),
@@ -129,10 +119,9 @@ def _chart(
     mark: tuple[float, str] | None = None,
 ) -> list[Chart]:
     """One plot of named lines; none if no line has a point."""
-    curves = [Curve(name, points, line_colour(i)) for i, (name, points) in enumerate(lines) if points]
-    if not curves:
+    if not any(points for _, points in lines):
         return []
-    figure = plot_curves(curves, x_label, from_zero=from_zero, has_legend=has_legend, mark=mark)
+    figure = plot_curves(lines, x_label, from_zero=from_zero, has_legend=has_legend, mark=mark)
     return [Chart(title, _svg_uri(figure))]
 
 

@@ -12,9 +12,8 @@ from typing import Any, Literal
 
 from ...runs.directory import images_per_second
 from ..metric_names import MAP, METRIC_TITLES, NOTHING, duration_text, number
-from .budget import PHASES, phase_seconds
-from .outcome import class_average_precisions, epochs_text, wall_seconds
 from .read import Run
+from .sections import PHASES, class_average_precisions, epochs_text, phase_seconds, wall_seconds
 
 NOT_OPTIONS = {"run_name", "runs_dir", "trainer.default_root_dir"}
 """Options that say where a run lies, and nothing about its training."""
@@ -95,10 +94,8 @@ def _options(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _machine(environment: dict[str, Any]) -> dict[str, Any]:
-    packages = environment.get("packages")
-    return {name: environment[name] for name in _ENVIRONMENT if name in environment} | (
-        packages if isinstance(packages, dict) else {}
-    )
+    told = {name: environment[name] for name in _ENVIRONMENT if name in environment}
+    return told | environment.get("packages", {})
 
 
 def _metrics(runs: Sequence[Run]) -> list[ComparedMetric]:

@@ -13,12 +13,9 @@ from ...runs.directory import images_per_second
 from ...system.files import write_whole
 from ..metric_names import MAP, MAP_50, METRIC_TITLES, duration_text, number
 from ..pictures.plots import line_colour
-from .budget import phases
+from . import sections
 from .charts import comparison_curves, evaluation_plots, pictures, training_curves
 from .compare import compare_runs
-from .machine import facts, gpu_table, lines
-from .next_steps import commands
-from .outcome import best_confidence, class_scores, described, epochs_text, wall_seconds, weakest
 from .read import Run, read_run
 
 if TYPE_CHECKING:
@@ -29,31 +26,30 @@ REPORT = "report.html"
 
 def report_page(run: Run) -> str:
     """The report of a run as HTML."""
-    classes, spent = class_scores(run), phases(run.time_budget)
-    processes = run.time_budget.get("processes")
+    classes, phases = sections.class_scores(run), sections.phases(run.time_budget)
     return _render(
         "report.html.j2",
         run=run,
-        described=described(run),
+        described=sections.described(run),
         best_epoch=int(run.best["epoch"]) + 1,
         last_epoch=int(run.last["epoch"]) + 1,
-        epochs=epochs_text(run),
-        parts=processes if isinstance(processes, int) else 1,
+        epochs=sections.epochs_text(run),
+        parts=run.time_budget.get("processes", 1),
         speed=images_per_second(run.rows),
-        wall_seconds=wall_seconds(run),
+        wall_seconds=sections.wall_seconds(run),
         classes=classes,
-        weakest=weakest(classes),
-        confidence=best_confidence(run),
+        weakest=sections.weakest(classes),
+        confidence=sections.best_confidence(run),
         curves=training_curves(run),
         plots=evaluation_plots(run),
         pictures=pictures(run),
-        phases=spent,
-        training_seconds=sum(phase.seconds for phase in spent if phase.key == "step"),
-        gpus=gpu_table(run.gpus),
-        faults=[fault for gpu in run.gpus for fault in lines(gpu.get("faults"))],
-        facts=facts(run),
+        phases=phases,
+        training_seconds=sum(phase.seconds for phase in phases if phase.key == "step"),
+        gpus=sections.gpu_table(run.gpus),
+        faults=sections.lines([gpu.get("faults") for gpu in run.gpus]),
+        facts=sections.facts(run),
         config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else "",
-        commands=list(commands(run)),
+        commands=list(sections.commands(run)),
     )
 
 

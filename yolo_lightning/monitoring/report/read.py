@@ -9,79 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import yaml
 
 from ...errors import InputError
 from ...runs.best_epoch import best_row
 from ...runs.directory import CONFIG, METRICS, read_metrics, versions
+from ..pictures.plots import Evaluation
 
 EVALUATION = "evaluation.json"
 _PICTURES = (".jpg", ".jpeg", ".png")
 
 Row = dict[str, float]
 """The metrics of an epoch, by name, without those that are not finite."""
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """``evaluation.json`` of the best epoch, with C classes, K confidences and R recalls.
-
-    Attributes:
-        epoch: from 0.
-        class_names: C names.
-        confidence: (K,) in 0..1.
-        curves: ``f1``, ``precision`` and ``recall`` at each confidence, (C, K); nan without annotations.
-        pr_recall: (R,) in 0..1.
-        pr_precision: (C, R); nan without annotations.
-        ap_50: (C,) average precision at an IoU of 0.5; nan without annotations.
-        confusion: (C + 1, C + 1), rows predicted, columns true, the last of each background.
-        best_confidence: the confidence with the best mean F1; nan if there is none.
-        best_f1: the mean F1 there.
-    """
-
-    epoch: int
-    class_names: list[str]
-    confidence: Floats
-    curves: dict[str, Floats]
-    pr_recall: Floats
-    pr_precision: Floats
-    ap_50: Floats
-    confusion: npt.NDArray[np.int64]
-    best_confidence: float
-    best_f1: float
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Evaluation:
-        """Check the shapes of everything.
-
-        Raises:
-            KeyError, TypeError, ValueError: a part is missing or has another shape.
-        """
-        names = [str(name) for name in content["class_names"]]
-        classes, confidences = len(names), len(content["confidence"])
-        recalls, best = len(content["pr_recall"]), content.get("best_f1") or {}
-
-        def read(key: str, *shape: int) -> Floats:
-            values = np.array(content[key], np.float64)  # None is nan
-            if values.shape != shape:
-                raise ValueError(f"{key} has shape {values.shape} instead of {shape}")
-            return values
-
-        return cls(
-            epoch=int(content["epoch"]),
-            class_names=names,
-            confidence=read("confidence", confidences),
-            curves={key: read(key, classes, confidences) for key in ("f1", "precision", "recall")},
-            pr_recall=read("pr_recall", recalls),
-            pr_precision=read("pr_precision", classes, recalls),
-            ap_50=read("ap_50", classes),
-            confusion=read("confusion", classes + 1, classes + 1).astype(np.int64),
-            best_confidence=float(best.get("confidence", math.nan)),
-            best_f1=float(best.get("f1", math.nan)),
-        )
 
 
 @dataclass(frozen=True)
@@ -126,8 +65,7 @@ class Run:
     @property
     def gpus(self) -> list[dict[str, Any]]:
         """The records of ``gpu_health.json``, one per GPU."""
-        devices = self.gpu_health.get("devices")
-        return [gpu for gpu in devices if isinstance(gpu, dict)] if isinstance(devices, list) else []
+        return list(self.gpu_health.get("devices", []))
 
     def checkpoint(self, name: str) -> Path | None:
         """Path of the checkpoint ``best`` or ``last``; None if there is no such file."""

@@ -17,9 +17,10 @@ from torch.utils.tensorboard.summary import hparams
 
 from ...runs.directory import CONFIG
 from ...system.background import BackgroundQueue
+from ...system.lightning_internals import logging_step
 from ...training.contracts import detection_data, detection_module
 from ..metric_names import loss_title
-from .writer import step_of, writer_of
+from .writer import writer_of
 
 TEXTS = {CONFIG: "yaml", "environment.json": "json"}
 """Files of the run directory that are shown -> their language."""
@@ -50,8 +51,6 @@ class Dashboard(Callback):
         self.graph = graph
         self._queue = queue
         self._texts_are_due = False
-        self._end: Any = None
-        """Summary that closes the HParams session."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         writer = writer_of(trainer)
@@ -60,12 +59,10 @@ class Dashboard(Callback):
         self._texts_are_due = True
         module = detection_module(pl_module)
         writer.add_custom_scalars(layout(module.criterion.parts if module else ()))
-        experiment, start, self._end = hparams(
-            hyper_parameters(trainer, pl_module), dict.fromkeys(METRICS, 0.0)
-        )
-        for summary in (experiment, start):
+        *begin, _ = hparams(hyper_parameters(trainer, pl_module), dict.fromkeys(METRICS, 0.0))
+        for summary in begin:
             writer._get_file_writer().add_summary(summary)
-        if self.graph and module and step_of(trainer) == 0:
+        if self.graph and module and logging_step(trainer) == 0:
             # On this thread: another would make torch keep more threads, which slows every step.
             write_graph(writer, module.network)
 
@@ -81,29 +78,25 @@ class Dashboard(Callback):
             path = self.directory / name
             if writer is not None and path.is_file():
                 text = f"```{language}\n{path.read_text(encoding='utf-8').rstrip()}\n```"
-                writer.add_text(f"run/{name}", text, step_of(trainer))
+                writer.add_text(f"run/{name}", text, logging_step(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the best metrics, even if nothing was left to train: such a start drops its last step."""
         writer = writer_of(trainer)
         if writer is not None:
             for name, value in _best(self.directory / "summary.json").items():
-                writer.add_scalar(f"best/{name}", value, step_of(trainer))
-            if self._end is not None:
-                writer._get_file_writer().add_summary(self._end)
-            self._end = None
+                writer.add_scalar(f"best/{name}", value, logging_step(trainer))
+            *_, end = hparams({}, {})
+            writer._get_file_writer().add_summary(end)
         if trainer.is_global_zero:
             self._queue.drain()  # the writer is closed next
 
 
 def layout(parts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """Return the charts of scalars, for ``SummaryWriter.add_custom_scalars``.
+    """Charts for ``add_custom_scalars``: category -> title -> ``["Multiline", [pattern of tags, …]]``.
 
     Args:
         parts: names of the parts of the loss.
-
-    Returns:
-        Category -> title -> ``["Multiline", [regular expression of tags, ...]]``.
     """
     losses = {loss_title(part): [f"(train|val)/{part}_loss"] for part in parts}
     of_gpu = r"gpu/(\d+/)?"  # all GPUs together, and each of several

@@ -12,8 +12,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
-from ...system.lightning_internals import logging_step
-
 _Hook = TypeVar("_Hook", bound=Callable[..., None])
 
 
@@ -23,11 +21,6 @@ def writer_of(trainer: Trainer) -> SummaryWriter | None:
         return None
     loggers = (logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger))
     return next((logger.experiment for logger in loggers), None)
-
-
-def step_of(trainer: Trainer) -> int:
-    """Return the step at which Lightning logs scalars: batches trained since the run began."""
-    return logging_step(trainer)
 
 
 def never_fatal(problem: str) -> Callable[[_Hook], _Hook]:
@@ -57,18 +50,17 @@ def never_fatal(problem: str) -> Callable[[_Hook], _Hook]:
 
 
 def log_encoded(writer: SummaryWriter, tag: str, contents: bytes, shape: tuple[int, ...], step: int) -> None:
-    """Log an encoded picture; ``add_image`` would encode it again. A closed writer is ignored.
+    """Log a JPEG or PNG file; ``add_image`` would encode it again. A closed writer is ignored.
 
     Args:
         writer: TensorBoard's.
         tag: name of the picture.
-        contents: bytes of a JPEG or PNG file.
+        contents: bytes of the file.
         shape: height, width and channels.
         step: of the run.
     """
-    file_writer: Any = getattr(writer, "file_writer", None)  # None if closed, which its type does not say
-    if file_writer is None:
-        return
-    height, width, channels = shape
-    image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=contents)
-    file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+    file_writer: Any = writer.file_writer
+    if file_writer is not None:  # None if closed, which its type does not say
+        height, width, channels = shape
+        image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=contents)
+        file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
