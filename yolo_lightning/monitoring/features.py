@@ -38,13 +38,8 @@ def describe_layer(network: DetectionNetwork, number: int) -> str:
 def check_layers(network: DetectionNetwork, layers: Sequence[int], option: str = "layers") -> list[int]:
     """Check the numbers of layers, and remove duplicates.
 
-    Args:
-        network: the network with the layers.
-        layers: their numbers.
-        option: name of the user's option, for the error.
-
     Raises:
-        InputError: a layer does not exist or is the head, or the list is empty.
+        InputError: a layer does not exist or is the head, or the list is empty; names the user's option.
     """
     last = len(network.model) - 2  # the head comes after it
     wrong = [number for number in layers if not 0 <= number <= last]

@@ -21,7 +21,7 @@ from yolo_lightning import DetectionDataModule, YOLOv5
 from yolo_lightning.data.batch import Batch, row_mask
 from yolo_lightning.monitoring.tensorboard import pictures
 from yolo_lightning.monitoring.tensorboard.pictures import Pictures
-from yolo_lightning.monitoring.tensorboard.writer import log_encoded
+from yolo_lightning.monitoring.tensorboard.writer import log_picture
 from yolo_lightning.system.background import BackgroundQueue
 from yolo_lightning.training.contracts import TrainsDetections
 
@@ -321,5 +321,5 @@ def test_a_writer_that_was_closed_stays_closed(tmp_path: Path) -> None:
     writer = SummaryWriter(str(tmp_path))
     writer.close()
     before = sorted(tmp_path.iterdir())
-    log_encoded(writer, "late", b"", (1, 1, 3), 0)
+    log_picture(writer, "late", np.zeros((1, 1, 3), np.uint8), 0)
     assert sorted(tmp_path.iterdir()) == before

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ...data.annotations.index import DatasetIndex
 from .draw_boxes import Pixels
-from .figures import new_figure, printable, to_pixels
+from .plots import new_figure, printable, to_pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,22 +29,18 @@ _DARK, _MAP = "#1f4e79", "viridis"
 
 @dataclass(frozen=True)
 class LabelStatistics:
-    """Counts over the T labels and I images of a split.
-
-    Attributes:
-        class_counts: int64 (C,).
-        size_edges_px: (K+1,), edges of the bins of ``sizes``, a quarter of an octave apart.
-        sizes: int64 (K, K), labels by height (rows) and width (columns).
-        centres: int64 (N, N), labels by the place of their centre in the image: from its top (rows) and
-            its left (columns).
-        images_by_labels: int64, images that have 0, 1, 2, … labels.
-    """
+    """Counts over the labels and images of a split."""
 
     class_counts: _Ints
+    """(C,)."""
     size_edges_px: _Doubles
+    """(K+1,), edges of the bins of ``sizes``, a quarter of an octave apart."""
     sizes: _Ints
+    """(K, K), labels by height (rows) and width (columns)."""
     centres: _Ints
+    """(N, N), labels by the place of their centre in the image, from its top (rows) and left (columns)."""
     images_by_labels: _Ints
+    """Images that have 0, 1, 2, … labels."""
 
 
 def label_statistics(index: DatasetIndex, image_size_px: int | None = None) -> LabelStatistics:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...evaluation.overlaps import pair_iou
+from ...evaluation.overlaps import overlapping_pairs
 from .draw_boxes import Floats
 from .views import EvaluatedImage, ImageView, cut_view, surroundings
 
@@ -32,13 +32,11 @@ def find_mistakes(detections: Floats, truth: Floats) -> tuple[list[int], list[in
         are never missed.
     """
     crowd = truth[:, 6] > 0
-    row, column = np.nonzero(detections[:, 5, None] == truth[None, :, 0])
-    iou = pair_iou(
-        detections[row, :4].astype(np.float64), truth[column, 1:5].astype(np.float64), crowd[column]
+    found_class, true_class = detections[:, 5].astype(np.int64), truth[:, 0].astype(np.int64)
+    row, column, iou = overlapping_pairs(
+        found_class, detections[:, :4], true_class, truth[:, 1:5], crowd, IOU_THRESHOLD
     )
-    near = iou >= IOU_THRESHOLD
-    row, column = row[near], column[near]
-    order = np.lexsort((column, -iou[near], row, -detections[row, 4]))
+    order = np.lexsort((column, -iou, row, -detections[row, 4]))
     row, column = row[order], column[order]
     right, taken = set[int](), set[int]()
     for i, j in zip(row.tolist(), column.tolist(), strict=True):

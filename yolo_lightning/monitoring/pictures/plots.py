@@ -1,21 +1,25 @@
-"""Plots of training and validation, as Matplotlib figures."""
+"""Plots of training and validation: Matplotlib figures without pyplot, so that any thread may draw them."""
 
 from __future__ import annotations
 
+import io
 import math
+import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from .figures import GRID, INK, PALE, new_figure, printable
+from .draw_boxes import Pixels, legible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+EVALUATION = "evaluation.json"
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
 
@@ -33,48 +37,90 @@ _SMALLEST_PT = 2.0
 _LONGEST_NAME = 18
 _MOST_DOTS = 40
 """Longer lines are drawn without a dot for each value."""
+INK, PALE, GRID = "#1f2933", "#aab6c2", "#e8ecf0"
+"""Colours of text and means, of unnamed curves, and of grid lines."""
+_DARK_THEME = {INK: "#e9ebee", "#000000": "#9ba4af", GRID: "#2d3238"}
+"""Replacements of colours in an SVG if the reader's theme is dark."""
+_DPI = 100
+_PATH = re.compile(r' d="[^"]*"')
+_LONG_DECIMALS = re.compile(r"(\.\d\d)\d+")
+_OPTIONS = threading.Lock()
+"""Matplotlib's options are those of the process."""
+
+
+def new_figure(width_in: float, height_in: float, layout: Literal["constrained"] | None = None) -> Figure:
+    """An empty figure of some inches; Matplotlib is imported here since it takes a quarter of a second."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_in, height_in), dpi=_DPI, layout=layout)
+
+
+def to_pixels(figure: Figure) -> Pixels:
+    """A figure as uint8 RGB (H, W, 3), 100 px an inch."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def to_svg(figure: Figure) -> str:
+    """A figure as a small SVG: text stays text, and the colours follow the reader's light or dark theme."""
+    import matplotlib
+
+    file = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with _OPTIONS, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "yolo-lightning"}):
+        figure.savefig(file, format="svg", dpi=_DPI, transparent=True, metadata=nothing)
+    svg = file.getvalue()
+    svg = _PATH.sub(lambda path: _LONG_DECIMALS.sub(r"\1", path[0]), svg)  # a hundredth of a point is enough
+    light, dark = "", ""
+    for number, (colour, in_the_dark) in enumerate(_DARK_THEME.items()):
+        svg = svg.replace(f": {colour}", f": var(--c{number})")
+        light += f"--c{number}:{colour};"
+        dark += f"--c{number}:{in_the_dark};"
+    theme = f"svg{{{light}}}text{{fill:var(--c0)}}@media(prefers-color-scheme:dark){{svg{{{dark}}}}}"
+    return svg[svg.index("<svg") :].replace("</svg>", f"<style>{theme}</style></svg>")
+
+
+def printable(class_names: Sequence[str], most_letters: int) -> list[str]:
+    """Names as Matplotlib can draw them: no letter that the font lacks, no formula, none too long."""
+    names = []
+    for name in legible(class_names):
+        short = name if len(name) <= most_letters else f"{name[: most_letters - 1]}…"
+        # A dollar would begin a formula, and a legend leaves out what begins with an underscore.
+        names.append((" " if short.startswith("_") else "") + short.replace("$", r"\$"))
+    return names
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A validation as ``evaluation.json`` describes it, with C classes, K confidences and R recalls.
-
-    The curves and ``ap_50`` of a class without annotations are nan.
-
-    Attributes:
-        epoch: from 0.
-        class_names: C names.
-        confidence: (K,) in 0..1, ascending.
-        precision: (C, K) at each confidence, like recall and f1.
-        recall: (C, K).
-        f1: (C, K).
-        pr_recall: (R,) in 0..1, ascending.
-        pr_precision: (C, R).
-        ap_50: (C,) average precision at an IoU of 0.5.
-        confusion: int64 (C + 1, C + 1), rows predicted, columns true, the last of each background.
-        best_confidence: the confidence with the best mean F1; nan if there is none.
-        best_f1: the mean F1 there.
-    """
+    """A validation as ``evaluation.json`` describes it, with C classes, K confidences and R recalls."""
 
     epoch: int
+    """Counted from 0."""
     class_names: list[str]
     confidence: _Floats
+    """(K,) in 0..1, ascending."""
     precision: _Floats
+    """(C, K) at each confidence, like recall and f1; all curves are nan for a class without annotations."""
     recall: _Floats
     f1: _Floats
     pr_recall: _Floats
+    """(R,) in 0..1, ascending."""
     pr_precision: _Floats
+    """(C, R)."""
     ap_50: _Floats
+    """(C,) average precision at an IoU of 0.5; nan for a class without annotations."""
     confusion: _Ints
+    """(C + 1, C + 1), rows predicted, columns true, the last of each background."""
     best_confidence: float
+    """The confidence with the best mean F1; nan if there is none."""
     best_f1: float
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Evaluation:
-        """Check the shapes of everything.
-
-        Args:
-            content: as of ``describe_evaluation``.
+        """Read what ``describe_evaluation`` returned.
 
         Raises:
             AttributeError, KeyError, TypeError, ValueError: a part is missing or has another shape.

@@ -14,10 +14,7 @@ import yaml
 from ...errors import InputError
 from ...runs.best_epoch import best_row
 from ...runs.directory import CONFIG, METRICS, read_metrics, versions
-from ..pictures.plots import Evaluation
-
-EVALUATION = "evaluation.json"
-_PICTURES = (".jpg", ".jpeg", ".png")
+from ..pictures.plots import EVALUATION, Evaluation
 
 Row = dict[str, float]
 """The metrics of an epoch, by name, without those that are not finite."""
@@ -36,7 +33,6 @@ class Run:
     config: dict[str, Any] = field(default_factory=dict)
     gpu_health: dict[str, Any] = field(default_factory=dict)
     time_budget: dict[str, Any] = field(default_factory=dict)
-    pictures: list[Path] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     """Names of files that exist but cannot be read."""
 
@@ -113,7 +109,6 @@ def read_run(directory: str | Path) -> Run:
         config=read(CONFIG),
         gpu_health=read("gpu_health.json"),
         time_budget=read("time_budget.json"),
-        pictures=sorted(path for path in directory.glob("pictures/*") if path.suffix in _PICTURES),
         unreadable=unreadable,
     )
 

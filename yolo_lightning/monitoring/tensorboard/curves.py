@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,13 +17,17 @@ from ...runs.best_epoch import is_better
 from ...system.background import BackgroundQueue
 from ...system.files import write_whole
 from ...system.lightning_internals import logging_step
-from ...training.contracts import detection_module
-from ..pictures.draw_boxes import encode
-from ..pictures.figures import to_pixels
-from ..pictures.plots import Evaluation, plot_confidence, plot_confusion, plot_precision_recall
-from .writer import log_encoded, writer_of
+from ...training.contracts import TrainsDetections, detection_module
+from ..pictures.plots import (
+    EVALUATION,
+    Evaluation,
+    plot_confidence,
+    plot_confusion,
+    plot_precision_recall,
+    to_pixels,
+)
+from .writer import log_picture, writer_of
 
-EVALUATION = "evaluation.json"
 _THRESHOLDS = np.linspace(0.0, 1.0, 101)
 """TensorBoard assumes even spacing, and fails with more than 127."""
 _MOST_CLASSES = 100
@@ -57,7 +61,6 @@ class EvaluationCurves(Callback):
         self._best = -np.inf
         self._latest: EvaluationDetails | None = None
         """Newest validation of this epoch."""
-        self._names: list[str] = []
         self._left: dict[str, tuple[Any, ...]] = {}
         """Newest task to write and to draw, if the queue was full or drawing was not due."""
         self._next_drawing = -np.inf
@@ -74,7 +77,7 @@ class EvaluationCurves(Callback):
         details = module.metric.details
         if details is None:
             return
-        self._latest, self._names = details, module.label_names
+        self._latest = details
         writer = writer_of(trainer)
         if writer is None:
             return
@@ -90,7 +93,8 @@ class EvaluationCurves(Callback):
         details, self._latest = self._latest, None
         if details is not None and is_better(details.mean_average_precision, self._best):
             self._best = details.mean_average_precision
-            self._left["write"] = (self._write, details, self._names, trainer.current_epoch)
+            names = cast(TrainsDetections, pl_module).label_names
+            self._left["write"] = (self._write, details, names, trainer.current_epoch)
             self._submit("write")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -159,5 +163,4 @@ def write_plots(
         "confusion": plot_confusion(found.confusion, class_names),
     }
     for name, figure in plots.items():
-        pixels = to_pixels(figure)
-        log_encoded(writer, f"curves/{name}", encode(pixels, ".png"), pixels.shape, step)
+        log_picture(writer, f"curves/{name}", to_pixels(figure), step)

@@ -190,9 +190,5 @@ def write_graph(writer: SummaryWriter, network: nn.Module) -> None:
 
 def _best(summary: Path) -> dict[str, float]:
     """Read ``map`` and ``map_50`` of the best epoch from ``summary.json``; empty if it has none."""
-    try:
-        best = json.loads(summary.read_text())["best"]
-        found = {name: best.get(f"val/{name}") for name in ("map", "map_50")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-    return {name: float(value) for name, value in found.items() if value is not None}
+    best = json.loads(summary.read_text())["best"] if summary.is_file() else {}
+    return {name: best[f"val/{name}"] for name in ("map", "map_50") if best.get(f"val/{name}") is not None}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -22,12 +23,12 @@ from ...system.files import write_whole
 from ...system.lightning_internals import logging_step
 from ...training.contracts import TrainsDetections, detection_data
 from .. import features
-from ..pictures.draw_boxes import Floats, Pixels, encode
+from ..pictures.draw_boxes import Floats, Pixels
 from ..pictures.labels import draw_label_statistics, label_statistics
 from ..pictures.mistakes import WorstMistakes
 from ..pictures.panels import draw_augmented, draw_predictions, draw_worst
 from ..pictures.views import SCORE_THRESHOLD, EvaluatedImage, ImageView, cut_view, split_batch
-from .writer import log_encoded, never_fatal, writer_of
+from .writer import log_picture, writer_of
 
 FOLDER = "pictures"
 """Folder in the run directory, and prefix of the tags in TensorBoard."""
@@ -35,7 +36,27 @@ FOLDER = "pictures"
 _SHARE = 0.005
 """Share of one core's time that panels may take."""
 
-_never_fatal = never_fatal("pictures cannot be made")
+_Hook = TypeVar("_Hook", bound=Callable[..., None])
+
+
+def _never_fatal(hook: _Hook) -> _Hook:
+    """Decorator of a ``_Drawing``: an error ends its pictures with a warning, not the training.
+
+    Then, and on other ranks than zero, the hook does nothing.
+    """
+
+    @functools.wraps(hook)
+    def guarded(self: _Drawing, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if self.is_broken or not trainer.is_global_zero:
+            return
+        try:
+            hook(self, trainer, *args, **kwargs)
+        except Exception as error:
+            self.is_broken = True
+            what = f"{self.problem}: {type(error).__name__}: {error}"
+            warnings.warn(f"{what}; training continues without them", stacklevel=2)
+
+    return guarded  # type: ignore[return-value]
 
 
 class _Drawing(Callback):
@@ -46,6 +67,9 @@ class _Drawing(Callback):
         queue: background queue.
     """
 
+    problem = "pictures cannot be made"
+    """Beginning of the warning of an error."""
+
     def __init__(self, every: int, queue: BackgroundQueue) -> None:
         self.every = every
         self.queue = queue
@@ -55,8 +79,6 @@ class _Drawing(Callback):
         """Epoch of the newest pictures of a validation."""
 
     def _is_due(self, trainer: Trainer) -> bool:
-        if trainer.sanity_checking or trainer.state.fn != "fit":
-            return False
         return self._drawn_epoch is None or trainer.current_epoch - self._drawn_epoch >= self.every
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -87,7 +109,7 @@ class Pictures(_Drawing):
         self, directory: str | Path, count: int = 8, every: int = 1, queue: BackgroundQueue | None = None
     ) -> None:
         super().__init__(every, queue or BackgroundQueue())
-        self.directory = Path(directory)
+        self.folder = Path(directory) / FOLDER
         self.count = count
         self._pace = Pace(_SHARE)
         self._augmented: tuple[int, Tensor, Tensor, Tensor] | None = None
@@ -99,7 +121,7 @@ class Pictures(_Drawing):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the labels, unless a resumed run has them."""
         index = _index(trainer, "train")
-        if index is None or (logging_step(trainer) > 0 and self._path("labels", ".png").exists()):
+        if index is None or (logging_step(trainer) > 0 and (self.folder / "labels.png").exists()):
             return
         data = detection_data(trainer)
         image_size = data.image_size if data else None
@@ -108,8 +130,8 @@ class Pictures(_Drawing):
         def draw() -> Pixels:
             return draw_label_statistics(label_statistics(index, image_size), index.class_names, title)
 
-        path, writer = self._path("labels", ".png"), writer_of(trainer)
-        self.queue.submit(_publish, draw, path, ".png", writer, logging_step(trainer))
+        step, writer = logging_step(trainer), writer_of(trainer)
+        self.queue.submit(_publish, draw, self.folder / "labels.png", writer, step)
 
     @_never_fatal
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -138,13 +160,13 @@ class Pictures(_Drawing):
         table = targets.float().cpu().numpy()
         names = cast(TrainsDetections, pl_module).label_names
         draw = functools.partial(draw_augmented, images, table, counts.tolist(), names)
-        self._submit(trainer, "augmented", step, draw)
+        self._submit(trainer, "augmented.jpg", step, draw)
 
     @_never_fatal
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._worst, self._shown = None, []
         in_pace = self._drawn_epoch is None or self._pace.is_due()
-        if (self._is_due(trainer) and in_pace) or _is_last_validation(trainer):
+        if _is_of_fit(trainer) and (_is_last_validated(trainer) or (self._is_due(trainer) and in_pace)):
             self._worst = WorstMistakes(self.count)
 
     @_never_fatal
@@ -182,42 +204,33 @@ class Pictures(_Drawing):
         step, names = logging_step(trainer), cast(TrainsDetections, pl_module).label_names
         captions = [_image_name(trainer, image) for image, _ in shown]
         draw = functools.partial(draw_predictions, shown, captions, names)
-        self._submit(trainer, "predictions", step, draw)
+        self._submit(trainer, "predictions.jpg", step, draw)
         if mistakes := worst.take(self.count):
             captions = [_image_name(trainer, mistake.image) for mistake in mistakes]
             draw = functools.partial(draw_worst, mistakes, captions, names)
-            self._submit(trainer, "worst", step, draw)
+            self._submit(trainer, "worst.jpg", step, draw)
         else:  # or old mistakes would stand beside new predictions
-            self.queue.submit(self._path("worst", ".jpg").unlink, missing_ok=True)
-
-    def _path(self, name: str, suffix: str) -> Path:
-        return self.directory / FOLDER / f"{name}{suffix}"
+            self.queue.submit((self.folder / "worst.jpg").unlink, missing_ok=True)
 
     def _submit(self, trainer: Trainer, name: str, step: int, draw: Callable[[], Pixels]) -> None:
-        path, writer = self._path(name, ".jpg"), writer_of(trainer)
-        self.queue.submit(self._pace.run, _publish, draw, path, ".jpg", writer, step)
+        self.queue.submit(self._pace.run, _publish, draw, self.folder / name, writer_of(trainer), step)
 
 
-def _publish(
-    draw: Callable[[], Pixels],
-    path: Path,
-    suffix: Literal[".jpg", ".png"],
-    writer: SummaryWriter | None,
-    step: int,
-) -> None:
+def _publish(draw: Callable[[], Pixels], path: Path, writer: SummaryWriter | None, step: int) -> None:
     """Draw a picture, log it, and write it to its file."""
-    image = draw()
-    contents = encode(image, suffix)
-    if writer is not None:
-        log_encoded(writer, f"{FOLDER}/{path.stem}", contents, image.shape, step)
-    write_whole(path, contents)
+    suffix: Any = path.suffix
+    write_whole(path, log_picture(writer, f"{FOLDER}/{path.stem}", draw(), step, suffix))
 
 
-def _is_last_validation(trainer: Trainer) -> bool:
-    """Tell if a fit validates, and no later epoch is going to be validated."""
+def _is_of_fit(trainer: Trainer) -> bool:
+    """Tell if a validation belongs to a fit, and is not its sanity check."""
+    return trainer.state.fn == "fit" and not trainer.sanity_checking
+
+
+def _is_last_validated(trainer: Trainer) -> bool:
+    """Tell if no later epoch is going to be validated."""
     every = trainer.check_val_every_n_epoch or 1
-    is_last = 0 < (trainer.max_epochs or -1) < trainer.current_epoch + 1 + every
-    return is_last and trainer.state.fn == "fit" and not trainer.sanity_checking
+    return 0 < (trainer.max_epochs or -1) < trainer.current_epoch + 1 + every
 
 
 def _index(trainer: Trainer, split: str) -> Any:
@@ -240,7 +253,9 @@ class FeatureMapPictures(_Drawing):
     the pictures with a warning, not the training.
     """
 
-    @never_fatal("feature maps cannot be drawn")
+    problem = "feature maps cannot be drawn"
+
+    @_never_fatal
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -252,7 +267,12 @@ class FeatureMapPictures(_Drawing):
     ) -> None:
         """Log the maps of the first batch; here the network has the validated weights."""
         writer = writer_of(trainer)
-        if writer is None or batch_idx or dataloader_idx or not self._is_due(trainer):
+        if (
+            writer is None
+            or batch_idx
+            or dataloader_idx
+            or not (_is_of_fit(trainer) and self._is_due(trainer))
+        ):
             return
         network = cast(TrainsDetections, pl_module).network
         first = batch.images[:1]  # uint8 (1, 3, H, W)
@@ -274,4 +294,4 @@ def _draw_features(
     pictures = {f"layer_{number}": features.draw_grid(array) for number, array in arrays.items()}
     pictures["attention"] = features.draw_overlay(image, attention)
     for name, picture in pictures.items():
-        log_encoded(writer, f"features/{name}", encode(picture, ".png"), picture.shape, step)
+        log_picture(writer, f"features/{name}", picture, step)
