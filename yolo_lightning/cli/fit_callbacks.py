@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from ..errors import InputError
 from ..monitoring.gpu_health.callback import GpuHealth
 from ..monitoring.options import DashboardConfig
-from ..monitoring.report.callback import RunReport
+from ..monitoring.report.page import RunReport
 from ..monitoring.tensorboard.curves import EvaluationCurves
 from ..monitoring.tensorboard.layout import Dashboard
 from ..monitoring.tensorboard.pictures import FeatureMapPictures, Pictures

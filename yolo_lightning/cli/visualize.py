@@ -64,10 +64,13 @@ def run_visualize(argv: list[str]) -> list[Path]:
         theirs = r"(?<![\w.-])(?:--)?(?:model\.|data\.predict_)(source|weights|architecture)(?![\w.])"
         raise InputError(re.sub(theirs, r"--\1", str(error))) from error
     layers = features.check_layers(network, options.layers or network.head_sources, "--layers")
-    size = _check_size(options.image_size or size, max(network.strides))
+    size, stride = options.image_size or size, max(network.strides)
+    if size < stride or size % stride:
+        near = max(stride, round(size / stride) * stride)
+        raise InputError(f"--image_size {size} is not a multiple of {stride}; use {near}")
     _move(network, options.device)
     folder = Path(options.output).expanduser() if options.output else folder
-    dataset = PredictionDataset(paths, size, max(network.strides))
+    dataset = PredictionDataset(paths, size, stride)
     written = []
     for position, name in enumerate(_names(paths)):
         pictures = _draw(network, collate([dataset[position]]), size, layers, options)
@@ -118,13 +121,6 @@ def _load(network: DetectionNetwork, weights: LoadedWeights) -> None:
     report = transfer_weights(network, weights)
     if len(report.loaded) < report.total:
         print(report)
-
-
-def _check_size(image_size: int, stride: int) -> int:
-    if image_size < stride or image_size % stride:
-        near = max(stride, round(image_size / stride) * stride)
-        raise InputError(f"--image_size {image_size} is not a multiple of {stride}; use {near}")
-    return image_size
 
 
 def _move(network: DetectionNetwork, device: str | None) -> None:

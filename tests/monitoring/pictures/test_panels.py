@@ -6,7 +6,6 @@ import torch
 
 from yolo_lightning.monitoring.pictures import panels
 from yolo_lightning.monitoring.pictures.draw_boxes import class_colour, font
-from yolo_lightning.monitoring.pictures.mistakes import VIEW_PX, Mistake, cut_mistake, find_mistakes
 from yolo_lightning.monitoring.pictures.panels import (
     PREDICTION_COLOUR,
     TRUTH_COLOUR,
@@ -18,7 +17,14 @@ from yolo_lightning.monitoring.pictures.panels import (
     shortened,
     tile_grid,
 )
-from yolo_lightning.monitoring.pictures.views import EvaluatedImage, ImageView
+from yolo_lightning.monitoring.pictures.views import (
+    VIEW_PX,
+    EvaluatedImage,
+    ImageView,
+    Mistake,
+    cut_mistake,
+    find_mistakes,
+)
 
 NAMES = ["cell", "Blutplättchen", "红细胞"]
 VIEW = ImageView(np.full((60, 80, 3), 128, np.uint8), np.array([1, 1, 0, 0], np.float32))

@@ -153,7 +153,7 @@ def test_a_large_matrix_lists_the_most_frequent_confusions() -> None:
 def test_a_line_goes_through_its_points() -> None:
     points = [(1, 0.5), (2, 0.25), (4, 0.75)]
     lines = [("a", points), ("none", []), ("b", [(1, 0.4)])]
-    axes = plot_curves(lines, "epoch", from_zero=True, mark=(4, "best: 4")).axes[0]
+    axes = plot_curves(lines, "epoch", has_legend=True, mark=(4, "best: 4")).axes[0]
     first, second, mark = axes.lines
     assert [*zip(*first.get_data(), strict=True)] == points
     assert second.get_label() == "b" and second.get_color() == "C2" and list(mark.get_xdata()) == [4, 4]

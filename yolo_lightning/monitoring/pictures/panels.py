@@ -10,8 +10,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ...evaluation.overlaps import pair_iou
 from .draw_boxes import Colour, Floats, Pixels, class_colour, draw_boxes, font, legible
-from .mistakes import IOU_THRESHOLD, VIEW_PX, Mistake, find_mistakes
-from .views import SCORE_THRESHOLD, EvaluatedImage, ImageView
+from .views import (
+    IOU_THRESHOLD,
+    SCORE_THRESHOLD,
+    VIEW_PX,
+    EvaluatedImage,
+    ImageView,
+    Mistake,
+    find_mistakes,
+)
 
 # Okabe and Ito's bluish green and vermilion (https://jfly.uni-koeln.de/color/), told apart by everybody.
 TRUTH_COLOUR: Colour = (0, 158, 115)
@@ -113,13 +120,7 @@ def _draw_labelled(
 def draw_predictions(
     shown: Sequence[tuple[EvaluatedImage, ImageView]], captions: Sequence[str], names: Sequence[str]
 ) -> Pixels:
-    """Whole images twice: annotations on the left, detections on the right.
-
-    Args:
-        shown: n images, each with a view of the whole image.
-        captions: n names of images.
-        names: C names of classes.
-    """
+    """Whole images, each with its view and its caption: annotations on the left, detections on the right."""
     names, tiles = legible(names), []
     for (image, view), caption in zip(shown, captions, strict=True):
         view, truth = view.fit(VIEW_PX), image.truth
@@ -139,13 +140,7 @@ def draw_predictions(
 
 
 def draw_worst(mistakes: Sequence[Mistake], captions: Sequence[str], names: Sequence[str]) -> Pixels:
-    """Mistakes one by one: false positives with the annotations, missed objects with the detections.
-
-    Args:
-        mistakes: n mistakes.
-        captions: n names of images.
-        names: C names of classes.
-    """
+    """Mistakes one by one: false positives with the annotations, missed objects with the detections."""
     names, tiles = legible(names), []
     for mistake, caption in zip(mistakes, captions, strict=True):
         view, image = mistake.view.fit(VIEW_PX), mistake.image

@@ -157,8 +157,8 @@ def plot_curves(
     lines: Sequence[tuple[str, Sequence[tuple[float, float]]]],
     x_label: str,
     *,
-    from_zero: bool = False,
-    has_legend: bool = True,
+    from_zero: bool = True,
+    has_legend: bool = False,
     mark: tuple[float, str] | None = None,
 ) -> Figure:
     """A small plot of one or several lines.
@@ -200,6 +200,15 @@ def plot_curves(
 def _draw_grid(axes: Axes) -> None:
     axes.grid(color=GRID)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def plot_evaluation(found: Evaluation) -> dict[str, Figure]:
+    """The plots of a validation by name."""
+    return {
+        "precision_recall": plot_precision_recall(found),
+        "f1": plot_confidence(found),
+        "confusion": plot_confusion(found.confusion, found.class_names),
+    }
 
 
 def plot_precision_recall(found: Evaluation) -> Figure:
@@ -271,7 +280,10 @@ def plot_confusion(confusion: _Ints, class_names: Sequence[str]) -> Figure:
     axes.set_ylabel("predicted", fontsize=10)
     axes.set_title("Confusion (confidence 0.25, IoU 0.45)", fontsize=11, loc="left")
     if counted:
-        _write_cells(axes, confusion, part)
+        for row, column in np.argwhere(confusion > 0):
+            ink = "white" if part[row, column] > 0.35 else INK
+            text = f"{part[row, column]:.2f}\n{confusion[row, column]:,}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
     else:
         edges = np.arange(-0.5, sides)
         for draw in (axes.hlines, axes.vlines):  # thinner in small cells, which they would cover
@@ -282,13 +294,6 @@ def plot_confusion(confusion: _Ints, class_names: Sequence[str]) -> Figure:
     bar.tick_params(labelsize=8)
     bar.set_ylabel("fraction of its column", fontsize=8)
     return figure
-
-
-def _write_cells(axes: Axes, confusion: _Ints, part: _Floats) -> None:
-    for row, column in np.argwhere(confusion > 0):
-        ink = "white" if part[row, column] > 0.35 else INK
-        text = f"{part[row, column]:.2f}\n{confusion[row, column]:,}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
 
 
 def _write_list(

@@ -8,13 +8,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..metric_names import MAP, MAP_50, METRIC_TITLES, SPEED, loss_title
-from ..pictures.plots import plot_confidence, plot_confusion, plot_curves, plot_precision_recall, to_svg
+from ..pictures.plots import plot_curves, plot_evaluation, to_svg
 from .read import Row, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LOSS = "_loss"
+_PLOTS = {
+    "precision_recall": ("Precision against recall", ""),
+    "f1": ("F1, precision and recall against confidence", ""),
+    "confusion": (
+        "Confusion matrix",
+        "A column is the true class, a row the predicted class. The background's row counts missed "
+        "objects, its column false detections. Colour is the fraction of the column.",
+    ),
+}
+"""Title and caption of the plots of the best epoch."""
 _PICTURES = {
     "augmented.jpg": ("Augmented training images", "Images as the network sees them, with their boxes."),
     "predictions.jpg": (
@@ -26,8 +36,6 @@ _PICTURES = {
 }
 """Title and caption by the name of the file, in the order of the page."""
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
-
-
 Points = Sequence[tuple[float, float]]
 
 
@@ -77,19 +85,8 @@ def comparison_curves(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
 
 def evaluation_plots(run: Run) -> list[Chart]:
     """Precision, recall, F1 and confusion of the best epoch; none without ``evaluation.json``."""
-    found = run.evaluation
-    if found is None:
-        return []
-    return [
-        Chart("Precision against recall", _svg_uri(plot_precision_recall(found))),
-        Chart("F1, precision and recall against confidence", _svg_uri(plot_confidence(found))),
-        Chart(
-            "Confusion matrix",
-            _svg_uri(plot_confusion(found.confusion, found.class_names)),
-            "A column is the true class, a row the predicted class. The background's row counts missed "
-            "objects, its column false detections. Colour is the fraction of the column.",
-        ),
-    ]
+    figures = plot_evaluation(run.evaluation) if run.evaluation else {}
+    return [Chart(_PLOTS[name][0], _svg_uri(figure), _PLOTS[name][1]) for name, figure in figures.items()]
 
 
 def pictures(run: Run) -> list[Chart]:

@@ -47,10 +47,16 @@ class Comparison:
 
 def compare_runs(runs: Sequence[Run]) -> Comparison:
     """Compare runs, in the order given."""
+    options = [flatten(run.config) for run in runs]
+    machines = [
+        {name: run.environment[name] for name in _ENVIRONMENT if name in run.environment}
+        | run.environment.get("packages", {})
+        for run in runs
+    ]
     return Comparison(
         names=short_names(runs),
-        options=differences([_options(run.config) for run in runs]),
-        machine=differences([_machine(run.environment) for run in runs]),
+        options=[(name, texts) for name, texts in differences(options) if name not in NOT_OPTIONS],
+        machine=differences(machines),
         metrics=_metrics(runs),
         speed=_speed(runs),
     )
@@ -86,15 +92,6 @@ def differences(runs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _options(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in flatten(config).items() if name not in NOT_OPTIONS}
-
-
-def _machine(environment: dict[str, Any]) -> dict[str, Any]:
-    told = {name: environment[name] for name in _ENVIRONMENT if name in environment}
-    return told | environment.get("packages", {})
 
 
 def _metrics(runs: Sequence[Run]) -> list[ComparedMetric]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
-from ...runs.directory import images_per_second
+from ...runs.directory import METRICS, images_per_second
+from ...system.background import BackgroundQueue
 from ...system.files import write_whole
 from ..metric_names import MAP, MAP_50, METRIC_TITLES, duration_text, number
 from ..pictures.plots import line_colour
@@ -31,8 +35,6 @@ def report_page(run: Run) -> str:
         "report.html.j2",
         run=run,
         described=sections.described(run),
-        best_epoch=int(run.best["epoch"]) + 1,
-        last_epoch=int(run.last["epoch"]) + 1,
         epochs=sections.epochs_text(run),
         parts=run.time_budget.get("processes", 1),
         speed=images_per_second(run.rows),
@@ -96,3 +98,38 @@ def _environment() -> Environment:
 
 def _render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values)
+
+
+class RunReport(Checkpoint):
+    """Writes ``report.html`` when training ends or is stopped, but not when it fails.
+
+    It is a ``Checkpoint`` so that it runs after ``RunRecorder``, which writes what the report shows.
+
+    Args:
+        directory: the run directory.
+        queue: the report waits for the files that it writes.
+    """
+
+    def __init__(self, directory: str | Path, queue: BackgroundQueue) -> None:
+        self.directory = Path(directory)
+        self._queue = queue
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, (KeyboardInterrupt, SystemExit)):  # stopped from outside, not failed
+            self._write(trainer, pl_module)
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        self._queue.drain()
+        if not (self.directory / METRICS).is_file():
+            return  # stopped within its first epoch
+        try:
+            path = write_report(self.directory)
+        except Exception as error:  # the run is complete without a report
+            warnings.warn(f"the report could not be made ({type(error).__name__}: {error})", stacklevel=1)
+            return
+        pl_module.print(f"report         {path}")

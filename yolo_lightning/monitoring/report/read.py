@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,12 @@ class Run:
     """Absolute."""
     rows: list[Row]
     """One per epoch, at least one."""
-    evaluation: Evaluation | None = None
-    environment: dict[str, Any] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
-    gpu_health: dict[str, Any] = field(default_factory=dict)
-    time_budget: dict[str, Any] = field(default_factory=dict)
-    unreadable: list[str] = field(default_factory=list)
+    evaluation: Evaluation | None
+    environment: dict[str, Any]
+    config: dict[str, Any]
+    gpu_health: dict[str, Any]
+    time_budget: dict[str, Any]
+    unreadable: list[str]
     """Names of files that exist but cannot be read."""
 
     @property
@@ -79,36 +80,24 @@ def read_run(directory: str | Path) -> Run:
     rows = _read_rows(directory / METRICS)
     unreadable: list[str] = []
 
-    def read(name: str) -> dict[str, Any]:
+    def read(name: str, convert: Callable[[Any], Any] = dict) -> Any:
         path = directory / name
-        if not path.is_file():
-            return {}
-        try:
-            text = path.read_text(encoding="utf-8")
-            content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-        except (OSError, ValueError, yaml.YAMLError):
-            content = None
-        if isinstance(content, dict):
-            return content
-        unreadable.append(name)
-        return {}
-
-    def read_evaluation() -> Evaluation | None:
-        content = read(EVALUATION)
-        try:
-            return Evaluation.from_json(content) if content else None
-        except (AttributeError, KeyError, TypeError, ValueError):
-            unreadable.append(EVALUATION)
-            return None
+        if path.is_file():
+            try:
+                text = path.read_text(encoding="utf-8")
+                return convert(yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text))
+            except (OSError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError):
+                unreadable.append(name)
+        return None
 
     return Run(
         directory=directory,
         rows=rows,
-        evaluation=read_evaluation(),
-        environment=read("environment.json"),
-        config=read(CONFIG),
-        gpu_health=read("gpu_health.json"),
-        time_budget=read("time_budget.json"),
+        evaluation=read(EVALUATION, Evaluation.from_json),
+        environment=read("environment.json") or {},
+        config=read(CONFIG) or {},
+        gpu_health=read("gpu_health.json") or {},
+        time_budget=read("time_budget.json") or {},
         unreadable=unreadable,
     )
 

@@ -44,11 +44,6 @@ _LABELS = {
 _UNITS = {"_mb_s": "MB/s", "_mb": "MB", "_mhz": "MHz", "_w": "W", "_c": "°C", "_seconds": "s", "_s": "s",
           "_percent": "%"}  # fmt: skip
 """Units by the ending of a key, the longest ending first."""
-_STATISTIC = {"mean", "min", "max"}
-_APART = {"faults", "index"}
-"""Keys that are not rows of the table."""
-PHOTOS = "PHOTOS"
-"""Placeholder for the reader's own pictures."""
 
 
 def best_confidence(run: Run) -> float | None:
@@ -156,7 +151,7 @@ def facts(run: Run) -> list[tuple[str, list[str]]]:
 
 def gpu_table(devices: list[dict[str, Any]]) -> list[list[Any]]:
     """The head and the rows of a table with a column for each GPU; a cell is a list of lines."""
-    keys = dict.fromkeys(key for device in devices for key in device if key not in _APART)
+    keys = dict.fromkeys(key for device in devices for key in device if key not in ("faults", "index"))
     told = [key for key in keys if any(_is_told(device.get(key)) for device in devices)]
     head = ["", *(f"GPU {device.get('index', place)}" for place, device in enumerate(devices))]
     rows = [[_label(key), [lines(device.get(key)) for device in devices]] for key in told]
@@ -178,7 +173,7 @@ def _label(key: str) -> str:
 def lines(value: object) -> list[str]:
     """A JSON value as lines of text: one a list item, one a key, one a statistic."""
     if isinstance(value, dict):
-        if value.keys() >= _STATISTIC:
+        if value.keys() >= {"mean", "min", "max"}:
             mean, least, most = (_text(value[key]) for key in ("mean", "min", "max"))
             return [f"{mean} ({least} to {most})"]
         return [f"{_label(str(key))}: {_text(inner)}" for key, inner in value.items()]
@@ -210,8 +205,8 @@ def commands(run: Run) -> Iterator[tuple[str, str]]:
     weights = best or last
     if weights:
         yield "Validate", _command("validate", "--ckpt_path", weights)
-        predict = _command("predict", "--ckpt_path", weights, "--data.predict_source", PHOTOS)
-        yield f"Find objects in {PHOTOS}, a picture or a folder", predict
+        predict = _command("predict", "--ckpt_path", weights, "--data.predict_source", "PHOTOS")
+        yield "Find objects in PHOTOS, a picture or a folder", predict
     if run.config:
         yield "Train again with the same options", _command("fit", "--config", run.directory / "config.yaml")
     yield "Show the curves in TensorBoard", f"tensorboard --logdir {shlex.quote(str(run.directory))}"

@@ -18,14 +18,7 @@ from ...system.background import BackgroundQueue
 from ...system.files import write_whole
 from ...system.lightning_internals import logging_step
 from ...training.contracts import TrainsDetections, detection_module
-from ..pictures.plots import (
-    EVALUATION,
-    Evaluation,
-    plot_confidence,
-    plot_confusion,
-    plot_precision_recall,
-    to_pixels,
-)
+from ..pictures.plots import EVALUATION, Evaluation, plot_evaluation, to_pixels
 from .writer import log_picture, writer_of
 
 _THRESHOLDS = np.linspace(0.0, 1.0, 101)
@@ -49,10 +42,6 @@ class EvaluationCurves(Callback):
     contain the best value.
 
     The first process does all of this in the background, from the module's ``metric.details``.
-
-    Args:
-        directory: the run directory.
-        queue: background queue.
     """
 
     def __init__(self, directory: str | Path, queue: BackgroundQueue) -> None:
@@ -157,10 +146,5 @@ def write_plots(
 ) -> None:
     """Log the plots of a validation."""
     found = Evaluation.from_json(describe_evaluation(details, class_names, epoch=0))
-    plots = {
-        "precision_recall": plot_precision_recall(found),
-        "f1": plot_confidence(found),
-        "confusion": plot_confusion(found.confusion, class_names),
-    }
-    for name, figure in plots.items():
+    for name, figure in plot_evaluation(found).items():
         log_picture(writer, f"curves/{name}", to_pixels(figure), step)

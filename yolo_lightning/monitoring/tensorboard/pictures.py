@@ -25,9 +25,15 @@ from ...training.contracts import TrainsDetections, detection_data
 from .. import features
 from ..pictures.draw_boxes import Floats, Pixels
 from ..pictures.labels import draw_label_statistics, label_statistics
-from ..pictures.mistakes import WorstMistakes
 from ..pictures.panels import draw_augmented, draw_predictions, draw_worst
-from ..pictures.views import SCORE_THRESHOLD, EvaluatedImage, ImageView, cut_view, split_batch
+from ..pictures.views import (
+    SCORE_THRESHOLD,
+    EvaluatedImage,
+    ImageView,
+    WorstMistakes,
+    cut_view,
+    split_batch,
+)
 from .writer import log_picture, writer_of
 
 FOLDER = "pictures"
@@ -266,15 +272,10 @@ class FeatureMapPictures(_Drawing):
         dataloader_idx: int = 0,
     ) -> None:
         """Log the maps of the first batch; here the network has the validated weights."""
-        writer = writer_of(trainer)
-        if (
-            writer is None
-            or batch_idx
-            or dataloader_idx
-            or not (_is_of_fit(trainer) and self._is_due(trainer))
-        ):
+        is_first = batch_idx == dataloader_idx == 0 and _is_of_fit(trainer)
+        writer, network = writer_of(trainer), cast(TrainsDetections, pl_module).network
+        if writer is None or not (is_first and self._is_due(trainer)):
             return
-        network = cast(TrainsDetections, pl_module).network
         first = batch.images[:1]  # uint8 (1, 3, H, W)
         _, found = features.feature_maps(network, normalise(first), network.head_sources)
         arrays = {number: value[0].float().cpu().numpy() for number, value in found.items()}  # (C, h, w)
