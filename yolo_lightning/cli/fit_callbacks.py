@@ -93,7 +93,7 @@ def _dashboard_callbacks(run: Path, config: DashboardConfig, queue: BackgroundQu
         callbacks.append(EvaluationCurves(run, queue))
     if config.feature_maps_every:
         callbacks.append(FeatureMapPictures(config.feature_maps_every, queue))
-    callbacks.append(Dashboard(run, queue, config.graph))
+    callbacks.append(Dashboard(run, config.graph))
     return callbacks
 
 

@@ -59,10 +59,14 @@ def run_visualize(argv: list[str]) -> list[Path]:
         raise InputError(f"--channels is {options.channels}; give 1 or more")
     try:
         paths = list_images(options.source)
-        network, size, folder = _read_weights(options) if options.weights else _read_checkpoint(options)
+        read = _read_weights if options.ckpt_path is None else _read_checkpoint
+        network, weights, size, folder = read(options)
+        report = transfer_weights(network, weights)
     except InputError as error:  # names the options of other commands
         theirs = r"(?<![\w.-])(?:--)?(?:model\.|data\.predict_)(source|weights|architecture)(?![\w.])"
         raise InputError(re.sub(theirs, r"--\1", str(error))) from error
+    if len(report.loaded) < report.total:
+        print(report)
     layers = features.check_layers(network, options.layers or network.head_sources, "--layers")
     size, stride = options.image_size or size, max(network.strides)
     if size < stride or size % stride:
@@ -87,8 +91,8 @@ def run_visualize(argv: list[str]) -> list[Path]:
     return written
 
 
-def _read_checkpoint(options: Namespace) -> tuple[DetectionNetwork, int, Path]:
-    """The network of a run with its averaged weights, its image size in px and a folder for pictures."""
+def _read_checkpoint(options: Namespace) -> tuple[DetectionNetwork, LoadedWeights, int, Path]:
+    """The network of a run, its averaged weights, its image size in px and a folder for pictures."""
     run_name = options.run_name or DEFAULT_NAME
     found = find_checkpoint(options.ckpt_path, options.runs_dir, run_name)
     if found is None:  # only with "auto"
@@ -97,30 +101,21 @@ def _read_checkpoint(options: Namespace) -> tuple[DetectionNetwork, int, Path]:
     path = newest_whole(found, print)
     known = read_resumption(path).hyper_parameters
     network = build_network(options.architecture or known["architecture"], int(known["num_classes"]))
-    _load(network, load_weights(path))
-    run = run_directory_of(path)
+    weights, run = load_weights(path), run_directory_of(path)
     if run is None:
-        return network, _IMAGE_SIZE_PX, Path(_FOLDER)
+        return network, weights, _IMAGE_SIZE_PX, Path(_FOLDER)
     config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
-    return network, int(config["data"]["image_size"]), run / _FOLDER
+    return network, weights, int(config["data"]["image_size"]), run / _FOLDER
 
 
-def _read_weights(options: Namespace) -> tuple[DetectionNetwork, int, Path]:
+def _read_weights(options: Namespace) -> tuple[DetectionNetwork, LoadedWeights, int, Path]:
     """The same for a file of weights."""
     weights = load_weights(options.weights)
     name = options.architecture or identify_architecture(weights.state_dict)
     if name is None or weights.num_classes is None:
         problem = "is none of the known YOLOv5 models; give its YAML as --architecture FILE"
         raise InputError(f"--weights {options.weights}: {problem}")
-    network = build_network(name, weights.num_classes)
-    _load(network, weights)
-    return network, _IMAGE_SIZE_PX, Path(_FOLDER)
-
-
-def _load(network: DetectionNetwork, weights: LoadedWeights) -> None:
-    report = transfer_weights(network, weights)
-    if len(report.loaded) < report.total:
-        print(report)
+    return build_network(name, weights.num_classes), weights, _IMAGE_SIZE_PX, Path(_FOLDER)
 
 
 def _move(network: DetectionNetwork, device: str | None) -> None:

@@ -37,8 +37,8 @@ def evaluation_of(curves: np.ndarray, names: Sequence[str], **others: Any) -> Ev
         "pr_recall": X,
         "ap_50": curves.mean(axis=1),
         "confusion": np.zeros((len(names) + 1,) * 2, np.int64),
-        "best_confidence": np.nan,
-        "best_f1": np.nan,
+        "best_confidence": None,
+        "best_f1": None,
     }
     return Evaluation(**values | by_confidence | {"class_names": list(names)} | others)
 

@@ -80,13 +80,12 @@ class WritesConfig(Callback):
 def fit(
     folder: Path, network: nn.Module | None = None, epochs: int = 1, logger: Any = None, **options: Any
 ) -> Trainer:
-    queue = BackgroundQueue()
     ckpt_path, config = options.pop("ckpt_path", None), options.pop("config", "model:\n  seed: 3\n")
     logger = logger or TensorBoardLogger(folder, "", "", default_hp_metric=False)
     trainer = Trainer(
         accelerator="cpu", devices=1, max_epochs=epochs, logger=logger,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-        callbacks=[Dashboard(folder, queue, **options), WritesConfig(folder, config)],
+        callbacks=[Dashboard(folder, **options), WritesConfig(folder, config)],
     )  # fmt: skip
     loader = DataLoader(torch.zeros(4, 1), batch_size=2)  # type: ignore[arg-type]
     folder.mkdir(exist_ok=True)

@@ -7,7 +7,6 @@ import functools
 import io
 import os
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -110,8 +109,8 @@ def draw_boxes(
     return np.asarray(canvas)
 
 
-def encode(image: Pixels, suffix: Literal[".jpg", ".png"]) -> bytes:
-    """The contents of an image file."""
+def encode(image: Pixels, suffix: str) -> bytes:
+    """The contents of an image file, ``.jpg`` or ``.png``."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG" if suffix == ".jpg" else "PNG", quality=82)  # PNG ignores it
     return file.getvalue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 import threading
 from collections.abc import Sequence
@@ -114,9 +113,9 @@ class Evaluation:
     """(C,) average precision at an IoU of 0.5; nan for a class without annotations."""
     confusion: _Ints
     """(C + 1, C + 1), rows predicted, columns true, the last of each background."""
-    best_confidence: float
-    """The confidence with the best mean F1; nan if there is none."""
-    best_f1: float
+    best_confidence: float | None
+    """The confidence with the best mean F1; None without annotations."""
+    best_f1: float | None
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Evaluation:
@@ -141,8 +140,7 @@ class Evaluation:
                 raise ValueError(f"{key} has shape {arrays[key].shape} instead of {shape}")
         arrays["confusion"] = arrays["confusion"].astype(np.int64)
         best = content.get("best_f1") or {}
-        for key in ("confidence", "f1"):
-            arrays[f"best_{key}"] = float(best.get(key, math.nan))
+        arrays |= {f"best_{key}": best.get(key) for key in ("confidence", "f1")}
         return cls(epoch=int(content["epoch"]), class_names=names, **arrays)
 
 
@@ -234,7 +232,7 @@ def plot_confidence(found: Evaluation) -> Figure:
         _draw_classes(axes, found.confidence, rows, rank, found.class_names)
         axes.set(xlabel="confidence", ylabel=title if title == "F1" else title.lower())
         axes.set_title(f"{title} (IoU 0.5)", fontsize=11, loc="left")
-        if not np.isnan(found.best_confidence):
+        if found.best_confidence is not None:
             axes.axvline(found.best_confidence, color=INK, linewidth=0.8, linestyle=":")
             if title == "F1":
                 text = f"best {found.best_f1:.3f} at {found.best_confidence:.3f}"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..metric_names import MAP, MAP_50, METRIC_TITLES, SPEED, loss_title
 from ..pictures.plots import plot_curves, plot_evaluation, to_svg
@@ -39,8 +38,7 @@ _TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 Points = Sequence[tuple[float, float]]
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """An image of a page."""
 
     title: str

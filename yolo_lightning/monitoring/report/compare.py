@@ -6,9 +6,8 @@ import itertools
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..metric_names import MAP, METRIC_TITLES, NOTHING, SPEED, duration_text, number
 from .read import Run
@@ -22,8 +21,7 @@ _WIDEST = 40
 _WHOLE, _SHORT, _PERCENT = (partial(number, form=form) for form in (".0f", ".4g", ".1%"))
 
 
-@dataclass(frozen=True)
-class ComparedMetric:
+class ComparedMetric(NamedTuple):
     """A figure of every run."""
 
     name: str
@@ -32,8 +30,7 @@ class ComparedMetric:
     """Runs with the best figure; all False if the figures are alike, or none is better."""
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """Differences between runs."""
 
     names: list[str]

@@ -41,7 +41,7 @@ def report_page(run: Run) -> str:
         wall_seconds=sections.wall_seconds(run),
         classes=classes,
         weakest=sections.weakest(classes),
-        confidence=sections.best_confidence(run),
+        confidence=run.evaluation.best_confidence if run.evaluation else None,
         curves=training_curves(run),
         plots=evaluation_plots(run),
         pictures=pictures(run),

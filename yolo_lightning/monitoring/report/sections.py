@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,19 +45,13 @@ _UNITS = {"_mb_s": "MB/s", "_mb": "MB", "_mhz": "MHz", "_w": "W", "_c": "°C", "
 """Units by the ending of a key, the longest ending first."""
 
 
-def best_confidence(run: Run) -> float | None:
-    """The confidence at which precision, recall and F1 of the classes are given; None if unknown."""
-    found = run.evaluation
-    return None if found is None or math.isnan(found.best_confidence) else found.best_confidence
-
-
 def class_scores(run: Run) -> list[ClassScores]:
     """Scores of each class at the best epoch, in the order of the classes."""
     precisions = class_average_precisions(run.best)
     table: dict[str, list[float | None]] = {name: [value] for name, value in precisions.items()}
-    found, confidence = run.evaluation, best_confidence(run)
-    if found is not None and confidence is not None:
-        at = abs(found.confidence - confidence).argmin()
+    found = run.evaluation
+    if found is not None and found.best_confidence is not None:
+        at = abs(found.confidence - found.best_confidence).argmin()
         for label, name in enumerate(found.class_names):
             figures = [float(curve[label, at]) for curve in (found.precision, found.recall, found.f1)]
             table[name] = [precisions.get(name), float(found.ap_50[label]), *figures]

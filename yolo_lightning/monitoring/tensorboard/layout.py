@@ -16,7 +16,6 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from ...runs.directory import CONFIG
-from ...system.background import BackgroundQueue
 from ...system.lightning_internals import logging_step
 from ...training.contracts import detection_data, detection_module
 from ..metric_names import loss_title
@@ -42,14 +41,12 @@ class Dashboard(Callback):
 
     Args:
         directory: the run directory.
-        queue: the writer is closed when it is empty.
         graph: log the graph of the network, unless the run is resumed.
     """
 
-    def __init__(self, directory: str | Path, queue: BackgroundQueue, graph: bool = True) -> None:
+    def __init__(self, directory: str | Path, graph: bool = True) -> None:
         self.directory = Path(directory)
         self.graph = graph
-        self._queue = queue
         self._texts_are_due = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,8 +85,6 @@ class Dashboard(Callback):
                 writer.add_scalar(f"best/{name}", value, logging_step(trainer))
             *_, end = hparams({}, {})
             writer._get_file_writer().add_summary(end)
-        if trainer.is_global_zero:
-            self._queue.drain()  # the writer is closed next
 
 
 def layout(parts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:

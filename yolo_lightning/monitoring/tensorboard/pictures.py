@@ -126,12 +126,11 @@ class Pictures(_Drawing):
     @_never_fatal
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the labels, unless a resumed run has them."""
-        index = _index(trainer, "train")
-        if index is None or (logging_step(trainer) > 0 and (self.folder / "labels.png").exists()):
+        index, data = _index(trainer, "train"), detection_data(trainer)
+        if not index or not data or (logging_step(trainer) > 0 and (self.folder / "labels.png").exists()):
             return
-        data = detection_data(trainer)
-        image_size = data.image_size if data else None
-        title = f"{index.split} split" + (f", at {image_size} px" if image_size else "")
+        image_size = data.image_size
+        title = f"{index.split} split, at {image_size} px"
 
         def draw() -> Pixels:
             return draw_label_statistics(label_statistics(index, image_size), index.class_names, title)
@@ -224,8 +223,7 @@ class Pictures(_Drawing):
 
 def _publish(draw: Callable[[], Pixels], path: Path, writer: SummaryWriter | None, step: int) -> None:
     """Draw a picture, log it, and write it to its file."""
-    suffix: Any = path.suffix
-    write_whole(path, log_picture(writer, f"{FOLDER}/{path.stem}", draw(), step, suffix))
+    write_whole(path, log_picture(writer, f"{FOLDER}/{path.stem}", draw(), step, path.suffix))
 
 
 def _is_of_fit(trainer: Trainer) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -25,7 +25,7 @@ def log_picture(
     tag: str,
     picture: Pixels,
     step: int,
-    suffix: Literal[".jpg", ".png"] = ".png",
+    suffix: str = ".png",
 ) -> bytes:
     """Log a picture, and return the contents of its file; ``add_image`` would only write PNG.
 
@@ -34,7 +34,7 @@ def log_picture(
         tag: name of the picture.
         picture: RGB (H, W, 3).
         step: of the run.
-        suffix: of a file of its format.
+        suffix: of a file of its format, ``.jpg`` or ``.png``.
     """
     contents = encode(picture, suffix)
     file_writer: Any = writer and writer.file_writer  # None if closed, which its type does not say
