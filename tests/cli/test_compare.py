@@ -91,6 +91,7 @@ def test_the_page_lays_curves_over_each_other(tmp_path: Path, capsys: pytest.Cap
     for title in ("mAP 50-95", "mAP 50-95 against time", "Box loss, validation", "Images per second"):
         drawing = page.drawings[title]
         assert len(set(keys)) == 2 and all(f"stroke: {colour}" in drawing for colour in keys), title
+        assert "version_0" not in drawing  # the legend stands above
 
 
 def test_runs_that_are_set_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,10 +14,9 @@ from yolo_lightning.cli.fit_callbacks import tensorboard, training_callbacks, wi
 from yolo_lightning.errors import InputError
 from yolo_lightning.monitoring.gpu_health.callback import GpuHealth
 from yolo_lightning.monitoring.options import DashboardConfig
-from yolo_lightning.monitoring.report.callback import RunReport
+from yolo_lightning.monitoring.report.page import RunReport
 from yolo_lightning.monitoring.tensorboard.curves import EvaluationCurves
-from yolo_lightning.monitoring.tensorboard.feature_maps import FeatureMapPictures
-from yolo_lightning.monitoring.tensorboard.pictures import Pictures
+from yolo_lightning.monitoring.tensorboard.pictures import FeatureMapPictures, Pictures
 from yolo_lightning.runs.checkpoint import EpochCheckpoint
 from yolo_lightning.runs.checkpoint_io import RunCheckpointIO
 from yolo_lightning.runs.interruption import Interruption

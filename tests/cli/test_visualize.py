@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 from tests.support.tiny_data import write_image
 from yolo_lightning import DetectionDataModule, YOLOv5
-from yolo_lightning.cli.visualize import run_visualize, visualize
+from yolo_lightning.cli.visualize import run_visualize
 from yolo_lightning.errors import InputError
 from yolo_lightning.model.network import build_network
 
@@ -52,6 +52,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
     return directory
 
 
+def visualize(*source: str, **options: object) -> list[Path]:
+    words = ["--source", *source]
+    for name, value in options.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return run_visualize(words)
+
+
 def names(paths: list[Path]) -> list[str]:
     return [path.name for path in paths]
 
@@ -59,7 +66,7 @@ def names(paths: list[Path]) -> list[str]:
 def test_a_grid_a_layer_and_an_overlay_for_each_image(
     weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = visualize(["b.png", "photos"], weights=str(weights), layers=[23, 10], image_size=64)
+    found = visualize("b.png", "photos", weights=str(weights), layers=[23, 10], image_size=64)
     kinds = ("layer23", "layer10", "attention")
     assert names(found) == [f"{stem}_{kind}.png" for stem in ("b", "a", "a_2") for kind in kinds]
     assert {path.parent for path in found} == {Path("visualize")}
@@ -127,7 +134,7 @@ def test_options_of_the_drawing_act(weights: Path) -> None:
     [
         (["--layers", "24"], "--layers: there is no layer 24 with feature maps; there are 0 Conv, .* 23 C3$"),
         (["--layers", "x"], "argument --layers: invalid int value"),
-        (["--ckpt_path", "best"], "give either --ckpt_path or --weights, not both"),
+        (["--ckpt_path", "best"], "argument --ckpt_path: not allowed with argument --weights"),
         (["--image_size", "100"], "--image_size 100 is not a multiple of 32; use 96"),
         (["--channels", "0"], "--channels is 0; give 1 or more"),
         (["--device", "nonsense"], "--device nonsense: cannot be used"),
@@ -151,7 +158,7 @@ def test_weights_of_no_known_model_and_no_weights_are_refused(tmp_path: Path) ->
     torch.save({"layer.weight": torch.zeros(2)}, "odd.pt")
     with pytest.raises(InputError, match=r"--weights odd.pt: .* give its YAML as --architecture FILE"):
         visualize("b.png", weights="odd.pt")
-    with pytest.raises(InputError, match="give either --ckpt_path or --weights, for"):
+    with pytest.raises(InputError, match="one of the arguments --ckpt_path --weights is required"):
         visualize("b.png")
     with pytest.raises(InputError, match=r"--ckpt_path best: no run in .*runs/fit has a"):
         visualize("b.png", ckpt_path="best")

@@ -23,7 +23,7 @@ from yolo_lightning.inference.predictions import (
     to_coco,
     write_json,
 )
-from yolo_lightning.monitoring.pictures import class_colour
+from yolo_lightning.monitoring.pictures.draw_boxes import class_colour
 from yolo_lightning.training.contracts import TrainsDetections
 
 BOXES = [[10.0, 20.0, 40.0, 60.0, 0.875, 1.0], [5.123, 6.0, 9.0, 30.126, 0.25, 0.0]]

@@ -13,11 +13,10 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from ..errors import InputError
 from ..monitoring.gpu_health.callback import GpuHealth
 from ..monitoring.options import DashboardConfig
-from ..monitoring.report.callback import RunReport
+from ..monitoring.report.page import RunReport
 from ..monitoring.tensorboard.curves import EvaluationCurves
-from ..monitoring.tensorboard.feature_maps import FeatureMapPictures
 from ..monitoring.tensorboard.layout import Dashboard
-from ..monitoring.tensorboard.pictures import Pictures
+from ..monitoring.tensorboard.pictures import FeatureMapPictures, Pictures
 from ..performance.stalls import StallMonitor
 from ..performance.time_budget import TimeBudget
 from ..runs.best_epoch import MONITOR
@@ -94,7 +93,7 @@ def _dashboard_callbacks(run: Path, config: DashboardConfig, queue: BackgroundQu
         callbacks.append(EvaluationCurves(run, queue))
     if config.feature_maps_every:
         callbacks.append(FeatureMapPictures(config.feature_maps_every, queue))
-    callbacks.append(Dashboard(run, queue, config.graph))
+    callbacks.append(Dashboard(run, config.graph))
     return callbacks
 
 

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ..data.batch import Batch
-from ..monitoring.pictures import Pixels, class_colour, draw_boxes, legible
+from ..monitoring.pictures.draw_boxes import Pixels, class_colour, draw_boxes, legible
 from ..system.files import write_whole
 from ..training.contracts import TrainsDetections
 

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
-from yolo_lightning.monitoring.pictures.draw_boxes import class_colour, draw_boxes, ink_on, legible
+from yolo_lightning.monitoring.pictures.draw_boxes import class_colour, draw_boxes, encode, ink_on, legible
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 
@@ -86,3 +87,14 @@ def test_colours_of_classes_differ() -> None:
     colours = np.array([class_colour(label) for label in range(80)], int)
     assert len(np.unique(colours, axis=0)) == 80
     assert np.abs(np.diff(colours, axis=0)).sum(axis=1).min() > 100
+
+
+def test_files_hold_the_picture() -> None:
+    x, y = np.meshgrid(np.arange(64), np.arange(48))
+    image = np.stack((4 * x, 5 * y, np.full_like(x, 90)), axis=2).astype(np.uint8)
+    png, jpeg = (
+        cv2.imdecode(np.frombuffer(encode(image, suffix), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+        for suffix in (".png", ".jpg")
+    )
+    assert (png == image).all()
+    assert np.abs(jpeg.astype(int) - image).mean() < 3

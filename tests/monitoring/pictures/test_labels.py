@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,9 +37,22 @@ def of_coco(root: Path, image_size: int | None) -> LabelStatistics:
     )  # fmt: skip
     source = DataSource(root=root, annotations={}, images={})
     index = source.read("train", keep=False)
-    return label_statistics(
-        index.classes, index.boxes, index.offsets, index.sizes, index.trainable, 3, image_size
+    return label_statistics(index, image_size)
+
+
+def index_of(classes: int, labels: np.ndarray, boxes: np.ndarray, images: int) -> Any:
+    """The part of an index that counts, of images of 640 x 640 px with as many labels each."""
+    return SimpleNamespace(
+        classes=labels.astype(np.int64),
+        boxes=boxes.astype(np.float32),
+        offsets=np.linspace(0, len(labels), images + 1).astype(np.int64),
+        sizes=np.full((images, 2), 640, np.int32),
+        trainable=np.ones(len(labels), bool),
+        class_names=[str(label) for label in range(classes)],
     )
+
+
+EMPTY = np.zeros(0), np.zeros((0, 4))
 
 
 def test_counts_of_a_small_data_set(tmp_path: Path) -> None:
@@ -75,15 +90,9 @@ def test_sizes_are_those_that_training_sees(
 def test_a_figure_of_however_many_classes(classes: int) -> None:
     random = np.random.default_rng(0)
     corner = random.uniform(0, 300, (500, 2))
-    statistics = label_statistics(
-        classes=(classes * random.random(500) ** 3).astype(np.int64),
-        boxes=np.concatenate((corner, corner + random.uniform(1, 300, (500, 2))), 1).astype(np.float32),
-        offsets=np.arange(0, 501, 5),
-        sizes=np.full((100, 2), 640, np.int32),
-        used=np.ones(500, bool),
-        num_classes=classes,
-        image_size_px=320,
-    )
+    boxes = np.concatenate((corner, corner + random.uniform(1, 300, (500, 2))), 1)
+    index = index_of(classes, classes * random.random(500) ** 3, boxes, images=100)
+    statistics = label_statistics(index, image_size_px=320)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # such as a letter that the font lacks
         figure = draw_label_statistics(
@@ -94,20 +103,13 @@ def test_a_figure_of_however_many_classes(classes: int) -> None:
 
 
 def test_a_figure_of_no_label() -> None:
-    nothing = np.zeros(0, np.int64)
-    statistics = label_statistics(
-        nothing, np.zeros((0, 4), np.float32), np.zeros(1, np.int64), np.zeros((0, 2), np.int32),
-        np.zeros(0, bool), 2,
-    )  # fmt: skip
+    statistics = label_statistics(index_of(2, *EMPTY, images=0))
     assert draw_label_statistics(statistics, ["a", "b"], "train").shape == (900, 1200, 3)
 
 
 def test_names_that_matplotlib_would_set_as_formulas() -> None:
     names = ["$x^$", "cost $5 and $x^", "n" * 200]
-    rows = np.zeros((0, 4), np.float32)
-    empty = label_statistics(
-        np.zeros(0, np.int64), rows, np.zeros(1, np.int64), np.zeros((0, 2), np.int64), np.zeros(0, bool), 3
-    )
+    empty = label_statistics(index_of(3, *EMPTY, images=0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert draw_label_statistics(empty, names, "three classes").ndim == 3

@@ -5,17 +5,26 @@ import pytest
 import torch
 
 from yolo_lightning.monitoring.pictures import panels
-from yolo_lightning.monitoring.pictures.draw_boxes import class_colour
-from yolo_lightning.monitoring.pictures.mistakes import VIEW_PX, Mistake, cut_mistake, find_mistakes
+from yolo_lightning.monitoring.pictures.draw_boxes import class_colour, font
 from yolo_lightning.monitoring.pictures.panels import (
     PREDICTION_COLOUR,
     TRUTH_COLOUR,
+    Tile,
     describe_mistake,
     draw_augmented,
     draw_predictions,
     draw_worst,
+    shortened,
+    tile_grid,
 )
-from yolo_lightning.monitoring.pictures.views import EvaluatedImage, ImageView
+from yolo_lightning.monitoring.pictures.views import (
+    VIEW_PX,
+    EvaluatedImage,
+    ImageView,
+    Mistake,
+    cut_mistake,
+    find_mistakes,
+)
 
 NAMES = ["cell", "Blutplättchen", "红细胞"]
 VIEW = ImageView(np.full((60, 80, 3), 128, np.uint8), np.array([1, 1, 0, 0], np.float32))
@@ -24,18 +33,20 @@ OBJECT = [0.0, 10, 10, 50, 50, 1600, 0]
 
 def mistake(detections: list[list[float]], truth: list[list[float]], is_missed: bool) -> Mistake:
     found, table = np.array(detections, np.float32).reshape(-1, 6), np.array(truth, np.float32).reshape(-1, 7)
-    errors = find_mistakes(found, table)
-    row = (errors.missed if is_missed else errors.false_positives)[0]
-    image = EvaluatedImage(
+    wrong, missed = find_mistakes(found, table)
+    return cut_mistake(evaluated(found, table), (missed if is_missed else wrong)[0], is_missed)
+
+
+def evaluated(detections: np.ndarray, truth: np.ndarray) -> EvaluatedImage:
+    return EvaluatedImage(
         pixels=torch.full((3, 60, 80), 128, dtype=torch.uint8),
         letterbox=VIEW.letterbox,
         size=(60, 80),
         position=0,
         image_id=1,
-        detections=found,
-        truth=table,
+        detections=detections,
+        truth=truth,
     )
-    return cut_mistake(image, row, is_missed)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +110,8 @@ def test_predictions_are_right_of_the_truth(monkeypatch: pytest.MonkeyPatch) -> 
     )
     detections = np.array([[10, 10, 50, 50, 0.8, 1], [60, 5, 78, 20, 0.4, 2]], np.float32)
     truth = np.array([OBJECT, [2, 60, 5, 78, 20, 270, 0]], np.float32)
-    empty = np.zeros((0, 6), np.float32), np.zeros((0, 7), np.float32)
-    panel = draw_predictions([VIEW] * 2, [detections, empty[0]], [truth, empty[1]], ["a.jpg", "b.jpg"], NAMES)
+    images = evaluated(detections, truth), evaluated(detections[:0], truth[:0])
+    panel = draw_predictions([(image, VIEW) for image in images], ["a.jpg", "b.jpg"], NAMES)
     halves = panel[:, : VIEW_PX + 8], panel[:, VIEW_PX + 8 :]
     assert [has(half, class_colour(0)) for half in halves] == [True, False]
     assert [has(half, class_colour(1)) for half in halves] == [False, True]
@@ -119,3 +130,53 @@ def test_mistakes_are_drawn_in_two_colours() -> None:
     middle = body.shape[1] // 2
     assert [has(half, PREDICTION_COLOUR) for half in (body[:, :middle], body[:, middle:])] == [True, False]
     assert [has(half, TRUTH_COLOUR) for half in (body[:, :middle], body[:, middle:])] == [False, True]
+
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+
+
+def tile(colour: tuple[int, int, int], height: int, width: int, caption: str = "") -> Tile:
+    return Tile(np.full((height, width, 3), colour, np.uint8), caption)
+
+
+def places(grid: np.ndarray) -> list[tuple[int, int, int]]:
+    """Left, top and number of pixels of each of the colours."""
+    found = []
+    for colour in COLOURS:
+        rows, columns = np.nonzero((grid == colour).all(axis=2))
+        found.append((int(columns.min()), int(rows.min()), len(rows)))
+    return found
+
+
+def test_tiles_lie_in_rows_and_none_covers_another() -> None:
+    shapes = [(30, 50), (20, 60), (40, 10)]
+    grid = tile_grid([tile(c, *shape, "two\nlines") for c, shape in zip(COLOURS, shapes, strict=True)], 2, [])
+    (left1, top1, n1), (left2, top2, n2), (left3, top3, n3) = places(grid)
+    assert (n1, n2, n3) == (30 * 50, 20 * 60, 40 * 10)
+    assert left1 == left3 < left2 - 60
+    assert top1 == top2 < top3 - 30
+
+
+def test_captions_and_the_title_can_be_read() -> None:
+    plain = tile_grid([tile(COLOURS[0], 20, 200)], 1, [])
+    told = tile_grid([tile(COLOURS[0], 20, 200, "what it is")], 1, [("title ", None), ("red", COLOURS[1])])
+    assert plain.shape == told.shape
+    top = places_of(told, COLOURS[0])
+    assert (plain[:top] == 255).all()
+    assert (told[:top] < 100).all(axis=2).sum() > 50
+    assert (told[:top] == COLOURS[1]).all(axis=2).sum() > 5
+
+
+def places_of(grid: np.ndarray, colour: tuple[int, int, int]) -> int:
+    return int(np.nonzero((grid == colour).all(axis=2))[0].min())
+
+
+def test_long_texts_lose_their_middle() -> None:
+    face = font(13)
+    text = "a_very_long_name_of_a_file_0001.jpg"
+    short = shortened(text, face, 120)
+    assert face.getlength(short) <= 120 < face.getlength(text)
+    head, tail = short.split("…")
+    assert text.startswith(head) and text.endswith(tail) and len(head) > 3 and len(tail) > 3
+    assert shortened(text, face, 1000) == text
+    assert shortened(text, face, 1) == ""

@@ -1,22 +1,46 @@
 from __future__ import annotations
 
 import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 
+from tests.support.report_run import NASTY
 from yolo_lightning.monitoring.pictures.draw_boxes import Pixels
-from yolo_lightning.monitoring.pictures.figures import to_pixels
 from yolo_lightning.monitoring.pictures.plots import (
-    Curve,
+    Evaluation,
     plot_confidence,
     plot_confusion,
     plot_curves,
     plot_precision_recall,
+    printable,
+    to_pixels,
+    to_svg,
 )
 
 NAMES = [f"class number {i}" for i in range(80)]
 X = np.linspace(0, 1, 101)
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def evaluation_of(curves: np.ndarray, names: Sequence[str], **others: Any) -> Evaluation:
+    """An evaluation whose curves are all these, (C, 101) at ``X``."""
+    by_confidence = dict.fromkeys(("precision", "recall", "f1", "pr_precision"), curves)
+    values: dict[str, Any] = {
+        "epoch": 0,
+        "confidence": X,
+        "pr_recall": X,
+        "ap_50": curves.mean(axis=1),
+        "confusion": np.zeros((len(names) + 1,) * 2, np.int64),
+        "best_confidence": None,
+        "best_f1": None,
+    }
+    return Evaluation(**values | by_confidence | {"class_names": list(names)} | others)
 
 
 @pytest.fixture(autouse=True)
@@ -33,13 +57,12 @@ def falling(classes: int) -> np.ndarray:
 
 
 def precision_recall(classes: int, names: list[str] = NAMES) -> Pixels:
-    curves = falling(classes)
-    return to_pixels(plot_precision_recall(X, curves, curves.mean(axis=1), names[:classes]))
+    return to_pixels(plot_precision_recall(evaluation_of(falling(classes), names[:classes])))
 
 
 def confidence(classes: int) -> Pixels:
-    curves = {name: falling(classes) for name in ("f1", "precision", "recall")}
-    return to_pixels(plot_confidence(X, curves, NAMES[:classes], 0.3, 0.5))
+    found = evaluation_of(falling(classes), NAMES[:classes], best_confidence=0.3, best_f1=0.5)
+    return to_pixels(plot_confidence(found))
 
 
 def confusion_pixels(confusion: np.ndarray, names: list[str]) -> Pixels:
@@ -63,13 +86,13 @@ def test_pictures_are_rgb(classes: int) -> None:
 def test_a_class_without_annotations_is_left_out() -> None:
     curves = falling(3)
     curves[1] = np.nan
-    with_it = to_pixels(plot_precision_recall(X, curves, curves.mean(axis=1), NAMES[:3]))
+    with_it = to_pixels(plot_precision_recall(evaluation_of(curves, NAMES[:3])))
     assert is_drawn(with_it, "#ff7f0e")
     assert not is_drawn(with_it, "#2ca02c")  # the colour of a third
     curves[:] = np.nan
-    nothing = to_pixels(plot_precision_recall(X, curves, curves.mean(axis=1), NAMES[:3]))
+    nothing = to_pixels(plot_precision_recall(evaluation_of(curves, NAMES[:3])))
     assert not is_drawn(nothing, "#1f77b4")
-    plot_confidence(X, dict.fromkeys(("f1", "precision", "recall"), curves), NAMES[:3], np.nan, np.nan)
+    plot_confidence(evaluation_of(curves, NAMES[:3]))
 
 
 @pytest.mark.parametrize(
@@ -128,12 +151,12 @@ def test_a_large_matrix_lists_the_most_frequent_confusions() -> None:
 
 
 def test_a_line_goes_through_its_points() -> None:
-    curve = Curve("a", [(1, 0.5), (2, 0.25), (4, 0.75)], "C0")
-    curves = [curve, Curve("b", [(1, 0.4)], "C1")]
-    axes = plot_curves(curves, "epoch", from_zero=True, mark=(4, "best: 4")).axes[0]
+    points = [(1, 0.5), (2, 0.25), (4, 0.75)]
+    lines = [("a", points), ("none", []), ("b", [(1, 0.4)])]
+    axes = plot_curves(lines, "epoch", has_legend=True, mark=(4, "best: 4")).axes[0]
     first, second, mark = axes.lines
-    assert [*zip(*first.get_data(), strict=True)] == curve.points
-    assert second.get_label() == "b" and list(mark.get_xdata()) == [4, 4]
+    assert [*zip(*first.get_data(), strict=True)] == points
+    assert second.get_label() == "b" and second.get_color() == "C2" and list(mark.get_xdata()) == [4, 4]
     assert axes.get_ylim()[0] == 0
     legend = axes.get_legend()
     assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["a", "b"]
@@ -151,9 +174,63 @@ def test_a_line_goes_through_its_points() -> None:
 )
 @pytest.mark.parametrize("from_zero", [False, True])
 def test_any_values_can_be_drawn(points: list[tuple[float, float]], from_zero: bool) -> None:
-    curve = Curve("a", [(x, abs(y) if from_zero else y) for x, y in points], "#d62728")
-    figure = plot_curves([curve], "epoch", from_zero=from_zero, mark=(1, "best"))
+    shown = [(x, abs(y) if from_zero else y) for x, y in points]
+    figure = plot_curves([("a", shown)], "epoch", from_zero=from_zero, mark=(1, "best"))
     pixels = to_pixels(figure)
-    assert pixels.shape == (250, 390, 3) and is_drawn(pixels, "#d62728")
+    assert pixels.shape == (250, 390, 3) and is_drawn(pixels, "#1f77b4")
     low, high = figure.axes[0].get_ylim()
-    assert all(low <= y <= high for _, y in curve.points)
+    assert all(low <= y <= high for _, y in shown)
+
+
+def plot(names: list[str]) -> str:
+    curves = np.linspace(0.9, 0.2, len(names))[:, None] * (1 - X**2)
+    return to_svg(plot_precision_recall(evaluation_of(curves, names)))
+
+
+def texts(svg: str) -> list[str]:
+    return [str(text.text) for text in ET.fromstring(svg).iter(f"{SVG}text")]
+
+
+def test_text_stays_text_and_is_escaped() -> None:
+    found = texts(plot(["<script>", NASTY]))
+    assert "recall" in found and "<script> 0.598" in found
+    assert any(text.startswith(NASTY[:10]) for text in found)
+
+
+def test_colours_follow_the_theme_of_the_reader() -> None:
+    svg = plot(["cat", "dog"])
+    assert "prefers-color-scheme:dark" in svg
+    style = ET.fromstring(svg).findall(f"{SVG}style")[-1].text or ""
+    drawn = svg.replace(style, "")
+    assert "#1f2933" not in drawn and "#000000" not in drawn and "#ffffff" not in drawn
+    assert "#1f77b4" in drawn  # a class has the same colour in both
+
+
+def test_many_classes_do_not_make_it_large() -> None:
+    names = [f"class number {i}" for i in range(600)]
+    assert len(plot(names)) < 150_000
+    assert sum(text.startswith("class number") for text in texts(plot(names))) == 8
+
+
+def test_several_threads_draw_what_one_draws_and_leave_the_options_alone() -> None:
+    def draw(number: int) -> str:
+        if number % 2:
+            return to_svg(plot_confusion(np.eye(3, dtype=np.int64) * number, ["a", "b"]))
+        return to_svg(plot_curves([("a", [(0, 0), (1, number)])], "x"))
+
+    before = matplotlib.rcParams["svg.fonttype"]
+    alone = [draw(number) for number in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(draw, range(8))) == alone
+    assert matplotlib.rcParams["svg.fonttype"] == before == "path"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("cat", "cat"), ("_x", " _x"), ("$x^$", r"\$x^\$"), ("猫", "class 0"), ("a\x00", "class 0"),
+        ("n" * 9, "nnnnnnn…"),
+    ],
+)  # fmt: skip
+def test_names_that_matplotlib_cannot_draw_are_changed(name: str, shown: str) -> None:
+    assert printable([name], 8) == [shown]

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from yolo_lightning.monitoring.report.callback import RunReport
+from yolo_lightning.monitoring.report.page import RunReport
 from yolo_lightning.performance.time_budget import TimeBudget
 from yolo_lightning.runs.record import RunRecorder
 from yolo_lightning.system.background import BackgroundQueue

@@ -7,7 +7,7 @@ import pytest
 from tests.support.html_page import HtmlPage
 from tests.support.report_run import NASTY, environment, evaluation, make_run, write
 from yolo_lightning.errors import InputError
-from yolo_lightning.monitoring.report import budget, machine, next_steps, outcome
+from yolo_lightning.monitoring.report import sections
 from yolo_lightning.monitoring.report.page import report_page, write_report
 from yolo_lightning.monitoring.report.read import read_run
 
@@ -104,20 +104,12 @@ def test_the_budget_adds_up_to_the_last_digit(page: HtmlPage, text: str) -> None
 
 
 def test_shares_are_rounded_so_that_they_add_up() -> None:
-    assert budget.add_up([0.4, 0.4, 0.4]) == [1, 0, 0]
-    assert budget.add_up([1.0, 2.0]) == [1, 2]
-    assert budget.add_up([]) == []
-    values = [0.49, 3.26, 7.77, 0.5, 12.31]
-    rounded = budget.add_up(values)
-    assert sum(rounded) == round(sum(values))
-    assert all(abs(r - v) < 1 for r, v in zip(rounded, values, strict=True))
-
-
-@pytest.mark.parametrize(
-    "content", [{}, {"wall_seconds": "x", "seconds": {}}, {"wall_seconds": 0, "seconds": {"step": 1}}]
-)
-def test_a_budget_without_durations_has_no_phases(content: dict[str, object]) -> None:
-    assert budget.phases(content) == []
+    values = [0.04, 0.04, 0.04, 0.049, 0.326, 0.777, 0.05, 1.231]
+    seconds = dict(zip("abcdefgh", values, strict=True))
+    shown = [phase.shown_s for phase in sections.phases({"seconds": seconds})]
+    assert sum(shown) == pytest.approx(round(sum(values), 1))
+    assert all(abs(s - v) < 0.1 and round(s, 1) == s for s, v in zip(shown, values, strict=True))
+    assert sections.phases({}) == []
 
 
 def test_the_confusion_matrix_says_what_is_taken_for_what(page: HtmlPage) -> None:
@@ -176,12 +168,12 @@ def test_the_hardware_is_what_was_used_of_it(
 ) -> None:
     directory = make_run(tmp_path / "run", trainer__accelerator=accelerator)
     write(directory / "environment.json", environment() | {"gpus": gpus, "world_size": world_size})
-    assert f"·  {told}  ·" in outcome.described(read_run(directory))
+    assert f"·  {told}  ·" in sections.described(read_run(directory))
 
 
 def test_the_commands_are_of_this_run_and_quoted(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "my runs" / "fit" / "version_0")
-    commands = dict(next_steps.commands(read_run(directory)))
+    commands = dict(sections.commands(read_run(directory)))
     best, last = (f"'{directory}/checkpoints/{name}.ckpt'" for name in ("best", "last"))
     assert commands["Resume where it stopped"] == f"yolo-lightning fit --ckpt_path {last}"
     assert commands["Validate"] == f"yolo-lightning validate --ckpt_path {best}"
@@ -192,11 +184,11 @@ def test_the_commands_are_of_this_run_and_quoted(tmp_path: Path) -> None:
 
 def test_a_finished_run_is_trained_longer_and_one_without_weights_is_not_resumed(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "run", trainer__max_epochs=3)
-    text = " ".join(command for _, command in next_steps.commands(read_run(directory)))
+    text = " ".join(command for _, command in sections.commands(read_run(directory)))
     assert "--trainer.max_epochs 6" in text
     for path in (directory / "checkpoints").iterdir():
         path.unlink()
-    assert "--ckpt_path" not in " ".join(c for _, c in next_steps.commands(read_run(directory)))
+    assert "--ckpt_path" not in " ".join(c for _, c in sections.commands(read_run(directory)))
 
 
 def test_the_health_of_gpus_is_a_table_with_units(page: HtmlPage) -> None:
@@ -209,10 +201,10 @@ def test_the_health_of_gpus_is_a_table_with_units(page: HtmlPage) -> None:
 
 
 def test_values_of_a_file_are_lines_of_text() -> None:
-    assert machine.lines({"power_w": 1234.5, "is_on": True, "modes": ["a", "b"]}) == [
+    assert sections.lines({"power_w": 1234.5, "is_on": True, "modes": ["a", "b"]}) == [
         "power, W: 1,234", "is on: yes", "modes: a, b",
     ]  # fmt: skip
-    assert machine.lines([1, [2.5], None]) == ["1", "2.5"]
+    assert sections.lines([1, [2.5], None]) == ["1", "2.5"]
 
 
 def test_names_that_are_no_unicode_are_written(tmp_path: Path) -> None:

@@ -16,16 +16,15 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert (run.best["epoch"], run.last["epoch"]) == (1, 2)
     assert run.option("model.optimizer.learning_rate") == 0.01
     assert run.option("model.nothing") is None and run.option("seed_everything.deeper") is None
-    assert [path.name for path in run.pictures] == ["labels.png", "worst.jpg"]
     assert run.checkpoint("best") == run.directory / "checkpoints" / "best.ckpt"
     assert run.unreadable == []
-    assert run.evaluation is not None and run.evaluation.curves["f1"].shape == (2, 5)
+    assert run.evaluation is not None and run.evaluation.f1.shape == (2, 5)
 
 
 def test_only_the_metrics_are_needed(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "run", whole=False))
     assert len(run.rows) == 3
-    assert (run.config, run.evaluation, run.time_budget, run.pictures) == ({}, None, {}, [])
+    assert (run.config, run.evaluation, run.time_budget) == ({}, None, {})
     assert run.checkpoint("best") is None
 
 

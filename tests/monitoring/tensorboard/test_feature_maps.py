@@ -3,7 +3,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,9 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from yolo_lightning import DetectionDataModule, YOLOv5
 from yolo_lightning.data.augment import normalise
-from yolo_lightning.errors import InputError
 from yolo_lightning.monitoring import features
-from yolo_lightning.monitoring.tensorboard.feature_maps import FeatureMapPictures
+from yolo_lightning.monitoring.tensorboard.pictures import FeatureMapPictures
 from yolo_lightning.system.background import BackgroundQueue
 from yolo_lightning.training.ema import ExponentialMovingAverage
 from yolo_lightning.training.optimizer import OptimizerConfig
@@ -87,28 +85,31 @@ class Seen(Callback):
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any
     ) -> None:
         if not trainer.sanity_checking and not self.pictures:
-            found = pl_module.network.model[:10](normalise(batch.images[:1]))
-            self.pictures.append(features.draw_grid(found[0].numpy()))
+            hook = pl_module.network.model[17].register_forward_hook(self._keep)
+            pl_module.network(normalise(batch.images[:1]))
+            hook.remove()
+
+    def _keep(self, _module: Any, _inputs: Any, output: torch.Tensor) -> None:
+        self.pictures.append(features.draw_grid(output[0].numpy()))
 
 
 def test_the_weights_are_those_that_are_validated(
     tmp_path: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[tuple[str, bytes]] = []
-    log = "yolo_lightning.monitoring.tensorboard.feature_maps.log_encoded"
-    monkeypatch.setattr(log, lambda writer, tag, contents, shape, step: drawn.append((tag, contents)))
+    drawn: list[tuple[str, np.ndarray]] = []
+    log = "yolo_lightning.monitoring.tensorboard.pictures.log_picture"
+    monkeypatch.setattr(log, lambda writer, tag, picture, step: drawn.append((tag, picture)))
     queue, seen = BackgroundQueue(), Seen()
     average = ExponentialMovingAverage(decay=0.5, ramp_updates=0.1)  # far from the live weights
-    fit(tmp_path, shapes, average, FeatureMapPictures(5, queue, layers=[9]), seen, Drain(queue), epochs=1)
-    assert [tag for tag, _ in drawn] == ["features/layer_9", "features/attention"]
-    shown = cv2.imdecode(np.frombuffer(drawn[0][1], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    assert np.array_equal(shown, seen.pictures[0])
+    fit(tmp_path, shapes, average, FeatureMapPictures(5, queue), seen, Drain(queue), epochs=1)
+    assert [tag for tag, _ in drawn] == [*(f"features/layer_{n}" for n in (17, 20, 23)), "features/attention"]
+    assert np.array_equal(drawn[0][1], seen.pictures[0])
 
 
 def test_epochs_between_two_sets(tmp_path: Path, shapes: Path) -> None:
     queue = BackgroundQueue()
-    fit(tmp_path, shapes, FeatureMapPictures(2, queue, layers=[9]), Drain(queue), epochs=4, **ONE_BATCH)
-    assert images(tmp_path)["features/layer_9"] == [0, 2]
+    fit(tmp_path, shapes, FeatureMapPictures(2, queue), Drain(queue), epochs=4, **ONE_BATCH)
+    assert images(tmp_path)["features/layer_20"] == [0, 2]
 
 
 def test_an_error_is_one_warning_and_training_goes_on(
@@ -125,10 +126,3 @@ def test_an_error_is_one_warning_and_training_goes_on(
     assert told == [
         "feature maps cannot be drawn: RuntimeError: out of memory; training continues without them"
     ]
-
-
-def test_wrong_options_are_refused_before_training(tmp_path: Path, shapes: Path) -> None:
-    with pytest.raises(InputError, match="feature_maps_every is 0"):
-        FeatureMapPictures(0, BackgroundQueue())
-    with pytest.raises(InputError, match="there is no layer 24"):
-        fit(tmp_path, shapes, FeatureMapPictures(1, BackgroundQueue(), layers=[17, 24]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import functools
+import io
 import os
 from collections.abc import Sequence
 
@@ -94,24 +95,22 @@ def draw_boxes(
     rows = np.flatnonzero(visible).tolist()
     for row in rows:
         draw.rectangle(corners[row], outline=colours[row], width=line_px)
+    face = font(font_px)
+    text_height = sum(face.getmetrics())
     for row in rows if len(rows) <= _MOST_CAPTIONS else ():
-        if captions[row]:
-            _draw_caption(draw, captions[row], corners[row], colours[row], canvas.size, font(font_px))
+        if captions[row]:  # on a filled ground above the top left corner, moved to lie inside the image
+            text_width = round(face.getlength(captions[row])) + 4
+            left, top, *_ = corners[row]
+            left = max(0, min(left, width - text_width))
+            top = top - text_height if top >= text_height else max(0, min(top, height - text_height))
+            ground = (left, top, left + text_width - 1, top + text_height - 1)
+            draw.rectangle(ground, fill=colours[row])
+            draw.text((left + 2, top), captions[row], fill=ink_on(colours[row]), font=face)
     return np.asarray(canvas)
 
 
-def _draw_caption(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    corners: list[int],
-    ground: Colour,
-    size: tuple[int, int],
-    face: ImageFont.FreeTypeFont,
-) -> None:
-    """Draw text on a filled ground above the top left corner, moved to lie inside the image."""
-    width = round(face.getlength(text)) + 4
-    height = sum(face.getmetrics())
-    left = max(0, min(corners[0], size[0] - width))
-    top = corners[1] - height if corners[1] >= height else max(0, min(corners[1], size[1] - height))
-    draw.rectangle((left, top, left + width - 1, top + height - 1), fill=ground)
-    draw.text((left + 2, top), text, fill=ink_on(ground), font=face)
+def encode(image: Pixels, suffix: str) -> bytes:
+    """The contents of an image file, ``.jpg`` or ``.png``."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG" if suffix == ".jpg" else "PNG", quality=82)  # PNG ignores it
+    return file.getvalue()

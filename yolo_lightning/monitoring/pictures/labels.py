@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .draw_boxes import Floats, Pixels
-from .figures import new_figure, printable, to_pixels
+from ...data.annotations.index import DatasetIndex
+from .draw_boxes import Pixels
+from .plots import new_figure, printable, to_pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,87 +29,67 @@ _DARK, _MAP = "#1f4e79", "viridis"
 
 @dataclass(frozen=True)
 class LabelStatistics:
-    """Counts over the T labels and I images of a split.
-
-    Attributes:
-        class_counts: int64 (C,).
-        size_edges_px: (K+1,), edges of the bins of ``sizes``, a quarter of an octave apart.
-        sizes: int64 (K, K), labels by height (rows) and width (columns).
-        centres: int64 (N, N), labels by the place of their centre in the image: from its top (rows) and
-            its left (columns).
-        images_by_labels: int64, images that have 0, 1, 2, … labels.
-    """
+    """Counts over the labels and images of a split."""
 
     class_counts: _Ints
+    """(C,)."""
     size_edges_px: _Doubles
+    """(K+1,), edges of the bins of ``sizes``, a quarter of an octave apart."""
     sizes: _Ints
+    """(K, K), labels by height (rows) and width (columns)."""
     centres: _Ints
+    """(N, N), labels by the place of their centre in the image, from its top (rows) and left (columns)."""
     images_by_labels: _Ints
+    """Images that have 0, 1, 2, … labels."""
 
 
-def label_statistics(
-    classes: _Ints,
-    boxes: Floats,
-    offsets: _Ints,
-    sizes: npt.NDArray[np.int32],
-    used: npt.NDArray[np.bool_],
-    num_classes: int,
-    image_size_px: int | None = None,
-) -> LabelStatistics:
-    """Count the labels of a split.
+def label_statistics(index: DatasetIndex, image_size_px: int | None = None) -> LabelStatistics:
+    """Count the labels of a split that training uses.
 
     Args:
-        classes: int64 (T,), 0 .. C-1.
-        boxes: (T, 4) xyxy in px of the original images.
-        offsets: int64 (I+1,), first row of each image.
-        sizes: int32 (I, 2), height and width of the images in px.
-        used: bool (T,), which rows count.
-        num_classes: C.
+        index: of the split, with C classes and I images.
         image_size_px: longer side of the scaled images in px, for the sizes of boxes; without it, the
             sizes are those in the original images.
     """
-    image = np.repeat(np.arange(len(sizes)), np.diff(offsets))[used]
-    limit = sizes[image][:, [1, 0]].astype(np.float64)  # (T', 2) width, height
-    low, high = boxes[used, :2].clip(0, limit), boxes[used, 2:].clip(0, limit)
+    used, images = index.trainable, len(index.sizes)
+    image = np.repeat(np.arange(images), np.diff(index.offsets))[used]
+    limit = index.sizes[image][:, [1, 0]].astype(np.float64)  # (T, 2) width, height
+    low, high = index.boxes[used, :2].clip(0, limit), index.boxes[used, 2:].clip(0, limit)
     scale = 1.0 if image_size_px is None else image_size_px / limit.max(axis=1, keepdims=True)
-    most = image_size_px or int(sizes.max(initial=1))
+    most = image_size_px or int(index.sizes.max(initial=1))
     edges = 2 ** (np.arange(np.ceil(4 * np.log2(max(most, 2))) + 1) / 4)
-    side = ((high - low) * scale).clip(edges[0], edges[-1])  # (T', 2)
-    bins = (np.searchsorted(edges, side, side="right") - 1).clip(0, len(edges) - 2)
+    side = ((high - low) * scale).clip(edges[0], edges[-1])
     cells = int(np.clip(np.sqrt(len(image) / 8), 10, _MOST_CELLS))  # about 8 labels in each
-    centre = ((low + high) / 2 / limit * cells).astype(np.int64).clip(0, cells - 1)
-    per_image = np.bincount(image, minlength=len(sizes))
+    centre = (low + high) / 2 / limit
     return LabelStatistics(
-        class_counts=np.bincount(classes[used], minlength=num_classes),
+        class_counts=np.bincount(index.classes[used], minlength=len(index.class_names)),
         size_edges_px=edges,
-        sizes=_table(bins, len(edges) - 1),
-        centres=_table(centre, cells),
-        images_by_labels=np.bincount(per_image),
+        sizes=_histogram(side, edges),
+        centres=_histogram(centre, np.linspace(0, 1, cells + 1)),
+        images_by_labels=np.bincount(np.bincount(image, minlength=images)),
     )
 
 
-def _table(columns_and_rows: _Ints, side: int) -> _Ints:
-    """Counts (side, side) of the pairs (column, row) in (n, 2)."""
-    flat = columns_and_rows[:, 1] * side + columns_and_rows[:, 0]
-    return np.bincount(flat, minlength=side * side).reshape(side, side)
+def _histogram(points: _Doubles, edges: _Doubles) -> _Ints:
+    """Counts of points (T, 2) by y (rows) and x (columns)."""
+    return np.histogram2d(points[:, 1], points[:, 0], bins=(edges, edges))[0].astype(np.int64)
 
 
 def draw_label_statistics(statistics: LabelStatistics, names: Sequence[str], title: str) -> Pixels:
-    """The statistics as a figure of four parts, RGB (H, W, 3).
-
-    Args:
-        statistics: of a split.
-        names: C names of classes.
-        title: of the figure.
-    """
+    """The statistics of C named classes as a figure of four parts, RGB (H, W, 3)."""
     figure = new_figure(12, 9, "constrained")
     (classes, sizes), (per_image, centres) = figure.subplots(2, 2)
     _draw_classes(classes, statistics.class_counts, printable(names, _MOST_LETTERS))
     _draw_sizes(sizes, statistics)
-    _draw_per_image(per_image, statistics.images_by_labels)
-    _draw_centres(centres, statistics.centres)
-    labels, images = int(statistics.class_counts.sum()), int(statistics.images_by_labels.sum())
-    empty = int(statistics.images_by_labels[:1].sum())
+    ends = np.linspace(0, 1, len(statistics.centres) + 1)
+    _draw_heat(centres, ends, statistics.centres)
+    centres.invert_yaxis()
+    centres.set(xlabel="x / width of the image", ylabel="y / height of the image", title="centres of boxes")
+    by_labels = statistics.images_by_labels
+    per_image.bar(np.arange(len(by_labels)), by_labels, color=_DARK, width=0.9)
+    per_image.locator_params(integer=True)
+    per_image.set(xlabel="labels in an image", ylabel="images", title="labels by image")
+    labels, images, empty = statistics.class_counts.sum(), by_labels.sum(), by_labels[:1].sum()
     figure.suptitle(f"{title}: {labels:,} labels in {images:,} images; {empty:,} images without labels")
     return to_pixels(figure)
 
@@ -126,45 +107,25 @@ def _draw_classes(axes: Axes, counts: _Ints, names: Sequence[str]) -> None:
     axes.set_yticks(place, [names[label] for label in shown], fontsize=size)
     axes.invert_yaxis()
     axes.margins(x=0.15, y=0.01)
-    axes.set_xlabel("labels")
     left_out = len(order) - len(shown)
-    axes.set_title("classes" if not left_out else f"most and least frequent classes, {left_out} left out")
+    title = f"most and least frequent classes, {left_out} left out" if left_out else "classes"
+    axes.set(xlabel="labels", title=title)
 
 
 def _draw_sizes(axes: Axes, statistics: LabelStatistics) -> None:
     edges = statistics.size_edges_px
-    _heat(axes, edges, edges, statistics.sizes)
+    _draw_heat(axes, edges, statistics.sizes)
     octaves = 2 ** np.arange(int(np.log2(edges[-1])) + 1)
     for axis, scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
         scale("log", base=2)
         axis.set_ticks(octaves.tolist(), [str(octave) for octave in octaves], fontsize=8)
-    axes.set_aspect("equal")
-    axes.set_xlabel("width in px")
-    axes.set_ylabel("height in px")
-    axes.set_title("sizes of boxes")
+    axes.set(xlabel="width in px", ylabel="height in px", title="sizes of boxes")
 
 
-def _draw_centres(axes: Axes, centres: _Ints) -> None:
-    ends = np.linspace(0, 1, len(centres) + 1)
-    _heat(axes, ends, ends, centres)
-    axes.invert_yaxis()
-    axes.set_aspect("equal")
-    axes.set_xlabel("x / width of the image")
-    axes.set_ylabel("y / height of the image")
-    axes.set_title("centres of boxes")
-
-
-def _heat(axes: Axes, x: _Doubles, y: _Doubles, counts: _Ints) -> None:
+def _draw_heat(axes: Axes, edges: _Doubles, counts: _Ints) -> None:
     """Draw counts as colours; cells without a label stay empty."""
     shown = np.ma.masked_equal(counts, 0)
-    mesh = axes.pcolormesh(x, y, shown, cmap=_MAP, vmin=0, vmax=max(1, int(counts.max(initial=1))))
+    mesh = axes.pcolormesh(edges, edges, shown, cmap=_MAP, vmin=0, vmax=max(1, int(counts.max(initial=1))))
     assert axes.figure is not None
     axes.figure.colorbar(mesh, ax=axes, label="labels", shrink=0.9)
-
-
-def _draw_per_image(axes: Axes, images_by_labels: _Ints) -> None:
-    axes.bar(np.arange(len(images_by_labels)), images_by_labels, color=_DARK, width=0.9)
-    axes.locator_params(integer=True)
-    axes.set_xlabel("labels in an image")
-    axes.set_ylabel("images")
-    axes.set_title("labels by image")
+    axes.set_aspect("equal")

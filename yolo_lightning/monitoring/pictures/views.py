@@ -1,7 +1,8 @@
-"""Validated images with their detections, and copies of parts of them off the device."""
+"""Validated images with their detections: views of them off the device, and the worst mistakes."""
 
 from __future__ import annotations
 
+import bisect
 from typing import NamedTuple
 
 import cv2
@@ -12,10 +13,15 @@ from torch import Tensor
 
 from ...data.batch import Batch
 from ...data.letterbox import to_letterbox
+from ...evaluation.overlaps import overlapping_pairs
 from .draw_boxes import Floats, Pixels
 
 SCORE_THRESHOLD = 0.25
 """Lowest score of detections that are shown, as for ``predict``."""
+IOU_THRESHOLD = 0.5
+"""A detection finds an annotation of its class from this overlap on."""
+VIEW_PX = 384
+"""Longest side of a view that is kept; larger views are scaled down."""
 
 
 class EvaluatedImage(NamedTuple):
@@ -37,7 +43,7 @@ class EvaluatedImage(NamedTuple):
 
     def without_pixels(self) -> EvaluatedImage:
         """The same without its pixels, which would keep the batch in memory."""
-        return self._replace(pixels=torch.empty((3, 0, 0), dtype=torch.uint8))
+        return self._replace(pixels=self.pixels.new_empty((3, 0, 0), device="cpu"))
 
 
 class ImageView(NamedTuple):
@@ -118,12 +124,8 @@ def cut_view(image: EvaluatedImage, region: npt.NDArray[np.floating] | None = No
 def surroundings(box: Floats, size: tuple[int, int]) -> npt.NDArray[np.float64]:
     """The region around a box: twice its size, at least 0.3 of the image, and inside it.
 
-    Args:
-        box: (4,) xyxy in px of the image.
-        size: height and width of the image in px.
-
-    Returns:
-        xyxy (4,) in px of the image; a square if there is room for one.
+    It is a square if there is room for one. Boxes (4,) are xyxy in px of the image, ``size`` is its height
+    and width in px.
     """
     limit = np.array([size[1], size[0]], np.float64)  # width, height
     low, high = box[:2].astype(np.float64), box[2:].astype(np.float64)
@@ -131,3 +133,91 @@ def surroundings(box: Floats, size: tuple[int, int]) -> npt.NDArray[np.float64]:
     extent = np.minimum(side, limit)
     corner = np.clip((low + high) / 2 - extent / 2, 0, limit - extent)
     return np.concatenate((corner, corner + extent))
+
+
+def find_mistakes(detections: Floats, truth: Floats) -> tuple[list[int], list[int]]:
+    """Match the detections of one image as COCO does at an IoU of 0.5.
+
+    By falling score, each detection takes the free annotation of its class that it overlaps most. A
+    detection half inside a crowd of its class is neither right nor wrong.
+
+    Args:
+        detections: (n, 6) x1, y1, x2, y2 in px, score, class.
+        truth: (m, 7) class, x1, y1, x2, y2 in px, area in px^2, 1.0 for a crowd.
+
+    Returns:
+        Rows of the false positives by falling score, and of the missed annotations by falling area; crowds
+        are never missed.
+    """
+    crowd = truth[:, 6] > 0
+    found_class, true_class = detections[:, 5].astype(np.int64), truth[:, 0].astype(np.int64)
+    row, column, iou = overlapping_pairs(
+        found_class, detections[:, :4], true_class, truth[:, 1:5], crowd, IOU_THRESHOLD
+    )
+    order = np.lexsort((column, -iou, row, -detections[row, 4]))
+    row, column = row[order], column[order]
+    right, taken = set[int](), set[int]()
+    for i, j in zip(row.tolist(), column.tolist(), strict=True):
+        if i not in right and j not in taken and not crowd[j]:
+            right.add(i)
+            taken.add(j)
+    right.update(row[crowd[column]].tolist())
+    by_score, by_area = (np.argsort(-table, kind="stable") for table in (detections[:, 4], truth[:, 5]))
+    wrong = [i for i in by_score.tolist() if i not in right]
+    return wrong, [j for j in by_area.tolist() if j not in taken and not crowd[j]]
+
+
+class Mistake(NamedTuple):
+    """One false positive or missed annotation, with its surroundings."""
+
+    image: EvaluatedImage
+    """Its image, without pixels."""
+    row: int
+    """Row of the image's ``truth`` if it was missed, else of its ``detections``."""
+    is_missed: bool
+    box: Floats
+    """(4,) xyxy in px of the original image."""
+    view: ImageView
+
+
+def cut_mistake(image: EvaluatedImage, row: int, is_missed: bool) -> Mistake:
+    """Copy a mistake (see :class:`Mistake`) and its surroundings off the device."""
+    box = image.truth[row, 1:5] if is_missed else image.detections[row, :4]
+    view = cut_view(image, surroundings(box, image.size))
+    view = view.fit(VIEW_PX) if max(view.image.shape) > VIEW_PX else view
+    return Mistake(image.without_pixels(), row, is_missed, box, view)
+
+
+class WorstMistakes:
+    """Keeps small views of the worst mistakes over many images.
+
+    Args:
+        most: false positives to keep, and as many missed annotations.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._false_positives: list[tuple[float, Mistake]] = []
+        """(score, mistake), the worst first."""
+        self._missed: list[tuple[float, Mistake]] = []
+        """(area, mistake), the worst first."""
+
+    def add(self, image: EvaluatedImage) -> None:
+        """Keep the mistakes of an image that are among the worst so far."""
+        wrong, missed = find_mistakes(image.detections, image.truth)
+        for kept, rows, badness in (
+            (self._false_positives, wrong, image.detections[:, 4]),
+            (self._missed, missed, image.truth[:, 5]),
+        ):
+            for row in rows[: self.most]:
+                if len(kept) < self.most or badness[row] > kept[-1][0]:
+                    mistake = cut_mistake(image, row, kept is self._missed)
+                    # Of equals, the first stays.
+                    bisect.insort(kept, (float(badness[row]), mistake), key=lambda entry: -entry[0])
+                    del kept[self.most :]
+
+    def take(self, count: int) -> list[Mistake]:
+        """The worst ``count``: half false positives, half missed annotations if there are enough of each."""
+        share = max((count + 1) // 2, count - len(self._missed))
+        chosen = self._false_positives[:share]
+        return [mistake for _, mistake in chosen + self._missed[: count - len(chosen)]]

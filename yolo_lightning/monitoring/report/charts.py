@@ -4,40 +4,41 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..metric_names import MAP, MAP_50, METRIC_TITLES, SPEED, loss_title
-from ..pictures.figures import to_svg
-from ..pictures.plots import (
-    Curve,
-    line_colour,
-    plot_confidence,
-    plot_confusion,
-    plot_curves,
-    plot_precision_recall,
-)
+from ..pictures.plots import plot_curves, plot_evaluation, to_svg
 from .read import Row, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LOSS = "_loss"
+_PLOTS = {
+    "precision_recall": ("Precision against recall", ""),
+    "f1": ("F1, precision and recall against confidence", ""),
+    "confusion": (
+        "Confusion matrix",
+        "A column is the true class, a row the predicted class. The background's row counts missed "
+        "objects, its column false detections. Colour is the fraction of the column.",
+    ),
+}
+"""Title and caption of the plots of the best epoch."""
 _PICTURES = {
-    "augmented": ("Augmented training images", "Images as the network sees them, with their boxes."),
-    "predictions": ("Annotations and predictions", "Validation images: annotations left, detections right."),
-    "worst": ("Worst mistakes", "False detections and missed objects."),
-    "labels": ("Labels", "Number of each class, sizes and places of the boxes."),
+    "augmented.jpg": ("Augmented training images", "Images as the network sees them, with their boxes."),
+    "predictions.jpg": (
+        "Annotations and predictions",
+        "Validation images: annotations left, detections right.",
+    ),
+    "worst.jpg": ("Worst mistakes", "False detections and missed objects."),
+    "labels.png": ("Labels", "Number of each class, sizes and places of the boxes."),
 }
 """Title and caption by the name of the file, in the order of the page."""
-_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
-
-
+_TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 Points = Sequence[tuple[float, float]]
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """An image of a page."""
 
     title: str
@@ -82,33 +83,18 @@ def comparison_curves(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
 
 def evaluation_plots(run: Run) -> list[Chart]:
     """Precision, recall, F1 and confusion of the best epoch; none without ``evaluation.json``."""
-    found = run.evaluation
-    if found is None:
-        return []
-    names = found.class_names
-    confidence = plot_confidence(found.confidence, found.curves, names, found.best_confidence, found.best_f1)
-    precision_recall = plot_precision_recall(found.pr_recall, found.pr_precision, found.ap_50, names)
-    return [
-        Chart("Precision against recall", _svg_uri(precision_recall)),
-        Chart("F1, precision and recall against confidence", _svg_uri(confidence)),
-        Chart(
-            "Confusion matrix",
-            _svg_uri(plot_confusion(found.confusion, names)),
-            "A column is the true class, a row the predicted class. The background's row counts missed "
-            "objects, its column false detections. Colour is the fraction of the column.",
-        ),
-    ]
+    figures = plot_evaluation(run.evaluation) if run.evaluation else {}
+    return [Chart(_PLOTS[name][0], _svg_uri(figure), _PLOTS[name][1]) for name, figure in figures.items()]
 
 
 def pictures(run: Run) -> list[Chart]:
     """The files of ``pictures/``."""
-    order = list(_PICTURES)
-    found = sorted(run.pictures, key=lambda p: order.index(p.stem) if p.stem in order else len(order))
-    charts = []
-    for path in found:
-        title, caption = _PICTURES.get(path.stem, (path.stem, ""))
-        charts.append(Chart(title, _uri(path.read_bytes(), _TYPES[path.suffix]), caption))
-    return charts
+    files = {run.directory / "pictures" / name: text for name, text in _PICTURES.items()}
+    return [
+        Chart(title, _uri(path.read_bytes(), _TYPES[path.suffix]), caption)
+        for path, (title, caption) in files.items()
+        if path.is_file()
+    ]
 
 
 def _points(rows: Sequence[Row], metric: str, x: str = "epoch") -> Points:
@@ -120,20 +106,12 @@ def _points(rows: Sequence[Row], metric: str, x: str = "epoch") -> Points:
 
 
 def _chart(
-    title: str,
-    lines: Sequence[tuple[str, Points]],
-    x_label: str = "epoch",
-    *,
-    from_zero: bool = True,
-    has_legend: bool = False,
-    mark: tuple[float, str] | None = None,
+    title: str, lines: Sequence[tuple[str, Points]], x_label: str = "epoch", **options: Any
 ) -> list[Chart]:
-    """One plot of named lines; none if no line has a point."""
-    curves = [Curve(name, points, line_colour(i)) for i, (name, points) in enumerate(lines) if points]
-    if not curves:
+    """One plot of named lines, with options of ``plot_curves``; none if no line has a point."""
+    if not any(points for _, points in lines):
         return []
-    figure = plot_curves(curves, x_label, from_zero=from_zero, has_legend=has_legend, mark=mark)
-    return [Chart(title, _svg_uri(figure))]
+    return [Chart(title, _svg_uri(plot_curves(lines, x_label, **options)))]
 
 
 def _loss_parts(rows: Sequence[Row]) -> list[str]:

@@ -6,15 +6,12 @@ import itertools
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
-from ...runs.directory import images_per_second
-from ..metric_names import MAP, METRIC_TITLES, NOTHING, duration_text, number
-from .budget import PHASES, phase_seconds
-from .outcome import class_average_precisions, epochs_text, wall_seconds
+from ..metric_names import MAP, METRIC_TITLES, NOTHING, SPEED, duration_text, number
 from .read import Run
+from .sections import PHASES, class_average_precisions, epochs_text, phase_seconds, wall_seconds
 
 NOT_OPTIONS = {"run_name", "runs_dir", "trainer.default_root_dir"}
 """Options that say where a run lies, and nothing about its training."""
@@ -24,8 +21,7 @@ _WIDEST = 40
 _WHOLE, _SHORT, _PERCENT = (partial(number, form=form) for form in (".0f", ".4g", ".1%"))
 
 
-@dataclass(frozen=True)
-class ComparedMetric:
+class ComparedMetric(NamedTuple):
     """A figure of every run."""
 
     name: str
@@ -34,8 +30,7 @@ class ComparedMetric:
     """Runs with the best figure; all False if the figures are alike, or none is better."""
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """Differences between runs."""
 
     names: list[str]
@@ -49,10 +44,16 @@ class Comparison:
 
 def compare_runs(runs: Sequence[Run]) -> Comparison:
     """Compare runs, in the order given."""
+    options = [flatten(run.config) for run in runs]
+    machines = [
+        {name: run.environment[name] for name in _ENVIRONMENT if name in run.environment}
+        | run.environment.get("packages", {})
+        for run in runs
+    ]
     return Comparison(
         names=short_names(runs),
-        options=differences([_options(run.config) for run in runs]),
-        machine=differences([_machine(run.environment) for run in runs]),
+        options=[(name, texts) for name, texts in differences(options) if name not in NOT_OPTIONS],
+        machine=differences(machines),
         metrics=_metrics(runs),
         speed=_speed(runs),
     )
@@ -90,17 +91,6 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _options(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in flatten(config).items() if name not in NOT_OPTIONS}
-
-
-def _machine(environment: dict[str, Any]) -> dict[str, Any]:
-    packages = environment.get("packages")
-    return {name: environment[name] for name in _ENVIRONMENT if name in environment} | (
-        packages if isinstance(packages, dict) else {}
-    )
-
-
 def _metrics(runs: Sequence[Run]) -> list[ComparedMetric]:
     best = [run.best for run in runs]
     metrics = [_metric(title, [row.get(name) for row in best]) for name, title in METRIC_TITLES.items()]
@@ -114,12 +104,17 @@ def _metrics(runs: Sequence[Run]) -> list[ComparedMetric]:
 
 
 def _speed(runs: Sequence[Run]) -> list[ComparedMetric]:
+    def over_epochs(name: str, choose: Callable[[list[float]], float]) -> list[float | None]:
+        values = [[row[name] for row in run.rows if name in row] for run in runs]
+        return [choose(of_run) if of_run else None for of_run in values]
+
+    median = statistics.median
     metrics = [
-        _metric("images per second", [images_per_second(run.rows) for run in runs], "high", _SHORT),
-        _metric("step, ms", [_median(run, "perf/step_ms") for run in runs], "low", _SHORT),
-        _metric("data wait", [_median(run, "perf/data_wait_fraction") for run in runs], "low", _PERCENT),
-        _metric("memory, MB", [_most(run, "perf/memory_peak_mb") for run in runs], "low", _SHORT),
-        _metric("wall time", [wall_seconds(run) for run in runs], "low", duration_text),
+        _metric("images per second", over_epochs(SPEED, median), max, _SHORT),
+        _metric("step, ms", over_epochs("perf/step_ms", median), min, _SHORT),
+        _metric("data wait", over_epochs("perf/data_wait_fraction", median), min, _PERCENT),
+        _metric("memory, MB", over_epochs("perf/memory_peak_mb", max), min, _SHORT),
+        _metric("wall time", [wall_seconds(run) for run in runs], min, duration_text),
     ]
     budgets = [phase_seconds(run.time_budget) for run in runs]
     for key, (title, _) in PHASES.items():
@@ -131,42 +126,26 @@ def _speed(runs: Sequence[Run]) -> list[ComparedMetric]:
 def _metric(
     name: str,
     values: Sequence[float | None],
-    better: Literal["high", "low"] | None = "high",
+    better: Callable[..., float] | None = max,
     write: Callable[[float | None], str] = number,
 ) -> ComparedMetric:
     texts = [write(value) for value in values]
-    known = [
-        value for value, text in zip(values, texts, strict=True) if value is not None and text != NOTHING
-    ]
+    known = [value for value, text in zip(values, texts, strict=True) if text != NOTHING]
     if better is None or len(set(texts)) < 2 or len(known) < 2:
         return ComparedMetric(name, texts, [False] * len(texts))
-    top = max(known) if better == "high" else min(known)
-    return ComparedMetric(name, texts, [text == write(top) for text in texts])
-
-
-def _median(run: Run, name: str) -> float | None:
-    values = [row[name] for row in run.rows if name in row]
-    return statistics.median(values) if values else None
-
-
-def _most(run: Run, name: str) -> float | None:
-    return max((row[name] for row in run.rows if name in row), default=None)
+    top = write(better(known))
+    return ComparedMetric(name, texts, [text == top for text in texts])
 
 
 def as_text(comparison: Comparison) -> str:
     """A plain table for a terminal; a star marks the best of a line."""
-    head = ["", *comparison.names]
-    parts: list[list[list[str]]] = [[head]]
-    for differing in (comparison.options, comparison.machine):
-        if differing:
-            parts.append([[name, *map(_shortened, values)] for name, values in differing])
-    for metrics in (comparison.metrics, comparison.speed):
-        if metrics:
-            parts.append([[metric.name, *_starred(metric)] for metric in metrics])
-    rows = [row for part in parts for row in part]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    blocks = ["\n".join(_padded(row, widths) for row in part) for part in parts]
-    if not comparison.options:
+    c = comparison
+    parts = [[["", *c.names]]]
+    parts += [[[name, *map(_shortened, texts)] for name, texts in table] for table in (c.options, c.machine)]
+    parts += [[[metric.name, *_starred(metric)] for metric in table] for table in (c.metrics, c.speed)]
+    widths = [max(map(len, column)) for column in zip(*itertools.chain(*parts), strict=True)]
+    blocks = ["\n".join(_padded(row, widths) for row in part) for part in parts if part]
+    if not c.options:
         blocks.insert(1, "(no option differs)")
     return "\n\n".join(blocks)
 

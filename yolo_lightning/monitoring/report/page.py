@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
-from ...runs.directory import images_per_second
+from ...runs.directory import METRICS, images_per_second
+from ...system.background import BackgroundQueue
 from ...system.files import write_whole
 from ..metric_names import MAP, MAP_50, METRIC_TITLES, duration_text, number
 from ..pictures.plots import line_colour
-from .budget import phases
+from . import sections
 from .charts import comparison_curves, evaluation_plots, pictures, training_curves
 from .compare import compare_runs
-from .machine import facts, gpu_table, lines
-from .next_steps import commands
-from .outcome import best_confidence, class_scores, described, epochs_text, wall_seconds, weakest
 from .read import Run, read_run
 
 if TYPE_CHECKING:
@@ -29,31 +30,28 @@ REPORT = "report.html"
 
 def report_page(run: Run) -> str:
     """The report of a run as HTML."""
-    classes, spent = class_scores(run), phases(run.time_budget)
-    processes = run.time_budget.get("processes")
+    classes, phases = sections.class_scores(run), sections.phases(run.time_budget)
     return _render(
         "report.html.j2",
         run=run,
-        described=described(run),
-        best_epoch=int(run.best["epoch"]) + 1,
-        last_epoch=int(run.last["epoch"]) + 1,
-        epochs=epochs_text(run),
-        parts=processes if isinstance(processes, int) else 1,
+        described=sections.described(run),
+        epochs=sections.epochs_text(run),
+        parts=run.time_budget.get("processes", 1),
         speed=images_per_second(run.rows),
-        wall_seconds=wall_seconds(run),
+        wall_seconds=sections.wall_seconds(run),
         classes=classes,
-        weakest=weakest(classes),
-        confidence=best_confidence(run),
+        weakest=sections.weakest(classes),
+        confidence=run.evaluation.best_confidence if run.evaluation else None,
         curves=training_curves(run),
         plots=evaluation_plots(run),
         pictures=pictures(run),
-        phases=spent,
-        training_seconds=sum(phase.seconds for phase in spent if phase.key == "step"),
-        gpus=gpu_table(run.gpus),
-        faults=[fault for gpu in run.gpus for fault in lines(gpu.get("faults"))],
-        facts=facts(run),
+        phases=phases,
+        training_seconds=sum(phase.seconds for phase in phases if phase.key == "step"),
+        gpus=sections.gpu_table(run.gpus),
+        faults=sections.lines([gpu.get("faults") for gpu in run.gpus]),
+        facts=sections.facts(run),
         config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else "",
-        commands=list(commands(run)),
+        commands=list(sections.commands(run)),
     )
 
 
@@ -100,3 +98,38 @@ def _environment() -> Environment:
 
 def _render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values)
+
+
+class RunReport(Checkpoint):
+    """Writes ``report.html`` when training ends or is stopped, but not when it fails.
+
+    It is a ``Checkpoint`` so that it runs after ``RunRecorder``, which writes what the report shows.
+
+    Args:
+        directory: the run directory.
+        queue: the report waits for the files that it writes.
+    """
+
+    def __init__(self, directory: str | Path, queue: BackgroundQueue) -> None:
+        self.directory = Path(directory)
+        self._queue = queue
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, (KeyboardInterrupt, SystemExit)):  # stopped from outside, not failed
+            self._write(trainer, pl_module)
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        self._queue.drain()
+        if not (self.directory / METRICS).is_file():
+            return  # stopped within its first epoch
+        try:
+            path = write_report(self.directory)
+        except Exception as error:  # the run is complete without a report
+            warnings.warn(f"the report could not be made ({type(error).__name__}: {error})", stacklevel=1)
+            return
+        pl_module.print(f"report         {path}")

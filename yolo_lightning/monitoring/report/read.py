@@ -5,83 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import yaml
 
 from ...errors import InputError
 from ...runs.best_epoch import best_row
 from ...runs.directory import CONFIG, METRICS, read_metrics, versions
-
-EVALUATION = "evaluation.json"
-_PICTURES = (".jpg", ".jpeg", ".png")
+from ..pictures.plots import EVALUATION, Evaluation
 
 Row = dict[str, float]
 """The metrics of an epoch, by name, without those that are not finite."""
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """``evaluation.json`` of the best epoch, with C classes, K confidences and R recalls.
-
-    Attributes:
-        epoch: from 0.
-        class_names: C names.
-        confidence: (K,) in 0..1.
-        curves: ``f1``, ``precision`` and ``recall`` at each confidence, (C, K); nan without annotations.
-        pr_recall: (R,) in 0..1.
-        pr_precision: (C, R); nan without annotations.
-        ap_50: (C,) average precision at an IoU of 0.5; nan without annotations.
-        confusion: (C + 1, C + 1), rows predicted, columns true, the last of each background.
-        best_confidence: the confidence with the best mean F1; nan if there is none.
-        best_f1: the mean F1 there.
-    """
-
-    epoch: int
-    class_names: list[str]
-    confidence: Floats
-    curves: dict[str, Floats]
-    pr_recall: Floats
-    pr_precision: Floats
-    ap_50: Floats
-    confusion: npt.NDArray[np.int64]
-    best_confidence: float
-    best_f1: float
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Evaluation:
-        """Check the shapes of everything.
-
-        Raises:
-            KeyError, TypeError, ValueError: a part is missing or has another shape.
-        """
-        names = [str(name) for name in content["class_names"]]
-        classes, confidences = len(names), len(content["confidence"])
-        recalls, best = len(content["pr_recall"]), content.get("best_f1") or {}
-
-        def read(key: str, *shape: int) -> Floats:
-            values = np.array(content[key], np.float64)  # None is nan
-            if values.shape != shape:
-                raise ValueError(f"{key} has shape {values.shape} instead of {shape}")
-            return values
-
-        return cls(
-            epoch=int(content["epoch"]),
-            class_names=names,
-            confidence=read("confidence", confidences),
-            curves={key: read(key, classes, confidences) for key in ("f1", "precision", "recall")},
-            pr_recall=read("pr_recall", recalls),
-            pr_precision=read("pr_precision", classes, recalls),
-            ap_50=read("ap_50", classes),
-            confusion=read("confusion", classes + 1, classes + 1).astype(np.int64),
-            best_confidence=float(best.get("confidence", math.nan)),
-            best_f1=float(best.get("f1", math.nan)),
-        )
 
 
 @dataclass(frozen=True)
@@ -92,13 +29,12 @@ class Run:
     """Absolute."""
     rows: list[Row]
     """One per epoch, at least one."""
-    evaluation: Evaluation | None = None
-    environment: dict[str, Any] = field(default_factory=dict)
-    config: dict[str, Any] = field(default_factory=dict)
-    gpu_health: dict[str, Any] = field(default_factory=dict)
-    time_budget: dict[str, Any] = field(default_factory=dict)
-    pictures: list[Path] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
+    evaluation: Evaluation | None
+    environment: dict[str, Any]
+    config: dict[str, Any]
+    gpu_health: dict[str, Any]
+    time_budget: dict[str, Any]
+    unreadable: list[str]
     """Names of files that exist but cannot be read."""
 
     @property
@@ -126,8 +62,7 @@ class Run:
     @property
     def gpus(self) -> list[dict[str, Any]]:
         """The records of ``gpu_health.json``, one per GPU."""
-        devices = self.gpu_health.get("devices")
-        return [gpu for gpu in devices if isinstance(gpu, dict)] if isinstance(devices, list) else []
+        return list(self.gpu_health.get("devices", []))
 
     def checkpoint(self, name: str) -> Path | None:
         """Path of the checkpoint ``best`` or ``last``; None if there is no such file."""
@@ -145,37 +80,24 @@ def read_run(directory: str | Path) -> Run:
     rows = _read_rows(directory / METRICS)
     unreadable: list[str] = []
 
-    def read(name: str) -> dict[str, Any]:
+    def read(name: str, convert: Callable[[Any], Any] = dict) -> Any:
         path = directory / name
-        if not path.is_file():
-            return {}
-        try:
-            text = path.read_text(encoding="utf-8")
-            content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
-        except (OSError, ValueError, yaml.YAMLError):
-            content = None
-        if isinstance(content, dict):
-            return content
-        unreadable.append(name)
-        return {}
-
-    def read_evaluation() -> Evaluation | None:
-        content = read(EVALUATION)
-        try:
-            return Evaluation.from_json(content) if content else None
-        except (AttributeError, KeyError, TypeError, ValueError):
-            unreadable.append(EVALUATION)
-            return None
+        if path.is_file():
+            try:
+                text = path.read_text(encoding="utf-8")
+                return convert(yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text))
+            except (OSError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError):
+                unreadable.append(name)
+        return None
 
     return Run(
         directory=directory,
         rows=rows,
-        evaluation=read_evaluation(),
-        environment=read("environment.json"),
-        config=read(CONFIG),
-        gpu_health=read("gpu_health.json"),
-        time_budget=read("time_budget.json"),
-        pictures=sorted(path for path in directory.glob("pictures/*") if path.suffix in _PICTURES),
+        evaluation=read(EVALUATION, Evaluation.from_json),
+        environment=read("environment.json") or {},
+        config=read(CONFIG) or {},
+        gpu_health=read("gpu_health.json") or {},
+        time_budget=read("time_budget.json") or {},
         unreadable=unreadable,
     )
 

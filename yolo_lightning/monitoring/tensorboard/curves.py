@@ -6,31 +6,21 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.tensorboard import SummaryWriter
 
-from ...evaluation.coco_matching import RECALL_LEVELS
-from ...evaluation.precision_recall import (
-    CURVES,
-    EvaluationDetails,
-    confidence_curves,
-    counts_at,
-    describe_evaluation,
-    precision_at_recall,
-)
+from ...evaluation.precision_recall import EvaluationDetails, counts_at, describe_evaluation
 from ...runs.best_epoch import is_better
 from ...system.background import BackgroundQueue
 from ...system.files import write_whole
-from ...training.contracts import detection_module
-from ..pictures import encode
-from ..pictures.figures import to_pixels
-from ..pictures.plots import plot_confidence, plot_confusion, plot_precision_recall
-from .writer import log_encoded, step_of, writer_of
+from ...system.lightning_internals import logging_step
+from ...training.contracts import TrainsDetections, detection_module
+from ..pictures.plots import EVALUATION, Evaluation, plot_evaluation, to_pixels
+from .writer import log_picture, writer_of
 
-EVALUATION = "evaluation.json"
 _THRESHOLDS = np.linspace(0.0, 1.0, 101)
 """TensorBoard assumes even spacing, and fails with more than 127."""
 _MOST_CLASSES = 100
@@ -52,10 +42,6 @@ class EvaluationCurves(Callback):
     contain the best value.
 
     The first process does all of this in the background, from the module's ``metric.details``.
-
-    Args:
-        directory: the run directory.
-        queue: background queue.
     """
 
     def __init__(self, directory: str | Path, queue: BackgroundQueue) -> None:
@@ -64,11 +50,8 @@ class EvaluationCurves(Callback):
         self._best = -np.inf
         self._latest: EvaluationDetails | None = None
         """Newest validation of this epoch."""
-        self._names: list[str] = []
-        self._unwritten: tuple[Any, ...] | None = None
-        """Arguments of ``_write``, if the queue was full."""
-        self._undrawn: tuple[Any, ...] | None = None
-        """Arguments of ``_draw`` for the last validation, if it was skipped."""
+        self._left: dict[str, tuple[Any, ...]] = {}
+        """Newest task to write and to draw, if the queue was full or drawing was not due."""
         self._next_drawing = -np.inf
         """Time of the next drawing, by the monotonic clock; infinite during a drawing."""
 
@@ -83,38 +66,38 @@ class EvaluationCurves(Callback):
         details = module.metric.details
         if details is None:
             return
-        self._latest, self._names = details, module.label_names
+        self._latest = details
         writer = writer_of(trainer)
         if writer is None:
             return
-        names, step = module.label_names, step_of(trainer)
-        self._queue.submit(write_pr_curves, writer, details, names, step)
-        self._undrawn = (writer, details, names, step)
+        evaluation = (writer, details, module.label_names, logging_step(trainer))
+        self._queue.submit(write_pr_curves, *evaluation)
+        self._left["draw"] = (self._draw, *evaluation)
         if time.monotonic() >= self._next_drawing:
             due, self._next_drawing = self._next_drawing, np.inf
-            if self._queue.submit(self._draw, *self._undrawn):
-                self._undrawn = None
-            else:
+            if not self._submit("draw"):
                 self._next_drawing = due
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         details, self._latest = self._latest, None
-        if details is None:
-            return
-        value = details.mean_average_precision
-        if is_better(value, self._best):
-            self._best = value
-            evaluation = (details, self._names, trainer.current_epoch)
-            self._unwritten = None if self._queue.submit(self._write, *evaluation) else evaluation
+        if details is not None and is_better(details.mean_average_precision, self._best):
+            self._best = details.mean_average_precision
+            names = cast(TrainsDetections, pl_module).label_names
+            self._left["write"] = (self._write, details, names, trainer.current_epoch)
+            self._submit("write")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._unwritten or self._undrawn:
+        if self._left:
             self._queue.drain()  # make room, and let no older file overwrite the newest
-        if self._unwritten:
-            self._queue.submit(self._write, *self._unwritten)
-        if self._undrawn:
-            self._queue.submit(self._draw, *self._undrawn)
-        self._unwritten = self._undrawn = None
+        for name in [*self._left]:
+            self._submit(name)
+
+    def _submit(self, name: str) -> bool:
+        """Hand a task to the queue; False and left if the queue is full."""
+        is_taken = self._queue.submit(*self._left[name])
+        if is_taken:
+            del self._left[name]
+        return is_taken
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
@@ -144,11 +127,7 @@ def write_pr_curves(
 ) -> None:
     """Log precision and recall at 101 thresholds, with their counts, for TensorBoard's plugin.
 
-    Args:
-        writer: TensorBoard's.
-        details: of a validation.
-        class_names: C names; ``pr/<name>`` is the tag of each class that has annotations.
-        step: of the run.
+    The tag of each class that has annotations is ``pr/<name>``.
     """
     counts = counts_at(details, _THRESHOLDS)  # (4, C, T)
     by_number = np.argsort(-details.truths, kind="stable")[:_MOST_CLASSES]
@@ -165,24 +144,7 @@ def write_pr_curves(
 def write_plots(
     writer: SummaryWriter, details: EvaluationDetails, class_names: Sequence[str], step: int
 ) -> None:
-    """Log the plots of a validation.
-
-    Args:
-        writer: TensorBoard's.
-        details: of the validation.
-        class_names: C names.
-        step: of the run.
-    """
-    curves = confidence_curves(details)
-    by_name = {name: getattr(curves, name) for name in CURVES}
-    precision, ap_50 = precision_at_recall(details), details.average_precision[:, 0]
-    plots = {
-        "precision_recall": plot_precision_recall(RECALL_LEVELS, precision, ap_50, class_names),
-        "f1": plot_confidence(
-            curves.confidence, by_name, class_names, curves.best_confidence, curves.best_f1
-        ),
-        "confusion": plot_confusion(details.confusion, class_names),
-    }
-    for name, figure in plots.items():
-        pixels = to_pixels(figure)
-        log_encoded(writer, f"curves/{name}", encode(pixels, ".png"), pixels.shape, step)
+    """Log the plots of a validation."""
+    found = Evaluation.from_json(describe_evaluation(details, class_names, epoch=0))
+    for name, figure in plot_evaluation(found).items():
+        log_picture(writer, f"curves/{name}", to_pixels(figure), step)

@@ -16,10 +16,10 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from ...runs.directory import CONFIG
-from ...system.background import BackgroundQueue
+from ...system.lightning_internals import logging_step
 from ...training.contracts import detection_data, detection_module
 from ..metric_names import loss_title
-from .writer import step_of, writer_of
+from .writer import writer_of
 
 TEXTS = {CONFIG: "yaml", "environment.json": "json"}
 """Files of the run directory that are shown -> their language."""
@@ -41,17 +41,13 @@ class Dashboard(Callback):
 
     Args:
         directory: the run directory.
-        queue: background queue.
         graph: log the graph of the network, unless the run is resumed.
     """
 
-    def __init__(self, directory: str | Path, queue: BackgroundQueue, graph: bool = True) -> None:
+    def __init__(self, directory: str | Path, graph: bool = True) -> None:
         self.directory = Path(directory)
         self.graph = graph
-        self._queue = queue
         self._texts_are_due = False
-        self._end: Any = None
-        """Summary that closes the HParams session."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         writer = writer_of(trainer)
@@ -60,12 +56,10 @@ class Dashboard(Callback):
         self._texts_are_due = True
         module = detection_module(pl_module)
         writer.add_custom_scalars(layout(module.criterion.parts if module else ()))
-        experiment, start, self._end = hparams(
-            hyper_parameters(trainer, pl_module), dict.fromkeys(METRICS, 0.0)
-        )
-        for summary in (experiment, start):
+        *begin, _ = hparams(hyper_parameters(trainer, pl_module), dict.fromkeys(METRICS, 0.0))
+        for summary in begin:
             writer._get_file_writer().add_summary(summary)
-        if self.graph and module and step_of(trainer) == 0:
+        if self.graph and module and logging_step(trainer) == 0:
             # On this thread: another would make torch keep more threads, which slows every step.
             write_graph(writer, module.network)
 
@@ -81,29 +75,23 @@ class Dashboard(Callback):
             path = self.directory / name
             if writer is not None and path.is_file():
                 text = f"```{language}\n{path.read_text(encoding='utf-8').rstrip()}\n```"
-                writer.add_text(f"run/{name}", text, step_of(trainer))
+                writer.add_text(f"run/{name}", text, logging_step(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the best metrics, even if nothing was left to train: such a start drops its last step."""
         writer = writer_of(trainer)
         if writer is not None:
             for name, value in _best(self.directory / "summary.json").items():
-                writer.add_scalar(f"best/{name}", value, step_of(trainer))
-            if self._end is not None:
-                writer._get_file_writer().add_summary(self._end)
-            self._end = None
-        if trainer.is_global_zero:
-            self._queue.drain()  # the writer is closed next
+                writer.add_scalar(f"best/{name}", value, logging_step(trainer))
+            *_, end = hparams({}, {})
+            writer._get_file_writer().add_summary(end)
 
 
 def layout(parts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """Return the charts of scalars, for ``SummaryWriter.add_custom_scalars``.
+    """Charts for ``add_custom_scalars``: category -> title -> ``["Multiline", [pattern of tags, …]]``.
 
     Args:
         parts: names of the parts of the loss.
-
-    Returns:
-        Category -> title -> ``["Multiline", [regular expression of tags, ...]]``.
     """
     losses = {loss_title(part): [f"(train|val)/{part}_loss"] for part in parts}
     of_gpu = r"gpu/(\d+/)?"  # all GPUs together, and each of several
@@ -165,16 +153,6 @@ def hyper_parameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, 
     return {name: value for name, value in found.items() if isinstance(value, str | int | float)}
 
 
-def empty_copy(network: nn.Module) -> nn.Module:
-    """Copy a network to the CPU in evaluation mode, not compiled and with zeros as weights."""
-    memo: dict[int, Any] = {
-        id(value): nn.Parameter(torch.zeros_like(value, device="cpu"), requires_grad=False)
-        for value in network.parameters()
-    }
-    memo |= {id(value): torch.zeros_like(value, device="cpu") for value in network.buffers()}
-    return copy.deepcopy(network, memo).eval()
-
-
 @torch.no_grad()
 def write_graph(writer: SummaryWriter, network: nn.Module) -> None:
     """Log the graph of a network, traced as a copy on the CPU; an error is only a warning."""
@@ -183,7 +161,7 @@ def write_graph(writer: SummaryWriter, network: nn.Module) -> None:
         warnings.filterwarnings("ignore", message=message)
     try:
         side = _CELLS * max(network.strides)  # type: ignore[arg-type]
-        images, copied = torch.zeros(1, 3, side, side), empty_copy(network)
+        images, copied = torch.zeros(1, 3, side, side), copy.deepcopy(network).cpu().eval()
         list_of_maps = copied.forward
         copied.forward = lambda images: tuple(list_of_maps(images))  # tracing accepts no lists
         traced = torch.jit.trace(copied, (images,), check_trace=False)
@@ -197,9 +175,5 @@ def write_graph(writer: SummaryWriter, network: nn.Module) -> None:
 
 def _best(summary: Path) -> dict[str, float]:
     """Read ``map`` and ``map_50`` of the best epoch from ``summary.json``; empty if it has none."""
-    try:
-        best = json.loads(summary.read_text())["best"]
-        found = {name: best.get(f"val/{name}") for name in ("map", "map_50")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-    return {name: float(value) for name, value in found.items() if value is not None}
+    best = json.loads(summary.read_text())["best"] if summary.is_file() else {}
+    return {name: best[f"val/{name}"] for name in ("map", "map_50") if best.get(f"val/{name}") is not None}

@@ -1,40 +1,40 @@
-"""Pictures of a run in TensorBoard and in its directory: labels, augmented images, predictions, mistakes."""
+"""Pictures of a run in TensorBoard and its directory: labels, predictions, mistakes, feature maps."""
 
 from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from ...data.augment import normalise
 from ...data.batch import Batch
+from ...data.letterbox import to_letterbox
 from ...data.loading.facts import data_that_tells
-from ...errors import InputError
 from ...system.background import BackgroundQueue, Pace
 from ...system.files import write_whole
+from ...system.lightning_internals import logging_step
 from ...training.contracts import TrainsDetections, detection_data
-from ..pictures import (
+from .. import features
+from ..pictures.draw_boxes import Floats, Pixels
+from ..pictures.labels import draw_label_statistics, label_statistics
+from ..pictures.panels import draw_augmented, draw_predictions, draw_worst
+from ..pictures.views import (
+    SCORE_THRESHOLD,
     EvaluatedImage,
     ImageView,
-    Pixels,
     WorstMistakes,
     cut_view,
-    draw_augmented,
-    draw_label_statistics,
-    draw_predictions,
-    draw_worst,
-    encode,
-    find_mistakes,
-    label_statistics,
     split_batch,
 )
-from .writer import log_encoded, never_fatal, step_of, writer_of
+from .writer import log_picture, writer_of
 
 FOLDER = "pictures"
 """Folder in the run directory, and prefix of the tags in TensorBoard."""
@@ -42,10 +42,57 @@ FOLDER = "pictures"
 _SHARE = 0.005
 """Share of one core's time that panels may take."""
 
-_never_fatal = never_fatal("pictures cannot be made")
+_Hook = TypeVar("_Hook", bound=Callable[..., None])
 
 
-class Pictures(Callback):
+def _never_fatal(hook: _Hook) -> _Hook:
+    """Decorator of a ``_Drawing``: an error ends its pictures with a warning, not the training.
+
+    Then, and on other ranks than zero, the hook does nothing.
+    """
+
+    @functools.wraps(hook)
+    def guarded(self: _Drawing, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if self.is_broken or not trainer.is_global_zero:
+            return
+        try:
+            hook(self, trainer, *args, **kwargs)
+        except Exception as error:
+            self.is_broken = True
+            what = f"{self.problem}: {type(error).__name__}: {error}"
+            warnings.warn(f"{what}; training continues without them", stacklevel=2)
+
+    return guarded  # type: ignore[return-value]
+
+
+class _Drawing(Callback):
+    """Base of callbacks that draw validations of a fit.
+
+    Args:
+        every: least number of epochs between two sets, 1 or more; the first validation gives the first set.
+        queue: background queue.
+    """
+
+    problem = "pictures cannot be made"
+    """Beginning of the warning of an error."""
+
+    def __init__(self, every: int, queue: BackgroundQueue) -> None:
+        self.every = every
+        self.queue = queue
+        self.is_broken = False
+        """An error has ended the pictures."""
+        self._drawn_epoch: int | None = None
+        """Epoch of the newest pictures of a validation."""
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        return self._drawn_epoch is None or trainer.current_epoch - self._drawn_epoch >= self.every
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for the last pictures, because the logger is closed next."""
+        self.queue.drain()
+
+
+class Pictures(_Drawing):
     """Draws the labels, the images as the network sees them, its predictions, and its worst errors.
 
     ``pictures/labels`` (once), ``pictures/augmented``, ``pictures/predictions`` and ``pictures/worst`` are
@@ -62,27 +109,16 @@ class Pictures(Callback):
         count: images in each panel.
         every: least number of epochs between two sets.
         queue: background queue.
-
-    Raises:
-        InputError: a number is not positive.
     """
 
     def __init__(
         self, directory: str | Path, count: int = 8, every: int = 1, queue: BackgroundQueue | None = None
     ) -> None:
-        for name, value in (("pictures", count), ("pictures_every", every)):
-            if value < 1:
-                raise InputError(f"dashboard.{name} is {value}; pictures need 1 or more")
-        self.directory = Path(directory)
+        super().__init__(every, queue or BackgroundQueue())
+        self.folder = Path(directory) / FOLDER
         self.count = count
-        self.every = every
-        self.queue = queue or BackgroundQueue()
-        self.is_broken = False
-        """An error has ended the pictures."""
         self._pace = Pace(_SHARE)
         self._augmented: tuple[int, Tensor, Tensor, Tensor] | None = None
-        self._drawn_epoch: int | None = None
-        """Epoch of the newest pictures of a validation."""
         self._worst: WorstMistakes | None = None
         """Worst mistakes of the current validation; None if it is not drawn."""
         self._shown: list[tuple[EvaluatedImage, ImageView]] = []
@@ -90,22 +126,17 @@ class Pictures(Callback):
     @_never_fatal
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the labels, unless a resumed run has them."""
-        index = _index(trainer, "train")
-        if index is None or (step_of(trainer) > 0 and self._path("labels", ".png").exists()):
+        index, data = _index(trainer, "train"), detection_data(trainer)
+        if not index or not data or (logging_step(trainer) > 0 and (self.folder / "labels.png").exists()):
             return
-        data = detection_data(trainer)
-        image_size = data.image_size if data else None
-        arrays = (index.classes, index.boxes, index.offsets, index.sizes, index.trainable)
-        title = f"{index.split} split" + (f", at {image_size} px" if image_size else "")
+        image_size = data.image_size
+        title = f"{index.split} split, at {image_size} px"
 
         def draw() -> Pixels:
-            statistics = label_statistics(*arrays, len(index.class_names), image_size)
-            return draw_label_statistics(statistics, index.class_names, title)
+            return draw_label_statistics(label_statistics(index, image_size), index.class_names, title)
 
-        path, writer = self._path("labels", ".png"), writer_of(trainer)
-        self.queue.submit(_publish, draw, path, ".png", writer, step_of(trainer))
-
-    # -- augmented images ---------------------------------------------------------------------------
+        step, writer = logging_step(trainer), writer_of(trainer)
+        self.queue.submit(_publish, draw, self.folder / "labels.png", writer, step)
 
     @_never_fatal
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -122,7 +153,7 @@ class Pictures(Callback):
         module.on_augmented = None
         pixels = (images[: self.count].detach() * 255).round_().to(torch.uint8)
         counts = mask[: self.count].sum(dim=1)  # labels come first
-        self._augmented = step_of(trainer), pixels, targets[: self.count].detach().clone(), counts
+        self._augmented = logging_step(trainer), pixels, targets[: self.count].detach().clone(), counts
 
     @_never_fatal
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -134,18 +165,13 @@ class Pictures(Callback):
         table = targets.float().cpu().numpy()
         names = cast(TrainsDetections, pl_module).label_names
         draw = functools.partial(draw_augmented, images, table, counts.tolist(), names)
-        self._submit(trainer, "augmented", step, draw)
-
-    # -- predictions and worst errors ---------------------------------------------------------------
+        self._submit(trainer, "augmented.jpg", step, draw)
 
     @_never_fatal
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._worst, self._shown = None, []
-        if trainer.sanity_checking or trainer.state.fn != "fit":
-            return
-        drawn = self._drawn_epoch
-        is_next = drawn is None or (trainer.current_epoch - drawn >= self.every and self._pace.is_due())
-        if is_next or _is_last_validated(trainer):
+        in_pace = self._drawn_epoch is None or self._pace.is_due()
+        if _is_of_fit(trainer) and (_is_last_validated(trainer) or (self._is_due(trainer) and in_pace)):
             self._worst = WorstMistakes(self.count)
 
     @_never_fatal
@@ -163,7 +189,7 @@ class Pictures(Callback):
             return
         images = split_batch(batch, outputs["detections"], outputs["counts"])
         for image in images:
-            self._worst.add(image, find_mistakes(image.detections, image.truth))
+            self._worst.add(image)
         for image in images[: self._wanted(trainer, batch_idx)]:
             self._shown.append((image.without_pixels(), cut_view(image)))
 
@@ -180,50 +206,29 @@ class Pictures(Callback):
         if worst is None or not shown:
             return
         self._drawn_epoch = trainer.current_epoch
-        step, names = step_of(trainer), cast(TrainsDetections, pl_module).label_names
-        predictions = functools.partial(
-            draw_predictions,
-            [view for _, view in shown],
-            [image.detections for image, _ in shown],
-            [image.truth for image, _ in shown],
-            [_image_name(trainer, image.position, image.image_id) for image, _ in shown],
-            names,
-        )
-        self._submit(trainer, "predictions", step, predictions)
+        step, names = logging_step(trainer), cast(TrainsDetections, pl_module).label_names
+        captions = [_image_name(trainer, image) for image, _ in shown]
+        draw = functools.partial(draw_predictions, shown, captions, names)
+        self._submit(trainer, "predictions.jpg", step, draw)
         if mistakes := worst.take(self.count):
-            captions = [_image_name(trainer, m.position, m.image_id) for m in mistakes]
+            captions = [_image_name(trainer, mistake.image) for mistake in mistakes]
             draw = functools.partial(draw_worst, mistakes, captions, names)
-            self._submit(trainer, "worst", step, draw)
+            self._submit(trainer, "worst.jpg", step, draw)
         else:  # or old mistakes would stand beside new predictions
-            self.queue.submit(self._path("worst", ".jpg").unlink, missing_ok=True)
-
-    # -- writing ------------------------------------------------------------------------------------
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Wait for the last pictures, because the logger is closed next."""
-        self.queue.drain()
-
-    def _path(self, name: str, suffix: str) -> Path:
-        return self.directory / FOLDER / f"{name}{suffix}"
+            self.queue.submit((self.folder / "worst.jpg").unlink, missing_ok=True)
 
     def _submit(self, trainer: Trainer, name: str, step: int, draw: Callable[[], Pixels]) -> None:
-        path, writer = self._path(name, ".jpg"), writer_of(trainer)
-        self.queue.submit(self._pace.run, _publish, draw, path, ".jpg", writer, step)
+        self.queue.submit(self._pace.run, _publish, draw, self.folder / name, writer_of(trainer), step)
 
 
-def _publish(
-    draw: Callable[[], Pixels],
-    path: Path,
-    suffix: Literal[".jpg", ".png"],
-    writer: SummaryWriter | None,
-    step: int,
-) -> None:
+def _publish(draw: Callable[[], Pixels], path: Path, writer: SummaryWriter | None, step: int) -> None:
     """Draw a picture, log it, and write it to its file."""
-    image = draw()
-    contents = encode(image, suffix)
-    if writer is not None:
-        log_encoded(writer, f"{FOLDER}/{path.stem}", contents, image.shape, step)
-    write_whole(path, contents)
+    write_whole(path, log_picture(writer, f"{FOLDER}/{path.stem}", draw(), step, path.suffix))
+
+
+def _is_of_fit(trainer: Trainer) -> bool:
+    """Tell if a validation belongs to a fit, and is not its sanity check."""
+    return trainer.state.fn == "fit" and not trainer.sanity_checking
 
 
 def _is_last_validated(trainer: Trainer) -> bool:
@@ -238,6 +243,54 @@ def _index(trainer: Trainer, split: str) -> Any:
     return data and data.indices.get(split)
 
 
-def _image_name(trainer: Trainer, position: int, image_id: int) -> str:
+def _image_name(trainer: Trainer, image: EvaluatedImage) -> str:
     index = _index(trainer, "val")
-    return f"image {image_id}" if index is None else str(index.path(position).name)
+    return f"image {image.image_id}" if index is None else str(index.path(image.position).name)
+
+
+class FeatureMapPictures(_Drawing):
+    """Logs feature maps of the first validation image, with the weights that are validated.
+
+    ``features/layer_N`` is a grid of the channels that vary most in layer N, one that the head reads, and
+    ``features/attention`` the image with its attention (see ``features.attention_map``). Rank zero runs its
+    network on one more image in a validation, without gradients; the queue draws and writes. An error ends
+    the pictures with a warning, not the training.
+    """
+
+    problem = "feature maps cannot be drawn"
+
+    @_never_fatal
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Log the maps of the first batch; here the network has the validated weights."""
+        is_first = batch_idx == dataloader_idx == 0 and _is_of_fit(trainer)
+        writer, network = writer_of(trainer), cast(TrainsDetections, pl_module).network
+        if writer is None or not (is_first and self._is_due(trainer)):
+            return
+        first = batch.images[:1]  # uint8 (1, 3, H, W)
+        _, found = features.feature_maps(network, normalise(first), network.head_sources)
+        arrays = {number: value[0].float().cpu().numpy() for number, value in found.items()}  # (C, h, w)
+        detections = outputs["detections"][0].float()  # (D, 6)
+        sure = detections[detections[:, 4] >= SCORE_THRESHOLD]  # padding has a score of 0
+        boxes = to_letterbox(sure[:, :4], batch.letterbox[0]).cpu().numpy()
+        image = first[0].permute(1, 2, 0).cpu().numpy().copy()  # (H, W, 3)
+        self.queue.submit(_draw_features, writer, logging_step(trainer), arrays, boxes, image)
+        self._drawn_epoch = trainer.current_epoch
+
+
+def _draw_features(
+    writer: SummaryWriter, step: int, arrays: dict[int, Floats], boxes: Floats, image: Pixels
+) -> None:
+    height, width = image.shape[:2]
+    attention = features.attention_map(list(arrays.values()), boxes, (height, width))
+    pictures = {f"layer_{number}": features.draw_grid(array) for number, array in arrays.items()}
+    pictures["attention"] = features.draw_overlay(image, attention)
+    for name, picture in pictures.items():
+        log_picture(writer, f"features/{name}", picture, step)

@@ -1,20 +1,15 @@
-"""TensorBoard's writer and step for callbacks, and protection of the training from their errors."""
+"""TensorBoard's writer for callbacks, and pictures for it."""
 
 from __future__ import annotations
 
-import functools
-import warnings
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
-from ...system.lightning_internals import logging_step
-
-_Hook = TypeVar("_Hook", bound=Callable[..., None])
+from ..pictures.draw_boxes import Pixels, encode
 
 
 def writer_of(trainer: Trainer) -> SummaryWriter | None:
@@ -25,50 +20,26 @@ def writer_of(trainer: Trainer) -> SummaryWriter | None:
     return next((logger.experiment for logger in loggers), None)
 
 
-def step_of(trainer: Trainer) -> int:
-    """Return the step at which Lightning logs scalars: batches trained since the run began."""
-    return logging_step(trainer)
-
-
-def never_fatal(problem: str) -> Callable[[_Hook], _Hook]:
-    """Decorator of a callback's hooks: an error ends the callback with a warning, not the training.
-
-    It sets the callback's ``is_broken``. Then, and on other ranks than zero, the hook does nothing.
-
-    Args:
-        problem: beginning of the warning.
-    """
-
-    def guard(hook: _Hook) -> _Hook:
-        @functools.wraps(hook)
-        def guarded(self: Any, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-            if self.is_broken or not trainer.is_global_zero:
-                return
-            try:
-                hook(self, trainer, *args, **kwargs)
-            except Exception as error:
-                self.is_broken = True
-                what = f"{problem}: {type(error).__name__}: {error}"
-                warnings.warn(f"{what}; training continues without them", stacklevel=2)
-
-        return guarded  # type: ignore[return-value]
-
-    return guard
-
-
-def log_encoded(writer: SummaryWriter, tag: str, contents: bytes, shape: tuple[int, ...], step: int) -> None:
-    """Log an encoded picture; ``add_image`` would encode it again. A closed writer is ignored.
+def log_picture(
+    writer: SummaryWriter | None,
+    tag: str,
+    picture: Pixels,
+    step: int,
+    suffix: str = ".png",
+) -> bytes:
+    """Log a picture, and return the contents of its file; ``add_image`` would only write PNG.
 
     Args:
-        writer: TensorBoard's.
+        writer: TensorBoard's; None and a closed writer log nothing.
         tag: name of the picture.
-        contents: bytes of a JPEG or PNG file.
-        shape: height, width and channels.
+        picture: RGB (H, W, 3).
         step: of the run.
+        suffix: of a file of its format, ``.jpg`` or ``.png``.
     """
-    file_writer: Any = getattr(writer, "file_writer", None)  # None if closed, which its type does not say
-    if file_writer is None:
-        return
-    height, width, channels = shape
-    image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=contents)
-    file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+    contents = encode(picture, suffix)
+    file_writer: Any = writer and writer.file_writer  # None if closed, which its type does not say
+    if file_writer is not None:
+        height, width, channels = picture.shape
+        image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=contents)
+        file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+    return contents
