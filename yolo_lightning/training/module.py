@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..evaluation.detect import MeanLosses, detect
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision, log_values
 from ..model.losses import AnchorFreeLossConfig, AnchorLossConfig, DetectionLoss, LossConfigs
-from ..model.network import DetectionNetwork, build_network, check_architecture
+from ..model.network import DetectionNetwork, build_network, read_architecture
 from ..model.weights import load_weights, transfer_weights
 from ..system.lightning_internals import attached_trainer
 from .compilation import CompileOption, decide_compilation
@@ -81,7 +81,7 @@ class YOLOv5(LightningModule, TrainsDetections):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # during the warm-up the accumulation changes with each batch
-        check_architecture(architecture)
+        read_architecture(architecture)  # refuses a wrong one early
         self.architecture = architecture
         self.num_classes = num_classes
         self.class_names = class_names
