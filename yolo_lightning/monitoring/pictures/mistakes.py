@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...evaluation.overlaps import pair_iou
+from ...evaluation.coco_matching import pair_iou
 from .draw_boxes import Floats
 from .views import EvaluatedImage, ImageView, cut_view, surroundings
 
