@@ -14,18 +14,12 @@ from ..boxes import xyxy_to_xywh
 class Candidates(NamedTuple):
     """Pairs of cell and anchor of a level that each label row may match, K = N * A * 3."""
 
-    weight: Tensor
-    """float32 (B, K): number of times that the candidate counts; 0 for no match."""
-    anchor: Tensor
-    """int64 (B, K), index of the anchor."""
-    row: Tensor
-    """int64 (B, K), row of the cell."""
-    column: Tensor
-    """int64 (B, K), column of the cell."""
-    box: Tensor
-    """float32 (B, K, 4): xywh in cells, the centre relative to the cell's corner."""
-    label: Tensor
-    """float32 (B, K), class of the label row."""
+    weight: Tensor  # float32 (B, K): number of times that the candidate counts; 0 for no match
+    anchor: Tensor  # int64 (B, K), index of the anchor
+    row: Tensor  # int64 (B, K), row of the cell
+    column: Tensor  # int64 (B, K), column of the cell
+    box: Tensor  # float32 (B, K, 4): xywh in cells, the centre relative to the cell's corner
+    label: Tensor  # float32 (B, K), class of the label row
 
 
 def match_candidates(
