@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import re
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .blocks import MODEL_FILES, SPPF, parse_model
-from .heads import HEADS, P5_ANCHORS_PX, P6_ANCHORS_PX, Head
-
-_NAME = re.compile(r"yolov5([nsmlx])(6?)(u?)")
-_ACTIVATION = re.compile(r"(?:torch\.)?nn\.(\w+)\(([\w=., ]*)\)")
-NAMES = (
-    "yolov5n|s|m|l|x (classic), yolov5n6|s6|m6|l6|x6 (classic P6), yolov5nu|su|mu|lu|xu (anchor-free), "
-    "or the path of a YOLOv5-style YAML"
-)
+from .architecture import read_architecture
+from .blocks import MODEL_FILES, SPPF, build_layers
+from .heads import HEADS, Head
 
 
 class DetectionNetwork(nn.Module):
@@ -91,14 +81,13 @@ def build_network(architecture: str, num_classes: int) -> DetectionNetwork:
     Raises:
         InputError: the name is unknown, or the YAML does not describe a YOLOv5 detector.
     """
-    description, anchors_px = read_architecture(architecture)
+    description, anchors_px, activation = read_architecture(architecture)
     *rows, (head_sources, _, head_name, _) = description["head"]
-    body = {**description, "head": rows, "nc": num_classes}
     try:
-        layers, saved = parse_model(copy.deepcopy(body), ch=3, verbose=False)
+        layers, saved = build_layers({**description, "head": rows, "nc": num_classes}, activation)
         sources = [number % len(layers) for number in head_sources]
         channels, strides = _measure(layers, frozenset(saved) | frozenset(sources), sources)
-    except (KeyError, AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
+    except Exception as error:  # layers that do not fit one another fail in any way
         raise InputError(
             f"{architecture}: the layers cannot be built ({type(error).__name__}: {error}); compare the file "
             f"with {MODEL_FILES / 'yolov5.yaml'}, whose blocks and format it has to use"
@@ -112,68 +101,6 @@ def build_network(architecture: str, num_classes: int) -> DetectionNetwork:
     network = DetectionNetwork(layers, saved, head, sources)
     _set_classic_details(network)
     return network
-
-
-def read_architecture(architecture: str) -> tuple[dict[str, Any], Tensor | None]:
-    """Content of a model YAML, checked, and its anchors (L, A, 2) in px or None; for :func:`build_network`.
-
-    Raises:
-        InputError: the name is unknown, or the YAML does not describe a YOLOv5 detector.
-    """
-    name = _NAME.fullmatch(architecture)
-    if name:
-        size, p6, anchor_free = name.groups()
-        file = MODEL_FILES / ("yolov5-p6.yaml" if p6 else "yolov5.yaml")
-        anchors = None if anchor_free else torch.tensor(P6_ANCHORS_PX if p6 else P5_ANCHORS_PX).float()
-        return {**yaml.safe_load(file.read_text()), "scale": size}, anchors
-    path = Path(architecture)
-    if path.suffix not in {".yaml", ".yml"}:
-        raise InputError(f"model.architecture {architecture!r} is not known; use {NAMES}")
-    if not path.is_file():
-        raise InputError(f"model.architecture {architecture}: there is no such file; use {NAMES}")
-    try:
-        description = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file"
-        ) from error
-    _check_description(path, description)
-    return description, _read_anchors(path, description.get("anchors"))
-
-
-def _check_description(path: Path, description: Any) -> None:
-    """Refuse descriptions of other networks, and activations that are no plain torch module."""
-    for key in ("backbone", "head"):
-        if not isinstance(description, dict) or not isinstance(description.get(key), list):
-            raise InputError(
-                f"{path}: has no list {key!r}; a model YAML needs 'backbone' and 'head', "
-                f"like {MODEL_FILES / 'yolov5.yaml'}"
-            )
-    last = description["head"][-1]
-    if not (isinstance(last, list) and len(last) == 4 and last[2] in tuple(HEADS)):
-        raise InputError(
-            f"{path}: the last row of 'head' must be a {' or '.join(HEADS)}, "
-            "like [[17, 20, 23], 1, Detect, [nc]]"
-        )
-    activation = description.get("activation")
-    if activation is not None:
-        match = _ACTIVATION.fullmatch(str(activation))
-        if not match or not hasattr(nn, match[1]):
-            raise InputError(
-                f"{path}: activation {activation!r} is not of the form nn.SiLU(); use a torch.nn module"
-            )
-        description["activation"] = f"torch.nn.{match[1]}({match[2]})"
-
-
-def _read_anchors(path: Path, anchors: Any) -> Tensor | None:
-    if anchors is None:
-        return None
-    try:
-        return torch.tensor(anchors, dtype=torch.float32).reshape(len(anchors), -1, 2)  # (L, A, 2)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{path}: anchors must be one row of widths and heights in px a level, like [10,13, 16,30, 33,23]"
-        ) from error
 
 
 def _measure(layers: nn.Sequential, saved: frozenset[int], sources: list[int]) -> tuple[list[int], list[int]]:

@@ -17,8 +17,9 @@ from ..data.batch import Batch, row_mask
 from ..errors import InputError
 from ..evaluation.detect import MeanLosses, detect
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision, log_values
+from ..model.architecture import read_architecture
 from ..model.losses import AnchorFreeLossConfig, AnchorLossConfig, DetectionLoss, LossConfigs
-from ..model.network import DetectionNetwork, build_network, read_architecture
+from ..model.network import DetectionNetwork, build_network
 from ..model.weights import load_weights, transfer_weights
 from ..system.lightning_internals import attached_trainer
 from ..system.streams import run_beside
