@@ -28,8 +28,7 @@ from .coco_matching import (
 )
 from .precision_recall import EvaluationDetails, evaluation_details
 
-_AP_DETECTIONS = 100  # precision counts this many detections of an image and class, as COCO's does
-_RECALL_DETECTIONS = (1, 10, 100, 300)
+_MOST_DETECTIONS = 100  # detections of an image and class that count, as COCO has it
 
 
 class CocoMeanAveragePrecision(Metric):
@@ -107,9 +106,9 @@ class CocoMeanAveragePrecision(Metric):
 
         Returns:
             ``map`` (IoU 0.50:0.95), ``map_50``, ``map_75``; ``map_small``, ``map_medium``, ``map_large``
-            (annotated areas up to 32^2, from there up to 96^2, and above, in px^2); ``mar_1``, ``mar_10``,
-            ``mar_100``, ``mar_300``, recall with that number of detections of an image and class. Each is -1
-            without an annotation to find. ``map_per_class`` (C,) is nan for such a class.
+            (annotated areas up to 32^2, from there up to 96^2, and above, in px^2); ``mar_100``, recall with
+            100 detections of an image and class. Each is -1 without an annotation to find. ``map_per_class``
+            (C,) is nan for such a class.
 
         Raises:
             ValueError: a class is not in 0 .. num_classes - 1.
@@ -117,16 +116,15 @@ class CocoMeanAveragePrecision(Metric):
         found, truth = self._tables()
         matches = match(found, truth)
         precision = _average_precision(found, truth, matches, self.num_classes)  # (C, 4, 10)
-        recall = _recall(found, truth, matches, self.num_classes)  # (C, 10, 4)
         at_all = precision[:, 0]  # (C, 10)
-        self.details = evaluation_details(found, truth, matches, at_all, most=_AP_DETECTIONS)
+        self.details = evaluation_details(found, truth, matches, at_all, most=_MOST_DETECTIONS)
         areas = dict(zip(AREA_RANGES, np.moveaxis(precision, 1, 0), strict=True))  # each (C, 10)
         figures = {
             "map": areas["all"],
             "map_50": areas["all"][:, IOU_THRESHOLDS == 0.5],
             "map_75": areas["all"][:, IOU_THRESHOLDS == 0.75],
             **{f"map_{name}": areas[name] for name in ("small", "medium", "large")},
-            **{f"mar_{most}": recall[..., i] for i, most in enumerate(_RECALL_DETECTIONS)},
+            "mar_100": _recall(found, truth, matches, self.num_classes),
         }
         result = {name: self._tensor(_mean_or_minus_one(values)) for name, values in figures.items()}
         result["map_per_class"] = self._tensor(areas["all"].mean(axis=1))
@@ -199,16 +197,14 @@ def _truth_counts(truth: Annotations, num_classes: int) -> Ints:
 
 
 def _recall(found: Detections, truth: Annotations, matches: Matches, num_classes: int) -> Floats:
-    """Recall over all areas: float64 (C, 10, 4) by class, IoU threshold and detections; nan without truth."""
+    """Recall over all areas: float64 (C, 10) by class and IoU threshold; nan without truth."""
     hit = (matches.matched & ~matches.ignored)[:, 0]  # (M, 10)
-    label, rank = found.label[matches.detection], found.rank[matches.detection]
-    hits = np.zeros((num_classes, len(IOU_THRESHOLDS), len(_RECALL_DETECTIONS)))
-    for i, most in enumerate(_RECALL_DETECTIONS):
-        for threshold, column in enumerate(hit.T):
-            hits[:, threshold, i] = np.bincount(label[column & (rank < most)], minlength=num_classes)
-    total = _truth_counts(truth, num_classes)[:, 0].astype(np.float64)
+    hit &= (found.rank < _MOST_DETECTIONS)[matches.detection, None]
+    label = found.label[matches.detection]
+    hits = np.stack([np.bincount(label[column], minlength=num_classes) for column in hit.T], axis=1)
+    total = _truth_counts(truth, num_classes)[:, :1].astype(np.float64)
     total[total == 0] = np.nan
-    return hits / total[:, None, None]
+    return hits / total
 
 
 def _average_precision(found: Detections, truth: Annotations, matches: Matches, num_classes: int) -> Floats:
@@ -216,7 +212,7 @@ def _average_precision(found: Detections, truth: Annotations, matches: Matches, 
 
     Recall grows, and interpolated precision peaks, at true positives only, so that others are skipped.
     """
-    within = found.rank < _AP_DETECTIONS
+    within = found.rank < _MOST_DETECTIONS
     outside = outside_areas(box_areas(found.boxes))[within]  # (D, 4)
     label = found.label[within]
     usable = within[matches.detection]

@@ -36,9 +36,6 @@ class Inert:
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Inert:
         return object.__new__(cls)
 
-    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
-        pass
-
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
             vars(self).update(state)

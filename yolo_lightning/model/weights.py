@@ -28,9 +28,7 @@ class LoadedWeights:
     """Weights of a file."""
 
     path: Path
-    state_dict: dict[
-        str, Tensor
-    ]  # by classic name (``model.0.conv.weight``); floating ones float32, on the CPU
+    state_dict: dict[str, Tensor]  # on the CPU, by classic name (model.0.conv.weight); float32 or integers
     class_names: tuple[str, ...] | None  # name of each class; None if the file has another number of names
     num_classes: int | None  # number of classes by the shape of the head; None for an unknown head
 

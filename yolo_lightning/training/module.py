@@ -29,7 +29,6 @@ from .optimizer import OptimizerConfig, apply_settings, build_optimizer, describ
 from .step import (
     GradientAccumulator,
     Prepared,
-    TrainingLosses,
     add_gradients,
     add_to_means,
     is_followed_by_validation,
@@ -158,7 +157,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         precision = str(trainer.precision) if trainer else "32-true"
         self.compilation = decide_compilation(self.compile_option, device, precision)
         rank_zero_info(f"compile: {self.compilation.reason}")
-        self._training_losses: TrainingLosses = training_losses
+        self._training_losses: Callable[..., tuple[Tensor, dict[str, Tensor]]] = training_losses
         if mode := self.compilation.mode:
             self._training_losses = torch.compile(training_losses, fullgraph=True, dynamic=False, mode=mode)
         if self.compilation.augmentation:

@@ -36,12 +36,8 @@ def training_losses(
         return criterion(maps, targets, mask, divisor)
 
 
-TrainingLosses = Callable[..., tuple[Tensor, dict[str, Tensor]]]
-""":func:`training_losses`, or the same compiled."""
-
-
 def add_gradients(
-    losses: TrainingLosses,
+    losses: Callable[..., tuple[Tensor, dict[str, Tensor]]],
     network: DetectionNetwork,
     criterion: DetectionLoss,
     batches: Sequence[Prepared],
@@ -107,8 +103,9 @@ def share_buffers(model: nn.Module | None, *, in_each_step: bool) -> None:
     would hang, because the ranks have unequal numbers of batches; so they are copied once.
     """
     if isinstance(model, DistributedDataParallel):
-        for buffer in () if in_each_step else model.buffers():
-            torch.distributed.broadcast(buffer, 0)
+        if not in_each_step:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
         model.require_forward_param_sync = in_each_step
 
 
@@ -131,10 +128,10 @@ class GradientAccumulator:
     def window_is_full(self, accumulate: int) -> bool:
         """Count a batch whose gradients were just added; True, and a new window, if it is time to step."""
         self.pending += 1
-        full = self.pending >= accumulate
-        if full:
-            self.pending = 0
-        return full
+        if self.pending < accumulate:
+            return False
+        self.pending = 0
+        return True
 
     def state_dict(self, network: nn.Module, batch_size: int) -> dict[str, Any]:
         """Number of images that wait, at ``batch_size`` images of all ranks, and gradients, not copied."""

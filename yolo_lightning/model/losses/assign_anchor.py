@@ -23,12 +23,7 @@ class Candidates(NamedTuple):
 
 
 def match_candidates(
-    targets: Tensor,
-    mask: Tensor,
-    anchors: Tensor,
-    shape: Sequence[int],
-    stride: int,
-    anchor_threshold: float,
+    targets: Tensor, mask: Tensor, anchors: Tensor, shape: Sequence[int], stride: int, anchor_threshold: float
 ) -> Candidates:
     """Match labels with anchors by the ratio of their sides, and with up to three cells.
 
