@@ -252,6 +252,13 @@ def test_another_architecture_is_refused_and_nothing_is_copied() -> None:
     assert equal(before, target.state_dict())
 
 
+def test_a_custom_size_is_not_called_by_an_official_name() -> None:
+    source, target = build_network("yolov5s", 80).state_dict(), build_network("yolov5n", 80)
+    deeper = {**source, "model.2.m.1.cv1.conv.weight": source["model.2.m.0.cv1.conv.weight"]}
+    with pytest.raises(InputError, match=r"another architecture than yolov5n .*YAML"):
+        transfer_weights(target, held(deeper, 80))
+
+
 def test_a_stranger_is_refused() -> None:
     with pytest.raises(InputError, match=r"^w\.pt: is of another architecture .* \(0 of"):
         transfer_weights(Network(), held({"layer1.0.weight": torch.ones(2)}))

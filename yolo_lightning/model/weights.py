@@ -19,8 +19,8 @@ _WRAPPER_PREFIX = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DataParallel, t
 _OWN_PREFIX = "network."  # where the LightningModule keeps the network
 _CACHES = (".anchor_grid", ".grid")  # of the classic Detect; they follow from anchors and image size
 
-_SIZES = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}
-"""Channels of the first convolution -> size."""
+_SIZES = {(16, 1): "n", (32, 1): "s", (48, 2): "m", (64, 3): "l", (80, 4): "x"}
+"""Channels of the first convolution and bottlenecks of the first C3 (layer 2) -> size."""
 
 
 @dataclass(frozen=True)
@@ -137,18 +137,20 @@ def transfer_weights(network: nn.Module, weights: LoadedWeights) -> TransferRepo
 def identify_architecture(state_dict: Mapping[str, Tensor]) -> str | None:
     """Name of the YOLOv5 with these tensors, such as ``yolov5s6`` or ``yolov5nu``; None for other networks.
 
-    The first convolution (6x6 since v6.0) gives the size, the number of layers P6, and a distribution layer
-    the u models.
+    The first convolution (6x6 since v6.0) and the first C3 give the size, the number of layers P6, and a
+    distribution layer the u models.
     """
     stem = state_dict.get("model.0.conv.weight")
-    if stem is None or stem.shape[1:] != (3, 6, 6) or stem.shape[0] not in _SIZES:
+    bottlenecks = {name.split(".")[3] for name in state_dict if name.startswith("model.2.m.")}
+    size = None if stem is None else _SIZES.get((stem.shape[0], len(bottlenecks)))
+    if stem is None or stem.shape[1:] != (3, 6, 6) or size is None:
         return None
     layers = [int(match[1]) for name in state_dict if (match := re.match(r"model\.(\d+)\.", name))]
     if max(layers) not in {24, 33}:
         return None
     p6 = "6" if max(layers) == 33 else ""
     anchor_free = "u" if any(".dfl." in name for name in state_dict) else ""
-    return f"yolov5{_SIZES[stem.shape[0]]}{p6}{anchor_free}"
+    return f"yolov5{size}{p6}{anchor_free}"
 
 
 def _interpret(path: Path, content: Any) -> LoadedWeights:

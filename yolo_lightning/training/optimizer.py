@@ -157,11 +157,10 @@ def build_optimizer(
         batch_size: images of a batch, all ranks together; it scales the weight decay.
         fused: one fused kernel for all parameters; a gradient scaler cannot unscale before it.
     """
-    groups = parameter_groups(network)
+    decay = scaled_weight_decay(config, batch_size)
     settings = [
-        {"params": groups["bias"], "weight_decay": 0.0},
-        {"params": groups["weight"], "weight_decay": scaled_weight_decay(config, batch_size)},
-        {"params": groups["norm"], "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": decay if kind == "weight" else 0.0}
+        for kind, parameters in parameter_groups(network).items()
     ]
     kernel = {"fused": True} if fused else {"foreach": True}
     if config.name == "adamw":
