@@ -74,42 +74,37 @@ def _check_layers(path: Path, description: Any) -> None:
         )
     rows = [*description["backbone"], *description["head"]]
     for number, row in enumerate(rows):
-        if problem := _find_problem(row, is_head=number == len(rows) - 1):
+        if wrong := _not_allowed(row, is_head=number == len(rows) - 1):
+            shown = repr(wrong[0]) if isinstance(wrong[0], str) else reprlib.repr(wrong[0])
             raise InputError(
-                f"{path}: layer {number} {problem}; a layer is [from, repeats, name, arguments]: a name of a "
-                "torch.nn module (nn.Upsample) or of a block of ultralytics (Conv, C3), and as arguments "
-                "numbers, words, true, false, None or lists of them"
+                f"{path}: layer {number} has {shown}, which is not allowed; a layer is "
+                "[from, repeats, name, arguments]: a name of a torch.nn module (nn.Upsample) or of an "
+                "ultralytics block (Conv, C3), and as arguments numbers, words, true, false, None or lists"
             )
 
 
-def _find_problem(row: Any, is_head: bool) -> str | None:
-    """What is wrong with a layer; None if nothing is. The parser does not get the head."""
+def _not_allowed(row: Any, is_head: bool) -> list[Any]:
+    """Parts of a layer that are not allowed. The parser does not get the head."""
     if not (isinstance(row, list) and len(row) == 4 and isinstance(row[3], list)):
-        return f"is {_shown(row)}"
+        return [row]
     sources, repeats, name, arguments = row
-    if is_head and not isinstance(sources, list):
-        return f"reads {_shown(sources)}, which is no list"
     numbers = [repeats, *(sources if isinstance(sources, list) else [sources])]
-    if not all(isinstance(value, int) for value in numbers):
-        return f"reads {_shown(sources)} and is repeated {_shown(repeats)} times, which are no numbers"
-    if not (is_head or (isinstance(name, str) and is_block(name))):
-        return f"is {_shown(name)}, which is not allowed"
-    for value in () if is_head else arguments:
-        if not (_is_word(value) if isinstance(value, str) else _is_plain(value)):
-            return f"has the argument {_shown(value)}, which is not allowed"
-    return None
+    wrong = [value for value in numbers if not isinstance(value, int)]
+    if is_head:
+        return wrong if isinstance(sources, list) else [sources]
+    if not (isinstance(name, str) and is_block(name)):
+        wrong.append(name)
+    return wrong + [value for value in arguments if not _is_argument(value)]
 
 
-def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, str) else reprlib.repr(value)
-
-
-def _is_word(text: str) -> bool:
-    """True for text that the parser leaves as it is, or reads as a plain value."""
-    if _WORD.fullmatch(text):
-        return text == "nc" or text not in PARSER_VARIABLES
+def _is_argument(value: Any) -> bool:
+    """True for plain values, and for text that the parser leaves as it is or reads as a plain value."""
+    if not isinstance(value, str):
+        return _is_plain(value)
+    if _WORD.fullmatch(value):
+        return value == "nc" or value not in PARSER_VARIABLES
     try:
-        return _is_plain(ast.literal_eval(text))
+        return _is_plain(ast.literal_eval(value))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return False
 
