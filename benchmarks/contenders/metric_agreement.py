@@ -68,7 +68,7 @@ def pycocotools_figures(images: Images, classes: int) -> dict[str, float]:
         "map_50": precision[0, ..., 0],
         "map_75": precision[5, ..., 0],
         **{f"map_{name}": precision[..., i + 1] for i, name in enumerate(("small", "medium", "large"))},
-        **{f"mar_{most}": recall[..., i] for i, most in enumerate(_MOST)},
+        "mar_100": recall[..., _MOST.index(100)],
     }
     return {name: _mean(values) for name, values in figures.items()}
 

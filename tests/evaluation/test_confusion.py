@@ -93,7 +93,7 @@ def test_the_number_of_pairs_at_once_does_not_matter(monkeypatch: pytest.MonkeyP
     rng = np.random.default_rng(3)
     arguments = (random_boxes(rng, 4, 60, 3), random_boxes(rng, 4, 40, 3), rng.random(40) < 0.1, 3)
     whole = confusion_matrix(*arguments)
-    monkeypatch.setattr("yolo_lightning.evaluation.overlaps._PAIRS_AT_ONCE", 7)
+    monkeypatch.setattr("yolo_lightning.evaluation.coco_matching._PAIRS_AT_ONCE", 7)
     np.testing.assert_array_equal(confusion_matrix(*arguments), whole)
 
 

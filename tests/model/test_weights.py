@@ -40,9 +40,8 @@ class Network(nn.Module):
         self.model = nn.Sequential(*features, ClassicHead(num_classes))
 
 
-def held(state: dict[str, Tensor], num_classes: int | None = None, **fields: Any) -> LoadedWeights:
-    values: dict[str, Any] = {"class_names": None, "architecture_yaml": None}
-    return LoadedWeights(Path("w.pt"), state, num_classes=num_classes, **{**values, **fields})
+def held(state: dict[str, Tensor], num_classes: int | None = None) -> LoadedWeights:
+    return LoadedWeights(Path("w.pt"), state, num_classes=num_classes, class_names=None)
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -81,12 +80,11 @@ def pickled(model_type: Any, num_classes: int = 4) -> Any:
 )
 def test_pickled_models_are_read(classic_package: Any, tmp_path: Path) -> None:
     model = pickled(classic_package).half()
-    model.names, model.yaml = {1: "b", 0: "a", 2: "c", 3: "d"}, {"depth_multiple": 0.33}
+    model.names = {1: "b", 0: "a", 2: "c", 3: "d"}
     torch.save({"epoch": 2, "model": model, "ema": None, "best_fitness": 0.5}, tmp_path / "best.pt")
     weights = load_weights(tmp_path / "best.pt")
     assert weights.class_names == ("a", "b", "c", "d")
     assert weights.num_classes == 4
-    assert weights.architecture_yaml == {"depth_multiple": 0.33}
     expected = {name: t.float() if t.is_floating_point() else t for name, t in model.state_dict().items()}
     assert equal(weights.state_dict, expected)
     assert {t.dtype for t in weights.state_dict.values()} == {torch.float32, torch.int64}
@@ -256,9 +254,9 @@ def test_another_architecture_is_refused_and_nothing_is_copied() -> None:
 
 def test_a_custom_size_is_not_called_by_an_official_name() -> None:
     source, target = build_network("yolov5s", 80).state_dict(), build_network("yolov5n", 80)
-    yaml = {"depth_multiple": 0.5, "width_multiple": 0.5}
+    deeper = {**source, "model.2.m.1.cv1.conv.weight": source["model.2.m.0.cv1.conv.weight"]}
     with pytest.raises(InputError, match=r"another architecture than yolov5n .*YAML"):
-        transfer_weights(target, held(source, 80, architecture_yaml=yaml))
+        transfer_weights(target, held(deeper, 80))
 
 
 def test_a_stranger_is_refused() -> None:

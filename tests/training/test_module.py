@@ -135,13 +135,10 @@ class MeanColour(nn.Module):
         return torch.tensor([0.0, 0.0, 32.0, 32.0]).expand(*scores.shape[:2], 4), scores
 
 
-class ScoreLoss(nn.Module):
+class ScoreLoss(DetectionLoss):
     """Drives all scores to the number of labels, which has to be counted over all batches of a step."""
 
     parts = ("score",)
-    image_size_px = None
-    rank_mean = None
-    ranks = 1
 
     def forward(
         self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor, divisor: Tensor | None = None
@@ -152,9 +149,6 @@ class ScoreLoss(nn.Module):
 
     def joint_divisor(self, batches: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         return torch.stack([mask.float().sum() for _, _, mask in batches]).mean() + 1
-
-    def joint_correction(self, divisor: Tensor, found: Sequence[dict[str, Tensor]]) -> None:
-        pass
 
     def describe_gains(self, image_size_px: int) -> str:
         return "no gains"

@@ -10,8 +10,6 @@ from yolo_lightning.training.step import (
     Prepared,
     add_gradients,
     add_to_means,
-    compile_training,
-    gradient_scale,
     training_losses,
 )
 
@@ -55,11 +53,6 @@ def test_batches_joined_have_the_losses_and_gradients_of_one(
     torch.testing.assert_close(parts, expected_parts, rtol=1e-5, atol=1e-7)
 
 
-def test_gradients_grow_with_the_images_of_all_ranks() -> None:
-    assert gradient_scale(16, 1) == 16
-    assert gradient_scale(8, 2) / 2 * 2 == 16  # DDP takes the mean over two ranks
-
-
 def test_gains_that_act_are_said() -> None:
     criterion = build_network("yolov5n", 20).head.build_loss(LossConfigs())
     said = criterion.describe_gains(320)
@@ -90,9 +83,3 @@ def test_losses_stay_in_float32_under_autocast() -> None:
         loss, named = training_losses(network, criterion, images, targets, mask)
     assert loss.dtype == torch.float32
     assert {value.dtype for value in named.values()} == {torch.float32}
-
-
-def test_nothing_is_compiled_without_a_mode() -> None:
-    network = build_network("yolov5n", 2)
-    assert compile_training(network, None) is training_losses
-    assert network._compiled_call_impl is None

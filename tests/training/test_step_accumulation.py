@@ -11,8 +11,6 @@ def test_a_window_is_full_after_as_many_batches() -> None:
     full = []
     for accumulate in (1, 3, 3, 3, 2):  # the warm-up lengthens windows, also one that has begun
         full.append(accumulator.window_is_full(accumulate))
-        if full[-1]:
-            accumulator.stepped()
     assert full == [True, False, False, True, False]
     assert accumulator.pending == 1
 
@@ -31,7 +29,7 @@ def test_waiting_gradients_survive_a_save() -> None:
     saved = copy.deepcopy(accumulator.state_dict(network, batch_size=8))  # as a file would hold it
 
     other, restored = nn.Linear(2, 1), GradientAccumulator()
-    restored.load_state_dict(saved)
+    restored.saved = saved
     restored.restore_gradients(other, batch_size=8)
     assert restored.pending == 1
     assert other.weight.grad is not None and other.weight.grad.tolist() == [[1.0, 2.0]]
@@ -45,12 +43,11 @@ def test_nothing_waits_after_a_step() -> None:
     network(torch.ones(1, 2)).sum().backward()
     accumulator = GradientAccumulator()
     accumulator.window_is_full(1)
-    accumulator.stepped()
     assert accumulator.state_dict(network, 8) == {"images": 0, "gradients": {}}
 
 
 def test_an_older_checkpoint_counts_batches_instead_of_images() -> None:
     network, restored = nn.Linear(2, 1), GradientAccumulator()
-    restored.load_state_dict({"pending": 3, "gradients": {"weight": torch.ones(1, 2)}})
+    restored.saved = {"pending": 3, "gradients": {"weight": torch.ones(1, 2)}}
     restored.restore_gradients(network, batch_size=8)
     assert restored.pending == 3

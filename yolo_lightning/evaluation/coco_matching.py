@@ -7,13 +7,12 @@ stored in float32 and compared in float64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..data.annotations.summary import LARGE_AREA_PX2, SMALL_AREA_PX2
-from .overlaps import overlapping_pairs
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
@@ -24,72 +23,50 @@ AREA_RANGES = {
     "large": (LARGE_AREA_PX2, 1e10),
 }
 MOST_PER_CLASS = 300  # detections of one class in an image
+_PAIRS_AT_ONCE = 1 << 18  # bounds the memory of the IoU stage
 
-_Boxes = npt.NDArray[np.float32]
-_Floats = npt.NDArray[np.float64]
-_Ints = npt.NDArray[np.int64]
-_Bools = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Detections:
-    """D detections in COCO's order: by class, then score, best first.
-
-    Attributes:
-        boxes: float32 (D, 4) xyxy in px.
-        label: int64 (D,).
-        group: int64 (D,), number of its image and class, as in ``Annotations``.
-        rank: int64 (D,), place among the detections of its group, from 0.
-    """
-
-    boxes: _Boxes
-    label: _Ints
-    group: _Ints
-    rank: _Ints
+Singles = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Annotations:
-    """G annotations.
+class Detections(NamedTuple):
+    """D detections in COCO's order: by class, then score, best first."""
 
-    Attributes:
-        boxes: float32 (G, 4) xyxy in px.
-        label: int64 (G,).
-        group: int64 (G,), number of its image and class.
-        crowd: bool (G,).
-        ignored: bool (G, 4), for each of ``AREA_RANGES``: a crowd, or of an area outside the range.
-    """
-
-    boxes: _Boxes
-    label: _Ints
-    group: _Ints
-    crowd: _Bools
-    ignored: _Bools
+    boxes: Singles  # (D, 4) xyxy in px
+    label: Ints  # (D,)
+    score: Singles  # (D,)
+    group: Ints  # (D,), number of its image and class, as in Annotations
+    rank: Ints  # (D,), place among the detections of its group, from 0
 
 
-@dataclass(frozen=True)
-class Matches:
-    """Outcome for detections that overlap an annotation enough; all others are unmatched.
+class Annotations(NamedTuple):
+    """G annotations."""
 
-    Attributes:
-        detection: int64 (M,) ascending, rows of ``Detections``.
-        matched: bool (M, 4, 10), by area range and IoU threshold.
-        ignored: bool (M, 4, 10), matched to an annotation that does not count.
-    """
-
-    detection: _Ints
-    matched: _Bools
-    ignored: _Bools
+    boxes: Singles  # (G, 4) xyxy in px
+    label: Ints  # (G,)
+    group: Ints  # (G,), number of its image and class
+    crowd: Bools  # (G,)
+    ignored: Bools  # (G, 4), for each of AREA_RANGES: a crowd, or of an area outside the range
 
 
-def outside_areas(area: _Floats) -> _Bools:
+class Matches(NamedTuple):
+    """Outcome for detections that overlap an annotation enough; all others are unmatched."""
+
+    detection: Ints  # (M,) ascending, rows of Detections
+    matched: Bools  # (M, 4, 10), by area range and IoU threshold
+    ignored: Bools  # (M, 4, 10), matched to an annotation that does not count
+
+
+def outside_areas(area: Floats) -> Bools:
     """Areas (N,) in px^2 outside each of ``AREA_RANGES``, whose ends are inside: bool (N, 4)."""
     low, high = np.array(list(AREA_RANGES.values())).T
     return np.asarray((area[:, None] < low) | (area[:, None] > high))
 
 
 def order_detections(
-    image: _Ints, label: _Ints, score: _Floats, boxes: _Boxes, num_classes: int
+    image: Ints, label: Ints, score: Singles, boxes: Singles, num_classes: int
 ) -> Detections:
     """Sort detections as COCO does and keep the best ``MOST_PER_CLASS`` of an image and class.
 
@@ -107,7 +84,7 @@ def order_detections(
     rank = _turns(group)
     kept = rank < MOST_PER_CLASS
     order = order[kept]
-    return Detections(boxes[order], label[order], group[kept], rank[kept])
+    return Detections(boxes[order], label[order], score[order], group[kept], rank[kept])
 
 
 def match(detections: Detections, annotations: Annotations) -> Matches:
@@ -120,12 +97,7 @@ def match(detections: Detections, annotations: Annotations) -> Matches:
         The outcome for detections with an IoU of at least 0.5 with some annotation.
     """
     d, g, iou = overlapping_pairs(
-        detections.group,
-        detections.boxes,
-        annotations.group,
-        annotations.boxes,
-        annotations.crowd,
-        IOU_THRESHOLDS[0],
+        detections.group, detections.boxes, annotations.group, annotations.boxes, annotations.crowd, 0.5
     )
     order = np.lexsort((g, iou, d))  # within a detection, the preferred annotation last
     d, g, iou = d[order], g[order], iou[order]
@@ -156,7 +128,60 @@ def match(detections: Detections, annotations: Annotations) -> Matches:
     return Matches(touching, matched, ignored)
 
 
-def _turns(group: _Ints) -> _Ints:
+def box_areas(boxes: Singles | Floats) -> Floats:
+    """Area in float64 (N,) of xyxy boxes (N, 4): width times height."""
+    width = np.subtract(boxes[:, 2], boxes[:, 0], dtype=np.float64)
+    return np.asarray(width * np.subtract(boxes[:, 3], boxes[:, 1], dtype=np.float64))
+
+
+def pair_iou(found: Floats, truth: Floats, crowd: Bools) -> Floats:
+    """IoU (P,) of xyxy boxes (P, 4), pair by pair; with a crowd, intersection over area of the detection."""
+    width = np.minimum(found[:, 2], truth[:, 2]) - np.maximum(found[:, 0], truth[:, 0])
+    height = np.minimum(found[:, 3], truth[:, 3]) - np.maximum(found[:, 1], truth[:, 1])
+    intersection = np.where((width > 0) & (height > 0), width * height, 0.0)
+    found_area = box_areas(found)
+    union = np.where(crowd, found_area, found_area + box_areas(truth) - intersection)
+    return np.asarray(np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0))
+
+
+def overlapping_pairs(
+    found_group: Ints,
+    found_boxes: Singles,
+    truth_group: Ints,
+    truth_boxes: Singles,
+    crowd: Bools,
+    least_iou: float,
+) -> tuple[Ints, Ints, Floats]:
+    """Detection, annotation and IoU, each (P,), of the pairs of one group that overlap enough.
+
+    Args:
+        found_group: (D,), group of each detection.
+        found_boxes: (D, 4) xyxy in px.
+        truth_group: (G,), group of each annotation.
+        truth_boxes: (G, 4) xyxy in px.
+        crowd: (G,), which annotations are crowds.
+        least_iou: least IoU of a pair, see :func:`pair_iou`.
+    """
+    by_group = np.argsort(truth_group, kind="stable")
+    sorted_group = truth_group[by_group]
+    low = np.searchsorted(sorted_group, found_group, side="left")
+    count = np.searchsorted(sorted_group, found_group, side="right") - low
+    rows = np.flatnonzero(count)
+    cuts = np.searchsorted(np.cumsum(count[rows]), np.arange(_PAIRS_AT_ONCE, count.sum(), _PAIRS_AT_ONCE))
+    parts = []
+    for chunk in np.split(rows, cuts):
+        pairs = count[chunk]
+        offset = np.arange(pairs.sum()) - np.repeat(np.cumsum(pairs) - pairs, pairs)
+        d = np.repeat(chunk, pairs)
+        g = by_group[np.repeat(low[chunk], pairs) + offset]
+        iou = pair_iou(found_boxes[d].astype(np.float64), truth_boxes[g].astype(np.float64), crowd[g])
+        near = iou >= least_iou
+        parts.append((d[near], g[near], iou[near]))
+    d_parts, g_parts, iou_parts = zip(*parts, strict=True)
+    return np.concatenate(d_parts), np.concatenate(g_parts), np.concatenate(iou_parts)
+
+
+def _turns(group: Ints) -> Ints:
     """Number of earlier rows of the same group, for each row: int64 (n,) from (n,)."""
     by_group = np.argsort(group, kind="stable")
     first = np.flatnonzero(np.diff(group[by_group], prepend=-1))
@@ -165,7 +190,7 @@ def _turns(group: _Ints) -> _Ints:
     return turns
 
 
-def _rounds(group: _Ints) -> list[_Ints]:
+def _rounds(group: Ints) -> list[Ints]:
     """Split rows (n,) so that the k-th part holds the k-th row of each group."""
     turns = _turns(group)
     by_turn = np.argsort(turns, kind="stable")

@@ -7,39 +7,27 @@ which yolov5 does not know, are never missed, and detections within them are nev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from .overlaps import overlapping_pairs
+from .coco_matching import Bools, Ints, Singles, overlapping_pairs
 
 CONFIDENCE = 0.25
 """Detections of a higher score count."""
 IOU = 0.45
 """Detections and annotations of a higher IoU may be paired."""
 
-_Ints = npt.NDArray[np.int64]
+
+class LabelledBoxes(NamedTuple):
+    """N boxes of a data set."""
+
+    image: Ints  # (N,), number of the image
+    label: Ints  # (N,), 0 .. C - 1
+    boxes: Singles  # (N, 4) xyxy in px
 
 
-@dataclass(frozen=True, eq=False)
-class LabelledBoxes:
-    """N boxes of a data set.
-
-    Attributes:
-        image: int64 (N,), number of the image.
-        label: int64 (N,), 0 .. C - 1.
-        boxes: float32 (N, 4) xyxy in px.
-    """
-
-    image: _Ints
-    label: _Ints
-    boxes: npt.NDArray[np.float32]
-
-
-def confusion_matrix(
-    found: LabelledBoxes, truth: LabelledBoxes, crowd: npt.NDArray[np.bool_], num_classes: int
-) -> _Ints:
+def confusion_matrix(found: LabelledBoxes, truth: LabelledBoxes, crowd: Bools, num_classes: int) -> Ints:
     """Count pairs of predicted and true class.
 
     Each detection chooses the annotation of highest IoU, of any class. Of the detections that chose an

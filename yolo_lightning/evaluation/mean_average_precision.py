@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,18 +18,17 @@ from .coco_matching import (
     RECALL_LEVELS,
     Annotations,
     Detections,
+    Floats,
+    Ints,
     Matches,
+    box_areas,
     match,
     order_detections,
     outside_areas,
 )
-from .overlaps import box_areas
 from .precision_recall import EvaluationDetails, evaluation_details
 
-_AP_DETECTIONS = 100  # precision counts this many detections of an image and class, as COCO's does
-_RECALL_DETECTIONS = (1, 10, 100, 300)
-_Floats = npt.NDArray[np.float64]
-_Ints = npt.NDArray[np.int64]
+_MOST_DETECTIONS = 100  # detections of an image and class that count, as COCO has it
 
 
 class CocoMeanAveragePrecision(Metric):
@@ -108,60 +106,50 @@ class CocoMeanAveragePrecision(Metric):
 
         Returns:
             ``map`` (IoU 0.50:0.95), ``map_50``, ``map_75``; ``map_small``, ``map_medium``, ``map_large``
-            (annotated areas up to 32^2, from there up to 96^2, and above, in px^2); ``mar_1``, ``mar_10``,
-            ``mar_100``, ``mar_300``, recall with that number of detections of an image and class. Each is -1
-            without an annotation to find. ``map_per_class`` (C,) is nan for such a class.
+            (annotated areas up to 32^2, from there up to 96^2, and above, in px^2); ``mar_100``, recall with
+            100 detections of an image and class. Each is -1 without an annotation to find. ``map_per_class``
+            (C,) is nan for such a class.
 
         Raises:
             ValueError: a class is not in 0 .. num_classes - 1.
         """
-        found, score, truth, found_outside = self._tables()
+        found, truth = self._tables()
         matches = match(found, truth)
-        precision = _average_precision(found, found_outside, truth, matches, self.num_classes)  # (C, 4, 10)
-        recall = _recall(found, truth, matches, self.num_classes)  # (C, 10, 4)
+        precision = _average_precision(found, truth, matches, self.num_classes)  # (C, 4, 10)
         at_all = precision[:, 0]  # (C, 10)
-        self.details = evaluation_details(found, score, truth, matches, at_all, most=_AP_DETECTIONS)
+        self.details = evaluation_details(found, truth, matches, at_all, most=_MOST_DETECTIONS)
         areas = dict(zip(AREA_RANGES, np.moveaxis(precision, 1, 0), strict=True))  # each (C, 10)
         figures = {
             "map": areas["all"],
             "map_50": areas["all"][:, IOU_THRESHOLDS == 0.5],
             "map_75": areas["all"][:, IOU_THRESHOLDS == 0.75],
             **{f"map_{name}": areas[name] for name in ("small", "medium", "large")},
-            **{f"mar_{most}": recall[..., i] for i, most in enumerate(_RECALL_DETECTIONS)},
+            "mar_100": _recall(found, truth, matches, self.num_classes),
         }
         result = {name: self._tensor(_mean_or_minus_one(values)) for name, values in figures.items()}
         result["map_per_class"] = self._tensor(areas["all"].mean(axis=1))
         return result
 
-    def _tensor(self, values: float | _Floats) -> Tensor:
+    def _tensor(self, values: float | Floats) -> Tensor:
         return torch.as_tensor(values, dtype=torch.float32, device=self.device)
 
-    def _tables(self) -> tuple[Detections, npt.NDArray[np.float32], Annotations, npt.NDArray[np.bool_]]:
-        """Detections, their scores (D,), annotations, and bool (D, 4): detections outside each area range."""
+    def _tables(self) -> tuple[Detections, Annotations]:
         images = dim_zero_cat(self.images).cpu().numpy()  # (I, 5)
         _, first, number = np.unique(images[:, 0], return_index=True, return_inverse=True)
-        once = np.zeros(len(images), bool)
-        once[first] = True
-        rows, image = _real_rows(images[:, 1], np.where(once, images[:, 2], 0))
+        once = np.zeros(len(images), np.int64)
+        once[first] = 1
+        rows, image = _real_rows(images[:, 1], images[:, 2] * once)
         found = dim_zero_cat(self.detections).cpu().numpy()[rows]  # (D, 6)
-        found_label = self._labels(found[:, 5], "detection")
-        # The scores are sorted along with the boxes.
-        ordered = order_detections(number[image], found_label, found[:, 4], found[:, :5], self.num_classes)
-        score, ordered = ordered.boxes[:, 4], replace(ordered, boxes=ordered.boxes[:, :4])
-        rows, image = _real_rows(images[:, 3], np.where(once, images[:, 4], 0))
+        label = self._labels(found[:, 5], "detection")
+        detections = order_detections(number[image], label, found[:, 4], found[:, :4], self.num_classes)
+        rows, image = _real_rows(images[:, 3], images[:, 4] * once)
         truth = dim_zero_cat(self.truth).cpu().numpy()[rows]  # (G, 7)
         label = self._labels(truth[:, 0], "annotation")
-        crowd = truth[:, 6] > 0
-        annotations = Annotations(
-            boxes=truth[:, 1:5],
-            label=label,
-            group=number[image] * self.num_classes + label,
-            crowd=crowd,
-            ignored=crowd[:, None] | outside_areas(truth[:, 5]),
-        )
-        return ordered, score, annotations, outside_areas(box_areas(ordered.boxes))
+        group, crowd = number[image] * self.num_classes + label, truth[:, 6] > 0
+        ignored = crowd[:, None] | outside_areas(truth[:, 5])
+        return detections, Annotations(truth[:, 1:5], label, group, crowd, ignored)
 
-    def _labels(self, classes: npt.NDArray[Any], what: str) -> _Ints:
+    def _labels(self, classes: npt.NDArray[Any], what: str) -> Ints:
         label = classes.astype(np.int64)
         if len(label) and not 0 <= label.min() <= label.max() < self.num_classes:
             wrong = label.min() if label.min() < 0 else label.max()
@@ -189,64 +177,54 @@ def log_values(result: dict[str, Tensor], class_names: Sequence[str]) -> dict[st
     return values
 
 
-def _real_rows(reserved: _Ints, real: _Ints) -> tuple[_Ints, _Ints]:
+def _real_rows(reserved: Ints, real: Ints) -> tuple[Ints, Ints]:
     """Row and image, each (R,), of the first ``real`` (I,) of the ``reserved`` (I,) rows of each image."""
     image = np.repeat(np.arange(len(real)), real)
     place = np.arange(len(image)) - np.repeat(np.cumsum(real) - real, real)
     return (np.cumsum(reserved) - reserved)[image] + place, image
 
 
-def _mean_or_minus_one(values: _Floats) -> float:
+def _mean_or_minus_one(values: Floats) -> float:
     """Mean of the values that are not nan; -1 if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else -1.0
 
 
-def _truth_counts(truth: Annotations, num_classes: int) -> _Ints:
+def _truth_counts(truth: Annotations, num_classes: int) -> Ints:
     """Annotations to find, by class and area range: int64 (C, 4)."""
     columns = [np.bincount(truth.label[~ignored], minlength=num_classes) for ignored in truth.ignored.T]
     return np.stack(columns, axis=1)
 
 
-def _recall(found: Detections, truth: Annotations, matches: Matches, num_classes: int) -> _Floats:
-    """Recall over all areas: float64 (C, 10, 4) by class, IoU threshold and detections; nan without truth."""
+def _recall(found: Detections, truth: Annotations, matches: Matches, num_classes: int) -> Floats:
+    """Recall over all areas: float64 (C, 10) by class and IoU threshold; nan without truth."""
     hit = (matches.matched & ~matches.ignored)[:, 0]  # (M, 10)
-    label, rank = found.label[matches.detection], found.rank[matches.detection]
-    hits = np.zeros((num_classes, len(IOU_THRESHOLDS), len(_RECALL_DETECTIONS)))
-    for i, most in enumerate(_RECALL_DETECTIONS):
-        for threshold, column in enumerate(hit.T):
-            hits[:, threshold, i] = np.bincount(label[column & (rank < most)], minlength=num_classes)
-    total = _truth_counts(truth, num_classes)[:, 0].astype(np.float64)
+    hit &= (found.rank < _MOST_DETECTIONS)[matches.detection, None]
+    label = found.label[matches.detection]
+    hits = np.stack([np.bincount(label[column], minlength=num_classes) for column in hit.T], axis=1)
+    total = _truth_counts(truth, num_classes)[:, :1].astype(np.float64)
     total[total == 0] = np.nan
-    return hits / total[:, None, None]
+    return hits / total
 
 
-def _average_precision(
-    found: Detections,
-    found_outside: npt.NDArray[np.bool_],
-    truth: Annotations,
-    matches: Matches,
-    num_classes: int,
-) -> _Floats:
+def _average_precision(found: Detections, truth: Annotations, matches: Matches, num_classes: int) -> Floats:
     """Precision averaged over 101 recall levels: float64 (C, 4, 10), nan without truth.
 
     Recall grows, and interpolated precision peaks, at true positives only, so that others are skipped.
     """
-    within = found.rank < _AP_DETECTIONS
+    within = found.rank < _MOST_DETECTIONS
+    outside = outside_areas(box_areas(found.boxes))[within]  # (D, 4)
     label = found.label[within]
     usable = within[matches.detection]
     place = (np.cumsum(within) - 1)[matches.detection[usable]]  # (M,) among the detections within
     row_label = label[place]
-    classes = np.arange(num_classes)
-    start, row_start = (
-        np.searchsorted(label, classes)[row_label],
-        np.searchsorted(row_label, classes)[row_label],
-    )
+    start = np.searchsorted(label, np.arange(num_classes))[row_label]
+    row_start = np.searchsorted(row_label, np.arange(num_classes))[row_label]
     result = np.empty((num_classes, len(AREA_RANGES), len(IOU_THRESHOLDS)))
     for area, truths in enumerate(_truth_counts(truth, num_classes).T):
         needed = _hits_needed(truths)  # (C, 101)
         # Detections that count, up to each one of its class: first as if none were matched, then corrected.
-        unmatched = ~found_outside[within, area]  # (D,)
+        unmatched = ~outside[:, area]  # (D,)
         before = np.concatenate(([0], np.cumsum(unmatched)))
         plain = before[place + 1] - before[start]  # (M,)
         for threshold in range(len(IOU_THRESHOLDS)):
@@ -261,16 +239,16 @@ def _average_precision(
     return result
 
 
-def _hits_needed(truths: _Ints) -> _Ints:
+def _hits_needed(truths: Ints) -> Ints:
     """Least number of true positives, 1 or more, for each recall level: int64 (C, 101) from (C,)."""
     divisor = np.maximum(truths, 1)[:, None]
-    needed: _Ints = np.maximum(np.floor(RECALL_LEVELS * divisor) - 1, 0).astype(np.int64)
+    needed: Ints = np.maximum(np.floor(RECALL_LEVELS * divisor) - 1, 0).astype(np.int64)
     for _ in range(3):  # rounding decides if k / n reaches the level, so test the division itself
         needed += needed / divisor < RECALL_LEVELS
     return needed.clip(min=1)
 
 
-def _precision_at(needed: _Ints, label: _Ints, total: _Ints) -> _Floats:
+def _precision_at(needed: Ints, label: Ints, total: Ints) -> Floats:
     """Interpolated precision at each recall level: float64 (C, 101), zero if the recall is not reached.
 
     Args:

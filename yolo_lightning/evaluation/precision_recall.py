@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from . import confusion
-from .coco_matching import RECALL_LEVELS, Annotations, Detections, Matches
+from .coco_matching import RECALL_LEVELS, Annotations, Bools, Detections, Floats, Ints, Matches, Singles
 from .confusion import LabelledBoxes, confusion_matrix
 
 CONFIDENCE = np.linspace(0.0, 1.0, 1001)
@@ -21,8 +20,8 @@ _WRITTEN = 5
 _SMOOTHING = 0.1
 """Width of the box filter that smooths F1 before its best is chosen, as a part of the confidences."""
 _EPSILON = 1e-16
-_Floats = npt.NDArray[np.float64]
-_Ints = npt.NDArray[np.int64]
+CURVES = ("precision", "recall", "f1")
+"""Names of the curves by confidence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,25 +31,17 @@ class EvaluationDetails:
     The detections are those that count for mean average precision, without those matched with a crowd, class
     by class, best first.
 
-    Attributes:
-        score: float32 (D,), 0..1.
-        hit: bool (D,), matched with an annotation at an IoU of 0.5 over all areas.
-        first: int64 (C + 1,); detections of class c are ``first[c]:first[c + 1]``.
-        truths: int64 (C,), annotations without crowds.
-        average_precision: float64 (C, 10), at IoU 0.50:0.95 over all areas; nan without an annotation.
-        confident: detections of a score above ``confusion.CONFIDENCE``.
-        annotations: all annotations.
-        crowd: bool (G,), which annotations are crowds.
+    Hits are at an IoU of 0.5 over all areas.
     """
 
-    score: npt.NDArray[np.float32]
-    hit: npt.NDArray[np.bool_]
-    first: _Ints
-    truths: _Ints
-    average_precision: _Floats
-    confident: LabelledBoxes
-    annotations: LabelledBoxes
-    crowd: npt.NDArray[np.bool_]
+    score: Singles  # (D,), 0..1
+    hit: Bools  # (D,), matched with an annotation
+    first: Ints  # (C + 1,); detections of class c are first[c]:first[c + 1]
+    truths: Ints  # (C,), annotations without crowds
+    average_precision: Floats  # (C, 10), at IoU 0.50:0.95 over all areas; nan without an annotation
+    confident: LabelledBoxes  # detections of a score above confusion.CONFIDENCE
+    annotations: LabelledBoxes  # all annotations
+    crowd: Bools  # (G,), which annotations are crowds
 
     @property
     def num_classes(self) -> int:
@@ -64,30 +55,23 @@ class EvaluationDetails:
         return float(np.float32(known.mean())) if known.size else -1.0
 
     @cached_property
-    def confusion(self) -> _Ints:
+    def confusion(self) -> Ints:
         """int64 (C + 1, C + 1), see ``confusion.confusion_matrix``; computed on first use."""
         return confusion_matrix(self.confident, self.annotations, self.crowd, self.num_classes)
 
-    def classes(self) -> Iterator[tuple[npt.NDArray[np.float32], _Ints]]:
+    def classes(self) -> Iterator[tuple[Singles, Ints]]:
         """Scores (n,) of each class, best first, and hits (n,) among the best 1, 2, .. n."""
         for start, end in zip(self.first, self.first[1:], strict=False):
             yield self.score[start:end], np.cumsum(self.hit[start:end])
 
 
 def evaluation_details(
-    found: Detections,
-    score: npt.NDArray[np.float32],
-    truth: Annotations,
-    matches: Matches,
-    average_precision: _Floats,
-    *,
-    most: int,
+    found: Detections, truth: Annotations, matches: Matches, average_precision: Floats, *, most: int
 ) -> EvaluationDetails:
     """Collect the data of curves and confusion matrix.
 
     Args:
         found: detections.
-        score: float32 (D,), their scores.
         truth: annotations.
         matches: matches of the two.
         average_precision: float64 (C, 10).
@@ -95,13 +79,13 @@ def evaluation_details(
     """
     num_classes = len(average_precision)
     matched, ignored = matches.matched[:, 0, 0], matches.ignored[:, 0, 0]  # all areas, IoU 0.5
-    hit = np.zeros(len(score), bool)
+    hit = np.zeros(len(found.score), bool)
     hit[matches.detection] = matched & ~ignored
     counted = found.rank < most
     counted[matches.detection[matched & ignored]] = False
-    sure = score > confusion.CONFIDENCE
+    sure = found.score > confusion.CONFIDENCE
     return EvaluationDetails(
-        score=score[counted],
+        score=found.score[counted],
         hit=hit[counted],
         first=np.searchsorted(found.label[counted], np.arange(num_classes + 1)),
         truths=np.bincount(truth.label[~truth.ignored[:, 0]], minlength=num_classes),
@@ -112,37 +96,24 @@ def evaluation_details(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class ConfidenceCurves:
-    """Curves by confidence, of C classes at K confidences, each float64 and nan without annotations.
+class ConfidenceCurves(NamedTuple):
+    """Curves by confidence, of C classes at K confidences; nan without annotations."""
 
-    Attributes:
-        confidence: (K,), 0..1 ascending.
-        precision: (C, K).
-        recall: (C, K).
-        f1: (C, K).
-        best_confidence: confidence of the best smoothed mean of F1 over the classes; nan without classes.
-        best_f1: unsmoothed mean of F1 at that confidence.
-    """
-
-    confidence: _Floats
-    precision: _Floats
-    recall: _Floats
-    f1: _Floats
-    best_confidence: float
-    best_f1: float
+    confidence: Floats  # (K,), 0..1 ascending
+    precision: Floats  # (C, K)
+    recall: Floats  # (C, K)
+    f1: Floats  # (C, K)
+    best_confidence: float  # of the best smoothed mean of F1 over the classes; nan without classes
+    best_f1: float  # unsmoothed mean of F1 at that confidence
 
 
-def confidence_curves(details: EvaluationDetails, confidence: _Floats = CONFIDENCE) -> ConfidenceCurves:
+def confidence_curves(details: EvaluationDetails, confidence: Floats = CONFIDENCE) -> ConfidenceCurves:
     """Precision, recall and F1 of the detections above each confidence.
 
     As in ``ap_per_class`` of ultralytics/yolov5 v7.0 (``utils/metrics.py``), curves are linear between the
     scores of a class; above its best score precision is 1 and recall 0. A class without detections has zeros.
-    Detections of equal scores count together, so that their order does not matter.
-
-    Args:
-        details: results of a validation.
-        confidence: (K,), 0..1 ascending.
+    Detections of equal scores count together, so that their order does not matter. ``confidence`` is (K,),
+    0..1 ascending.
     """
     shape = (details.num_classes, len(confidence))
     precision, recall = np.full(shape, np.nan), np.full(shape, np.nan)
@@ -164,14 +135,14 @@ def confidence_curves(details: EvaluationDetails, confidence: _Floats = CONFIDEN
     return ConfidenceCurves(confidence, precision, recall, f1, float(confidence[best]), float(mean[best]))
 
 
-def smooth(values: _Floats, width: float) -> _Floats:
+def smooth(values: Floats, width: float) -> Floats:
     """Moving average of (K,) values over an odd window, ``width`` of them; the ends are repeated."""
     half = round(len(values) * width) // 2
     padded = np.pad(values, half, mode="edge")
     return np.convolve(padded, np.full(2 * half + 1, 1 / (2 * half + 1)), mode="valid")
 
 
-def precision_at_recall(details: EvaluationDetails) -> _Floats:
+def precision_at_recall(details: EvaluationDetails) -> Floats:
     """Best precision at each recall or above: float64 (C, 101) at ``RECALL_LEVELS``.
 
     It is 0 if the recall is not reached, and nan for a class without annotations. The mean of a row is the
@@ -186,12 +157,8 @@ def precision_at_recall(details: EvaluationDetails) -> _Floats:
     return result
 
 
-def counts_at(details: EvaluationDetails, thresholds: _Floats) -> _Ints:
-    """Right and wrong detections and annotations at score thresholds.
-
-    Args:
-        details: results of a validation.
-        thresholds: (T,), 0..1.
+def counts_at(details: EvaluationDetails, thresholds: Floats) -> Ints:
+    """Right and wrong detections and annotations at score ``thresholds`` (T,), 0..1.
 
     Returns:
         int64 (4, C, T): true positives, false positives, true negatives (wrong detections below the
@@ -209,12 +176,7 @@ def counts_at(details: EvaluationDetails, thresholds: _Floats) -> _Ints:
 
 
 def describe_evaluation(details: EvaluationDetails, class_names: Sequence[str], epoch: int) -> dict[str, Any]:
-    """Curves and confusion matrix of a validation as plain lists, for JSON.
-
-    Args:
-        details: results of the validation.
-        class_names: C names.
-        epoch: counted from 0.
+    """Curves and confusion matrix of a validation as plain lists, for JSON; epochs are counted from 0.
 
     Returns:
         ``epoch``; ``class_names``; ``confidence`` (K,), and C lists of K each in ``precision``, ``recall``
@@ -225,7 +187,7 @@ def describe_evaluation(details: EvaluationDetails, class_names: Sequence[str], 
     """
     curves = confidence_curves(details)
     against = {name: getattr(curves, name)[..., ::_WRITTEN] for name in ("confidence", *CURVES)}
-    best = {"confidence": curves.best_confidence, "f1": curves.best_f1}
+    best = {"confidence": round(curves.best_confidence, 5), "f1": round(curves.best_f1, 5)}
     return {
         "epoch": epoch,
         "class_names": list(class_names),
@@ -236,15 +198,10 @@ def describe_evaluation(details: EvaluationDetails, class_names: Sequence[str], 
         "ap": _plain(details.average_precision.mean(axis=1)),
         "truths": details.truths.tolist(),
         "confusion": details.confusion.tolist(),
-        "best_f1": None
-        if np.isnan(curves.best_f1)
-        else {name: round(value, 5) for name, value in best.items()},
+        "best_f1": None if np.isnan(curves.best_f1) else best,
     }
 
 
-CURVES = ("precision", "recall", "f1")
-
-
-def _plain(values: _Floats) -> Any:
+def _plain(values: Floats) -> Any:
     """Lists of numbers rounded to 5 digits; None for nan."""
     return np.where(np.isnan(values), None, values.round(5)).tolist()  # type: ignore[call-overload]

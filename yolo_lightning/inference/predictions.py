@@ -15,27 +15,17 @@ import numpy.typing as npt
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from ..data.batch import Batch
 from ..monitoring.pictures.draw_boxes import Pixels, class_colour, draw_boxes, legible
 from ..system.files import write_whole
 from ..training.contracts import TrainsDetections
 
-_COCO_NAMES = (
-    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,"
-    "parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,"
-    "tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,"
-    "tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,"
-    "hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,"
-    "keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,"
-    "hair drier,toothbrush"
-)
-COCO_NAMES = _COCO_NAMES.split(",")
-"""The 80 classes of COCO, in the order of their category ids."""
-
-_NOT_IN_COCO = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-COCO_IDS = [i for i in range(1, 91) if i not in _NOT_IN_COCO]
-"""Category ids of ``COCO_NAMES``: 1..90 without the ten ids that COCO never annotates."""
+_CATEGORIES = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]  # by COCO's category id
+COCO_IDS = [i for i, name in enumerate(_CATEGORIES) if name not in ("__background__", "N/A")]
+"""Category ids of COCO's 80 classes: 1..90 without the ten ids that COCO never annotates."""
+COCO_NAMES = [_CATEGORIES[i] for i in COCO_IDS]
 
 Found = dict[int, tuple[int, npt.NDArray[np.float32]]]
 """Position among the sources -> id of the image, and (n, 6) x1, y1, x2, y2 in px, score, class."""
@@ -84,7 +74,8 @@ class PredictionWriter(Callback):
         module = cast(TrainsDetections, pl_module)
         self._class_names = module.label_names
         self._drawn_names = legible(self._class_names) if self.draw else []
-        self._category_ids = _category_ids(module.category_ids, self._class_names)
+        guess = COCO_IDS if self._class_names == COCO_NAMES else list(range(1, len(self._class_names) + 1))
+        self._category_ids = module.category_ids or guess
 
     def on_predict_batch_end(
         self,
@@ -103,7 +94,7 @@ class PredictionWriter(Callback):
             if self.draw:
                 image = trainer.datamodule.predict_image(index)  # type: ignore[attr-defined]
                 picture = draw_detections(image, table[:count], self._drawn_names)
-                _write_picture(_picture_path(self._directory, self._file_names[index]), picture)
+                _write_picture(self._directory / "images" / self._file_names[index], picture)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         found = gather(self._found)
@@ -119,19 +110,9 @@ class PredictionWriter(Callback):
 
 
 def to_coco(
-    found: Found,
-    file_names: Sequence[str],
-    category_ids: Sequence[int],
-    class_names: Sequence[str],
+    found: Found, file_names: Sequence[str], category_ids: Sequence[int], class_names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Convert detections to a COCO results list.
-
-    Args:
-        found: detections of each image.
-        file_names: name of each image, by position.
-        category_ids: id of each class.
-        class_names: name of each class.
-    """
+    """Convert detections to a COCO results list; file names are by position, ids and names by class."""
     return [
         {
             "image_id": image_id,
@@ -180,14 +161,11 @@ def draw_detections(image: Pixels, rows: npt.NDArray[np.float32], names: Sequenc
 
 
 def _write_picture(path: Path, picture: Pixels) -> None:
+    if path.suffix.lower() not in _WRITABLE:
+        path = path.with_name(path.name + ".jpg")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), picture):
         raise OSError(f"{path}: the picture cannot be written")
-
-
-def _picture_path(directory: Path, name: str) -> Path:
-    path = directory / "images" / name
-    return path if path.suffix.lower() in _WRITABLE else path.with_name(path.name + ".jpg")
 
 
 def _relative_names(paths: Sequence[Path]) -> list[str]:
@@ -197,13 +175,6 @@ def _relative_names(paths: Sequence[Path]) -> list[str]:
         return []
     common = os.path.commonpath([os.path.dirname(path) for path in absolute])
     return [os.path.relpath(path, common) for path in absolute]
-
-
-def _category_ids(known: list[int] | None, names: Sequence[str]) -> list[int]:
-    """Category id of each class, see ``PredictionWriter``."""
-    if known:
-        return known
-    return COCO_IDS if list(names) == COCO_NAMES else list(range(1, len(names) + 1))
 
 
 def _summary(found: Found, file_names: Sequence[str], class_names: Sequence[str]) -> list[str]:

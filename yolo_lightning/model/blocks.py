@@ -7,12 +7,15 @@ imports it and prevents or undoes that; no other file of the package imports it.
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
 from PIL import Image
+from torch import nn
 
 _HELD_BACK = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
 for _name, _value in _HELD_BACK.items():
@@ -22,8 +25,8 @@ _replaced = [(cv2, "imread"), (cv2, "imwrite"), (cv2, "imshow"), (Image, "open")
 _originals = [(module, name, getattr(module, name)) for module, name in _replaced if hasattr(module, name)]
 
 import ultralytics  # noqa: E402
-from ultralytics.nn.modules import SPPF, Detect  # noqa: E402
-from ultralytics.nn.tasks import parse_model  # noqa: E402
+from ultralytics.nn import modules, tasks  # noqa: E402
+from ultralytics.nn.modules import SPPF, Conv, Detect  # noqa: E402
 
 if _threads is None:
     os.environ.pop("OMP_NUM_THREADS", None)  # or every child process would run on one thread
@@ -33,5 +36,36 @@ for _module, _name, _original in _originals:
 
 MODEL_FILES = Path(ultralytics.__file__).parent / "cfg" / "models" / "v5"
 """Folder of ``yolov5.yaml`` and ``yolov5-p6.yaml``, whose layers before the head are the classic ones."""
+PARSER_VARIABLES = {*tasks.parse_model.__code__.co_varnames, *tasks.parse_model.__code__.co_cellvars}
+"""Names that ultralytics' parser replaces among the arguments of a layer by variables of its own."""
 
-__all__ = ["MODEL_FILES", "SPPF", "Detect", "parse_model"]
+__all__ = ["MODEL_FILES", "PARSER_VARIABLES", "SPPF", "Detect", "build_layers", "is_block"]
+
+
+def is_block(name: str) -> bool:
+    """True if this names a module of torch.nn (``nn.Upsample``) or a block of ultralytics (``C3``)."""
+    home, namespace = (nn, nn) if name.startswith("nn.") else (modules, tasks)
+    kind = vars(namespace).get(name.removeprefix("nn."))
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or kind is modules.TorchVision:
+        return False  # TorchVision downloads weights
+    return kind.__module__.startswith(f"{home.__name__}.")
+
+
+def build_layers(
+    description: dict[str, Any], activation: nn.Module | None
+) -> tuple[nn.Sequential, list[int]]:
+    """Layers of a checked description, and the numbers of those that others read.
+
+    Args:
+        description: content of a model YAML (:mod:`.architecture`).
+        activation: module for all convolutions; None for SiLU. The parser would evaluate its text.
+    """
+    default = Conv.default_act
+    Conv.default_act = activation or default  # type: ignore[assignment]
+    try:
+        layers, saved = tasks.parse_model(
+            {**copy.deepcopy(description), "activation": None}, ch=3, verbose=False
+        )
+    finally:
+        Conv.default_act = default
+    return layers, saved

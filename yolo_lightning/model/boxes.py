@@ -7,6 +7,7 @@ centre y, width, height), in pixels unless said otherwise.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -34,6 +35,14 @@ def cell_corners(height: int, width: int, device: torch.device) -> Tensor:
     columns = torch.arange(width, dtype=torch.float32, device=device)
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     return torch.stack((x, y), dim=-1)
+
+
+def cell_centres(maps: Sequence[Tensor], strides: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Centres of all cells of maps (..., H, W), float32 (P, 2) in strides, and the strides (P,) in px."""
+    corners = [cell_corners(level.shape[-2], level.shape[-1], level.device) for level in maps]
+    centres = [each.flatten(0, 1) + 0.5 for each in corners]
+    of_level = [torch.full_like(c[:, 0], stride) for c, stride in zip(centres, strides, strict=True)]
+    return torch.cat(centres), torch.cat(of_level)
 
 
 def boxes_from_distances(probabilities: Tensor, points: Tensor) -> Tensor:

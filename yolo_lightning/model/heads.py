@@ -37,9 +37,7 @@ class Head(Protocol):
     """Last block of a :class:`~.network.DetectionNetwork`; an ``nn.Module``."""
 
     num_classes: int
-    """C."""
-    strides: tuple[int, ...]
-    """Pixels a cell, level by level, finest first."""
+    strides: tuple[int, ...]  # pixels a cell, level by level, finest first
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Features (B, C_l, H/s, W/s) to raw maps, one a level, in a shape that loss and decoding know."""
@@ -82,18 +80,13 @@ class AnchorHead(nn.Module):
         self.anchors_per_cell = anchors_px.shape[1]
         outputs = self.anchors_per_cell * (5 + num_classes)
         self.m = nn.ModuleList(nn.Conv2d(c, outputs, 1) for c in channels)
-        self._initialise_biases()
-
-    def _initialise_biases(self) -> None:
-        """Start from likely outputs: 8 objects in 640 px, class probability 0.6 / C.
-
-        As in RetinaNet (https://arxiv.org/abs/1708.02002, section 3.3).
-        """
+        # Start from likely outputs, as in RetinaNet (https://arxiv.org/abs/1708.02002, section 3.3):
+        # 8 objects in 640 px, class probability 0.6 / C.
         for convolution, stride in zip(self.m, self.strides, strict=True):
             assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
             bias = convolution.bias.detach().view(self.anchors_per_cell, -1)  # (A, 5+C)
             bias[:, 4] += math.log(8 / (640 / stride) ** 2)
-            bias[:, 5:] += math.log(0.6 / (self.num_classes - 0.99999))
+            bias[:, 5:] += math.log(0.6 / (num_classes - 0.99999))
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Features (B, C_l, H/s, W/s) to maps (B, A, H/s, W/s, 5+C): x, y, w, h, objectness, classes."""
@@ -125,8 +118,7 @@ class AnchorHead(nn.Module):
             anchor_px = anchor.to(device=raw.device, dtype=torch.float32) * stride
             size = (activated[..., 2:4] * 2).square() * anchor_px[:, None, None]
             boxes.append(xywh_to_xyxy(torch.cat((centre, size), dim=-1)).reshape(batch, -1, 4))
-            score = activated[..., 5:] * activated[..., 4:5]  # (B, A, H, W, C)
-            scores.append(score.flatten(1, 3))
+            scores.append((activated[..., 5:] * activated[..., 4:5]).flatten(1, 3))  # (B, A*H*W, C)
         return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)  # (B, K, 4), (B, K, C)
 
 

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import re
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .blocks import MODEL_FILES, SPPF, parse_model
-from .heads import HEADS, P5_ANCHORS_PX, P6_ANCHORS_PX, Head
-
-_NAME = re.compile(r"yolov5([nsmlx])(6?)(u?)")
-_ACTIVATION = re.compile(r"(?:torch\.)?nn\.(\w+)\(([\w=., ]*)\)")
-NAMES = (
-    "yolov5n|s|m|l|x (classic), yolov5n6|s6|m6|l6|x6 (classic P6), yolov5nu|su|mu|lu|xu (anchor-free), "
-    "or the path of a YOLOv5-style YAML"
-)
+from .architecture import read_architecture
+from .blocks import MODEL_FILES, SPPF, build_layers
+from .heads import HEADS, Head
 
 
 class DetectionNetwork(nn.Module):
@@ -63,23 +52,21 @@ class DetectionNetwork(nn.Module):
         Args:
             images: float (B, 3, H, W) in 0..1, sides multiples of the largest stride.
         """
-        return run_layers(self.model, self._saved, images)
+        maps: list[Tensor] = run_layers(self.model, self._saved, images)[-1]
+        return maps
 
 
-def run_layers(layers: nn.Sequential, saved: frozenset[int], images: Tensor) -> Any:
-    """Output of the last of numbered blocks for images."""
-    outputs: dict[int, Tensor] = {}
-    x: Any = images
+def run_layers(layers: nn.Sequential, saved: frozenset[int], images: Tensor) -> dict[int, Any]:
+    """Outputs of numbered blocks for images: of those in ``saved``, and of the last one under -1."""
+    outputs: dict[int, Any] = {-1: images}
     for layer in layers:
         number: Any = layer.i
         source: Any = layer.f
-        if isinstance(source, int):
-            x = layer(x if source == -1 else outputs[source])
-        else:
-            x = layer([x if one == -1 else outputs[one] for one in source])
+        inputs = outputs[source] if isinstance(source, int) else [outputs[one] for one in source]
+        outputs[-1] = layer(inputs)
         if number in saved:
-            outputs[number] = x
-    return x
+            outputs[number] = outputs[-1]
+    return outputs
 
 
 def build_network(architecture: str, num_classes: int) -> DetectionNetwork:
@@ -94,121 +81,37 @@ def build_network(architecture: str, num_classes: int) -> DetectionNetwork:
     Raises:
         InputError: the name is unknown, or the YAML does not describe a YOLOv5 detector.
     """
-    spec = _read_spec(architecture)
-    *rows, head_row = spec.description["head"]
-    body = {**spec.description, "head": rows, "nc": num_classes}
+    description, anchors_px, activation = read_architecture(architecture)
+    *rows, (head_sources, _, head_name, _) = description["head"]
     try:
-        layers, saved = parse_model(copy.deepcopy(body), ch=3, verbose=False)
-        sources = [number % len(layers) for number in head_row[0]]
+        layers, saved = build_layers({**description, "head": rows, "nc": num_classes}, activation)
+        sources = [number % len(layers) for number in head_sources]
         channels, strides = _measure(layers, frozenset(saved) | frozenset(sources), sources)
-    except (KeyError, AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
+    except Exception as error:  # layers that do not fit one another fail in any way
         raise InputError(
             f"{architecture}: the layers cannot be built ({type(error).__name__}: {error}); compare the file "
             f"with {MODEL_FILES / 'yolov5.yaml'}, whose blocks and format it has to use"
         ) from error
-    if spec.anchors_px is not None and len(spec.anchors_px) != len(strides):
+    if anchors_px is not None and len(anchors_px) != len(strides):
         raise InputError(
-            f"{architecture}: anchors has {len(spec.anchors_px)} levels but {head_row[2]} reads "
+            f"{architecture}: anchors has {len(anchors_px)} levels but {head_name} reads "
             f"{len(strides)}; give one row of anchors a level"
         )
-    head = HEADS[head_row[2]](num_classes, channels, strides, spec.anchors_px)
+    head = HEADS[head_name](num_classes, channels, strides, anchors_px)
     network = DetectionNetwork(layers, saved, head, sources)
     _set_classic_details(network)
     return network
 
 
-def check_architecture(architecture: str) -> None:
-    """Check name and format before :func:`build_network`.
-
-    Raises:
-        InputError: the name is unknown, or the YAML does not describe a YOLOv5 detector.
-    """
-    _read_spec(architecture)
-
-
-@dataclass(frozen=True)
-class _Spec:
-    description: dict[str, Any]
-    """Content of the YAML."""
-    anchors_px: Tensor | None
-    """Anchors (L, A, 2) in px; None if there are none."""
-
-
-def _read_spec(architecture: str) -> _Spec:
-    name = _NAME.fullmatch(architecture)
-    if name:
-        size, p6, anchor_free = name.groups()
-        file = MODEL_FILES / ("yolov5-p6.yaml" if p6 else "yolov5.yaml")
-        anchors = None if anchor_free else torch.tensor(P6_ANCHORS_PX if p6 else P5_ANCHORS_PX).float()
-        return _Spec({**yaml.safe_load(file.read_text()), "scale": size}, anchors)
-    path = Path(architecture)
-    if path.suffix not in {".yaml", ".yml"}:
-        raise InputError(f"model.architecture {architecture!r} is not known; use {NAMES}")
-    if not path.is_file():
-        raise InputError(f"model.architecture {architecture}: there is no such file; use {NAMES}")
-    try:
-        description = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file"
-        ) from error
-    _check_description(path, description)
-    return _Spec(description, _read_anchors(path, description.get("anchors")))
-
-
-def _check_description(path: Path, description: Any) -> None:
-    """Refuse descriptions of other networks, and activations that are no plain torch module."""
-    for key in ("backbone", "head"):
-        if not isinstance(description, dict) or not isinstance(description.get(key), list):
-            raise InputError(
-                f"{path}: has no list {key!r}; a model YAML needs 'backbone' and 'head', "
-                f"like {MODEL_FILES / 'yolov5.yaml'}"
-            )
-    last = description["head"][-1]
-    if not (isinstance(last, list) and len(last) == 4 and last[2] in tuple(HEADS)):
-        raise InputError(
-            f"{path}: the last row of 'head' must be a {' or '.join(HEADS)}, "
-            "like [[17, 20, 23], 1, Detect, [nc]]"
-        )
-    activation = description.get("activation")
-    if activation is not None:
-        match = _ACTIVATION.fullmatch(str(activation))
-        if not match or not hasattr(nn, match[1]):
-            raise InputError(
-                f"{path}: activation {activation!r} is not of the form nn.SiLU(); use a torch.nn module"
-            )
-        description["activation"] = f"torch.nn.{match[1]}({match[2]})"
-
-
-def _read_anchors(path: Path, anchors: Any) -> Tensor | None:
-    if anchors is None:
-        return None
-    try:
-        return torch.tensor(anchors, dtype=torch.float32).reshape(len(anchors), -1, 2)  # (L, A, 2)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{path}: anchors must be one row of widths and heights in px a level, like [10,13, 16,30, 33,23]"
-        ) from error
-
-
 def _measure(layers: nn.Sequential, saved: frozenset[int], sources: list[int]) -> tuple[list[int], list[int]]:
     """Channels and strides of the blocks that the head reads, measured with an empty image."""
     side_px = 256
-    seen: dict[int, torch.Size] = {}
-    hooks = [
-        layers[number].register_forward_hook(
-            lambda _module, _inputs, output, number=number: seen.__setitem__(number, output.shape)
-        )
-        for number in sources
-    ]
     device = next(layers.parameters()).device
     layers.eval()  # keeps this image out of the running statistics of the batch norms
     with torch.no_grad():
-        run_layers(layers, saved, torch.zeros(1, 3, side_px, side_px, device=device))
+        outputs = run_layers(layers, saved, torch.zeros(1, 3, side_px, side_px, device=device))
     layers.train()
-    for hook in hooks:
-        hook.remove()
-    return [seen[n][1] for n in sources], [side_px // seen[n][2] for n in sources]
+    return [outputs[n].shape[1] for n in sources], [side_px // outputs[n].shape[2] for n in sources]
 
 
 def _set_classic_details(network: nn.Module) -> None:

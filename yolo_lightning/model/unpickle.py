@@ -7,8 +7,8 @@ and tensors are read from the stand-ins. A file with any other name is refused b
 
 from __future__ import annotations
 
-import pickle
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,9 +36,6 @@ class Inert:
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Inert:
         return object.__new__(cls)
 
-    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
-        pass
-
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
             vars(self).update(state)
@@ -61,13 +58,12 @@ def read_without_executing(path: Path) -> Any:
     """Content of a ``torch.save`` file, every class in it replaced by an :class:`Inert`.
 
     Raises:
-        InputError: the file asks for a name that is not on the allow-list, or for any class if it has the
-            format of torch before 1.6, whose names cannot be listed beforehand.
+        InputError: the file asks for a name that is not on the allow-list.
+        pickle.UnpicklingError: the file has the format of torch before 1.6, whose names cannot be listed
+            beforehand, and asks for any class.
     """
-    with path.open("rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
     wanted: list[str] = []
-    if is_zip:
+    if zipfile.is_zipfile(path):
         with _only_these_globals([]):
             wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     refused = sorted(name for name in wanted if not _ALLOWED.fullmatch(name))
@@ -78,16 +74,7 @@ def read_without_executing(path: Path) -> Any:
         )
     stand_ins = [(type(name.rpartition(".")[2], (Inert,), {}), name) for name in wanted]
     with _only_these_globals(stand_ins):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            named = re.search(r"GLOBAL (\S+)", str(error))
-            if not named:
-                raise
-            raise InputError(
-                f"{path}: refused, because it is in the format of before torch 1.6 and asks for {named[1]}; "
-                "save its state dict with a recent torch.save or as .safetensors"
-            ) from error
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def module_tensors(module: Inert, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

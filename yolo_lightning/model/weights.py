@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,8 @@ _WRAPPER_PREFIX = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DataParallel, t
 _OWN_PREFIX = "network."  # where the LightningModule keeps the network
 _CACHES = (".anchor_grid", ".grid")  # of the classic Detect; they follow from anchors and image size
 
-_SIZES = {
-    16: ("n", 0.33, 0.25),
-    32: ("s", 0.33, 0.50),
-    48: ("m", 0.67, 0.75),
-    64: ("l", 1.00, 1.00),
-    80: ("x", 1.33, 1.25),
-}
-"""Channels of the first convolution -> size, depth multiple, width multiple."""
+_SIZES = {(16, 1): "n", (32, 1): "s", (48, 2): "m", (64, 3): "l", (80, 4): "x"}
+"""Channels of the first convolution and bottlenecks of the first C3 (layer 2) -> size."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +28,9 @@ class LoadedWeights:
     """Weights of a file."""
 
     path: Path
-    state_dict: dict[str, Tensor]
-    """Tensors by classic name (``model.0.conv.weight``); floating ones are float32, on the CPU."""
-    class_names: tuple[str, ...] | None
-    """Name of each class; None if the file has another number of names."""
-    num_classes: int | None
-    """Number of classes by the shape of the head; None for an unknown head."""
-    architecture_yaml: dict[str, Any] | None
-    """Model description of classic and ultralytics files."""
+    state_dict: dict[str, Tensor]  # on the CPU, by classic name (model.0.conv.weight); float32 or integers
+    class_names: tuple[str, ...] | None  # name of each class; None if the file has another number of names
+    num_classes: int | None  # number of classes by the shape of the head; None for an unknown head
 
 
 @dataclass(frozen=True)
@@ -49,16 +38,11 @@ class TransferReport:
     """Names of tensors of a network and a file, by the outcome of the transfer."""
 
     path: Path
-    loaded: tuple[str, ...]
-    """Copied whole."""
-    partial: tuple[str, ...]
-    """Copied without class rows, because the number of classes differs."""
-    mismatched: tuple[str, ...]
-    """Not copied, because the shape differs."""
-    missing: tuple[str, ...]
-    """Not in the file."""
-    unused: tuple[str, ...]
-    """Only in the file."""
+    loaded: tuple[str, ...]  # copied whole
+    partial: tuple[str, ...]  # copied without class rows, because the number of classes differs
+    mismatched: tuple[str, ...]  # not copied, because the shape differs
+    missing: tuple[str, ...]  # not in the file
+    unused: tuple[str, ...]  # only in the file
 
     @property
     def total(self) -> int:
@@ -153,34 +137,33 @@ def transfer_weights(network: nn.Module, weights: LoadedWeights) -> TransferRepo
 def identify_architecture(state_dict: Mapping[str, Tensor]) -> str | None:
     """Name of the YOLOv5 with these tensors, such as ``yolov5s6`` or ``yolov5nu``; None for other networks.
 
-    The first convolution (6x6 since v6.0) gives the size, the number of layers P6, and a distribution layer
-    the u models.
+    The first convolution (6x6 since v6.0) and the first C3 give the size, the number of layers P6, and a
+    distribution layer the u models.
     """
     stem = state_dict.get("model.0.conv.weight")
-    if stem is None or stem.shape[1:] != (3, 6, 6) or stem.shape[0] not in _SIZES:
+    bottlenecks = {name.split(".")[3] for name in state_dict if name.startswith("model.2.m.")}
+    size = None if stem is None else _SIZES.get((stem.shape[0], len(bottlenecks)))
+    if stem is None or stem.shape[1:] != (3, 6, 6) or size is None:
         return None
     layers = [int(match[1]) for name in state_dict if (match := re.match(r"model\.(\d+)\.", name))]
     if max(layers) not in {24, 33}:
         return None
     p6 = "6" if max(layers) == 33 else ""
     anchor_free = "u" if any(".dfl." in name for name in state_dict) else ""
-    return f"yolov5{_SIZES[stem.shape[0]][0]}{p6}{anchor_free}"
+    return f"yolov5{size}{p6}{anchor_free}"
 
 
 def _interpret(path: Path, content: Any) -> LoadedWeights:
     """Find the weights in the known kinds of checkpoints."""
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         settings = content.get("hyper_parameters")
-        settings = settings if isinstance(settings, dict) else {}
-        names = content.get("class_names", settings.get("class_names"))
-        return _describe(path, content["state_dict"], names)
+        named = content if "class_names" in content or not isinstance(settings, dict) else settings
+        return _describe(path, content["state_dict"], named.get("class_names"))
     holder = content
     if isinstance(content, dict):
         holder = next((content[key] for key in ("ema", "model") if content.get(key) is not None), content)
     if isinstance(holder, Inert) and hasattr(holder, "_modules"):
-        fields = vars(holder)
-        tensors = dict(module_tensors(holder))
-        return _describe(path, tensors, fields.get("names"), fields.get("yaml"))
+        return _describe(path, dict(module_tensors(holder)), vars(holder).get("names"))
     if isinstance(holder, dict) and holder and all(isinstance(value, Tensor) for value in holder.values()):
         return _describe(path, holder)
     raise InputError(
@@ -189,15 +172,12 @@ def _interpret(path: Path, content: Any) -> LoadedWeights:
     )
 
 
-def _describe(
-    path: Path, raw: Mapping[str, Any], names: Any = None, description: Any = None
-) -> LoadedWeights:
+def _describe(path: Path, raw: Mapping[str, Any], names: Any = None) -> LoadedWeights:
     """Bring names and dtypes to one form, and count the classes."""
     own = {name: value for name, value in raw.items() if name.startswith(_OWN_PREFIX)}
     state: dict[str, Tensor] = {}
     for name, value in (own or raw).items():
-        name = name.removeprefix(_OWN_PREFIX)
-        name = _WRAPPER_PREFIX.sub("", name, count=1)
+        name = _WRAPPER_PREFIX.sub("", name.removeprefix(_OWN_PREFIX), count=1)
         if not name.endswith(_CACHES):
             state[name] = value.detach().float() if value.is_floating_point() else value.detach()
     num_classes = _count_classes(state)
@@ -206,8 +186,7 @@ def _describe(
     class_names = tuple(str(name) for name in names) if isinstance(names, list | tuple) else None
     if class_names is not None and num_classes is not None and len(class_names) != num_classes:
         class_names = None
-    yaml = description if isinstance(description, dict) else None
-    return LoadedWeights(path, state, class_names, num_classes, yaml)
+    return LoadedWeights(path, state, class_names, num_classes)
 
 
 def _count_classes(state: Mapping[str, Tensor]) -> int | None:
@@ -242,23 +221,18 @@ def _refuse_other_architecture(
     fitting = len(set(counted) & {*report.loaded, *report.partial})
     if 2 * fitting >= len(counted):
         return
-    share = f"{fitting} of {len(counted)}"
+    share = f"{fitting} of {len(counted)} tensors fit"
     found, wanted = identify_architecture(weights.state_dict), identify_architecture(target)
-    description = weights.architecture_yaml or {}
-    multiples = description.get("depth_multiple"), description.get("width_multiple")
-    if found and None not in multiples and multiples not in {size[1:] for size in _SIZES.values()}:
-        found = None
     if found is None or found == wanted:
         raise InputError(
-            f"{report.path}: is of another architecture than {wanted or 'this model'} ({share} tensors fit); "
+            f"{report.path}: is of another architecture than {wanted or 'this model'} ({share}); "
             "set --model.architecture to the name or the YAML of the model that it was trained with"
         )
     raise InputError(
-        f"{report.path}: holds a {found} and the model is {wanted or 'another'} ({share} tensors fit); "
+        f"{report.path}: holds a {found} and the model is {wanted or 'another'} ({share}); "
         f"use --model.architecture {found}, or weights of {wanted or 'that model'}"
     )
 
 
-def _some(names: Iterable[str], most: int = 8) -> str:
-    names = list(names)
+def _some(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from ..errors import InputError
 from ..system.text import first_line
@@ -25,22 +24,18 @@ CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 class Compilation:
     """Decision on what is compiled, and its reason."""
 
-    mode: str | None
-    """Mode of torch.compile for the network and the loss; None leaves them eager."""
-    augmentation: bool
-    """True if the augmentation is compiled."""
-    reason: str
-    """Sentence for the log."""
+    mode: str | None  # mode of torch.compile for the network and the loss; None leaves them eager
+    augmentation: bool  # true if the augmentation is compiled
+    reason: str  # sentence for the log
 
     @property
     def announcement(self) -> str | None:
         """Line for the user before the first batch, which compiles; None if nothing is compiled."""
-        if self.mode is not None:
-            what, long = "augmentation, network and loss", "minutes"
-        elif self.augmentation:
-            what, long = "the augmentation", "up to a minute"
-        else:
+        if not self.augmentation:
             return None
+        what, long = "the augmentation", "up to a minute"
+        if self.mode:
+            what, long = "augmentation, network and loss", "minutes"
         return f"compiling {what}: the first batch takes longer ({long}, where nothing is cached)"
 
 
@@ -76,16 +71,11 @@ def decide_compilation(option: CompileOption, device_type: str, precision: str) 
     if option == "augmentation":
         return Compilation(None, True, "the augmentation only, because model.compile is augmentation")
     if option == "auto" and device_type != "cuda":
-        return Compilation(
-            None,
-            device_type == "cpu",
-            f"the augmentation only, because on {device_type} in {precision} eager network kernels are "
-            "about as fast, and compiling takes minutes",
-        )
+        reason = f"the augmentation only, because on {device_type} in {precision} eager network kernels are "
+        return Compilation(None, True, reason + "about as fast, and compiling takes minutes")
     mode = option if isinstance(option, str) and option != "auto" else "default"
-    return Compilation(
-        mode, True, f"augmentation, network and loss for {device_type} in {precision} ({mode})"
-    )
+    reason = f"augmentation, network and loss for {device_type} in {precision} ({mode})"
+    return Compilation(mode, True, reason)
 
 
 @functools.cache
@@ -94,12 +84,9 @@ def compiler_obstacle(device_type: str) -> str | None:
     if device_type not in {"cpu", "cuda"}:
         return f"torch.compile is not used on {device_type}"
 
-    def probe(x: Tensor) -> Tensor:
-        return x * 2 + 1
-
     try:
-        compiled = torch.compile(probe, fullgraph=True, dynamic=False)
-        compiled(torch.ones(8, device=device_type))
+        probe = torch.compile(lambda x: x * 2 + 1, fullgraph=True, dynamic=False)
+        probe(torch.ones(8, device=device_type))
     except Exception as error:  # toolchains raise errors of many kinds
         return f"torch.compile fails here ({first_line(error)})"
     return None

@@ -19,14 +19,10 @@ class DetectionData(Protocol):
     ``image_size`` is needed. A data module of a user's own may lack the other attributes.
     """
 
-    image_size: int
-    """Side of the square training images in px."""
-    batch_size: int
-    """Images of a batch in each process."""
-    stride: int
-    """Largest stride of the network in px, set by the module; evaluation pads images to multiples of it."""
-    copies_beside: bool
-    """Training batches are copied to a GPU on ``streams.side_stream``."""
+    image_size: int  # side of the square training images in px
+    batch_size: int  # images of a batch in each process
+    stride: int  # largest stride of the network in px, set by the module; evaluation pads to multiples
+    copies_beside: bool  # training batches are copied to a GPU on ``streams.side_stream``
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -40,24 +36,17 @@ class DetectionData(Protocol):
 class TrainsDetections(Protocol):
     """A module that trains a detector, as callbacks see it; such a module derives from this class."""
 
-    network: DetectionNetwork
-    """The network, built by ``configure_model``."""
-    criterion: DetectionLoss
-    """Its loss."""
-    metric: CocoMeanAveragePrecision
-    """The metric of validations and tests."""
-    compilation: Compilation
-    """Decision on compiling, made by ``configure_model``."""
-    weights: str | None
-    """File of the initial weights."""
-    category_ids: list[int] | None
-    """COCO id of each class; None if they are unknown."""
-    waiting: Sequence[Any]
-    """Batches without gradients so far, because their step takes the losses jointly."""
-    running_losses: Mapping[str, Tensor]
-    """Mean of each part of the training loss since the epoch began, on the device."""
-    on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None
-    """Function that gets each training batch as the network does: images, targets and their mask."""
+    network: DetectionNetwork  # the network, built by ``configure_model``
+    criterion: DetectionLoss  # its loss
+    metric: CocoMeanAveragePrecision  # the metric of validations and tests
+    compilation: Compilation  # decision on compiling, made by ``configure_model``
+    weights: str | None  # file of the initial weights
+    category_ids: list[int] | None  # COCO id of each class; None if they are unknown
+    waiting: Sequence[Any]  # batches without gradients so far, because their step takes the losses jointly
+    running_losses: Mapping[
+        str, Tensor
+    ]  # mean of each part of the training loss in this epoch, on the device
+    on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None  # gets images, targets, mask of each batch
 
     @property
     def label_names(self) -> list[str]:

@@ -43,12 +43,8 @@ class ExponentialMovingAverage(Callback):
         self._live: dict[str, Tensor] = {}
         self._average: dict[str, Tensor] = {}
         self._set_aside: dict[str, Tensor] = {}
+        """Live weights while the network holds the average."""
         self._seen_step = 0
-
-    @property
-    def _holds_average(self) -> bool:
-        """The network holds the averaged weights in place of its own."""
-        return bool(self._set_aside)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.decay > 0:
@@ -62,37 +58,31 @@ class ExponentialMovingAverage(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._average and trainer.global_step != self._seen_step:
-            self._seen_step = trainer.global_step
-            self._update()
-
-    @torch.no_grad()
-    def _update(self) -> None:
+        if not self._average or trainer.global_step == self._seen_step:
+            return
+        self._seen_step = trainer.global_step
         self.updates += 1
         weight = 1 - ema_decay(self.updates, self.decay, self.ramp_updates)
         floating = [name for name, value in self._live.items() if value.is_floating_point()]
         torch._foreach_lerp_([self._average[n] for n in floating], [self._live[n] for n in floating], weight)
         counters = self._live.keys() - set(floating)
-        _copy({name: self._live[name] for name in counters}, {name: self._average[name] for name in counters})
+        _copy(self._live, {name: self._average[name] for name in counters})
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._average and not self._holds_average:
+        if self._average and not self._set_aside:
             self._set_aside = {name: value.clone() for name, value in self._live.items()}
             _copy(self._average, self._live)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._put_back()
+        if self._set_aside:
+            _copy(self._set_aside, self._live)
+            self._set_aside = {}
 
     on_test_start = on_predict_start = on_validation_start
     on_test_end = on_predict_end = on_validation_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._put_back()
-
-    def _put_back(self) -> None:
-        if self._holds_average:
-            _copy(self._set_aside, self._live)
-            self._set_aside = {}
+        self.on_validation_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates}
@@ -106,8 +96,7 @@ class ExponentialMovingAverage(Callback):
         if self._average:
             live = self._set_aside or self._live
             checkpoint["live_state_dict"] = {f"network.{name}": value for name, value in live.items()}
-            for name, value in self._average.items():
-                checkpoint["state_dict"][f"network.{name}"] = value
+            checkpoint["state_dict"] |= {f"network.{name}": value for name, value in self._average.items()}
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -117,17 +106,16 @@ class ExponentialMovingAverage(Callback):
             return  # an evaluation keeps the average
         if self.decay > 0:
             self._average = {name: value.clone() for name, value in _state(pl_module).items()}
-        live = {name.removeprefix("network."): value for name, value in checkpoint["live_state_dict"].items()}
-        _copy(live, _state(pl_module))
+        saved = checkpoint["live_state_dict"]
+        _copy({name.removeprefix("network."): value for name, value in saved.items()}, _state(pl_module))
 
 
 def _state(pl_module: LightningModule) -> dict[str, Tensor]:
-    """Parameters and buffers of the network by name, in its memory."""
+    """Parameters and buffers of the network by name, in its memory, without gradients."""
     network: torch.nn.Module = pl_module.network  # type: ignore[assignment]
     return network.state_dict()
 
 
-@torch.no_grad()
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
     if target:  # one call for all, because each call may hand the interpreter to another thread
         torch._foreach_copy_(list(target.values()), [source[name] for name in target])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,23 +17,24 @@ from ..data.batch import Batch, row_mask
 from ..errors import InputError
 from ..evaluation.detect import MeanLosses, detect
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision, log_values
+from ..model.architecture import read_architecture
 from ..model.losses import AnchorFreeLossConfig, AnchorLossConfig, DetectionLoss, LossConfigs
-from ..model.network import DetectionNetwork, build_network, check_architecture
+from ..model.network import DetectionNetwork, build_network
 from ..model.weights import load_weights, transfer_weights
 from ..system.lightning_internals import attached_trainer
+from ..system.streams import run_beside
 from .compilation import CompileOption, decide_compilation
 from .contracts import DetectionData, TrainsDetections, detection_data
 from .optimizer import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
-from .rank_sync import rank_mean, resume_sharing, share_buffers
 from .step import (
     GradientAccumulator,
     Prepared,
     add_gradients,
     add_to_means,
-    augment,
-    compile_training,
-    gradient_scale,
     is_followed_by_validation,
+    rank_mean,
+    share_buffers,
+    training_losses,
 )
 
 
@@ -81,7 +83,7 @@ class YOLOv5(LightningModule, TrainsDetections):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # during the warm-up the accumulation changes with each batch
-        check_architecture(architecture)
+        read_architecture(architecture)  # refuses a wrong one early
         self.architecture = architecture
         self.num_classes = num_classes
         self.class_names = class_names
@@ -140,19 +142,14 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.metric = CocoMeanAveragePrecision(self.num_classes)
         self.mean_losses = MeanLosses(("loss", *(f"{name}_loss" for name in self.criterion.parts)))
         self.hparams.update({n: getattr(self, n) for n in ("num_classes", "class_names", "category_ids")})
-        self._agree_on_image_size()
+        if (data := self._data) is not None:
+            data.stride = stride = max(self.network.strides)
+            self.criterion.image_size_px = data.image_size  # validation has rectangles
+            if data.image_size % stride:
+                raise InputError(
+                    f"data.image_size is {data.image_size}; {self.architecture} needs a multiple of {stride}"
+                )
         self._compile()
-
-    def _agree_on_image_size(self) -> None:
-        data, stride = self._data, max(self.network.strides)
-        if data is None:
-            return
-        data.stride = stride
-        self.criterion.image_size_px = data.image_size  # validation has rectangles
-        if data.image_size % stride:
-            raise InputError(
-                f"data.image_size is {data.image_size}; {self.architecture} needs a multiple of {stride}"
-            )
 
     def _compile(self) -> None:
         trainer = attached_trainer(self)
@@ -160,7 +157,9 @@ class YOLOv5(LightningModule, TrainsDetections):
         precision = str(trainer.precision) if trainer else "32-true"
         self.compilation = decide_compilation(self.compile_option, device, precision)
         rank_zero_info(f"compile: {self.compilation.reason}")
-        self._training_losses = compile_training(self.network, self.compilation.mode)
+        self._training_losses: Callable[..., tuple[Tensor, dict[str, Tensor]]] = training_losses
+        if mode := self.compilation.mode:
+            self._training_losses = torch.compile(training_losses, fullgraph=True, dynamic=False, mode=mode)
         if self.compilation.augmentation:
             self.augmentation.compile_core()
 
@@ -210,19 +209,22 @@ class YOLOv5(LightningModule, TrainsDetections):
         batches, self.waiting = self.waiting, []
 
         def backward(loss: Tensor) -> None:
-            self.manual_backward(loss * gradient_scale(len(batch.images), self.trainer.world_size))
+            # Classic YOLOv5 sums over images. DDP averages over ranks, which the last factor undoes.
+            self.manual_backward(loss * (len(batch.images) * self.trainer.world_size))
 
         parts = add_gradients(self._training_losses, self.network, self.criterion, batches, backward, joint)
         if self.accumulator.window_is_full(1 if joint else settings.accumulate):
             optimizer.step()  # type: ignore[union-attr]
             optimizer.zero_grad()  # type: ignore[union-attr]
-            self.accumulator.stepped()
         self.running_losses = add_to_means(self.running_losses, parts, batch_index + 1)
 
     def _prepare(self, batch: Batch) -> Prepared:
         mosaic = self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
         unordered = not getattr(self._data, "copies_beside", False)
-        prepared = augment(self.augmentation, batch, self.current_epoch, mosaic, unordered)
+        device = batch.images.device
+        with torch.autocast(device.type, enabled=False):
+            work = partial(self.augmentation, batch, self.current_epoch, mosaic)
+            prepared = Prepared(*run_beside(device, work, unordered))
         if self.on_augmented:
             self.on_augmented(*prepared)
         if not self.channels_last:  # convolutions take the memory format of their input
@@ -249,7 +251,7 @@ class YOLOv5(LightningModule, TrainsDetections):
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """Add a batch to the mean losses and the metric; return its detections for callbacks."""
         images = normalise(batch.images)
-        maps = self.network.forward(images)  # eager, because images have many shapes here
+        maps = self.network(images)  # eager, because images have many shapes here
         with torch.autocast(self.device.type, enabled=False):
             loss, parts = self.criterion(maps, batch.targets, row_mask(batch.count, batch.targets.shape[1]))
         self.mean_losses.add({"loss": loss} | {f"{name}_loss": v for name, v in parts.items()}, len(images))
@@ -260,40 +262,38 @@ class YOLOv5(LightningModule, TrainsDetections):
     test_step = validation_step
 
     def on_validation_start(self) -> None:
-        share_buffers(self.trainer.model)
+        share_buffers(self.trainer.model, in_each_step=False)
 
     def on_validation_end(self) -> None:
-        resume_sharing(self.trainer.model)
+        share_buffers(self.trainer.model, in_each_step=True)
 
     on_test_start = on_validation_start
 
     def on_validation_epoch_end(self) -> None:
-        self._log_metric("val")
+        """Log the metrics and mean losses of all ranks."""
+        stage = "test" if self.trainer.testing else "val"
+        values = log_values(self.metric.compute(), self.label_names) | self.mean_losses.take(self.device)
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+        self.metric.reset()
 
-    def on_test_epoch_end(self) -> None:
-        self._log_metric("test")
+    on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor]:
         """Detections of a batch at the thresholds for predicting; see ``evaluation.detect``."""
         return detect(
             self.network.head,
-            self.network.forward(normalise(batch.images)),
+            self.network(normalise(batch.images)),
             batch,
             score_threshold=self.score_threshold,
             iou_threshold=self.iou_threshold,
             multi_label=False,
         )
 
-    def _log_metric(self, stage: str) -> None:
-        values = log_values(self.metric.compute(), self.label_names) | self.mean_losses.take(self.device)
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
-        self.metric.reset()
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["accumulation"] = self.accumulator.state_dict(self.network, self._total_batch_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.accumulator.load_state_dict(checkpoint.get("accumulation", {}))
+        self.accumulator.saved = checkpoint.get("accumulation", {})
 
     @property
     def _epochs(self) -> int:

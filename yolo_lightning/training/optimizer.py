@@ -15,9 +15,6 @@ from torch import nn
 
 from ..errors import InputError
 
-BIAS_GROUP, WEIGHT_GROUP = 0, 1
-"""Positions of the parameter groups of biases, which have a warm-up of their own, and of decaying weights."""
-
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -70,10 +67,8 @@ class StepSettings:
     learning_rate: float
     bias_learning_rate: float
     momentum: float
-    accumulate: int
-    """Batches of an optimizer step."""
-    weight_decay: float
-    """Effective weight decay, see :func:`scaled_weight_decay`."""
+    accumulate: int  # batches of an optimizer step
+    weight_decay: float  # see scaled_weight_decay
 
 
 def batches_per_step(batch_size: int, nominal_batch_size: int) -> int:
@@ -117,16 +112,7 @@ def step_settings(
     batches_per_epoch: int,
     batch_size: int,
 ) -> StepSettings:
-    """Settings for one batch.
-
-    Args:
-        config: the recipe.
-        batch_index: position of the batch in its epoch.
-        epoch: epoch, from 0.
-        epochs: number of planned epochs.
-        batches_per_epoch: batches of an epoch.
-        batch_size: images of a batch, all ranks together.
-    """
+    """Settings for a batch of ``batch_size`` images on all ranks together; epochs are counted from 0."""
     rate = config.learning_rate * learning_rate_factor(config, epoch, epochs)
     batch = batch_index + batches_per_epoch * epoch
     warmup = max(round(config.warmup_epochs * batches_per_epoch), 100) if config.warmup_epochs > 0 else 0
@@ -169,14 +155,12 @@ def build_optimizer(
         network: network to train.
         config: the recipe.
         batch_size: images of a batch, all ranks together; it scales the weight decay.
-        fused: one fused kernel for all parameters; not with a gradient scaler, which has to unscale before
-            gradients are clipped.
+        fused: one fused kernel for all parameters; a gradient scaler cannot unscale before it.
     """
-    groups = parameter_groups(network)
+    decay = scaled_weight_decay(config, batch_size)
     settings = [
-        {"params": groups["bias"], "weight_decay": 0.0},
-        {"params": groups["weight"], "weight_decay": scaled_weight_decay(config, batch_size)},
-        {"params": groups["norm"], "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": decay if kind == "weight" else 0.0}
+        for kind, parameters in parameter_groups(network).items()
     ]
     kernel = {"fused": True} if fused else {"foreach": True}
     if config.name == "adamw":
@@ -191,8 +175,9 @@ def apply_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> 
 
     The weight decay of a restored optimizer may be that of another batch size, world size or recipe.
     """
-    optimizer.param_groups[WEIGHT_GROUP]["weight_decay"] = settings.weight_decay
-    for position, group in enumerate(optimizer.param_groups):
-        group["lr"] = settings.bias_learning_rate if position == BIAS_GROUP else settings.learning_rate
+    biases, weights, _ = optimizer.param_groups
+    weights["weight_decay"] = settings.weight_decay
+    for group in optimizer.param_groups:
+        group["lr"] = settings.bias_learning_rate if group is biases else settings.learning_rate
         if "momentum" in group:
             group["momentum"] = settings.momentum

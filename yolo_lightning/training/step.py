@@ -1,40 +1,25 @@
-"""The training step without Lightning: augmentation, losses, gradients, and their accumulation."""
+"""The training step without Lightning: losses, gradients, and their accumulation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from ..data.augment import Augmentation
-from ..data.batch import Batch
 from ..model.losses import DetectionLoss
 from ..model.network import DetectionNetwork
 from ..system.lightning_internals import is_validation_due, validates_by_clock
-from ..system.streams import run_beside
 
 
 class Prepared(NamedTuple):
     """A batch as the network is trained on it."""
 
-    images: Tensor
-    """float32 (B, 3, S, S), 0..1, channels last as the augmentation makes them."""
-    targets: Tensor
-    """float32 (B, N, 5): class, x1, y1, x2, y2 in px."""
-    mask: Tensor
-    """bool (B, N), which rows of ``targets`` are labels."""
-
-
-def augment(
-    augmentation: Augmentation, batch: Batch, epoch: int, mosaic: bool, after_current: bool
-) -> Prepared:
-    """Augment a batch in float32, on the side stream if there is one; see ``streams.run_beside``."""
-    device = batch.images.device
-    with torch.autocast(device.type, enabled=False):
-        return Prepared(*run_beside(device, partial(augmentation, batch, epoch, mosaic), after_current))
+    images: Tensor  # float32 (B, 3, S, S), 0..1, channels last as the augmentation makes them
+    targets: Tensor  # float32 (B, N, 5): class, x1, y1, x2, y2 in px
+    mask: Tensor  # bool (B, N), which rows of ``targets`` are labels
 
 
 def training_losses(
@@ -51,34 +36,8 @@ def training_losses(
         return criterion(maps, targets, mask, divisor)
 
 
-TrainingLosses = Callable[..., tuple[Tensor, dict[str, Tensor]]]
-""":func:`training_losses`, or the same compiled."""
-
-
-def compile_training(network: DetectionNetwork, mode: str | None) -> TrainingLosses:
-    """Network and loss as one compiled graph; eager if ``mode`` is None.
-
-    The network by itself is compiled too, in place, so that the names in its checkpoints stay the same.
-    That costs nothing until it is called by itself.
-    """
-    if mode is None:
-        return training_losses
-    network.compile(fullgraph=True, dynamic=False, mode=mode)
-    compiled: TrainingLosses = torch.compile(training_losses, fullgraph=True, dynamic=False, mode=mode)
-    return compiled
-
-
-def gradient_scale(batch_size: int, world_size: int) -> int:
-    """Factor from the mean loss of a rank's batch to the loss whose gradient is summed.
-
-    Classic YOLOv5 sums over images, so that the gradient of a step grows with its images up to the nominal
-    batch size. DDP averages over ranks, which the second factor undoes.
-    """
-    return batch_size * world_size
-
-
 def add_gradients(
-    losses: TrainingLosses,
+    losses: Callable[..., tuple[Tensor, dict[str, Tensor]]],
     network: DetectionNetwork,
     criterion: DetectionLoss,
     batches: Sequence[Prepared],
@@ -130,6 +89,26 @@ def is_followed_by_validation(trainer: Any) -> bool:
     return last or (not validates_by_clock(trainer) and is_validation_due(trainer))
 
 
+def rank_mean(value: Tensor) -> Tensor:
+    """Mean over all ranks of a tensor without gradient."""
+    value = value.clone()
+    torch.distributed.all_reduce(value)
+    return value / torch.distributed.get_world_size()
+
+
+def share_buffers(model: nn.Module | None, *, in_each_step: bool) -> None:
+    """Have DDP give all ranks the buffers of rank 0 in each step, or else give them once.
+
+    DDP copies the running statistics of the batch norms before each forward pass. In an evaluation that
+    would hang, because the ranks have unequal numbers of batches; so they are copied once.
+    """
+    if isinstance(model, DistributedDataParallel):
+        if not in_each_step:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        model.require_forward_param_sync = in_each_step
+
+
 class GradientAccumulator:
     """Counts the batches whose gradients wait in ``.grad``, and saves and restores them.
 
@@ -143,43 +122,34 @@ class GradientAccumulator:
     def __init__(self) -> None:
         self.pending = 0
         """Batches summed since the last optimizer step."""
-        self._restored: dict[str, Any] = {}
+        self.saved: dict[str, Any] = {}
+        """Content of a checkpoint, for :meth:`restore_gradients`."""
 
     def window_is_full(self, accumulate: int) -> bool:
-        """Count a batch whose gradients were just added; True if the optimizer is to step."""
+        """Count a batch whose gradients were just added; True, and a new window, if it is time to step."""
         self.pending += 1
-        return self.pending >= accumulate
-
-    def stepped(self) -> None:
-        """Start a new window after a step of the optimizer."""
+        if self.pending < accumulate:
+            return False
         self.pending = 0
+        return True
 
     def state_dict(self, network: nn.Module, batch_size: int) -> dict[str, Any]:
         """Number of images that wait, at ``batch_size`` images of all ranks, and gradients, not copied."""
-        gradients = {}
-        if self.pending:
-            gradients = {
-                name: parameter.grad
-                for name, parameter in network.named_parameters()
-                if parameter.grad is not None
-            }
+        waiting = network.named_parameters() if self.pending else ()
+        gradients = {name: parameter.grad for name, parameter in waiting if parameter.grad is not None}
         return {"images": self.pending * batch_size, "gradients": gradients}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keep the content of a checkpoint for :meth:`restore_gradients`."""
-        self._restored = state
 
     def restore_gradients(self, network: nn.Module, batch_size: int) -> None:
         """Give the gradients back to the parameters, once those are on their device.
 
         ``batch_size``, the images of a batch of all ranks, may differ from that of the saved run.
         """
-        if not self._restored:
+        if not self.saved:
             return
-        images = self._restored.get("images", self._restored.get("pending", 0) * batch_size)
+        images = self.saved.get("images", self.saved.get("pending", 0) * batch_size)
         self.pending = -(-images // batch_size)
-        gradients = self._restored["gradients"]
+        gradients = self.saved["gradients"]
         for name, parameter in network.named_parameters():
             if name in gradients:
                 parameter.grad = gradients[name].to(parameter)
-        self._restored = {}
+        self.saved = {}

@@ -21,10 +21,9 @@ def matches(boxes: Tensor, anchors: Tensor, size: int, stride: int, threshold: f
         targets,
         mask,
         anchors,
-        height=size // stride,
-        width=size // stride,
-        stride=stride,
-        anchor_threshold=threshold,
+        (size // stride, size // stride),
+        stride,
+        threshold,
     )
     counts: Counter[Match] = Counter()
     for image in range(len(boxes)):
@@ -121,7 +120,7 @@ def test_padding_and_boxes_without_area_match_nothing() -> None:
     targets = torch.tensor([[[0.0, 10, 10, 20, 20], [0, 30, 30, 30, 50], [0, 0, 0, 0, 0]]])
     mask = torch.tensor([[False, True, False]])
     found = match_candidates(
-        targets, mask, torch.tensor([[1.0, 1.0]]), height=8, width=8, stride=8, anchor_threshold=4.0
+        targets, mask, torch.tensor([[1.0, 1.0]]), (8, 8), stride=8, anchor_threshold=4.0
     )
     assert found.weight.sum() == 0
     assert found.box.isfinite().all()
@@ -134,8 +133,7 @@ def test_relative_boxes_by_hand() -> None:
         targets,
         torch.ones(1, 1, dtype=torch.bool),
         torch.tensor([[2.0, 3.0]]),
-        height=8,
-        width=8,
+        (8, 8),
         stride=8,
         anchor_threshold=4.0,
     )

@@ -1,14 +1,16 @@
-"""Losses of fixed shape, and the contract that a loss fulfils."""
+"""Losses of fixed shape, and their options."""
+
+from typing import NamedTuple
 
 from .anchor import AnchorLoss, AnchorLossConfig
 from .anchor_free import AnchorFreeLoss, AnchorFreeLossConfig
-from .protocol import DetectionLoss, LossConfigs
+from .protocol import DetectionLoss
 
-__all__ = [
-    "AnchorFreeLoss",
-    "AnchorFreeLossConfig",
-    "AnchorLoss",
-    "AnchorLossConfig",
-    "DetectionLoss",
-    "LossConfigs",
-]
+__all__ = ["AnchorFreeLoss", "AnchorFreeLossConfig", "AnchorLoss", "AnchorLossConfig", "DetectionLoss"]
+
+
+class LossConfigs(NamedTuple):
+    """Options of all losses; a head picks its own in ``build_loss``."""
+
+    anchor: AnchorLossConfig = AnchorLossConfig()
+    anchor_free: AnchorFreeLossConfig = AnchorFreeLossConfig()

@@ -7,24 +7,25 @@ waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import InputError
 from ..boxes import complete_iou
 from .assign_anchor import Candidates, match_candidates
+from .protocol import DetectionLoss
 
 FOCAL_ALPHA = 0.25
 """Weight of positives in the focal loss; negatives have 1 - alpha (Lin et al. 2017)."""
-OBJECTNESS_BALANCE = {3: (4.0, 1.0, 0.4)}
-"""Weight of each level's objectness, finest first, by the number of levels."""
-OBJECTNESS_BALANCE_ELSE = (4.0, 1.0, 0.25, 0.06, 0.02)
-"""The same for other numbers of levels, at most five."""
+OBJECTNESS_BALANCE = (4.0, 1.0, 0.25, 0.06, 0.02)
+"""Weight of each level's objectness, finest first, of at most five levels."""
+OBJECTNESS_BALANCE_OF_3 = (4.0, 1.0, 0.4)
+"""The same for three levels."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,16 @@ class AnchorLossConfig:
     """Exponent of the focal loss (https://arxiv.org/abs/1708.02002); 0 for none, 1.5 is usual."""
 
     def __post_init__(self) -> None:
-        for name in ("box_gain", "objectness_gain", "class_gain", "focal_gamma"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"loss.{name} is {getattr(self, name)}: give a number of 0 or more")
-        for name, limit in (
-            ("class_positive_weight", 0),
-            ("objectness_positive_weight", 0),
-            ("anchor_threshold", 1),
-        ):
-            if not getattr(self, name) > limit:
-                raise InputError(f"loss.{name} is {getattr(self, name)}: give a number above {limit}")
-        if not 0 <= self.label_smoothing < 1:
-            raise InputError(
-                f"loss.label_smoothing is {self.label_smoothing}: give a number from 0 to below 1"
-            )
+        above = {"class_positive_weight": 0, "objectness_positive_weight": 0, "anchor_threshold": 1}
+        for name, value in vars(self).items():
+            if name in above:
+                fits, numbers = value > above[name], f"above {above[name]}"
+            elif name == "label_smoothing":
+                fits, numbers = 0 <= value < 1, "from 0 to below 1"
+            else:
+                fits, numbers = value >= 0, "of 0 or more"
+            if not fits:
+                raise InputError(f"loss.{name} is {value}: give a number {numbers}")
 
 
 class Gains(NamedTuple):
@@ -89,15 +86,12 @@ def _gather(raw: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor]:
     image = torch.arange(raw.shape[0], device=raw.device)[:, None]
     index = (image, candidates.anchor, candidates.row, candidates.column, slice(None))
     matched = in_memory[tuple(index[dimension] for dimension in order)]  # (B, K, 5+C)
-    channel = order.index(4)
-    objectness = in_memory.select(channel, 4)  # the other four dimensions, in the order of memory
-    rest = [dimension for dimension in order if dimension != 4]
-    objectness = objectness.permute([rest.index(dimension) for dimension in range(4)])  # (B, A, H, W)
+    objectness = in_memory.narrow(order.index(4), 4, 1).permute([order.index(d) for d in range(5)])
     return matched.float(), objectness.float().flatten(1)
 
 
-class AnchorLoss(nn.Module):
-    """Box, objectness and class loss of the classic YOLOv5 head, a :class:`~.protocol.DetectionLoss`.
+class AnchorLoss(DetectionLoss):
+    """Box, objectness and class loss of the classic YOLOv5 head.
 
     The box loss is 1 - CIoU. The objectness target is the CIoU of the matched prediction, 0 for cells without
     a match. The class loss is a binary cross-entropy for each class. If a cell is matched more than once, its
@@ -111,11 +105,10 @@ class AnchorLoss(nn.Module):
         config: gains and thresholds.
 
     Raises:
-        InputError: anchors and strides do not fit each other, or there are more than 5 levels.
+        InputError: there are more than 5 levels.
     """
 
     anchors: Tensor
-    rank_mean: Callable[[Tensor], Tensor] | None
     parts = ("box", "obj", "cls")
 
     def __init__(
@@ -126,12 +119,7 @@ class AnchorLoss(nn.Module):
         config: AnchorLossConfig | None = None,
     ) -> None:
         super().__init__()
-        if anchors.ndim != 3 or anchors.shape[2] != 2 or anchors.shape[0] != len(strides):
-            raise InputError(
-                f"anchors of shape {tuple(anchors.shape)} do not fit {len(strides)} strides: "
-                "give (levels, anchors a level, 2)"
-            )
-        if not 1 <= len(strides) <= len(OBJECTNESS_BALANCE_ELSE):
+        if len(strides) > len(OBJECTNESS_BALANCE):
             raise InputError(f"the anchor loss takes 1 to 5 levels, not {len(strides)}: use fewer strides")
         # Not saved, unlike those of the head. They share memory until the module is moved, so that a
         # checkpoint that is loaded into the head is loaded here too.
@@ -139,10 +127,7 @@ class AnchorLoss(nn.Module):
         self.strides = tuple(int(stride) for stride in strides)
         self.num_classes = num_classes
         self.config = config or AnchorLossConfig()
-        self.balance = OBJECTNESS_BALANCE.get(len(strides), OBJECTNESS_BALANCE_ELSE)[: len(strides)]
-        self.rank_mean = None
-        self.ranks = 1
-        self.image_size_px: int | None = None
+        self.balance = OBJECTNESS_BALANCE_OF_3 if len(strides) == 3 else OBJECTNESS_BALANCE
 
     def forward(
         self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor, divisor: Tensor | None = None
@@ -150,17 +135,15 @@ class AnchorLoss(nn.Module):
         """Mean loss of a batch, see :class:`~.protocol.DetectionLoss`; classic YOLOv5 multiplies by B.
 
         Args:
-            maps: L maps (B, A, H, W, 5 + C) of raw x, y, w, h, objectness and class logits, of any strides
-                in memory; float32, float16 or bfloat16.
-            targets: float32 (B, N, 5) class, x1, y1, x2, y2 in px of the network's input.
-            mask: bool (B, N), which rows of ``targets`` are labels.
+            maps: L maps (B, A, H, W, 5 + C) of raw x, y, w, h, objectness and class logits.
+            targets: as in ``DetectionLoss``, like ``mask``.
             divisor: (L,), divisor of the sums over matches, instead of the number of matches in this batch.
         """
         gains = self.gains(self.image_size_px or maps[0].shape[2] * self.strides[0])
         targets = torch.where(mask[..., None], targets.float(), 0.0)  # padding may hold NaN
         levels = [self._match(level, raw.shape[2:4], targets, mask) for level, raw in enumerate(maps)]
         if divisor is None:
-            divisor = self._rank_mean_or_one(torch.stack([each.weight.sum() for each in levels]))  # (L,)
+            divisor = self._divisor(torch.stack([each.weight.sum() for each in levels]))  # (L,)
 
         box = objectness = classes = divisor.new_zeros(())
         for level, (raw, candidates) in enumerate(zip(maps, levels, strict=True)):
@@ -206,27 +189,16 @@ class AnchorLoss(nn.Module):
             for level, stride in enumerate(self.strides):
                 shape = images.shape[2] // stride, images.shape[3] // stride
                 counts[level] += self._match(level, shape, targets, mask).weight.sum()
-        return self._rank_mean_or_one(counts / len(batches))
+        return self._divisor(counts / len(batches))
 
-    def joint_correction(self, divisor: Tensor, found: Sequence[dict[str, Tensor]]) -> None:
-        """Nothing to correct: the matches follow from the labels."""
-
-    def _rank_mean_or_one(self, counts: Tensor) -> Tensor:
-        if self.rank_mean is not None and self.training:
-            counts = self.rank_mean(counts)
+    def _divisor(self, counts: Tensor) -> Tensor:
+        counts = self._mean_over_ranks(counts)
         # A mean of counts is zero only without any match on any process; then the sums are zero too.
         return torch.where(counts > 0, counts, 1.0)
 
     def _match(self, level: int, shape: Sequence[int], targets: Tensor, mask: Tensor) -> Candidates:
-        return match_candidates(
-            targets,
-            mask,
-            self.anchors[level],
-            height=shape[0],
-            width=shape[1],
-            stride=self.strides[level],
-            anchor_threshold=self.config.anchor_threshold,
-        )
+        anchors, stride = self.anchors[level], self.strides[level]
+        return match_candidates(targets, mask, anchors, shape, stride, self.config.anchor_threshold)
 
     def _level_loss(self, level: int, raw: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor]:
         """Sum of the box loss, mean of the objectness loss, and sum of the class loss of a level.

@@ -6,17 +6,18 @@ with a weight from the assignment that may be 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ...errors import InputError
-from ..boxes import boxes_from_distances, cell_corners, complete_iou
+from ..boxes import boxes_from_distances, cell_centres, complete_iou
 from .assign_task_aligned import ENLARGED_STRIDE, assign, learning_points
+from .protocol import DetectionLoss
 
 _LAST_BIN_MARGIN = 0.01
 """Least distance of a target from the last bin, in strides, so that it lies between two bins."""
@@ -50,8 +51,8 @@ class AnchorFreeLossConfig:
                 raise InputError(f"anchor_free_loss.{name} is {value}: give a number of {least} or more")
 
 
-class AnchorFreeLoss(nn.Module):
-    """Box, class and distribution focal loss of the anchor-free head, a :class:`~.protocol.DetectionLoss`.
+class AnchorFreeLoss(DetectionLoss):
+    """Box, class and distribution focal loss of the anchor-free head.
 
     Each point of the maps predicts its distance to the four sides of a box as a distribution over
     0 .. reg_max - 1 strides (Li et al. 2020, https://arxiv.org/abs/2006.04388). With the task-aligned scores
@@ -66,7 +67,6 @@ class AnchorFreeLoss(nn.Module):
         reg_max: bins of a distribution, at least 2.
     """
 
-    rank_mean: Callable[[Tensor], Tensor] | None
     parts = ("box", "cls", "dfl")
 
     def __init__(
@@ -82,9 +82,6 @@ class AnchorFreeLoss(nn.Module):
         self.num_classes = num_classes
         self.config = config or AnchorFreeLossConfig()
         self.reg_max = reg_max
-        self.rank_mean = None
-        self.ranks = 1
-        self.image_size_px: int | None = None
 
     def forward(
         self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor, divisor: Tensor | None = None
@@ -93,16 +90,15 @@ class AnchorFreeLoss(nn.Module):
 
         Args:
             maps: for each level, (B, 4 * reg_max + C, H, W): logits of the distances to the left, top, right
-                and bottom side (reg_max each), then C class logits; float32, float16 or bfloat16.
-            targets: float32 (B, N, 5) class, x1, y1, x2, y2 in px of the network's input, N at least 1.
-            mask: bool (B, N), which rows of ``targets`` are labels.
+                and bottom side (reg_max each), then C class logits.
+            targets: as in ``DetectionLoss``, like ``mask``.
             divisor: scalar, divisor of the sums instead of the scores in this batch. With it, the parts have
                 ``score``, the sum of this process's scores, for :meth:`joint_correction`.
         """
         # Points before channels: channels-last levels are joined without a transposition, and the bins of a
         # point lie side by side.
         raw = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)  # (B, P, 4*reg_max+C)
-        points, strides = self._points(maps)  # (P, 2) in strides, (P,)
+        points, strides = cell_centres(maps, self.strides)  # (P, 2) in strides, (P,)
         targets = torch.where(mask[..., None], targets.float(), 0.0)  # padding may hold NaN
         with torch.no_grad():
             boxes = boxes_from_distances(self._bins(raw).softmax(-1), points)  # (B, P, 4) xyxy in strides
@@ -154,19 +150,7 @@ class AnchorFreeLoss(nn.Module):
 
     def _divisor(self, score: Tensor) -> Tensor:
         """Mean of the scores over the processes, at least 1 for all together."""
-        if self.rank_mean is not None and self.training:
-            score = self.rank_mean(score)
-        return score.clamp_min(1 / (self.ranks if self.training else 1))
-
-    def _points(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Centres of all cells, float32 (P, 2) x, y in strides of their level, and the strides (P,) in px."""
-        points, strides = [], []
-        for level, stride in zip(maps, self.strides, strict=True):
-            height, width = level.shape[-2:]
-            centres = cell_corners(height, width, level.device).flatten(0, 1) + 0.5  # (H*W, 2)
-            points.append(centres)
-            strides.append(torch.full_like(centres[:, 0], stride))  # (H*W,)
-        return torch.cat(points), torch.cat(strides)
+        return self._mean_over_ranks(score).clamp_min(1 / (self.ranks if self.training else 1))
 
     def _bins(self, raw: Tensor) -> Tensor:
         """The distributions' logits, float32 (..., 4, reg_max), of points (..., 4 * reg_max + C)."""

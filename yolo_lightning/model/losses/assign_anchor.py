@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,29 +14,16 @@ from ..boxes import xyxy_to_xywh
 class Candidates(NamedTuple):
     """Pairs of cell and anchor of a level that each label row may match, K = N * A * 3."""
 
-    weight: Tensor
-    """float32 (B, K): number of times that the candidate counts; 0 for no match."""
-    anchor: Tensor
-    """int64 (B, K), index of the anchor."""
-    row: Tensor
-    """int64 (B, K), row of the cell."""
-    column: Tensor
-    """int64 (B, K), column of the cell."""
-    box: Tensor
-    """float32 (B, K, 4): xywh in cells, the centre relative to the cell's corner."""
-    label: Tensor
-    """float32 (B, K), class of the label row."""
+    weight: Tensor  # float32 (B, K): number of times that the candidate counts; 0 for no match
+    anchor: Tensor  # int64 (B, K), index of the anchor
+    row: Tensor  # int64 (B, K), row of the cell
+    column: Tensor  # int64 (B, K), column of the cell
+    box: Tensor  # float32 (B, K, 4): xywh in cells, the centre relative to the cell's corner
+    label: Tensor  # float32 (B, K), class of the label row
 
 
 def match_candidates(
-    targets: Tensor,
-    mask: Tensor,
-    anchors: Tensor,
-    *,
-    height: int,
-    width: int,
-    stride: int,
-    anchor_threshold: float,
+    targets: Tensor, mask: Tensor, anchors: Tensor, shape: Sequence[int], stride: int, anchor_threshold: float
 ) -> Candidates:
     """Match labels with anchors by the ratio of their sides, and with up to three cells.
 
@@ -46,8 +34,7 @@ def match_candidates(
         targets: float32 (B, N, 5) class, x1, y1, x2, y2 in px.
         mask: bool (B, N), which rows are labels.
         anchors: (A, 2) width and height in cells.
-        height: rows of the level's map.
-        width: columns of the level's map.
+        shape: rows and columns of the level's map.
         stride: px a cell.
         anchor_threshold: least ratio of sides at which a label does not match an anchor.
     """
@@ -58,8 +45,8 @@ def match_candidates(
     ratio = sides[:, :, None] / anchors  # (B, N, A, 2)
     fits = torch.maximum(ratio, 1 / ratio).amax(dim=-1) < anchor_threshold  # (B, N, A)
 
-    column, near_column, has_near_column, on_edge_x = _cells_along_axis(x, width)
-    row, near_row, has_near_row, on_edge_y = _cells_along_axis(y, height)
+    column, near_column, has_near_column, on_edge_x = _cells_along_axis(x, shape[1])
+    row, near_row, has_near_row, on_edge_y = _cells_along_axis(y, shape[0])
     columns = torch.stack((column, near_column, column), dim=-1)  # (B, N, 3)
     rows = torch.stack((row, row, near_row), dim=-1)  # (B, N, 3)
     own_weight = 1 + on_edge_x.float() + on_edge_y.float()
@@ -68,18 +55,18 @@ def match_candidates(
 
     centres = torch.stack((x[..., None] - columns, y[..., None] - rows), dim=-1)  # (B, N, 3, 2)
     relative = torch.cat((centres, sides[:, :, None].expand(-1, -1, 3, -1)), dim=-1)  # (B, N, 3, 4)
-    shape = (batch, capacity, len(anchors), 3)
+    pairs = (batch, capacity, len(anchors), 3)
     anchor = torch.arange(len(anchors), device=targets.device)[:, None]
 
     def flat(tensor: Tensor) -> Tensor:
-        return tensor.expand(shape).reshape(batch, -1)  # (B, K)
+        return tensor.expand(pairs).reshape(batch, -1)  # (B, K)
 
     return Candidates(
         weight=weight.reshape(batch, -1),
         anchor=flat(anchor),
         row=flat(rows[:, :, None]),
         column=flat(columns[:, :, None]),
-        box=relative[:, :, None].expand(*shape, 4).reshape(batch, -1, 4),
+        box=relative[:, :, None].expand(*pairs, 4).reshape(batch, -1, 4),
         label=flat(targets[:, :, None, None, 0]),
     )
 

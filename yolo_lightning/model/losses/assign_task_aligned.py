@@ -24,10 +24,8 @@ _EPS = 1e-9
 class Assignment(NamedTuple):
     """Label and score that each of the P points of the maps learns."""
 
-    row: Tensor
-    """int64 (B, P), label row of each point; arbitrary if ``score`` is 0."""
-    score: Tensor
-    """float32 (B, P) in 0..1, target of the class score and weight of the box; 0 for background."""
+    row: Tensor  # int64 (B, P), label row of each point; arbitrary if ``score`` is 0
+    score: Tensor  # float32 (B, P), 0..1, target of the class score, weight of the box; 0 for background
 
 
 class _Labels(NamedTuple):
@@ -43,12 +41,9 @@ class _Labels(NamedTuple):
 class _Rated(NamedTuple):
     """Ratings of points for labels."""
 
-    overlap: Tensor
-    """float32 (L, P), CIoU, at least 0; arbitrary for points outside the label."""
-    rating: Tensor
-    """float32 (L, P); 0 for points outside the label."""
-    closest: Tensor
-    """int64 (B * P,), the first of the L labels that overlap a point most; arbitrary for background."""
+    overlap: Tensor  # float32 (L, P), CIoU, at least 0; arbitrary for points outside the label
+    rating: Tensor  # float32 (L, P); 0 for points outside the label
+    closest: Tensor  # int64 (B * P,), first label that overlaps a point most; arbitrary for background
 
 
 def may_list(tensor: Tensor) -> bool:
@@ -145,16 +140,12 @@ def _rate_all(
     boxes_of_label = labels.box.view(images, -1, 1, 4)  # (B, N, 1, 4)
     overlap = complete_iou(boxes_of_label, boxes[:, None], box_format="xyxy").clamp_min(0)  # (B, N, P)
     overlap = torch.where(inside.view_as(overlap), overlap, 0.0)
-    closest = overlap.argmax(dim=1) + _first_labels(images, overlap)  # (B, P)
+    first = torch.arange(images, device=boxes.device)[:, None] * overlap.shape[1]  # label of each image
+    closest = overlap.argmax(dim=1) + first  # (B, P)
     overlap = overlap.flatten(0, 1)  # (B * N, P)
     probability = class_logits[labels.image, labels.label].sigmoid()  # (B * N, P)
     rating = torch.where(inside, probability.pow(alpha) * overlap.pow(beta), 0.0)
     return _Rated(overlap, rating, closest.flatten())
-
-
-def _first_labels(images: int, rows: Tensor) -> Tensor:
-    """Indices (B, 1) of the first row of each image, for (B, N, P) ``rows``."""
-    return torch.arange(images, device=rows.device)[:, None] * rows.shape[1]
 
 
 def _rate_listed(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ...evaluation.overlaps import pair_iou
+from ...evaluation.coco_matching import pair_iou
 from .draw_boxes import Colour, Floats, Pixels, class_colour, draw_boxes, font, legible
 from .views import (
     IOU_THRESHOLD,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...data.batch import Batch
 from ...data.letterbox import to_letterbox
-from ...evaluation.overlaps import overlapping_pairs
+from ...evaluation.coco_matching import overlapping_pairs
 from .draw_boxes import Floats, Pixels
 
 SCORE_THRESHOLD = 0.25

@@ -1,0 +1,149 @@
+"""Architectures: the names of models, and model YAMLs, read without executing anything in them.
+
+The parser of ultralytics looks up layers among all names of its module, functions that load pickles included,
+and evaluates the activation as Python. So a YAML is checked before the parser gets it: layers are modules of
+torch.nn and ultralytics, arguments are plain values, and the activation is built here.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import reprlib
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .blocks import MODEL_FILES, PARSER_VARIABLES, is_block
+from .heads import HEADS, P5_ANCHORS_PX, P6_ANCHORS_PX
+
+_NAME = re.compile(r"yolov5([nsmlx])(6?)(u?)")
+_ACTIVATION = re.compile(r"(?:torch\.)?nn\.(\w+)\(([\w=., '\"-]*)\)")
+_WORD = re.compile(r"[A-Za-z]\w*")
+NAMES = (
+    "yolov5n|s|m|l|x (classic), yolov5n6|s6|m6|l6|x6 (classic P6), yolov5nu|su|mu|lu|xu (anchor-free), "
+    "or the path of a YOLOv5-style YAML"
+)
+
+
+def read_architecture(architecture: str) -> tuple[dict[str, Any], Tensor | None, nn.Module | None]:
+    """Content of a model YAML, checked; its anchors (L, A, 2) in px, and its activation, if it has them.
+
+    Raises:
+        InputError: the name is unknown, or the YAML does not describe a YOLOv5 detector, or asks for a layer,
+            an argument or an activation that is not allowed.
+    """
+    name = _NAME.fullmatch(architecture)
+    if name:
+        size, p6, anchor_free = name.groups()
+        file = MODEL_FILES / ("yolov5-p6.yaml" if p6 else "yolov5.yaml")
+        anchors = None if anchor_free else torch.tensor(P6_ANCHORS_PX if p6 else P5_ANCHORS_PX).float()
+        return {**yaml.safe_load(file.read_text()), "scale": size}, anchors, None
+    path = Path(architecture)
+    if path.suffix not in {".yaml", ".yml"}:
+        raise InputError(f"model.architecture {architecture!r} is not known; use {NAMES}")
+    if not path.is_file():
+        raise InputError(f"model.architecture {architecture}: there is no such file; use {NAMES}")
+    try:
+        description = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file"
+        ) from error
+    _check_layers(path, description)
+    return description, _read_anchors(path, description.get("anchors")), _read_activation(path, description)
+
+
+def _check_layers(path: Path, description: Any) -> None:
+    """Refuse descriptions of other networks, and layers that are not allowed."""
+    for key in ("backbone", "head"):
+        if not isinstance(description, dict) or not isinstance(description.get(key), list):
+            raise InputError(
+                f"{path}: has no list {key!r}; a model YAML needs 'backbone' and 'head', "
+                f"like {MODEL_FILES / 'yolov5.yaml'}"
+            )
+    last = description["head"][-1:]
+    if not (last and isinstance(last[0], list) and len(last[0]) == 4 and last[0][2] in tuple(HEADS)):
+        raise InputError(
+            f"{path}: the last row of 'head' must be a {' or '.join(HEADS)}, "
+            "like [[17, 20, 23], 1, Detect, [nc]]"
+        )
+    rows = [*description["backbone"], *description["head"]]
+    for number, row in enumerate(rows):
+        if wrong := _not_allowed(row, is_head=number == len(rows) - 1):
+            shown = repr(wrong[0]) if isinstance(wrong[0], str) else reprlib.repr(wrong[0])
+            raise InputError(
+                f"{path}: layer {number} has {shown}, which is not allowed; a layer is "
+                "[from, repeats, name, arguments]: a name of a torch.nn module (nn.Upsample) or of an "
+                "ultralytics block (Conv, C3), and as arguments numbers, words, true, false, None or lists"
+            )
+
+
+def _not_allowed(row: Any, is_head: bool) -> list[Any]:
+    """Parts of a layer that are not allowed. The parser does not get the head."""
+    if not (isinstance(row, list) and len(row) == 4 and isinstance(row[3], list)):
+        return [row]
+    sources, repeats, name, arguments = row
+    numbers = [repeats, *(sources if isinstance(sources, list) else [sources])]
+    wrong = [value for value in numbers if not isinstance(value, int)]
+    if is_head:
+        return wrong if isinstance(sources, list) else [sources]
+    if not (isinstance(name, str) and is_block(name)):
+        wrong.append(name)
+    return wrong + [value for value in arguments if not _is_argument(value)]
+
+
+def _is_argument(value: Any) -> bool:
+    """True for plain values, and for text that the parser leaves as it is or reads as a plain value."""
+    if not isinstance(value, str):
+        return _is_plain(value)
+    if _WORD.fullmatch(value):
+        return value == "nc" or value not in PARSER_VARIABLES
+    try:
+        return _is_plain(ast.literal_eval(value))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+
+
+def _is_plain(value: Any, depth: int = 3) -> bool:
+    if isinstance(value, list):  # an alias of YAML can put a list into itself
+        return depth > 0 and all(_is_plain(one, depth - 1) for one in value)
+    return value is None or isinstance(value, int | float | str)
+
+
+def _read_activation(path: Path, description: dict[str, Any]) -> nn.Module | None:
+    text = description.get("activation")
+    if text is None:
+        return None
+    try:
+        name, arguments = _ACTIVATION.fullmatch(str(text)).groups()  # type: ignore[union-attr]
+        kind = vars(nn.modules.activation)[name]
+        if not issubclass(kind, nn.Module) or kind.__module__ != nn.modules.activation.__name__:
+            raise TypeError(f"{name} is no activation")
+        parts = [part.rpartition("=") for part in arguments.split(",") if part.strip()]
+        values = [(option.strip(), ast.literal_eval(value.strip())) for option, _, value in parts]
+        if not all(_is_plain(value) for _, value in values):
+            raise TypeError("an argument is no plain value")
+        positional = [value for option, value in values if not option]
+        activation: nn.Module = kind(*positional, **{option: value for option, value in values if option})
+    except Exception as error:
+        raise InputError(
+            f"{path}: activation {text!r} is not allowed; use one of torch.nn with plain arguments, "
+            "of the form nn.LeakyReLU(0.1)"
+        ) from error
+    return activation
+
+
+def _read_anchors(path: Path, anchors: Any) -> Tensor | None:
+    if anchors is None:
+        return None
+    try:
+        return torch.tensor(anchors, dtype=torch.float32).reshape(len(anchors), -1, 2)  # (L, A, 2)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: anchors must be one row of widths and heights in px a level, like [10,13, 16,30, 33,23]"
+        ) from error
