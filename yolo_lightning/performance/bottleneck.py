@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -57,12 +58,6 @@ class Measurements(NamedTuple):
     loading: Loading | None = None
     """Facts of the loader, if it has any."""
 
-    @property
-    def recompiling_fraction(self) -> float:
-        """Time that torch.compile took to compile functions again."""
-        seconds = sum(each.seconds for each in self.recompilations)
-        return min(1.0, seconds / self.seconds) if seconds else 0.0
-
 
 class Advice(NamedTuple):
     """Why a part is slow, and what to do."""
@@ -96,8 +91,10 @@ def find_bottleneck(measured: Measurements, period: str) -> Bottleneck | None:
     def lost(part: float, to: str, advice: Advice) -> Bottleneck:
         return Bottleneck(f"{100 * part:.0f} % of {period} was lost {to}", advice)
 
-    idle, recompiling = measured.idle_fraction, measured.recompiling_fraction
-    slow_step, copying = measured.slow_step_fraction, measured.copy_fraction
+    idle, copying = measured.idle_fraction, measured.copy_fraction
+    slow_step = measured.slow_step_fraction
+    recompiling_s = sum(each.seconds for each in measured.recompilations)
+    recompiling = min(1.0, recompiling_s / measured.seconds) if recompiling_s else 0.0
     if recompiling >= LOSS_THRESHOLD and recompiling >= idle / 2:  # the device idles meanwhile
         return lost(recompiling, "compiling again", advise_recompilations(measured.recompilations))
     if slow_step >= LOSS_THRESHOLD and slow_step > idle:
@@ -112,13 +109,10 @@ def find_bottleneck(measured: Measurements, period: str) -> Bottleneck | None:
         return lost(idle, "between two steps", advise_host(measured.loading, why))
     if measured.launch_bound_fraction > 0.5 and measured.is_compiled is False:
         part = f"{100 * measured.launch_bound_fraction:.0f} %"
+        why = f"launching a step takes the host {measured.step_ms:.1f} ms"
         return Bottleneck(
             f"in {part} of the steps of {period} the device was done as soon as the host",
-            Advice(
-                "launches",
-                f"launching a step takes the host {measured.step_ms:.1f} ms",
-                _set(["--model.compile default"]),
-            ),
+            Advice("launches", why, _set(["--model.compile default"])),
         )
     return None
 
@@ -137,17 +131,10 @@ def explain_epoch(epoch: Measurements) -> tuple[Cause, str] | None:
 
 
 def advise_loading(loading: Loading | None) -> Advice:
-    """Explain why a loader is slower than the step, and name the option to change.
-
-    Args:
-        loading: facts of the loader; None if it has none.
-    """
+    """Explain why a loader is slower than the step, and name the option to change."""
     if loading is None:
-        return Advice(
-            "loader",
-            "the loader is slower than the training step",
-            "give it more worker processes, or let it keep decoded images",
-        )
+        remedy = "give it more worker processes, or let it keep decoded images"
+        return Advice("loader", "the loader is slower than the training step", remedy)
     if loading.cache == "device":
         reason = "the images are on the device already, so the time went to the host between two steps"
         return advise_host(loading, reason)
@@ -168,29 +155,26 @@ def _advise_reading(loading: Loading) -> Advice:
     in_memory = [option for option in _better_cache(loading) if "disk" not in option]
     if in_memory:
         return Advice("reading", why, _set(in_memory))
-    overlap = f"--data.num_workers {min(2 * loading.workers, 2 * loading.cores)}"
-    more = f", or set {overlap}, since reads wait side by side" if loading.workers < 2 * loading.cores else ""
-    return Advice(
-        "reading", why, f"copy the data set to a local disk and give it as --data.root{more}; {_DOCTOR}"
-    )
+    remedy = "copy the data set to a local disk and give it as --data.root"
+    if loading.workers < 2 * loading.cores:
+        workers = 2 * min(loading.workers, loading.cores)
+        remedy += f", or set --data.num_workers {workers}, since reads wait side by side"
+    return Advice("reading", why, f"{remedy}; {_DOCTOR}")
 
 
 def _advise_decoding(loading: Loading) -> Advice:
     busy = f"{_count(loading.workers, 'worker')} on {_count(loading.cores, 'core')} busy"
+    cores = "give this process more cores"
     remedies = [*_better_cache(loading), *_more_workers(loading)]
     if loading.cache != "none":
         why = f"copying images from the {loading.cache} cache keeps {busy}"
-        remedy = _set(remedies) if remedies else f"give this process more cores; {_DOCTOR}"
+        remedy = _set(remedies) if remedies else f"{cores}; {_DOCTOR}"
         return Advice("reading", why, remedy)
     work = "reading and decoding keep" if math.isnan(loading.read_fraction) else "decoding keeps"
     if remedies:
         return Advice("decoding", f"{work} {busy}", _set(remedies))
-    return Advice(
-        "decoding",
-        f"{work} {busy}, and no cache fits",
-        "make the images smaller on disk, make room for --data.cache disk, or give this process more cores; "
-        + _DOCTOR,
-    )
+    remedy = "make the images smaller on disk, make room for --data.cache disk"
+    return Advice("decoding", f"{work} {busy}, and no cache fits", f"{remedy}, or {cores}; {_DOCTOR}")
 
 
 def _set(options: Sequence[str]) -> str:
@@ -199,28 +183,21 @@ def _set(options: Sequence[str]) -> str:
 
 
 def _better_cache(loading: Loading) -> list[str]:
-    """The option for a faster cache than the present one, if one fits."""
     fitting = loading.fitting_cache
-    if fitting is None or CACHE_MODES.index(fitting) <= CACHE_MODES.index(loading.cache):
-        return []
-    return [f"--data.cache {fitting} (fits)"]
+    is_better = fitting is not None and CACHE_MODES.index(fitting) > CACHE_MODES.index(loading.cache)
+    return [f"--data.cache {fitting} (fits)"] if is_better else []
 
 
 def _more_workers(loading: Loading) -> list[str]:
-    """The option for more workers, if there are cores for them; at most twice as many at once."""
     workers = min(loading.cores, max(8, 2 * loading.workers))
     return [f"--data.num_workers {workers}"] if workers > loading.workers else []
 
 
 def advise_host(loading: Loading | None, why: str) -> Advice:
     """Name what to look for if neither the loader nor the copy is slow."""
-    cores = "the cores" if loading is None else f"the {_count(loading.cores, 'core')}"
-    return Advice(
-        "host",
-        why,
-        "look for callbacks that do much after each batch, and for other programs on "
-        f"{cores} of this process",
-    )
+    cores = "cores" if loading is None else _count(loading.cores, "core")
+    others = f"other programs on the {cores} of this process"
+    return Advice("host", why, f"look for callbacks that do much after each batch, and for {others}")
 
 
 def advise_copying(loading: Loading | None) -> Advice:
@@ -231,15 +208,11 @@ def advise_copying(loading: Loading | None) -> Advice:
 
 
 def advise_recompilations(recompilations: Sequence[Recompilation]) -> Advice:
-    """Name the function that was compiled again for longest, and why.
-
-    Args:
-        recompilations: at least one.
-    """
-    seconds: dict[str, float] = {}
+    """Name the function that was compiled again for longest, and why; there is at least one."""
+    seconds: defaultdict[str, float] = defaultdict(float)
     for each in recompilations:
-        seconds[each.function] = seconds.get(each.function, 0.0) + each.seconds
-    function = max(seconds, key=lambda name: seconds[name])
+        seconds[each.function] += each.seconds
+    function = max(seconds, key=seconds.__getitem__)
     reasons = [r.reason for r in recompilations if r.function == function]
     why = f"'{function}' was compiled {_count(len(reasons), 'more time')} ({one_line(reasons[-1])})"
     return Advice(
