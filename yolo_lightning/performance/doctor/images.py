@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 import time
@@ -72,9 +73,9 @@ class TrainingSample:
     """
 
     def __init__(self, index: DatasetIndex, image_size: int, most_labels: int, images: int) -> None:
-        generator = np.random.default_rng(0)
         count = min(images, len(index))
-        self.index = part_of(index, np.sort(generator.choice(len(index), count, replace=False)))
+        drawn = np.random.default_rng(0).choice(len(index), count, replace=False)
+        self.index = part_of(index, np.sort(drawn))
         self.image_size = image_size
         self.capacity = label_capacity(most_labels)
         file_bytes = float(np.mean([self.index.path(i).stat().st_size for i in range(count)]))
@@ -103,13 +104,11 @@ class TrainingSample:
         shape = (len(self.index), self.image_size, self.image_size, 3)
         with tempfile.TemporaryDirectory() as folder:  # new files stay in the page cache
             path = Path(folder) / "images.uint8"
-            self._decode_into(np.memmap(path, np.uint8, "w+", shape=shape))
+            pixels = np.memmap(path, np.uint8, "w+", shape=shape)
+            with ThreadPoolExecutor(usable_cores()) as pool:
+                for _ in pool.map(lambda i: self.dataset.sample(i, pixels[i]), range(len(pixels))):
+                    pass
             yield ImageCache(path, *shape[:2])
-
-    def _decode_into(self, pixels: Pixels) -> None:
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            for _ in pool.map(lambda i: self.dataset.sample(i, pixels[i]), range(len(pixels))):
-                pass
 
 
 class ForgetfulDataset(DetectionDataset):
@@ -122,24 +121,13 @@ class ForgetfulDataset(DetectionDataset):
 
 def forget(path: Path) -> None:
     """Drop a file from the page cache; systems without ``posix_fadvise`` keep it."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    with suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)  # pages that are still to be written are not dropped
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(handle)
+    with suppress(OSError, AttributeError), path.open("rb") as file:
+        os.fsync(file.fileno())  # pages that are still to be written are not dropped
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def part_of(index: DatasetIndex, positions: IntArray) -> DatasetIndex:
-    """Take some images of an index, in the given order.
-
-    Args:
-        index: index of I images.
-        positions: int64 (n,), 0 .. I-1.
-    """
+    """Take the images at ``positions``, int64 (n,), of an index, in that order."""
     paths = [os.fsencode(index.path(i)) for i in positions.tolist()]
     rows = [np.arange(index.rows(i).start, index.rows(i).stop) for i in positions.tolist()]
     taken = np.concatenate(rows) if rows else np.zeros(0, np.int64)
@@ -167,35 +155,25 @@ def measure_images(sample: TrainingSample, budget_s: float) -> ImageCost:
     """
     dataset = DetectionDataset(sample.index, sample.image_size, sample.capacity, train=True)
     pixels = np.empty((sample.image_size, sample.image_size, 3), np.uint8)
-    cold, warm, decoding = [], [], []
+    ns: list[tuple[int, int, int]] = []  # of an image: cold read, read, decoding
     end = time.perf_counter() + budget_s
     for i in range(len(dataset)):
         forget(sample.index.path(i))
-        read_ns, _ = _load_one(dataset, i, pixels)
-        cold.append(read_ns)
-        read_ns, other_ns = _load_one(dataset, i, pixels)
-        warm.append(read_ns)
-        decoding.append(other_ns)
+        _, cold_ns = dataset.timed_sample(i, pixels)
+        before = time.perf_counter_ns()
+        _, read_ns = dataset.timed_sample(i, pixels)
+        ns.append((cold_ns, read_ns, time.perf_counter_ns() - before - read_ns))
         if time.perf_counter() > end and i + 1 >= _LEAST_IMAGES:
             break
-    cold_ms, warm_ms, decode_ms = (float(np.mean(values)) / 1e6 for values in (cold, warm, decoding))
-    return ImageCost(cold_ms, warm_ms, decode_ms, len(cold))
-
-
-def _load_one(dataset: DetectionDataset, i: int, pixels: Pixels) -> tuple[int, int]:
-    """Time of reading image i, and of the rest, in ns."""
-    before = time.perf_counter_ns()
-    _, read_ns = dataset.timed_sample(i, pixels)
-    return read_ns, time.perf_counter_ns() - before - read_ns
+    cold_ms, read_ms, decode_ms = (np.mean(ns, axis=0) / 1e6).tolist()
+    return ImageCost(cold_ms, read_ms, decode_ms, len(ns))
 
 
 def endless(loader: OrderedLoader) -> Generator[Batch, None, None]:
     """Give the batches of one epoch after the other."""
-    epoch = 0
-    while True:
+    for epoch in itertools.count():
         loader.sampler.set_epoch(epoch)
         yield from loader
-        epoch += 1
 
 
 def batches_ahead(loader: OrderedLoader) -> int:
@@ -208,30 +186,20 @@ def batches_at_once(loader: OrderedLoader) -> int:
     return max(1, loader.workers)
 
 
-def measure_loader(
-    loader: OrderedLoader, batch_size: int, device: torch.device, seconds: float
-) -> LoaderRate:
-    """Measure a loader by itself, after the batches that it made ahead.
-
-    Args:
-        loader: gives batches on ``device``.
-        batch_size: B.
-        device: device of the training.
-        seconds: duration; at least two batches are measured.
-    """
-    batches = endless(loader)
-    for _ in range(batches_at_once(loader) + batches_ahead(loader)):
+def measure_loader(loader: OrderedLoader, seconds: float) -> LoaderRate:
+    """Measure a loader by itself, after the batches that it made ahead; at least two batches."""
+    batches, burst = endless(loader), batches_at_once(loader)
+    for _ in range(burst + batches_ahead(loader)):
         next(batches)
     count, began = 0, time.perf_counter()
-    while count < 2 or count % batches_at_once(loader) or time.perf_counter() - began < seconds:
+    while count < 2 or count % burst or time.perf_counter() - began < seconds:
         next(batches)
         count += 1
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    rate = count * batch_size / (time.perf_counter() - began)
-    read_fraction = loader.read_fraction
+    if loader.device.type == "cuda":
+        torch.cuda.synchronize(loader.device)
+    rate = LoaderRate(count * loader.batch_size / (time.perf_counter() - began), loader.read_fraction)
     batches.close()
-    return LoaderRate(rate, read_fraction)
+    return rate
 
 
 def measure_copy(device: torch.device) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -84,6 +83,13 @@ class Plan(NamedTuple):
     """Worker processes of the loader; 0 loads in the main process."""
     form: Form
 
+    def loader(self) -> str:
+        """The part that the loader depends on, in words."""
+        return f"cache {self.cache}, {self.workers} workers"
+
+    def __str__(self) -> str:
+        return f"{self.loader()}, {self.form}"
+
 
 class Timing(NamedTuple):
     """Speed of a plan, in milliseconds an image."""
@@ -94,21 +100,6 @@ class Timing(NamedTuple):
     """Training step by itself, on a batch that stays on the device."""
     together_ms: float
     """Loader and step together."""
-
-
-@dataclass(frozen=True)
-class Findings:
-    """Measurements of the configured plan and of the one that looks better."""
-
-    on_cuda: bool
-    now: Plan
-    now_timing: Timing
-    better: Plan
-    better_timing: Timing
-    loading: Loading
-    """Facts of the configured loader."""
-    copy_ms: float = 0.0
-    """Milliseconds an image takes to the device."""
 
 
 class Verdict(NamedTuple):
@@ -134,9 +125,7 @@ def eager_forms(device: str, compile: CompileOption) -> list[Form]:
         precisions.append("bf16-mixed")
     if device.startswith("cuda"):
         precisions.append("16-mixed")
-    return [
-        Form(precision, order, compile) for precision, order in itertools.product(precisions, (True, False))
-    ]
+    return [Form(precision, order, compile) for precision in precisions for order in (True, False)]
 
 
 def fastest(times: Sequence[StepTime], on_cuda: bool) -> StepTime | None:
@@ -156,7 +145,7 @@ def fastest(times: Sequence[StepTime], on_cuda: bool) -> StepTime | None:
             min((t.median_ms for t in right if t.form.precision == precision), default=math.inf)
             for precision in ("16-mixed", "bf16-mixed")
         )
-        if brain <= (1 + FP16_ADVANTAGE) * half and math.isfinite(brain):
+        if math.isfinite(brain) and brain <= (1 + FP16_ADVANTAGE) * half:
             right = [time for time in right if time.form.precision != "16-mixed"]
     if not right:
         return None
@@ -179,38 +168,43 @@ def is_worthwhile(loader_ms: float, better_loader_ms: float, step_ms: float, on_
     return loader_ms - better_loader_ms > (LEAST_GAIN - 1) * step_ms
 
 
-def judge(findings: Findings) -> Verdict:
-    """Name the bottleneck of the configured plan, and recommend the other plan if it is faster."""
-    cause, sentence = _name_bottleneck(findings)
-    gain = findings.now_timing.together_ms / findings.better_timing.together_ms
-    options = changed_options(findings.now, findings.better)
-    if gain < LEAST_GAIN or not options:
-        return Verdict(cause, sentence, {}, 1.0)
-    return Verdict(cause, sentence, options, gain)
+def judge(
+    now: Plan,
+    now_timing: Timing,
+    better: Plan,
+    better_timing: Timing,
+    loading: Loading,
+    copy_ms: float,
+    on_cuda: bool,
+) -> Verdict:
+    """Name the bottleneck of the configured plan, and recommend the other plan if it is faster.
 
-
-def _name_bottleneck(findings: Findings) -> tuple[Cause | None, str]:
-    """Name the largest avoidable cost: time that in-memory batches and the fastest step would save."""
-    now = findings.now_timing
-    idle_ms = max(0.0, now.together_ms - now.step_ms)
-    loader_ms = now.loader_ms
-    if findings.on_cuda:  # a loader that is faster than loader and step together hides behind the step
-        loader_ms = idle_ms if loader_ms >= 0.8 * now.together_ms else 0.0
+    The bottleneck is the largest avoidable cost: time that in-memory batches and the fastest step would save.
+    ``loading`` is of the configured loader; ``copy_ms`` is what an image takes to the device.
+    """
+    together_ms = now_timing.together_ms
+    idle_ms, loader_ms = max(0.0, together_ms - now_timing.step_ms), now_timing.loader_ms
+    if on_cuda:  # a loader that is faster than loader and step together hides behind the step
+        loader_ms = idle_ms if loader_ms >= 0.8 * together_ms else 0.0
     found = find_bottleneck(
         Measurements(
-            idle_fraction=idle_ms / now.together_ms,
-            loader_fraction=loader_ms / now.together_ms,
-            copy_fraction=findings.copy_ms / now.together_ms,
-            slow_step_fraction=max(0.0, now.step_ms - findings.better_timing.step_ms) / now.together_ms,
-            step_form=str(findings.now.form),
-            loading=findings.loading,
+            idle_fraction=idle_ms / together_ms,
+            loader_fraction=loader_ms / together_ms,
+            copy_fraction=copy_ms / together_ms,
+            slow_step_fraction=max(0.0, now_timing.step_ms - better_timing.step_ms) / together_ms,
+            step_form=str(now.form),
+            loading=loading,
         ),
         "the time",
     )
-    if found is None:
-        return None, "none: the device trains nearly all of the time, and no faster way was measured"
-    cause, why, _ = found.advice
-    return cause, f"{cause}: {found.loss}, because {why}"
+    cause, sentence = None, "none: the device trains nearly all of the time, and no faster way was measured"
+    if found is not None:
+        cause = found.advice.cause
+        sentence = f"{cause}: {found.loss}, because {found.advice.why}"
+    gain, options = together_ms / better_timing.together_ms, changed_options(now, better)
+    if gain < LEAST_GAIN or not options:
+        return Verdict(cause, sentence, {}, 1.0)
+    return Verdict(cause, sentence, options, gain)
 
 
 def changed_options(now: Plan, better: Plan) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,15 +82,14 @@ class Report:
         )
 
     def __str__(self) -> str:
-        lines = [f"{self.network} on {self.machine}", "", *self._table(), "", *self._conclusion()]
-        return "\n".join(lines)
+        return "\n".join([f"{self.network} on {self.machine}", "", *self._table(), "", *self._conclusion()])
 
     def _table(self) -> list[str]:
         cost, now = self.image_cost, self.now_timing
         rows = [
             ("read a file", f"{cost.read_ms:.2f} ms", f"{cost.cold_read_ms:.2f} ms from the disk"),
             ("decode a file", f"{cost.decode_ms:.2f} ms", "one thread"),
-            *self._rows("loader alone", now.loader_ms, self.better_timing.loader_ms, _loader),
+            *self._rows("loader alone", now.loader_ms, self.better_timing.loader_ms, Plan.loader),
         ]
         for time in self.steps:
             figure = f"{1000 / time.image_ms:.0f} images/s" if not time.failure else "-"
@@ -99,11 +98,13 @@ class Report:
             rows.append((f"step, {time.form}", figure, time.failure or duration_ms))
         if self.copy_gb_per_s is not None:
             rows.append(("copy to the device", f"{self.copy_gb_per_s:.1f} GB/s", ""))
-        rows += self._rows("both together", now.together_ms, self.better_timing.together_ms, _both)
+        rows += self._rows("both together", now.together_ms, self.better_timing.together_ms, str)
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         return [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
 
-    def _rows(self, what: str, now_ms: float, better_ms: float, how: Any) -> list[tuple[str, str, str]]:
+    def _rows(
+        self, what: str, now_ms: float, better_ms: float, how: Callable[[Plan], str]
+    ) -> list[tuple[str, str, str]]:
         rows = [(what, f"{1000 / now_ms:.0f} images/s", f"as configured: {how(self.now)}")]
         if how(self.better) != how(self.now):
             rows.append((what, f"{1000 / better_ms:.0f} images/s", how(self.better)))
@@ -123,14 +124,6 @@ class Report:
         else:
             lines += ["No option was found that makes it faster.", f"Now:     {speed}"]
         return lines + [f"Note:    {note}" for note in self.notes]
-
-
-def _loader(plan: Plan) -> str:
-    return f"cache {plan.cache}, {plan.workers} workers"
-
-
-def _both(plan: Plan) -> str:
-    return f"{_loader(plan)}, {plan.form}"
 
 
 def _plan_json(plan: Plan, timing: Timing) -> dict[str, Any]:
