@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import torch
 
@@ -35,13 +34,16 @@ class NoSpace(InputError):
 
 def full_disk_error(error: BaseException | None) -> OSError | None:
     """The error that says "no room" (disk, quota or limit on files) among an error and its causes."""
+    return next((each for each in _os_errors(error) if each.errno in _FULL), None)
+
+
+def _os_errors(error: BaseException | None) -> Iterator[OSError]:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return error
+        if isinstance(error, OSError):
+            yield error
         seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return None
 
 
 def write(contents: object, path: str | Path, keep_previous: bool = False) -> None:
@@ -59,7 +61,15 @@ def write(contents: object, path: str | Path, keep_previous: bool = False) -> No
         NoSpace: there is no room; ``path`` and the one before it are as they were.
         OSError: it cannot be written for another reason.
     """
-    _fill(Path(path), lambda temporary: _serialise(contents, temporary), bytes_in(contents), keep_previous)
+
+    def fill(temporary: Path) -> None:
+        with temporary.open("xb") as file:
+            try:
+                torch.save(contents, file)
+            except RuntimeError as error:  # torch raises it while it handles the one that says why
+                raise next(_os_errors(error), error) from None
+
+    _fill(Path(path), fill, bytes_in(contents), keep_previous)
 
 
 def write_again(source: Path, path: Path, keep_previous: bool = False) -> None:
@@ -85,26 +95,27 @@ def _fill(path: Path, fill: Callable[[Path], None], needed: int, keep_previous: 
     previous = previous_path(path)
     link = temporary_name(previous)
     try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(path.parent)
-            _check_room(path.parent, needed)  # a disk filled to the brim would fail other writers too
-            with whole_file(path, sync=False) as temporary:
-                fill(temporary)
-                bring_to_disk(temporary)
-                # A present file that is visibly torn is not worth the place of the one before it.
-                if keep_previous and path.is_file() and has_end(path):
-                    _link_or_move(path, link)
-            if link.exists():  # not before: until the new one is in its place nothing has been given up
-                os.replace(link, previous)
-            _sync_folder(path.parent)
-        finally:
-            with suppress(OSError):
-                link.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
+        free = _free_bytes(path.parent)
+        if free is not None and free < needed:  # a disk filled to the brim would fail other writers too
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with whole_file(path, sync=False) as temporary:
+            fill(temporary)
+            bring_to_disk(temporary)
+            # A present file that is visibly torn is not worth the place of the one before it.
+            if keep_previous and path.is_file() and has_end(path):
+                _link_or_move(path, link)
+        if link.exists():  # not before: until the new one is in its place nothing has been given up
+            os.replace(link, previous)
+        _sync_folder(path.parent)
     except OSError as error:
         if error.errno in _FULL:
             raise NoSpace(_describe_no_space(path, needed, error)) from error
         raise
+    finally:
+        with suppress(OSError):
+            link.unlink(missing_ok=True)
 
 
 def _free_bytes(folder: Path) -> int | None:
@@ -112,44 +123,6 @@ def _free_bytes(folder: Path) -> int | None:
     status = os.statvfs(folder)
     blocks = status.f_bfree if os.geteuid() == 0 else status.f_bavail
     return blocks * status.f_frsize if status.f_blocks else None
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = _free_bytes(folder)
-    if free is not None and free < needed:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-class _Sink:
-    """A file for ``torch.save`` that remembers why it failed; torch's writer would not say."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        if self.error is not None:
-            raise self.error
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        """Torch calls it at the end; the file is flushed where its errors are seen."""
-
-
-def _serialise(contents: object, temporary: Path) -> None:
-    with temporary.open("xb") as file:
-        sink = _Sink(file)
-        try:
-            torch.save(contents, sink)  # type: ignore[arg-type]
-        except Exception:
-            if sink.error is None:
-                raise
-        if sink.error is not None:
-            raise sink.error
 
 
 def _link_or_move(path: Path, link: Path) -> None:
@@ -176,18 +149,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _describe_no_space(path: Path, needed: int, error: OSError) -> str:
-    sizes = [f"{_megabytes(needed)} needed"]
+    sizes = f"{needed / 1e6:,.1f} MB needed"
     with suppress(OSError):
         if error.errno == errno.ENOSPC and (free := _free_bytes(path.parent)) is not None:
-            sizes.append(f"{_megabytes(free)} free")
+            sizes += f", {free / 1e6:,.1f} MB free"
     whole = sorted(path.parent.glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
     remedy = (
         f"the earlier checkpoints are whole, make room and resume with --ckpt_path {whole[-1]}"
         if whole
         else "there is no earlier checkpoint, make room and start again"
     )
-    return f"{path}: cannot be written, {_FULL[error.errno or 0]} ({', '.join(sizes)}); {remedy}"
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+    return f"{path}: cannot be written, {_FULL[error.errno or 0]} ({sizes}); {remedy}"
