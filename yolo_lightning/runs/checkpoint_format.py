@@ -48,11 +48,7 @@ RUN_RECORDER = "RunRecorder"
 
 
 def check_version(contents: dict[str, Any], where: object) -> None:
-    """Refuse a checkpoint of a newer format.
-
-    Args:
-        contents: contents of the checkpoint.
-        where: its path, for the message.
+    """Refuse a checkpoint of a newer format; ``where`` is its path, for the message.
 
     Raises:
         InputError: its format is newer than this version of yolo-lightning.
@@ -74,10 +70,7 @@ def write_within_epoch(checkpoint: dict[str, Any], **values: Any) -> None:
 def give_again(checkpoint: dict[str, Any], batches: int, images: int) -> None:
     """Let a run that resumes train the last batches again, because their gradients are not in the checkpoint.
 
-    Args:
-        checkpoint: contents of the checkpoint, which are changed.
-        batches: number of batches.
-        images: images in them, on all ranks together.
+    ``images`` counts those in the batches, on all ranks together.
     """
     loops = LoopState(checkpoint)
     for counts in (loops.batches["current"], loops.batches["total"]):
@@ -92,11 +85,8 @@ def give_again(checkpoint: dict[str, Any], batches: int, images: int) -> None:
 def validate_first(checkpoint: dict[str, Any], random: dict[str, Any]) -> None:
     """Let a run that resumes start with the whole validation in which the checkpoint is saved.
 
-    Lightning returns to a validation of which a batch was started and not completed.
-
-    Args:
-        checkpoint: contents of the checkpoint, which are changed.
-        random: states of the random generators before the validation.
+    Lightning returns to a validation of which a batch was started and not completed. ``random`` holds the
+    states of the random generators before the validation.
     """
     progress = LoopState(checkpoint).validation_batches
     for counts in (progress["current"], progress["total"]):
@@ -107,31 +97,27 @@ def validate_first(checkpoint: dict[str, Any], random: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Resumption:
-    """The position that a run resumes from.
-
-    Attributes:
-        path: the checkpoint.
-        hyper_parameters: those of the module.
-        epochs: whole epochs trained.
-        batches: batches trained of the next epoch.
-        step: optimizer steps so far.
-        purge_step: logger step from which on the curves are logged again.
-        validates_first: the aborted validation after the last batch is repeated first.
-    """
+    """The position that a run resumes from."""
 
     path: Path
     hyper_parameters: dict[str, Any]
+    """Those of the module."""
     epochs: int
+    """Whole epochs trained."""
     batches: int
+    """Batches trained of the next epoch."""
     step: int
+    """Optimizer steps so far."""
     purge_step: int
+    """Logger step from which on the curves are logged again."""
     validates_first: bool
+    """The aborted validation after the last batch is repeated first."""
 
     def __str__(self) -> str:
-        if self.batches:
-            next_ = ", before its validation" if self.validates_first else ""
-            return f"checkpoint {self.path}, in epoch {self.epochs + 1} after batch {self.batches}{next_}"
-        return f"checkpoint {self.path}, after epoch {self.epochs}"
+        if not self.batches:
+            return f"checkpoint {self.path}, after epoch {self.epochs}"
+        next_ = ", before its validation" if self.validates_first else ""
+        return f"checkpoint {self.path}, in epoch {self.epochs + 1} after batch {self.batches}{next_}"
 
     def check_epochs(self, max_epochs: int | None) -> None:
         """Refuse to resume for fewer epochs than are trained already.

@@ -22,7 +22,6 @@ LAST = "last.ckpt"
 DEFAULT_NAME = "fit"
 """Whose ``last`` and ``best`` are meant where no name is given."""
 _VERSION = re.compile(r"version_(\d+)")
-_SHORTHANDS = ("last", "best")
 AUTO = "auto"
 """``--ckpt_path``: the newest checkpoint of the run of that name if it has one, else a start from nothing."""
 
@@ -53,7 +52,7 @@ def claim_run_directory(runs_dir: str | Path, name: str) -> Path:
 
 
 def find_checkpoint(ckpt_path: str, runs_dir: str | Path, name: str) -> Path | None:
-    """The file that ``--ckpt_path`` means; it, or the one kept from before it, is there (see ``storage``).
+    """The file that ``--ckpt_path`` means; it, or the one kept from before it, is there.
 
     Args:
         ckpt_path: a path, ``last`` or ``best`` of the newest run of that name that has one, or ``auto``.
@@ -66,9 +65,13 @@ def find_checkpoint(ckpt_path: str, runs_dir: str | Path, name: str) -> Path | N
     Raises:
         InputError: there is no such checkpoint.
     """
-    if ckpt_path not in (*_SHORTHANDS, AUTO):
+
+    def is_kept(checkpoint: Path) -> bool:
+        return checkpoint.is_file() or previous_path(checkpoint).is_file()
+
+    if ckpt_path not in ("last", "best", AUTO):
         path = Path(ckpt_path).expanduser().absolute()
-        if not _is_kept(path):
+        if not is_kept(path):
             raise InputError(
                 f"--ckpt_path {ckpt_path}: no such file; give a run's checkpoint, or 'last' or 'best'"
             )
@@ -76,7 +79,7 @@ def find_checkpoint(ckpt_path: str, runs_dir: str | Path, name: str) -> Path | N
     parent = Path(runs_dir).expanduser().absolute() / name
     for _, version in sorted(versions(parent), reverse=True):
         path = version / CHECKPOINTS / (LAST if ckpt_path == AUTO else f"{ckpt_path}.ckpt")
-        if _is_kept(path):
+        if is_kept(path):
             return path
     if ckpt_path == AUTO:
         return None
@@ -84,10 +87,6 @@ def find_checkpoint(ckpt_path: str, runs_dir: str | Path, name: str) -> Path | N
         f"--ckpt_path {ckpt_path}: no run in {parent} has a {CHECKPOINTS}/{ckpt_path}.ckpt; "
         "give the path of a checkpoint, or the --runs_dir and --run_name of the run"
     )
-
-
-def _is_kept(checkpoint: Path) -> bool:
-    return checkpoint.is_file() or previous_path(checkpoint).is_file()
 
 
 def begun_run_directory(runs_dir: str | Path, name: str) -> Path | None:
@@ -103,13 +102,10 @@ def run_directory_of(checkpoint: Path) -> Path | None:
 
 
 def with_run_config(argv: list[str]) -> list[str]:
-    """Put the configuration of the checkpoint's run in front of the options given.
+    """Put the configuration of the checkpoint's run between the subcommand and the options given.
 
     So ``fit --ckpt_path last`` and ``validate --ckpt_path RUN/checkpoints/best.ckpt`` need no other
     option, and each option that is given still counts.
-
-    Args:
-        argv: the subcommand and its options.
 
     Raises:
         InputError: the checkpoint does not exist.
@@ -141,7 +137,7 @@ def _option_values(argv: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _run_of_config(path: str) -> dict[str, str]:
-    """Name and folder of runs that a configuration gives; what is wrong with it is the parser's to tell."""
+    """Name and folder of runs that a configuration gives; the parser reports what is wrong with it."""
     try:
         content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Any, NoReturn
@@ -64,6 +65,7 @@ class Interruption(Checkpoint):
         self.path = path
         self.interval_s = minutes * 60
         self._agreement: Agreement
+        self._io: RunCheckpointIO | None = None
         self._saved_s = 0.0
         self._saved_batch = -1
         self._saved_best: list[float] = []
@@ -78,17 +80,30 @@ class Interruption(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._agreement = Agreement(flags=3)
         io = trainer.strategy.checkpoint_io
-        if isinstance(io, RunCheckpointIO):  # otherwise the other ranks would wait in the save for rank zero
-            io.keeps_errors = trainer.world_size > 1
+        self._io = io if isinstance(io, RunCheckpointIO) else None
+        if self._io:  # otherwise the other ranks would wait in the save for rank zero
+            self._io.keeps_errors = trainer.world_size > 1
         leave_signals_alone(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         signals.training_begins()
         self._saved_s = monotonic()
         self._random = random_state()
-        stop, _, _ = self._agreement.settle([_asked(), False, False])
+        stop, _ = self._ask(self._agreement.settle, trainer)
         if stop:
             self._stop(trainer, "before training began")
+
+    def _ask(
+        self, agree: Callable[[list[bool]], list[bool]], trainer: Trainer, save: bool = False
+    ) -> tuple[bool, bool]:
+        """Return whether the ranks stop and whether they save; end all if a checkpoint was not written."""
+        failed = self._io is not None and self._io.failed
+        stop, save, failed = agree([signals.received() is not None, save, failed])
+        if failed:
+            if trainer.is_global_zero and self._io is not None:
+                self._io.wait()  # raises what went wrong
+            raise FailedElsewhere("a checkpoint could not be written")
+        return stop, save
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -96,11 +111,7 @@ class Interruption(Checkpoint):
         is_due = self.interval_s > 0 and monotonic() - self._saved_s >= self.interval_s
         if is_due:
             self._saved_s = monotonic()  # not again in the next batch, when the other ranks learn of it
-        stop, save, failed = self._agreement.exchange(
-            [_asked(), is_due and trainer.is_global_zero, _has_failed(trainer)]
-        )
-        if failed:
-            self._tell_of_failure(trainer)
+        stop, save = self._ask(self._agreement.exchange, trainer, save=is_due and trainer.is_global_zero)
         loop = trainer.fit_loop.epoch_loop
         stop, save = stop or self._postponed[0], save or self._postponed[1]
         if loop.batch_progress.is_last_batch or _is_validation_due(trainer):
@@ -115,7 +126,8 @@ class Interruption(Checkpoint):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._looks = 0
-        if trainer.sanity_checking or _ends_with_validation(trainer):
+        ends_training = is_stopping(trainer) or 0 <= trainer.max_steps <= trainer.global_step
+        if trainer.sanity_checking or ends_training:  # then no run would resume in it
             return
         if self._postponed[0]:
             self._abort_validation(trainer)
@@ -126,10 +138,8 @@ class Interruption(Checkpoint):
         if self._looks == 0:
             return
         self._looks -= 1
-        stop, save, failed = self._agreement.exchange([_asked(), False, _has_failed(trainer)])
+        stop, save = self._ask(self._agreement.exchange, trainer)
         self._postponed = self._postponed[0], self._postponed[1] or save
-        if failed:
-            self._tell_of_failure(trainer)
         if stop:
             self._abort_validation(trainer)
 
@@ -168,32 +178,22 @@ class Interruption(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_s = monotonic()
-        stop, _, failed = self._agreement.settle([_asked(), False, _has_failed(trainer)])
-        if failed:
-            self._tell_of_failure(trainer)
+        stop, _ = self._ask(self._agreement.settle, trainer)
         stop, self._postponed = stop or self._postponed[0], (False, False)
         if stop and not _is_finished(trainer):
             self._stop(trainer, f"after epoch {trainer.current_epoch + 1}")
 
-    def _tell_of_failure(self, trainer: Trainer) -> None:
-        """End all ranks because a checkpoint could not be written; rank zero says why."""
-        io = trainer.strategy.checkpoint_io
-        if trainer.is_global_zero and isinstance(io, RunCheckpointIO):
-            io.wait()  # raises what went wrong
-        raise FailedElsewhere("a checkpoint could not be written")
-
     def _stop(self, trainer: Trainer, where: str) -> NoReturn:
-        io = trainer.strategy.checkpoint_io  # must be done now, because a requeued job may start at once
-        io.finish() if isinstance(io, RunCheckpointIO) else io.teardown()
-        if self._agreement.settle([False, False, _has_failed(trainer)])[2]:
-            self._tell_of_failure(trainer)
+        # A requeued job may start at once.
+        self._io.finish() if self._io else trainer.strategy.checkpoint_io.teardown()
+        self._ask(self._agreement.settle, trainer)
         reason = signals.received() or "a signal to another process"
         rank_zero_info(f"stopped by {reason} {where}")
         if trainer.is_global_zero:
             slurm = signals.in_slurm_job() and signals.received() != "SIGINT"
             rank_zero_info(signals.requeue() if slurm else self._how_to_go_on(trainer))
         trainer.strategy.barrier("stop")  # srun ends all processes when one has ended
-        raise SystemExit(exit_status(trainer))
+        raise SystemExit(_exit_status(trainer))
 
     def _how_to_go_on(self, trainer: Trainer) -> str:
         if self.path is None:
@@ -207,11 +207,10 @@ class Interruption(Checkpoint):
         return f"resume with   yolo-lightning fit {option}"
 
 
-def exit_status(trainer: Trainer) -> int:
-    """Exit status of a process that was asked to stop.
+def _exit_status(trainer: Trainer) -> int:
+    """75, but 0 for processes that Lightning started here, which have no ``RANK``.
 
-    It is 0 for processes that Lightning started here, which have no ``RANK``: Lightning's watcher takes any
-    other status for a crash, and kills the main process while it cleans up.
+    Lightning's watcher takes any other status for a crash, and kills the main process while it cleans up.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
     is_started_by_lightning = isinstance(environment, LightningEnvironment) and "RANK" not in os.environ
@@ -227,11 +226,6 @@ def _is_finished(trainer: Trainer) -> bool:
     )
 
 
-def _ends_with_validation(trainer: Trainer) -> bool:
-    """Tell if training ends with this validation, so that no run would resume in it."""
-    return is_stopping(trainer) or 0 <= trainer.max_steps <= trainer.global_step
-
-
 def _is_validation_due(trainer: Trainer) -> bool:
     """Tell if a validation follows this batch, apart from one that a stop causes."""
     stops, trainer.should_stop = trainer.should_stop, False
@@ -242,15 +236,5 @@ def _is_validation_due(trainer: Trainer) -> bool:
 
 
 def _best_scores(trainer: Trainer) -> list[float]:
-    """Scores of the best checkpoints so far."""
     kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     return [float(each.best_model_score) for each in kept if each.best_model_score is not None]
-
-
-def _asked() -> bool:
-    return signals.received() is not None
-
-
-def _has_failed(trainer: Trainer) -> bool:
-    io = trainer.strategy.checkpoint_io
-    return isinstance(io, RunCheckpointIO) and io.failed

@@ -46,11 +46,9 @@ class Patience(EarlyStoppingHooks, EarlyStopping):
         """Train no further if the run was stopped early, unless the limit has been raised."""
         if self.wait_count >= self.patience:
             trainer.should_stop, self.stopped_epoch = True, trainer.current_epoch
-            self._tell()
+            self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.stopped_epoch != _NEVER:
-            self._tell()
-
-    def _tell(self) -> None:
-        rank_zero_info(f"early stop: val/map has not improved for {self.patience} validations (--patience)")
+            validations = f"{self.patience} validations (--patience)"
+            rank_zero_info(f"early stop: val/map has not improved for {validations}")

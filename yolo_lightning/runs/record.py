@@ -47,11 +47,11 @@ class RunRecorder(Checkpoint):
         """Logger step of the last row; -1 if there is none."""
         self._ends_validated = False
         """True if a validation ended at that step, not only earlier in the epoch."""
-        self._validated_batch = -1
         self._earlier_seconds: float | None = None
         """Wall time of the run before it was resumed."""
         self._started = time.monotonic()
-        self._validated = False
+        self._validated_batch: int | None = None
+        """Batch at which the last validation of this epoch ended."""
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -65,10 +65,7 @@ class RunRecorder(Checkpoint):
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._continue_record(trainer)  # not earlier: the epoch to continue with is known only now
-
-    def _continue_record(self, trainer: Trainer) -> None:
-        """Continue the rows and curves of the run that is resumed."""
+        """Continue the rows and curves of the run that is resumed; its epoch is known only now."""
         rows = read_metrics(self.directory / METRICS)
         self._rows = [row for row in rows if row["epoch"] < trainer.current_epoch]
         if self._rows and self._earlier_seconds is None:  # a checkpoint without it
@@ -81,8 +78,8 @@ class RunRecorder(Checkpoint):
                 logger.save()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validated = not trainer.sanity_checking
-        self._validated_batch = trainer.fit_loop.total_batch_idx
+        if not trainer.sanity_checking:
+            self._validated_batch = trainer.fit_loop.total_batch_idx
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = trainer.callback_metrics  # on all ranks: reading it is a collective
@@ -91,14 +88,13 @@ class RunRecorder(Checkpoint):
         logged = {
             name: float(value)
             for name, value in metrics.items()
-            if self._validated or not name.startswith("val/")  # otherwise of an earlier epoch
+            if self._validated_batch is not None or not name.startswith("val/")  # of an earlier epoch
         }
-        self._validated = False
-        seconds = self._seconds
         self._logged_step = logging_step(trainer) - 1
         self._ends_validated = self._validated_batch == trainer.fit_loop.total_batch_idx
+        self._validated_batch = None
         position = {"epoch": float(trainer.current_epoch), "step": float(trainer.global_step)}
-        self._rows.append({**position, **logged, "wall_seconds": seconds})
+        self._rows.append({**position, **logged, "wall_seconds": self._seconds})
         for logger in trainer.loggers:
             logger.save()  # the checkpoint that comes next is newer than what was logged
         write_whole(self.directory / METRICS, metrics_as_csv(self._rows))
@@ -108,7 +104,7 @@ class RunRecorder(Checkpoint):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the last checkpoint in the summary; runs also when the resumed run was already complete."""
         if not self._rows:
-            self._continue_record(trainer)
+            self.on_train_start(trainer, pl_module)
         if self._rows:
             self._write_summary()
 
@@ -139,10 +135,6 @@ def summarise(rows: list[dict[str, float]], checkpoints: Path) -> dict[str, Any]
     Args:
         rows: one dictionary of metrics an epoch, at least one.
         checkpoints: the folder of ``best.ckpt`` and ``last.ckpt``.
-
-    Returns:
-        ``best`` and ``last`` (metrics, and the epoch counted from 0), ``epochs`` trained,
-        ``images_per_second`` (median over the epochs), ``wall_seconds``, and ``checkpoints``.
     """
     return {
         "best": _whole_numbers(best_row(rows)),
