@@ -59,9 +59,7 @@ class Snapshots:
         memory = list(targets.values())
         _copy_all(list(sources.values()), [values for _, values in memory])
         free_bytes = sum(values.nbytes for free in self._free.values() for values in free)
-        if free_bytes > sum(
-            values.nbytes for _, values in memory
-        ):  # else the next may need it: gradients
+        if free_bytes > sum(values.nbytes for _, values in memory):  # else the next may need it: gradients
             self._free.clear()
         return Snapshot(copy.deepcopy(contents, memo), memory)
 

@@ -52,12 +52,8 @@ def is_stopping(trainer: Any) -> bool:
 
 def leave_signals_alone(trainer: Any) -> None:
     """Keep Lightning from installing signal handlers, and from a broadcast before each batch."""
-    trainer._signal_connector.register_signal_handlers = _do_nothing
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _do_nothing
-
-
-def _do_nothing() -> None:
-    """Stand in for a method of Lightning."""
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
 def has_checkpoint_io(strategy: Any) -> bool:
@@ -74,11 +70,8 @@ class LoopState:
     Each position is a dictionary ``{"current": counts, "total": counts, ...}`` with ``counts`` of what is
     ``ready``, ``started``, ``processed`` and ``completed``: ``current`` in this epoch, ``total`` in the run.
 
-    Args:
-        checkpoint: contents of a checkpoint.
-
     Raises:
-        KeyError: it holds no loops.
+        KeyError: the checkpoint holds no loops.
     """
 
     def __init__(self, checkpoint: dict[str, Any]) -> None:
@@ -86,12 +79,8 @@ class LoopState:
         self.epochs: dict[str, Any] = self._loop["epoch_progress"]
         self.batches: dict[str, Any] = self._loop["epoch_loop.batch_progress"]
         """Position in the training batches."""
-
-    @property
-    def validation_batches(self) -> dict[str, Any]:
+        self.validation_batches: dict[str, Any] = self._loop["epoch_loop.val_loop.batch_progress"]
         """Position in the validation batches."""
-        progress: dict[str, Any] = self._loop["epoch_loop.val_loop.batch_progress"]
-        return progress
 
     @property
     def loaders(self) -> list[dict[str, Any]]:

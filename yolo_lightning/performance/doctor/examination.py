@@ -21,7 +21,7 @@ from ...data.loading.facts import Loading
 from ...data.loading.ordered import OrderedLoader
 from ...data.module import DetectionDataModule
 from ...system.cores import usable_cores
-from ...system.processor import processor_facts
+from ...system.environment import processor_facts
 from ...training.compilation import CompileOption, compiler_obstacle, decide_compilation
 from ...training.ema import ExponentialMovingAverage
 from ...training.module import YOLOv5
