@@ -26,54 +26,38 @@ class Recompilation(NamedTuple):
     """A function that torch.compile had compiled before and compiled again."""
 
     function: str
-    """Name of the function."""
-    reason: str
-    """Guard that failed, in the words of torch."""
-    seconds: float
-    """Duration, with that of the backward pass if it was compiled too."""
+    reason: str  # guard that failed, in the words of torch
+    seconds: float  # duration, with that of the backward pass if it was compiled too
 
 
 class Measurements(NamedTuple):
     """Parts of the training time, 0..1, and the facts that explain them."""
 
-    idle_fraction: float
-    """Time between two steps, in which the device has nothing to do."""
-    loader_fraction: float
-    """Time that the loader accounts for."""
-    copy_fraction: float | None = None
-    """Time that the copy to the device accounts for; None if it was not measured."""
-    slow_step_fraction: float = 0.0
-    """Time that the fastest form of the step would save; 0 if no other form was measured."""
-    step_form: str = ""
-    """Form of the present step."""
-    seconds: float = math.nan
-    """Duration of all steps and all waits."""
+    idle_fraction: float  # time between two steps, in which the device has nothing to do
+    loader_fraction: float  # time that the loader accounts for
+    copy_fraction: float | None = None  # time that the copy to the device accounts for; None: not measured
+    slow_step_fraction: float = 0.0  # time that the fastest form of the step would save, if one was measured
+    step_form: str = ""  # form of the present step
+    seconds: float = math.nan  # duration of all steps and all waits
     recompilations: Sequence[Recompilation] = ()
-    launch_bound_fraction: float = 0.0
-    """Part of the steps that the device finished as fast as the host launched them; 0 on a CPU."""
-    is_compiled: bool | None = None
-    """True if the network is compiled; None if that is unknown."""
-    step_ms: float = math.nan
-    """Mean time of the host in a step, in ms."""
+    launch_bound_fraction: float = 0.0  # steps that the device finished as fast as the host launched them
+    is_compiled: bool | None = None  # whether the network is compiled; None if that is unknown
+    step_ms: float = math.nan  # mean time of the host in a step
     loading: Loading | None = None
-    """Facts of the loader, if it has any."""
 
 
 class Advice(NamedTuple):
     """Why a part is slow, and what to do."""
 
     cause: Cause
-    why: str
-    """A clause that names the cause."""
-    remedy: str
-    """A clause that names the options to change, with their values."""
+    why: str  # a clause that names the cause
+    remedy: str  # a clause that names the options to change, with their values
 
 
 class Bottleneck(NamedTuple):
     """The largest loss of time."""
 
-    loss: str
-    """A clause with the part of the time that was lost."""
+    loss: str  # a clause with the part of the time that was lost
     advice: Advice
 
 

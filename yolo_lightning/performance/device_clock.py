@@ -14,12 +14,9 @@ import torch
 class DeviceTimes:
     """Sums over the intervals that the device has passed."""
 
-    idle_ms: float = 0.0
-    """Time between two steps."""
-    busy_ms: float = 0.0
-    """Time from the start of a step to its end."""
-    steps: int = 0
-    """Steps that were checked for being launch-bound."""
+    idle_ms: float = 0.0  # time between two steps
+    busy_ms: float = 0.0  # time from the start of a step to its end
+    steps: int = 0  # steps that were checked for being launch-bound
     launch_bound_steps: int = 0
     """Steps whose backward pass was done when the host had launched the rest of the step."""
 

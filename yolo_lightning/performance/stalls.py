@@ -19,8 +19,7 @@ from ..training.contracts import detection_module
 from .bottleneck import LOSS_THRESHOLD, Cause, Measurements, Recompilation, explain_epoch
 from .device_clock import DeviceClock, device_clock
 
-_REPEAT_EPOCHS = 10
-"""Epochs after which a line is printed again although its cause is the same."""
+_REPEAT_EPOCHS = 10  # epochs after which a line is printed again although its cause is the same
 
 
 @dataclass

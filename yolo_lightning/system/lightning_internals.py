@@ -79,8 +79,12 @@ class LoopState:
         self.epochs: dict[str, Any] = self._loop["epoch_progress"]
         self.batches: dict[str, Any] = self._loop["epoch_loop.batch_progress"]
         """Position in the training batches."""
-        self.validation_batches: dict[str, Any] = self._loop["epoch_loop.val_loop.batch_progress"]
+
+    @property
+    def validation_batches(self) -> dict[str, Any]:
         """Position in the validation batches."""
+        progress: dict[str, Any] = self._loop["epoch_loop.val_loop.batch_progress"]
+        return progress
 
     @property
     def loaders(self) -> list[dict[str, Any]]:

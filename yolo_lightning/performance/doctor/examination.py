@@ -33,7 +33,6 @@ from .images import (
     LoaderRate,
     TrainingSample,
     batches_ahead,
-    batches_at_once,
     endless,
     measure_copy,
     measure_images,
@@ -90,9 +89,7 @@ class Examination:
         form = Form(precision, module.channels_last, cast(CompileOption, compiled))
         workers = self.cache_plan.worker_count("train", data.num_workers)
         self.now = Plan(self.cache_plan.choice.mode, workers, form)
-        self.sample: TrainingSample
         self.cache: ImageCache | None = None
-        self.training: ShortTraining
 
     def run(self) -> Report:
         """Measure everything; nothing of the user's is changed or built."""
@@ -112,9 +109,8 @@ class Examination:
             self.notes.append("other programs used the cores meanwhile: the figures are rough")
         self._note_cost(cost, now_timing, better)
         fitting = self.cache_plan.fastest_fitting.mode
-        loading = Loading(
-            now.cache, now.workers, self.cores, read_fraction, None if fitting == "none" else fitting
-        )
+        fits = None if fitting == "none" else fitting
+        loading = Loading(now.cache, now.workers, self.cores, read_fraction, fits)
         copy_ms = 3 * data.image_size**2 / 1e6 / copy_gb_per_s if copy_gb_per_s else 0.0
         return Report(
             machine=describe_machine(self.device),
@@ -130,8 +126,6 @@ class Examination:
             verdict=judge(now, now_timing, better, better_timing, loading, copy_ms, self.on_cuda),
             notes=self.notes,
         )
-
-    # Images
 
     def _draw_sample(self) -> ImageCost:
         """Draw as many images as can be decoded in a few seconds, and measure the cost of one."""
@@ -152,8 +146,6 @@ class Examination:
         self.announce(f"loading alone: {plan.loader()}")
         with closing(self._loader(plan, self.data.batch_size)) as loader:
             return measure_loader(loader, seconds * self.scale)
-
-    # The step
 
     def _resident_batch(self, batch_size: int) -> Batch:
         """Make a batch of the sample that stays on the device, in memory of its own."""
@@ -202,8 +194,6 @@ class Examination:
             times.append(self.training.time_step(compiled, batch, seconds))
         return times
 
-    # Both together
-
     def _better_plan(self, times: list[StepTime]) -> Plan:
         """Take the fastest cache that fits and the fastest form, unless the present ones are as fast."""
         better = self.now
@@ -224,7 +214,7 @@ class Examination:
             closing(self._loader(plan, self.training.batch_size)) as loader,
             closing(endless(loader)) as batches,
         ):
-            burst = batches_at_once(loader)
+            burst = max(1, loader.workers)  # workers that begin together end together
             clock = StepClock(seconds * self.scale, 2 + batches_ahead(loader) + burst, burst)
             self.training.train(plan.form, batches, clock)
         together_ms = statistics.median(clock.burst_ms) / self.training.batch_size
@@ -264,15 +254,13 @@ class Examination:
         cold_ms = (cost.cold_read_ms + cost.decode_ms) / self.cores
         stays = now.cache == "none" and self.sample.stays_in_memory
         if stays and cold_ms > 2 * now_timing.together_ms:
+            each = f"{cost.cold_read_ms:.0f} ms each"
             self.notes.append(
-                f"the first epoch reads the files from the disk, {cost.cold_read_ms:.0f} ms each; they stay "
-                "in memory then"
+                f"the first epoch reads the files from the disk, {each}; they stay in memory then"
             )
         if better.cache != now.cache:
-            seconds = cold_ms * sum(map(len, self.indices.values())) / 1000
-            self.notes.append(
-                f"filling the cache reads and decodes each image once, in about {seconds:.0f} s"
-            )
+            seconds = f"{cold_ms * sum(map(len, self.indices.values())) / 1000:.0f} s"
+            self.notes.append(f"filling the cache reads and decodes each image once, in about {seconds}")
         elif now.cache == "none" and self.cache_plan.fastest_fitting.mode == "none":
             self.notes.append("no cache has room for the decoded images")
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.benchmark import Timer
 
 from ...data.annotations.index import DatasetIndex, IntArray
 from ...data.batch import Batch, label_capacity
@@ -31,29 +32,23 @@ from ...system.cores import usable_cores
 MOST_IMAGES = 256
 PAGE_CACHE_SHARE = 0.5
 """Part of the available memory that the files of a data set may take to stay in it from epoch to epoch."""
-_COPY_BYTES = 256 << 20
 _LEAST_IMAGES = 4
 
 
 class ImageCost(NamedTuple):
     """Milliseconds an image, one after the other in one thread."""
 
-    cold_read_ms: float
-    """Time to read a file from the disk."""
-    read_ms: float
-    """Time to read a file that the system may have kept in memory."""
-    decode_ms: float
-    """Time to decode and letterbox it."""
-    images: int
-    """Number of images that were measured."""
+    cold_read_ms: float  # time to read a file from the disk
+    read_ms: float  # time to read a file that the system may have kept in memory
+    decode_ms: float  # time to decode and letterbox it
+    images: int  # number measured
 
 
 class LoaderRate(NamedTuple):
     """Speed of a loader while nothing computes beside it."""
 
     images_per_second: float
-    read_fraction: float
-    """Part of the loader's time that went into reading files, 0..1; NaN: unknown."""
+    read_fraction: float  # part of the loader's time that went into reading files, 0..1; NaN: unknown
 
 
 class TrainingSample:
@@ -66,8 +61,6 @@ class TrainingSample:
         images: most images to draw.
 
     Attributes:
-        index: index of the drawn images.
-        dataset: reads and decodes them.
         stays_in_memory: true if the files of the whole split stay in the page cache, so that only the first
             epoch reads them from the disk.
     """
@@ -129,8 +122,9 @@ def forget(path: Path) -> None:
 def part_of(index: DatasetIndex, positions: IntArray) -> DatasetIndex:
     """Take the images at ``positions``, int64 (n,), of an index, in that order."""
     paths = [os.fsencode(index.path(i)) for i in positions.tolist()]
-    rows = [np.arange(index.rows(i).start, index.rows(i).stop) for i in positions.tolist()]
-    taken = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+    rows = [range(len(index.classes))[index.rows(i)] for i in positions.tolist()]
+    taken = np.fromiter(itertools.chain(*rows), np.int64)
+    columns = ("classes", "boxes", "areas", "crowd", "trainable")
     return replace(
         index,
         path_bytes=b"".join(paths),
@@ -138,21 +132,12 @@ def part_of(index: DatasetIndex, positions: IntArray) -> DatasetIndex:
         image_ids=index.image_ids[positions],
         sizes=index.sizes[positions],
         offsets=np.cumsum([0, *map(len, rows)], dtype=np.int64),
-        classes=index.classes[taken],
-        boxes=index.boxes[taken],
-        areas=index.areas[taken],
-        crowd=index.crowd[taken],
-        trainable=index.trainable[taken],
+        **{name: getattr(index, name)[taken] for name in columns},
     )
 
 
 def measure_images(sample: TrainingSample, budget_s: float) -> ImageCost:
-    """Read and decode images of a sample one by one, through the data set that training reads them with.
-
-    Args:
-        sample: the images.
-        budget_s: time limit; at least four images are measured.
-    """
+    """Read and decode images of a sample, at least four, one by one with the data set of the training."""
     dataset = DetectionDataset(sample.index, sample.image_size, sample.capacity, train=True)
     pixels = np.empty((sample.image_size, sample.image_size, 3), np.uint8)
     ns: list[tuple[int, int, int]] = []  # of an image: cold read, read, decoding
@@ -181,14 +166,9 @@ def batches_ahead(loader: OrderedLoader) -> int:
     return loader.workers * PREFETCH_BATCHES
 
 
-def batches_at_once(loader: OrderedLoader) -> int:
-    """Count the batches of a burst: workers that begin together end together."""
-    return max(1, loader.workers)
-
-
 def measure_loader(loader: OrderedLoader, seconds: float) -> LoaderRate:
     """Measure a loader by itself, after the batches that it made ahead; at least two batches."""
-    batches, burst = endless(loader), batches_at_once(loader)
+    batches, burst = endless(loader), max(1, loader.workers)  # workers that begin together end together
     for _ in range(burst + batches_ahead(loader)):
         next(batches)
     count, began = 0, time.perf_counter()
@@ -206,13 +186,7 @@ def measure_copy(device: torch.device) -> float | None:
     """Measure GB/s from page-locked memory to a CUDA device; None on a CPU, which has nothing to copy."""
     if device.type != "cuda":
         return None
-    source = torch.empty(_COPY_BYTES, dtype=torch.uint8, pin_memory=True)
+    source = torch.empty(256 << 20, dtype=torch.uint8, pin_memory=True)
     target = torch.empty_like(source, device=device)
-    target.copy_(source, non_blocking=True)
-    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    before.record()
-    for _ in range(4):
-        target.copy_(source, non_blocking=True)
-    after.record()
-    torch.cuda.synchronize(device)
-    return 4 * _COPY_BYTES / 1e6 / before.elapsed_time(after)
+    timer = Timer("target.copy_(source)", globals={"target": target, "source": source})
+    return source.nbytes / 1e9 / timer.timeit(4).mean

@@ -13,12 +13,9 @@ from ...training.compilation import CompileOption
 from ...training.precision import Precision, has_native_bf16
 from ..bottleneck import Cause, Measurements, find_bottleneck
 
-TIE = 0.03
-"""Forms of the step within this part of the fastest count as equally fast."""
-FP16_ADVANTAGE = 0.10
-"""Part by which fp16, with its narrow range, must be faster than bf16 to be preferred."""
-LOSS_TOLERANCE = 0.05
-"""Part of the loss in fp32 by which the loss of another precision may differ."""
+TIE = 0.03  # forms of the step within this part of the fastest count as equally fast
+FP16_ADVANTAGE = 0.10  # part by which fp16, with its narrow range, must be faster than bf16 to be preferred
+LOSS_TOLERANCE = 0.05  # part of the loss in fp32 by which the loss of another precision may differ
 LEAST_GAIN = 1.03
 """Factor in images a second below which no option is recommended: noise would decide."""
 
@@ -27,8 +24,7 @@ class Form(NamedTuple):
     """A way to compute the training step."""
 
     precision: Precision
-    channels_last: bool
-    """Memory order of weights and activations."""
+    channels_last: bool  # memory order of weights and activations
     compile: CompileOption
     """Value of ``model.compile``: False, ``augmentation``, or a mode, which compiles the network too."""
 
@@ -48,16 +44,12 @@ class StepTime:
     """Time of a training step in one form, on a batch that stays on the device."""
 
     form: Form
-    batch_size: int
-    """Images of the measured step."""
+    batch_size: int  # images of the measured step
     median_ms: float = math.nan
     repetitions: int = 0
-    loss: float = math.nan
-    """Sum of the loss's parts; network and batch are the same for all forms."""
-    peak_bytes: int | None = None
-    """Largest memory of tensors, on CUDA."""
-    failure: str | None = None
-    """Reason why it could not be measured; the numbers are then NaN."""
+    loss: float = math.nan  # sum of the loss's parts; network and batch are the same for all forms
+    peak_bytes: int | None = None  # largest memory of tensors, on CUDA
+    failure: str | None = None  # reason why it could not be measured; the numbers are then NaN
 
     @property
     def image_ms(self) -> float:
@@ -71,16 +63,16 @@ class StepTime:
         return math.isnan(reference) or abs(self.loss - reference) <= LOSS_TOLERANCE * abs(reference)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain types."""
-        return asdict(self) | {"form": self.form._asdict(), "images_per_second": 1000 / self.image_ms}
+        """Plain types; None for NaN and infinity, which JSON lacks."""
+        values = asdict(self) | {"form": self.form._asdict(), "images_per_second": 1000 / self.image_ms}
+        return {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values.items()}
 
 
 class Plan(NamedTuple):
     """The options of a training that matter for its speed."""
 
     cache: CacheMode
-    workers: int
-    """Worker processes of the loader; 0 loads in the main process."""
+    workers: int  # worker processes of the loader; 0 loads in the main process
     form: Form
 
     def loader(self) -> str:
@@ -94,12 +86,9 @@ class Plan(NamedTuple):
 class Timing(NamedTuple):
     """Speed of a plan, in milliseconds an image."""
 
-    loader_ms: float
-    """Loader by itself."""
-    step_ms: float
-    """Training step by itself, on a batch that stays on the device."""
-    together_ms: float
-    """Loader and step together."""
+    loader_ms: float  # loader by itself
+    step_ms: float  # training step by itself, on a batch that stays on the device
+    together_ms: float  # loader and step together
 
 
 class Verdict(NamedTuple):
@@ -107,10 +96,8 @@ class Verdict(NamedTuple):
 
     bottleneck: Cause | None
     sentence: str
-    options: dict[str, str]
-    """Recommended values by the name of their option; empty if nothing is faster."""
-    gain: float
-    """Factor in images a second that the options give; 1 without any."""
+    options: dict[str, str]  # recommended values by the name of their option; empty if nothing is faster
+    gain: float  # factor in images a second that the options give; 1 without any
 
 
 def eager_forms(device: str, compile: CompileOption) -> list[Form]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,30 +55,28 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Plain types; None for what was not measured."""
         cost = self.image_cost
-        return _finite(
-            {
-                "machine": self.machine,
-                "network": self.network,
-                "images": self.images,
-                "bottleneck": self.verdict.bottleneck or "none",
-                "sentence": self.verdict.sentence,
-                "recommendation": self.verdict.options,
-                "command": self.command,
-                "images_per_second": self.images_per_second,
-                "predicted_images_per_second": self.predicted_images_per_second,
-                "gain": self.verdict.gain,
-                "epoch_s": self.epoch_s,
-                "predicted_epoch_s": self.epoch_s / self.verdict.gain,
-                "read_cold_ms": cost.cold_read_ms,
-                "read_ms": cost.read_ms,
-                "decode_ms": cost.decode_ms,
-                "copy_gb_per_s": self.copy_gb_per_s,
-                "now": _plan_json(self.now, self.now_timing),
-                "measured_alternative": _plan_json(self.better, self.better_timing),
-                "steps": [time.as_json() for time in self.steps],
-                "notes": list(self.notes),
-            }
-        )
+        return {
+            "machine": self.machine,
+            "network": self.network,
+            "images": self.images,
+            "bottleneck": self.verdict.bottleneck or "none",
+            "sentence": self.verdict.sentence,
+            "recommendation": self.verdict.options,
+            "command": self.command,
+            "images_per_second": self.images_per_second,
+            "predicted_images_per_second": self.predicted_images_per_second,
+            "gain": self.verdict.gain,
+            "epoch_s": self.epoch_s,
+            "predicted_epoch_s": self.epoch_s / self.verdict.gain,
+            "read_cold_ms": cost.cold_read_ms,
+            "read_ms": cost.read_ms,
+            "decode_ms": cost.decode_ms,
+            "copy_gb_per_s": self.copy_gb_per_s,
+            "now": _plan_json(self.now, self.now_timing),
+            "measured_alternative": _plan_json(self.better, self.better_timing),
+            "steps": [time.as_json() for time in self.steps],
+            "notes": list(self.notes),
+        }
 
     def __str__(self) -> str:
         return "\n".join([f"{self.network} on {self.machine}", "", *self._table(), "", *self._conclusion()])
@@ -135,12 +132,3 @@ def _plan_json(plan: Plan, timing: Timing) -> dict[str, Any]:
         "step_images_per_second": 1000 / timing.step_ms,
         "images_per_second": 1000 / timing.together_ms,
     }
-
-
-def _finite(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON lacks, by None."""
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
