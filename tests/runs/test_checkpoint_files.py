@@ -16,8 +16,7 @@ import torch
 
 from tests.support.mounts import file_system
 from yolo_lightning.runs import checkpoint_files as files
-from yolo_lightning.runs.checkpoint_damage import newest_whole, previous_path
-from yolo_lightning.runs.checkpoint_files import NoSpace, full_disk_error, write
+from yolo_lightning.runs.checkpoint_files import NoSpace, full_disk_error, newest_whole, previous_path, write
 from yolo_lightning.runs.checkpoint_io import RunCheckpointIO
 from yolo_lightning.system import files as whole_files
 

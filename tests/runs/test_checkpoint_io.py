@@ -12,8 +12,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 
 from yolo_lightning.runs import checkpoint_files as files
 from yolo_lightning.runs import checkpoint_io as background
-from yolo_lightning.runs.checkpoint_damage import newest_whole, previous_path
-from yolo_lightning.runs.checkpoint_files import NoSpace
+from yolo_lightning.runs.checkpoint_files import NoSpace, newest_whole, previous_path
 from yolo_lightning.runs.checkpoint_io import RunCheckpointIO
 
 

@@ -16,8 +16,7 @@ from tests.runs.test_checkpoint_files import contents, number_of, python
 from yolo_lightning.model.network import build_network
 from yolo_lightning.runs import checkpoint_files as files
 from yolo_lightning.runs import checkpoint_io as background
-from yolo_lightning.runs.checkpoint_damage import previous_path
-from yolo_lightning.runs.checkpoint_files import NoSpace
+from yolo_lightning.runs.checkpoint_files import NoSpace, previous_path
 from yolo_lightning.runs.checkpoint_io import RunCheckpointIO
 from yolo_lightning.runs.snapshot import Snapshots
 

@@ -22,7 +22,7 @@ from ..model.network import DetectionNetwork, build_network
 from ..model.weights import LoadedWeights, identify_architecture, load_weights, transfer_weights
 from ..monitoring import features
 from ..monitoring.pictures import SCORE_THRESHOLD, Pixels, encode
-from ..runs.checkpoint_damage import newest_whole
+from ..runs.checkpoint_files import newest_whole
 from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import CONFIG, DEFAULT_NAME, find_checkpoint, run_directory_of
 from ..system.files import write_whole

@@ -1,10 +1,12 @@
-"""Checkpoint files put on the disk so that none is ever half."""
+"""Checkpoint files: put on the disk so that none is ever half, and what to do about damaged ones."""
 
 from __future__ import annotations
 
 import errno
 import os
+import pickle
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +15,6 @@ import torch
 
 from ..errors import InputError
 from ..system.files import bring_to_disk, remove_leftovers, temporary_name, whole_file
-from .checkpoint_damage import fault, has_end, previous_path
 from .snapshot import bytes_in
 
 with suppress(ImportError):
@@ -21,6 +22,8 @@ with suppress(ImportError):
     # would find the module's lock taken for ever, and with it its own torch.save.
     import torch.utils.serialization.config
 
+_ZIP_START = b"PK\x03\x04"
+_IS_FOLDER = 0x10  # among the attributes of a record
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -30,6 +33,12 @@ _FULL = {
 
 class NoSpace(InputError):
     """There is no room for a checkpoint; those that were written before are whole."""
+
+
+def previous_path(path: str | Path) -> Path:
+    """Path of the previous checkpoint: ``last.ckpt`` -> ``last.previous.ckpt``."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def full_disk_error(error: BaseException | None) -> OSError | None:
@@ -49,13 +58,9 @@ def _os_errors(error: BaseException | None) -> Iterator[OSError]:
 def write(contents: object, path: str | Path, keep_previous: bool = False) -> None:
     """Write a checkpoint so that at every moment ``path`` or the one before it is a whole file.
 
-    It is written to a temporary file in the same folder, brought to the disk, and moved into place. What
-    killed processes left there is removed first.
-
-    Args:
-        contents: anything that ``torch.save`` takes.
-        path: the file; its folder is made if need be.
-        keep_previous: keep the present file as :func:`previous_path`.
+    It is written to a temporary file in the same folder, which is made if need be, brought to the disk, and
+    moved into place. What killed processes left there is removed first. ``keep_previous`` keeps the present
+    file as :func:`previous_path`.
 
     Raises:
         NoSpace: there is no room; ``path`` and the one before it are as they were.
@@ -73,13 +78,7 @@ def write(contents: object, path: str | Path, keep_previous: bool = False) -> No
 
 
 def write_again(source: Path, path: Path, keep_previous: bool = False) -> None:
-    """Let ``path`` be the file ``source`` too, by the rules of :func:`write`: one file of two names.
-
-    Where the file system knows no such thing it is copied.
-
-    Raises:
-        NoSpace, OSError: as :func:`write`.
-    """
+    """Let ``path`` be the file ``source`` too, as by :func:`write`; a copy if there are no hard links."""
 
     def fill(temporary: Path) -> None:
         try:
@@ -160,3 +159,73 @@ def _describe_no_space(path: Path, needed: int, error: OSError) -> str:
         else "there is no earlier checkpoint, make room and start again"
     )
     return f"{path}: cannot be written, {_FULL[error.errno or 0]} ({sizes}); {remedy}"
+
+
+def fault(path: str | Path) -> str | None:
+    """Describe the damage of a checkpoint file in a few words that follow its name; None if it is whole.
+
+    All of it is read, because torch ignores the checksums of the records when it loads.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return "is not a file" if path.exists() else "is missing"
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_ZIP_START))
+        if not start:
+            return "is empty"
+        if not has_end(path):
+            return "is cut short" if _ZIP_START.startswith(start) else "is not a checkpoint, or damaged"
+        return _fault_in_records(path) or _fault_in_loading(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def has_end(path: Path) -> bool:
+    """Tell a file with a checkpoint's end from a torn one, without reading the rest."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
+
+
+def _fault_in_records(path: Path) -> str | None:
+    damaged: str | None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            for record in archive.infolist():
+                # Torch compresses nothing, and reads nothing from what is marked as a folder.
+                if record.compress_type != zipfile.ZIP_STORED or record.external_attr & _IS_FOLDER:
+                    damaged = record.filename
+    except Exception:  # damage can break the format anywhere
+        damaged = "its directory"
+    return f"is damaged in {damaged!r}" if damaged is not None else None
+
+
+def _fault_in_loading(path: Path) -> str | None:
+    try:  # torch maps the tensors without reading them again
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        return None  # whole, but it holds more than tensors and plain values
+    except Exception:
+        return "is not a checkpoint, or damaged in its directory"
+    return None
+
+
+def newest_whole(path: str | Path, announce: Callable[[str], object]) -> Path:
+    """Choose the checkpoint to resume from: ``path``, or the previous one if ``path`` is damaged or missing.
+
+    ``announce`` is called with one sentence if the previous checkpoint is used.
+
+    Raises:
+        InputError: neither of them is whole.
+    """
+    path, previous = Path(path), previous_path(path)
+    if (wrong := fault(path)) is None:
+        return path
+    if (wrong_before := fault(previous)) is None:
+        announce(f"{path}: {wrong}; {previous}, the checkpoint before it, is used instead")
+        return previous
+    also = f", and {previous.name} beside it {wrong_before}" if previous.exists() else ""
+    raise InputError(f"{path}: {wrong}{also}; a damaged file cannot be used, give another checkpoint")

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from ..errors import InputError
-from .checkpoint_damage import previous_path
+from .checkpoint_files import previous_path
 
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
@@ -29,8 +29,7 @@ AUTO = "auto"
 def claim_run_directory(runs_dir: str | Path, name: str) -> Path:
     """Create the next ``version_<k>`` under ``runs_dir/name``; two processes never get the same one.
 
-    Returns:
-        Its absolute path, so that a change of the working directory cannot split a run.
+    The path is absolute, so that a change of the working directory cannot split a run.
 
     Raises:
         InputError: the folder cannot be written.
@@ -54,13 +53,8 @@ def claim_run_directory(runs_dir: str | Path, name: str) -> Path:
 def find_checkpoint(ckpt_path: str, runs_dir: str | Path, name: str) -> Path | None:
     """The file that ``--ckpt_path`` means; it, or the one kept from before it, is there.
 
-    Args:
-        ckpt_path: a path, ``last`` or ``best`` of the newest run of that name that has one, or ``auto``.
-        runs_dir: where runs are kept.
-        name: name of the run.
-
-    Returns:
-        None for ``auto`` where there is no checkpoint.
+    ``ckpt_path`` is a path, ``last`` or ``best`` of the newest run of that name that has one, or ``auto``,
+    which gives None if there is none.
 
     Raises:
         InputError: there is no such checkpoint.
@@ -105,10 +99,7 @@ def with_run_config(argv: list[str]) -> list[str]:
     """Put the configuration of the checkpoint's run between the subcommand and the options given.
 
     So ``fit --ckpt_path last`` and ``validate --ckpt_path RUN/checkpoints/best.ckpt`` need no other
-    option, and each option that is given still counts.
-
-    Raises:
-        InputError: the checkpoint does not exist.
+    option, and each option that is given still counts. :func:`find_checkpoint` may raise.
     """
     given: dict[str, str] = {}
     for name, value in _option_values(argv[1:]):
@@ -129,7 +120,6 @@ def with_run_config(argv: list[str]) -> list[str]:
 
 
 def _option_values(argv: list[str]) -> Iterator[tuple[str, str]]:
-    """(name, value) of each ``--name value`` and ``--name=value``."""
     for argument, following in zip_longest(argv, argv[1:], fillvalue=""):
         if argument.startswith("-"):
             name, equals, value = argument.lstrip("-").partition("=")

@@ -1,4 +1,4 @@
-"""The record of a run: metrics.csv and summary.json, whole after every epoch, and environment.json."""
+"""The record of a run: metrics and summary, whole after every epoch, its options and its environment."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 from ..system.cores import usable_cores
@@ -23,7 +25,10 @@ from ..system.files import write_whole
 from ..system.lightning_internals import logging_step
 from .best_epoch import best_row
 from .checkpoint_format import RUN_RECORDER
-from .directory import METRICS, images_per_second, read_metrics
+from .directory import CONFIG, METRICS, images_per_second, read_metrics
+
+_NOT_KEPT = {"config", "ckpt_path", "weights_only", "verbose", "return_predictions"}
+"""Options that belong to one start, not to the run."""
 
 
 class RunRecorder(Checkpoint):
@@ -127,6 +132,27 @@ class RunRecorder(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._logged_step, self._ends_validated = state_dict["logged_step"], state_dict["ends_validated"]
         self._earlier_seconds = state_dict["wall_seconds"]
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the options that really ran, so that ``--config RUN/config.yaml`` runs them again."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            self._write(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer)  # not earlier: a resumption that fails must leave the old one
+
+    def _write(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            config = self.config.clone()
+            for name in _NOT_KEPT & vars(config).keys():
+                del config[name]
+            text = self.parser.dump(config, skip_none=False, skip_validation=True)
+            if not text.isascii():  # jsonargparse reads it in the encoding of whatever locale there is then
+                text = yaml.safe_dump(yaml.safe_load(text), sort_keys=False)
+            write_whole(Path(trainer.default_root_dir, CONFIG), text)
 
 
 def summarise(rows: list[dict[str, float]], checkpoints: Path) -> dict[str, Any]:

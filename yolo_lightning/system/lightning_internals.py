@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-# Trainer and loops
-
 
 def attached_trainer(module: Any) -> Any:
     """The trainer of a LightningModule; None if there is none, where ``module.trainer`` raises."""
@@ -61,9 +59,6 @@ def has_checkpoint_io(strategy: Any) -> bool:
     return not isinstance(strategy, str) and strategy is not None and strategy._checkpoint_io is not None
 
 
-# What Lightning saves of its loops
-
-
 class LoopState:
     """The part of a checkpoint that holds the position of Lightning's loops; changes go into the checkpoint.
 
@@ -103,9 +98,6 @@ class LoopState:
         self._loop["epoch_loop.state_dict"]["_batches_that_stepped"] = step
 
 
-# Bases
-
-
 class CheckpointHooks:
     """Base to list before ``ModelCheckpoint``, for :meth:`save` and what decides about saving."""
 
@@ -116,10 +108,9 @@ class CheckpointHooks:
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         self.save(trainer, filepath)
 
-    def save_if_best(self, trainer: Any) -> None:
+    def save_if_best(self: Any, trainer: Any) -> None:
         """Save if the metric of now is among the best."""
-        myself: Any = self
-        myself._save_topk_checkpoint(trainer, myself._monitor_candidates(trainer))
+        self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def forget_last_save(self) -> None:
         """Let the next save happen also without an optimizer step since the last one."""

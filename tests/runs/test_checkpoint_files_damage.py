@@ -8,8 +8,7 @@ import torch
 
 from tests.runs.test_checkpoint_files import contents
 from yolo_lightning.errors import InputError
-from yolo_lightning.runs.checkpoint_damage import fault, newest_whole, previous_path
-from yolo_lightning.runs.checkpoint_files import write
+from yolo_lightning.runs.checkpoint_files import fault, newest_whole, previous_path, write
 
 
 def never(sentence: str) -> None:
