@@ -43,8 +43,6 @@ KEYS = {
 }
 """Key -> its type and contents, its writers and its readers."""
 WITHIN_EPOCH = "within_epoch"
-RUN_RECORDER = "RunRecorder"
-"""Key of ``RunRecorder`` under ``callbacks``."""
 
 
 def check_version(contents: dict[str, Any], where: object) -> None:
@@ -157,7 +155,7 @@ def _position(path: Path, contents: dict[str, Any]) -> Resumption:
     within = epoch["started"] > epoch["processed"]
     extra = contents.get(WITHIN_EPOCH, {})
     validates_first = bool(extra.get("validates_first"))
-    logged = contents["callbacks"].get(RUN_RECORDER, {}).get("logged_step", -1)
+    logged = contents["callbacks"].get("RunRecorder", {}).get("logged_step", -1)
     if within:  # the curves hold what was logged so far; later steps are logged again
         logged = loops.logging_step
         is_validated = batch.get("completed") == batch["processed"] and not validates_first

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -166,19 +165,12 @@ class RunCheckpointIO(TorchCheckpointIO):
             self._pending.popleft().result()
 
     def load_checkpoint(
-        self,
-        path: str | Path,
-        map_location: Any | None = "cpu",
-        weights_only: bool | None = True,
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
         """Load tensors and plain values to the CPU; anything else only where ``weights_only`` is False."""
         self.wait()
-        if not is_local(path):
-            return super().load_checkpoint(path, map_location, weights_only)
-        contents: dict[str, Any] = torch.load(
-            path, map_location=map_location or "cpu", weights_only=weights_only is not False
-        )
-        return contents
+        place: Any = map_location or "cpu"
+        return super().load_checkpoint(path, place, weights_only is not False)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         self.wait()  # an older file goes when the newer one is there

@@ -3,19 +3,16 @@
 A signal sets a flag (``system/signals.py``). The ranks compare their flags (``distributed/agreement.py``)
 and act together, depending on where the run is:
 
-before training
-    There is nothing to save: the run stops at ``on_train_start``.
-in an epoch
-    The ranks exchange flags at the end of each training batch, and read those of the batch before. To save or
-    to stop, ``Interruption`` writes ``last.ckpt``; to stop, it then ends the process.
-before a validation or the end of an epoch
-    At the last batch before either, a request is postponed: a checkpoint from here would skip the validation.
-in a validation
-    The ranks exchange flags at the end of each validation batch. To stop, the validation is aborted, and
-    ``last.ckpt`` is saved with ``validates_first``. A validation that ends training is finished.
-end of an epoch
-    ``RunRecorder`` writes the row, ``EpochCheckpoint`` saves best and last, and the report is written, in the
-    order of ``cli/fit_callbacks.py``; then ``Interruption`` stops. A run that ends here anyway ends as usual.
+* Before training there is nothing to save: the run stops at ``on_train_start``.
+* In an epoch the ranks exchange flags at the end of each training batch, and read those of the batch before.
+  To save or to stop, ``Interruption`` writes ``last.ckpt``; to stop, it then ends the process.
+* At the last batch before a validation or the end of an epoch a request is postponed: a checkpoint from here
+  would skip the validation.
+* In a validation the ranks exchange flags at the end of each batch. To stop, the validation is aborted, and
+  ``last.ckpt`` is saved with ``validates_first``. A validation that ends training is finished.
+* At the end of an epoch ``RunRecorder`` writes the row, ``EpochCheckpoint`` saves best and last, and the
+  report is written, in the order of ``cli/fit_callbacks.py``; then ``Interruption`` stops. A run that ends
+  here anyway ends as usual.
 
 A run that resumes is at one of three positions: the start of an epoch, a batch of an epoch, or the start of a
 validation. ``checkpoint_format.read_resumption`` reads which one. Lightning restores its loops, and
@@ -126,8 +123,7 @@ class Interruption(Checkpoint):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._looks = 0
-        ends_training = is_stopping(trainer) or 0 <= trainer.max_steps <= trainer.global_step
-        if trainer.sanity_checking or ends_training:  # then no run would resume in it
+        if trainer.sanity_checking or _is_ending(trainer):
             return
         if self._postponed[0]:
             self._abort_validation(trainer)
@@ -180,7 +176,8 @@ class Interruption(Checkpoint):
         self._saved_s = monotonic()
         stop, _ = self._ask(self._agreement.settle, trainer)
         stop, self._postponed = stop or self._postponed[0], (False, False)
-        if stop and not _is_finished(trainer):
+        is_last = 0 <= (trainer.max_epochs or -1) <= trainer.current_epoch + 1
+        if stop and not (is_last or _is_ending(trainer)):
             self._stop(trainer, f"after epoch {trainer.current_epoch + 1}")
 
     def _stop(self, trainer: Trainer, where: str) -> NoReturn:
@@ -218,12 +215,9 @@ def _exit_status(trainer: Trainer) -> int:
     return 0 if is_child else signals.EXIT_STATUS
 
 
-def _is_finished(trainer: Trainer) -> bool:
-    """Tell if training ends with this epoch."""
-    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
-    return (
-        0 <= epochs <= trainer.current_epoch + 1 or 0 <= steps <= trainer.global_step or is_stopping(trainer)
-    )
+def _is_ending(trainer: Trainer) -> bool:
+    """Tell if training ends here, apart from the last epoch; no run would resume in the validation then."""
+    return is_stopping(trainer) or 0 <= trainer.max_steps <= trainer.global_step
 
 
 def _is_validation_due(trainer: Trainer) -> bool:

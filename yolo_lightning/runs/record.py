@@ -24,7 +24,6 @@ from ..system.environment import PACKAGES, git_commit, package_version
 from ..system.files import write_whole
 from ..system.lightning_internals import logging_step
 from .best_epoch import best_row
-from .checkpoint_format import RUN_RECORDER
 from .directory import CONFIG, METRICS, images_per_second, read_metrics
 
 _NOT_KEPT = {"config", "ckpt_path", "weights_only", "verbose", "return_predictions"}
@@ -52,7 +51,7 @@ class RunRecorder(Checkpoint):
         """Logger step of the last row; -1 if there is none."""
         self._ends_validated = False
         """True if a validation ended at that step, not only earlier in the epoch."""
-        self._earlier_seconds: float | None = None
+        self._earlier_seconds = 0.0
         """Wall time of the run before it was resumed."""
         self._started = time.monotonic()
         self._validated_batch: int | None = None
@@ -64,17 +63,11 @@ class RunRecorder(Checkpoint):
         environment = describe_environment(trainer)
         write_whole(self.directory / "environment.json", json.dumps(environment, indent=2))
 
-    @property
-    def state_key(self) -> str:
-        return RUN_RECORDER
-
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Continue the rows and curves of the run that is resumed; its epoch is known only now."""
         rows = read_metrics(self.directory / METRICS)
         self._rows = [row for row in rows if row["epoch"] < trainer.current_epoch]
-        if self._rows and self._earlier_seconds is None:  # a checkpoint without it
-            self._earlier_seconds = self._rows[-1].get("wall_seconds")
         if self._rows and self._logged_step >= 0 and not trainer.fit_loop.restarted_mid_epoch:
             not_logged = ("step", "wall_seconds", *(() if self._ends_validated else ("val/",)))
             logged = {n: v for n, v in self._rows[-1].items() if not n.startswith(not_logged)}
@@ -120,7 +113,7 @@ class RunRecorder(Checkpoint):
     @property
     def _seconds(self) -> float:
         """Wall time of the run so far, including its parts before it was resumed."""
-        return (self._earlier_seconds or 0.0) + time.monotonic() - self._started
+        return self._earlier_seconds + time.monotonic() - self._started
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -156,12 +149,7 @@ class SaveConfig(SaveConfigCallback):
 
 
 def summarise(rows: list[dict[str, float]], checkpoints: Path) -> dict[str, Any]:
-    """Summarise a run: its metrics, its speed and its checkpoints.
-
-    Args:
-        rows: one dictionary of metrics an epoch, at least one.
-        checkpoints: the folder of ``best.ckpt`` and ``last.ckpt``.
-    """
+    """Metrics, speed and checkpoints of a run; ``rows`` has the metrics of each epoch, and at least one."""
     return {
         "best": _whole_numbers(best_row(rows)),
         "last": _whole_numbers(rows[-1]),
