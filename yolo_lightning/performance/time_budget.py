@@ -173,7 +173,6 @@ class PhaseClock:
         phase: first phase.
         began_s: start of the clock and its counters, on ``time.monotonic``'s clock; now if left out.
         counters: functions that return growing seconds, by the name of their phase.
-        now: the clock, for tests.
     """
 
     def __init__(

@@ -142,7 +142,6 @@ class Examination:
         return self.sample.loader(batch_size, plan.workers, self.device, cache, plan.cache == "device")
 
     def _load(self, plan: Plan, seconds: float) -> LoaderRate:
-        """Measure the loader of a plan by itself."""
         self.announce(f"loading alone: {plan.loader()}")
         with closing(self._loader(plan, self.data.batch_size)) as loader:
             return measure_loader(loader, seconds * self.scale)
@@ -208,7 +207,6 @@ class Examination:
         return better._replace(cache=choice.mode, workers=self.cache_plan.worker_count("train", "auto"))
 
     def _train(self, plan: Plan, loader_ms: float, step: StepTime, seconds: float) -> Timing:
-        """Measure a plan with loader and step together."""
         self.announce(f"loading and training together: {plan}")
         with (
             closing(self._loader(plan, self.training.batch_size)) as loader,
@@ -223,9 +221,8 @@ class Examination:
     def _compare(self, better: Plan, times: list[StepTime]) -> tuple[Timing, Plan, Timing, float]:
         """Measure the configured plan, the better one, and other numbers of workers where no cache helps.
 
-        Returns:
-            The speed of the configured plan, the better plan and its speed, and the part of the configured
-            loader's time that went into reading files.
+        Returns the speed of the configured plan, the better plan, its speed, and the ``read_fraction`` of the
+        configured loader.
         """
         now = self.now
         steps = {time.form: time for time in times}

@@ -101,12 +101,7 @@ class Verdict(NamedTuple):
 
 
 def eager_forms(device: str, compile: CompileOption) -> list[Form]:
-    """List the forms worth measuring on a device, without a compiled network; fp32 is always among them.
-
-    Args:
-        device: device as torch names it.
-        compile: ``augmentation``, or False where nothing can be compiled.
-    """
+    """List the forms worth measuring on a device, without a compiled network; fp32 is always among them."""
     precisions: list[Precision] = ["32-true"]
     if has_native_bf16(device):
         precisions.append("bf16-mixed")
@@ -120,19 +115,14 @@ def fastest(times: Sequence[StepTime], on_cuda: bool) -> StepTime | None:
 
     On CUDA fp16 must be 10 % faster than bf16. Of equally fast forms an eager network comes before a
     compiled one, which costs time at the start. Then fp32 comes before bf16 on a CPU; on CUDA the reverse,
-    for its memory.
-
-    Returns:
-        None if none could be measured.
+    for its memory. None if none could be measured.
     """
     full = [t.loss for t in times if t.form.precision == "32-true" and not t.failure]
     right = [time for time in times if time.has_right_loss(full[0] if full else math.nan)]
     if on_cuda:
-        half, brain = (
-            min((t.median_ms for t in right if t.form.precision == precision), default=math.inf)
-            for precision in ("16-mixed", "bf16-mixed")
-        )
-        if math.isfinite(brain) and brain <= (1 + FP16_ADVANTAGE) * half:
+        halves = [t.median_ms for t in right if t.form.precision == "16-mixed"]
+        brains = [t.median_ms for t in right if t.form.precision == "bf16-mixed"]
+        if halves and brains and min(brains) <= (1 + FP16_ADVANTAGE) * min(halves):
             right = [time for time in right if time.form.precision != "16-mixed"]
     if not right:
         return None

@@ -51,9 +51,6 @@ class StepClock(Callback):
         self.loss = torch.tensor(torch.nan)
         self.peak_bytes: int | None = None
         self._marks: list[Any] = []
-        self._seen = 0
-        self._began_s = 0.0
-        self._start_bytes = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if pl_module.device.type == "cuda":
@@ -63,13 +60,13 @@ class StepClock(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._seen += 1
-        if self._seen == self.warm_up:
+        timed = batch_idx + 1 - self.warm_up
+        if timed == 0:
             self._began_s = time.perf_counter()
             module = detection_module(pl_module)
             if module and module.running_losses:
                 self.loss = torch.stack([*module.running_losses.values()]).sum()
-        if self._seen < self.warm_up or (self._seen - self.warm_up) % self.burst:
+        if timed < 0 or timed % self.burst:
             return
         if pl_module.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
@@ -115,12 +112,7 @@ class _Data(LightningDataModule):
 class ShortTraining:
     """Trains a copy of the user's module, from random weights, for a few batches at a time.
 
-    Args:
-        module: the user's module; it is not changed and not built.
-        data: the user's data module.
-        batch_size: images of a batch, perhaps fewer than the user's.
-        ema: averaging of the weights, as the user has it.
-        build: class of the copy.
+    The module is not changed and not built. A batch may have fewer images than the user's.
     """
 
     def __init__(
@@ -210,7 +202,7 @@ class ShortTraining:
 
 @contextmanager
 def _quiet() -> Generator[None, None, None]:
-    """Keep what the module and the Trainer say of a training from the user, for whom it is a measurement."""
+    """Hide what the module and the Trainer say of a training, because it is a measurement."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
