@@ -15,8 +15,7 @@ LOSS_THRESHOLD = 0.05
 """Part of the time, 0..1, below which a loss is not reported."""
 SHORTEST_EPOCH_S = 1.0
 """Epochs shorter than this are not judged: starting them takes a good part of them."""
-_SLOW_READING = 0.5
-"""Part of the loader's time, 0..1, from which reading is the cause and not decoding."""
+_SLOW_READING = 0.5  # part of the loader's time, 0..1, from which reading is the cause and not decoding
 _DOCTOR = "'yolo-lightning doctor' measures it"
 
 Cause = Literal["reading", "decoding", "copy", "host", "step", "launches", "recompilation", "loader"]
@@ -52,28 +51,19 @@ class Advice(NamedTuple):
     cause: Cause
     why: str  # a clause that names the cause
     remedy: str  # a clause that names the options to change, with their values
+    loss: str = ""  # a clause with the part of the time that was lost, once that is known
 
 
-class Bottleneck(NamedTuple):
-    """The largest loss of time."""
-
-    loss: str  # a clause with the part of the time that was lost
-    advice: Advice
-
-
-def find_bottleneck(measured: Measurements, period: str) -> Bottleneck | None:
-    """Name the largest loss of time, its cause, and the option to change.
+def find_bottleneck(measured: Measurements, period: str) -> Advice | None:
+    """Name the largest loss of time, its cause, and the option to change; None if less than 5 % was lost.
 
     Args:
         measured: parts of the time.
         period: name of the time that was measured, for the clause.
-
-    Returns:
-        None if less than 5 % of the time was lost.
     """
 
-    def lost(part: float, to: str, advice: Advice) -> Bottleneck:
-        return Bottleneck(f"{100 * part:.0f} % of {period} was lost {to}", advice)
+    def lost(part: float, to: str, advice: Advice) -> Advice:
+        return advice._replace(loss=f"{100 * part:.0f} % of {period} was lost {to}")
 
     idle, copying = measured.idle_fraction, measured.copy_fraction
     slow_step = measured.slow_step_fraction
@@ -94,24 +84,18 @@ def find_bottleneck(measured: Measurements, period: str) -> Bottleneck | None:
     if measured.launch_bound_fraction > 0.5 and measured.is_compiled is False:
         part = f"{100 * measured.launch_bound_fraction:.0f} %"
         why = f"launching a step takes the host {measured.step_ms:.1f} ms"
-        return Bottleneck(
-            f"in {part} of the steps of {period} the device was done as soon as the host",
-            Advice("launches", why, _set(["--model.compile default"])),
-        )
+        loss = f"in {part} of the steps of {period} the device was done as soon as the host"
+        return Advice("launches", why, _set(["--model.compile default"]), loss)
     return None
 
 
 def explain_epoch(epoch: Measurements) -> tuple[Cause, str] | None:
-    """Put the bottleneck of an epoch into one line for the user.
+    """Put the bottleneck of an epoch into its cause and one line for the user.
 
-    Returns:
-        The cause and the line; None if less than 5 % was lost or the epoch was too short to judge.
+    None if less than 5 % was lost or the epoch was too short to judge.
     """
     found = find_bottleneck(epoch, "this epoch") if epoch.seconds >= SHORTEST_EPOCH_S else None
-    if found is None:
-        return None
-    cause, why, remedy = found.advice
-    return cause, f"{found.loss}: {why}; {remedy}"
+    return (found.cause, f"{found.loss}: {found.why}; {found.remedy}") if found else None
 
 
 def advise_loading(loading: Loading | None) -> Advice:

@@ -40,12 +40,9 @@ def device_clock(device: torch.device) -> DeviceClock | None:
 class DeviceClock:
     """Marks the starts and ends of steps on the device and adds up the time between marks later.
 
-    A mark is an event, read after the device has passed it, so that the host never waits. If the host is so
-    far ahead that no event is free, it omits marks, and the time around them does not count.
-
-    Args:
-        make_event: makes an event; events are reused.
-        capacity: most events, 4 or more; a step takes up to three.
+    A mark is an event, read after the device has passed it, so that the host never waits. Events are reused;
+    a step takes up to three. If the host is so far ahead that no event is free, it omits marks, and the time
+    around them does not count.
     """
 
     def __init__(self, make_event: Callable[[], torch.cuda.Event], capacity: int = 96) -> None:
@@ -54,8 +51,7 @@ class DeviceClock:
         self._free: list[torch.cuda.Event] = []
         self._marks: deque[tuple[torch.cuda.Event, Literal["idle", "busy", None]]] = deque()
         """Events, each with the kind of time since the mark before; None if that does not count."""
-        self._backward: torch.cuda.Event | None = None
-        """Mark behind the backward pass of the present step."""
+        self._backward: torch.cuda.Event | None = None  # mark behind the backward pass of the present step
         self._is_joined = False
         self._times = DeviceTimes()
 

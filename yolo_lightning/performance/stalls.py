@@ -62,8 +62,7 @@ class StallMonitor(Callback):
         self._device_clock: DeviceClock | None = None
         self._recompiles = RecompilationReader()
         self._line: str | None = None
-        self._told: tuple[Cause, int] | None = None
-        """Cause of the last line, and its epoch."""
+        self._told: tuple[Cause, int] | None = None  # cause of the last line, and its epoch
 
     @property
     def images_per_second(self) -> float:

@@ -99,17 +99,11 @@ class Resumption:
 
     path: Path
     hyper_parameters: dict[str, Any]
-    """Those of the module."""
-    epochs: int
-    """Whole epochs trained."""
-    batches: int
-    """Batches trained of the next epoch."""
-    step: int
-    """Optimizer steps so far."""
-    purge_step: int
-    """Logger step from which on the curves are logged again."""
-    validates_first: bool
-    """The aborted validation after the last batch is repeated first."""
+    epochs: int  # whole epochs trained
+    batches: int  # batches trained of the next epoch
+    step: int  # optimizer steps so far
+    purge_step: int  # logger step from which on the curves are logged again
+    validates_first: bool  # the aborted validation after the last batch is repeated first
 
     def __str__(self) -> str:
         if not self.batches:

@@ -19,8 +19,7 @@ from .checkpoint_files import write, write_again
 from .directory import LAST
 from .snapshot import Snapshots
 
-_MOST_SNAPSHOTS = 2
-"""Most checkpoints in memory at a time: one being written and the next."""
+_MOST_SNAPSHOTS = 2  # most checkpoints in memory at a time: one being written and the next
 
 
 class RunCheckpointIO(TorchCheckpointIO):
@@ -59,8 +58,7 @@ class RunCheckpointIO(TorchCheckpointIO):
         self._newest: dict[Path, Future[bool]] = {}
         """The last write of each path; the result is whether it succeeded."""
         self._snapshots = Snapshots()
-        self._error: Exception | None = None
-        """The first error of a write that was not raised yet."""
+        self._error: Exception | None = None  # the first error of a write that was not raised yet
 
     @property
     def failed(self) -> bool:

@@ -19,8 +19,7 @@ CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
-DEFAULT_NAME = "fit"
-"""Whose ``last`` and ``best`` are meant where no name is given."""
+DEFAULT_NAME = "fit"  # whose last and best are meant where no name is given
 _VERSION = re.compile(r"version_(\d+)")
 AUTO = "auto"
 """``--ckpt_path``: the newest checkpoint of the run of that name if it has one, else a start from nothing."""
@@ -147,8 +146,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """The rows of a ``metrics.csv``, one an epoch; none when there is no file.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError, TypeError, csv.Error: it is no table of numbers.
+        OSError, ValueError, TypeError, csv.Error: it cannot be read, or is no table of numbers.
     """
     if not path.is_file():
         return []

@@ -68,8 +68,7 @@ class Interruption(Checkpoint):
         self._saved_best: list[float] = []
         self._postponed = False, False
         """Requests (stop, save) postponed at the last batch before a validation or the end of an epoch."""
-        self._looks = 0
-        """Validation batches that remain for an exchange of flags."""
+        self._looks = 0  # validation batches that remain for an exchange of flags
         self._aborts_validation = False
         self._random: dict[str, Any] = {}
         """States of the random generators before a validation, whose loader draws from them."""

@@ -47,15 +47,11 @@ class RunRecorder(Checkpoint):
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self._rows: list[dict[str, float]] = []
-        self._logged_step = -1
-        """Logger step of the last row; -1 if there is none."""
-        self._ends_validated = False
-        """True if a validation ended at that step, not only earlier in the epoch."""
-        self._earlier_seconds = 0.0
-        """Wall time of the run before it was resumed."""
+        self._logged_step = -1  # logger step of the last row; -1 if there is none
+        self._ends_validated = False  # true if a validation ended at that step, not only earlier in the epoch
+        self._earlier_seconds = 0.0  # wall time of the run before it was resumed
         self._started = time.monotonic()
-        self._validated_batch: int | None = None
-        """Batch at which the last validation of this epoch ended."""
+        self._validated_batch: int | None = None  # batch at which the last validation of this epoch ended
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -176,8 +176,8 @@ def judge(
     )
     cause, sentence = None, "none: the device trains nearly all of the time, and no faster way was measured"
     if found is not None:
-        cause = found.advice.cause
-        sentence = f"{cause}: {found.loss}, because {found.advice.why}"
+        cause = found.cause
+        sentence = f"{cause}: {found.loss}, because {found.why}"
     gain, options = together_ms / better_timing.together_ms, changed_options(now, better)
     if gain < LEAST_GAIN or not options:
         return Verdict(cause, sentence, {}, 1.0)
