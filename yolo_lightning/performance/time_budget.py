@@ -70,7 +70,7 @@ class TimeBudget(Callback):
         self._clock = PhaseClock(_START_UP, began_s, counters)
         self._earlier: dict[str, Any] = {"wall_seconds": 0.0, "seconds": {}, "processes": 0}
 
-    def budget(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return ``wall_seconds``, ``seconds`` by phase and ``processes`` of the run until now."""
         earlier, own = self._earlier["seconds"], self._clock.seconds()
         own["data_wait"] = own.get("data_wait", 0.0) + own.pop(_BETWEEN, 0.0)
@@ -79,9 +79,6 @@ class TimeBudget(Callback):
             "seconds": {name: earlier.get(name, 0.0) + own.get(name, 0.0) for name in PHASES},
             "processes": self._earlier["processes"] + 1,
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.budget()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._earlier = state_dict
@@ -160,7 +157,7 @@ class TimeBudget(Callback):
             warnings.warn(f"{self.path}: cannot be written ({error.strerror})", stacklevel=1)
 
     def _as_json(self) -> str:
-        return json.dumps(self.budget(), indent=2)
+        return json.dumps(self.state_dict(), indent=2)
 
 
 class PhaseClock:

@@ -16,8 +16,7 @@ class Snapshot(NamedTuple):
     """A deep copy with every tensor on the CPU."""
 
     contents: Any
-    memory: list[tuple[Hashable, Tensor]]
-    """Memory for the values of its tensors, each with its kind of tensor."""
+    memory: list[tuple[Hashable, Tensor]]  # for the values of its tensors, each with its kind of tensor
 
 
 class Snapshots:
@@ -39,9 +38,6 @@ class Snapshots:
         Tensors that are the same memory (address, shape, strides, dtype) are copied once and are the same
         memory in the copy. Strides are kept where no element of a tensor lies on another, so that
         ``channels_last`` survives. Copies from CUDA devices run together, and each device is waited for once.
-
-        Args:
-            contents: dictionaries, lists and tuples, nested, of tensors and plain values.
         """
         while self._returned:
             for kind, values in self._returned.popleft():

@@ -161,9 +161,9 @@ class Examination:
             return training
         self.announce("measuring how long the training step takes on one image")
         probe = ShortTraining(self.module, self.data, 1, self.device, self.ema)
-        time = probe.time_step(self.now.form._replace(compile=False), self._resident_batch(1), 0.0)
+        one = probe.time_step(self.now.form._replace(compile=False), self._resident_batch(1), 0.0)
         # Warm-up and two bursts of each of about four forms.
-        affordable = _STEPS_S * self.scale * 1000 / (4 * 4 * training.accumulate * time.median_ms)
+        affordable = _STEPS_S * self.scale * 1000 / (4 * 4 * training.accumulate * one.median_ms)
         least = min(self.data.batch_size, self.cores)  # fewer would leave threads idle
         while training.batch_size > max(least, affordable):
             training.batch_size = max(least, training.batch_size // 2)
