@@ -107,10 +107,9 @@ def advise_loading(loading: Loading | None) -> Advice:
         reason = "the images are on the device already, so the time went to the host between two steps"
         return advise_host(loading, reason)
     if loading.workers == 0:
-        remedies = [*_better_cache(loading), *_more_workers(loading)]
         is_reading = loading.cache != "none" or loading.read_fraction >= _SLOW_READING
         cause: Cause = "reading" if is_reading else "decoding"
-        return Advice(cause, "the main process loads the images between two steps", _set(remedies))
+        return Advice(cause, "the main process loads the images between two steps", _set(_faster(loading)))
     if loading.read_fraction >= _SLOW_READING:
         return _advise_reading(loading)
     return _advise_decoding(loading)
@@ -120,7 +119,7 @@ def _advise_reading(loading: Loading) -> Advice:
     what = "files" if loading.cache == "none" else f"the {loading.cache} cache"
     why = f"reading {what} takes {100 * loading.read_fraction:.0f} % of the loader's time: the disk is slow"
     # Decoded images are larger than their files: kept on the same disk, they are read no faster.
-    in_memory = [option for option in _better_cache(loading) if "disk" not in option]
+    in_memory = [option for option in _faster(loading) if "cache" in option and "disk" not in option]
     if in_memory:
         return Advice("reading", why, _set(in_memory))
     remedy = "copy the data set to a local disk and give it as --data.root"
@@ -133,7 +132,7 @@ def _advise_reading(loading: Loading) -> Advice:
 def _advise_decoding(loading: Loading) -> Advice:
     busy = f"{_count(loading.workers, 'worker')} on {_count(loading.cores, 'core')} busy"
     cores = "give this process more cores"
-    remedies = [*_better_cache(loading), *_more_workers(loading)]
+    remedies = _faster(loading)
     if loading.cache != "none":
         why = f"copying images from the {loading.cache} cache keeps {busy}"
         remedy = _set(remedies) if remedies else f"{cores}; {_DOCTOR}"
@@ -150,15 +149,16 @@ def _set(options: Sequence[str]) -> str:
     return f"set {' or '.join(options)}; {which}"
 
 
-def _better_cache(loading: Loading) -> list[str]:
+def _faster(loading: Loading) -> list[str]:
+    """Options for a faster cache that fits, and for more workers if there are cores for them."""
+    options = []
     fitting = loading.fitting_cache
-    is_better = fitting is not None and CACHE_MODES.index(fitting) > CACHE_MODES.index(loading.cache)
-    return [f"--data.cache {fitting} (fits)"] if is_better else []
-
-
-def _more_workers(loading: Loading) -> list[str]:
+    if fitting is not None and CACHE_MODES.index(fitting) > CACHE_MODES.index(loading.cache):
+        options.append(f"--data.cache {fitting} (fits)")
     workers = min(loading.cores, max(8, 2 * loading.workers))
-    return [f"--data.num_workers {workers}"] if workers > loading.workers else []
+    if workers > loading.workers:
+        options.append(f"--data.num_workers {workers}")
+    return options
 
 
 def advise_host(loading: Loading | None, why: str) -> Advice:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -231,8 +232,7 @@ def peak_memory_mb(device: torch.device) -> float:
 class RecompilationReader:
     """Reads torch's records of its last 64 compilations; only those that compile again give a reason."""
 
-    _last: Any = None
-    """Newest record that was read."""
+    _last: Any = None  # newest record that was read
 
     def read(self) -> list[Recompilation]:
         """Read the recompilations since the last call, the oldest first."""
@@ -241,9 +241,9 @@ class RecompilationReader:
         known = next((i for i, record in enumerate(records) if record is self._last), -1)
         new = records[known + 1 :]
         self._last = records[-1] if records else None
-        seconds: dict[str, float] = {}
+        seconds: defaultdict[str, float] = defaultdict(float)
         for record in new:  # forward and backward passes have a record each, under the same id
-            seconds[record.compile_id] = seconds.get(record.compile_id, 0.0) + (record.duration_us or 0) / 1e6
+            seconds[record.compile_id] += (record.duration_us or 0) / 1e6
         return [
             Recompilation(str(record.co_name), record.recompile_reason, seconds[record.compile_id])
             for record in new

@@ -93,8 +93,8 @@ class TimeBudget(Callback):
                     self._time(callback, hook, "drawing")
 
     def _time(self, owner: object, name: str, phase: str) -> None:
-        """Attribute the calls of a method to a phase; once."""
-        if name in vars(owner):
+        """Attribute the calls of a method to a phase."""
+        if name in vars(owner):  # already, by an earlier setup
             return
         method: Callable[..., Any] = getattr(owner, name)
 

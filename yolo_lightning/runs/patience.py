@@ -11,8 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ..system.lightning_internals import EarlyStoppingHooks
 from .best_epoch import MONITOR, is_judged
 
-_NEVER = -1
-"""Value of ``stopped_epoch`` while training has not stopped."""
+_NEVER = -1  # stopped_epoch while training has not stopped
 
 
 class Patience(EarlyStoppingHooks, EarlyStopping):

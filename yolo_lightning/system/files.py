@@ -35,13 +35,9 @@ def write_whole(path: Path, contents: str | bytes) -> None:
 def whole_file(path: Path, sync: bool = True) -> Iterator[Path]:
     """Yield the name of a temporary file, which replaces ``path`` when the block has ended.
 
-    The block writes and closes the file. If it raises, ``path`` stays as it was, and the temporary file is
-    removed.
-
-    Args:
-        path: the file; its folder is made if it is missing.
-        sync: bring the contents to the disk before the name; without, a power cut may leave the new name
-            with wrong contents, which suits files that carry a checksum or can be made again.
+    The block writes and closes the file, in a folder that is made if it is missing. If the block raises,
+    ``path`` stays as it was, and the temporary file is removed. Without ``sync`` a power cut may leave the
+    new name with wrong contents, which suits files that carry a checksum or can be made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)

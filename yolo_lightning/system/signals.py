@@ -27,8 +27,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 class _State:
     received: str | None = None
     is_training = False
-    listens = False
-    """True while signals are written into a descriptor of ours."""
+    listens = False  # true while signals are written into a descriptor of ours
 
 
 def received() -> str | None:

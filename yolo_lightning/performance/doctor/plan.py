@@ -192,12 +192,10 @@ def changed_options(now: Plan, better: Plan) -> dict[str, str]:
         options["data.num_workers"] = "auto"
     elif better.workers != now.workers:
         options["data.num_workers"] = str(better.workers)
-    if better.form.precision != now.form.precision:
-        options["trainer.precision"] = better.form.precision
-    if better.form.channels_last != now.form.channels_last:
-        options["model.channels_last"] = str(better.form.channels_last).lower()
-    if better.form.compile != now.form.compile:
-        options["model.compile"] = str(better.form.compile).lower()
+    names = "trainer.precision", "model.channels_last", "model.compile"
+    for name, before, after in zip(names, now.form, better.form, strict=True):
+        if after != before:
+            options[name] = str(after).lower()
     return options
 
 
