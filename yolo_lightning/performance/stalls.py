@@ -165,12 +165,10 @@ class StallMonitor(Callback):
         bound = None
         if self._device_clock:
             times = self._device_clock.take()
+            known, bound = times.idle_fraction, times.launch_bound_fraction
             # All processes must log the same names, or they hang.
-            values["perf/device_idle_fraction"] = (
-                math.nan if times.idle_fraction is None else times.idle_fraction
-            )
-            # Without a reading from the device nothing is known to be lost.
-            idle, bound = times.idle_fraction or 0.0, times.launch_bound_fraction
+            values["perf/device_idle_fraction"] = math.nan if known is None else known
+            idle = known or 0.0  # without a reading from the device nothing is known to be lost
         pl_module.log_dict(values, sync_dist=True)
         most = {
             "perf/memory_peak_mb": peak_memory_mb(pl_module.device),

@@ -164,12 +164,8 @@ class PhaseClock:
     """Adds up the duration of each phase; together they are all the time since the start.
 
     A counter measures something within the phases, such as torch's time of compiling. Its growth is taken out
-    of the phase in which it grew, so that nothing counts twice. The clock belongs to one thread.
-
-    Args:
-        phase: first phase.
-        began_s: start of the clock and its counters, on ``time.monotonic``'s clock; now if left out.
-        counters: functions that return growing seconds, by the name of their phase.
+    of the phase in which it grew, so that nothing counts twice. The clock belongs to one thread. It and its
+    counters start at ``began_s`` on ``time.monotonic``'s clock, or now.
     """
 
     def __init__(

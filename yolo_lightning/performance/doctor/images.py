@@ -54,15 +54,14 @@ class LoaderRate(NamedTuple):
 class TrainingSample:
     """Some images of a training split, drawn at random from a fixed seed, with all their labels.
 
+    If the files of the whole split stay in the page cache (``stays_in_memory``), only the first epoch reads
+    them from the disk.
+
     Args:
         index: the split.
         image_size: S in px.
         most_labels: most labels of an image in the whole stage.
         images: most images to draw.
-
-    Attributes:
-        stays_in_memory: true if the files of the whole split stay in the page cache, so that only the first
-            epoch reads them from the disk.
     """
 
     def __init__(self, index: DatasetIndex, image_size: int, most_labels: int, images: int) -> None:
