@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tests.support.mounts import file_system
 from tests.support.processes import run
-from yolo_lightning.runs.checkpoint_damage import fault
+from yolo_lightning.runs.checkpoint_files import fault
 from yolo_lightning.runs.checkpoint_io import RunCheckpointIO
 
 HOW = "TEST_DISK_FILLS"

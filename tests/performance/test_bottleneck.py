@@ -271,6 +271,6 @@ def test_a_measured_step_and_a_measured_copy_are_told_apart(
     measured: Measurements, cause: str, words: list[str]
 ) -> None:
     found = find_bottleneck(measured, "the time")
-    assert found is not None and found.advice.cause == cause
+    assert found is not None and found.cause == cause
     for word in words:
-        assert word in f"{found.loss}: {found.advice.why}"
+        assert word in f"{found.loss}: {found.why}"

@@ -89,7 +89,8 @@ def test_a_cuda_device_tells_its_idle_time_and_is_never_waited_for() -> None:
     device = torch.device("cuda")
     monitor, module = StallMonitor(), Logged()
     module.device = device
-    trainer: Any = SimpleNamespace(world_size=1, current_epoch=0, datamodule=None)
+    loop = SimpleNamespace(restarted_mid_epoch=False)
+    trainer: Any = SimpleNamespace(world_size=1, current_epoch=0, datamodule=None, fit_loop=loop)
     batch: Any = SimpleNamespace(images=torch.zeros(4, 3, 2, 2))
     matrix = torch.randn(4096, 4096, device=device)
     torch.cuda.synchronize()

@@ -13,8 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from yolo_lightning.performance.phase_clock import PhaseClock, compile_seconds
-from yolo_lightning.performance.time_budget import PHASES, TimeBudget
+from yolo_lightning.performance.time_budget import PHASES, PhaseClock, TimeBudget, compile_seconds
 from yolo_lightning.runs.checkpoint_io import RunCheckpointIO
 from yolo_lightning.system.background import BackgroundQueue
 

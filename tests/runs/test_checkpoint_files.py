@@ -16,9 +16,8 @@ import torch
 
 from tests.support.mounts import file_system
 from yolo_lightning.runs import checkpoint_files as files
-from yolo_lightning.runs.checkpoint_damage import newest_whole, previous_path
-from yolo_lightning.runs.checkpoint_files import NoSpace, full_disk_error, write
-from yolo_lightning.runs.checkpoint_writer import BackgroundWriter
+from yolo_lightning.runs.checkpoint_files import NoSpace, full_disk_error, newest_whole, previous_path, write
+from yolo_lightning.runs.checkpoint_io import RunCheckpointIO
 from yolo_lightning.system import files as whole_files
 
 REPOSITORY = Path(__file__).parents[2]
@@ -119,7 +118,7 @@ def kill_many(folder: str, background: str, seed: str) -> None:
 
 
 def _write_for_ever(last: Path, told: Path, number: int, background: bool) -> None:
-    writer = BackgroundWriter()
+    writer = RunCheckpointIO()
     while True:
         number += 1
         if background:

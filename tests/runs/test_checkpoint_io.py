@@ -11,9 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from yolo_lightning.runs import checkpoint_files as files
-from yolo_lightning.runs import checkpoint_writer as background
-from yolo_lightning.runs.checkpoint_damage import newest_whole, previous_path
-from yolo_lightning.runs.checkpoint_files import NoSpace
+from yolo_lightning.runs import checkpoint_io as background
+from yolo_lightning.runs.checkpoint_files import NoSpace, newest_whole, previous_path
 from yolo_lightning.runs.checkpoint_io import RunCheckpointIO
 
 
@@ -116,7 +115,7 @@ class DiskFills(Callback):
             io.wait()
             self.monkeypatch.setattr(files, "_free_bytes", lambda _: 10)
         elif trainer.current_epoch == self.epoch + 1:  # or the next save would know nothing of it yet
-            assert isinstance(io._writer._pending[0].exception(timeout=200), NoSpace)
+            assert not io._pending[0].result(timeout=200) and io.failed
 
 
 @pytest.mark.parametrize(("epoch", "ended_in"), [(1, 2), (3, 4)])
@@ -178,7 +177,7 @@ def test_an_error_is_seen_without_waiting(tmp_path: Path, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
         io.save_checkpoint({"n": 2}, last)
-        io._writer._pending[0].exception(timeout=60)
+        io._pending[0].result(timeout=60)
         assert io.failed
     with pytest.raises(NoSpace, match="quota is used up"):
         io.teardown()

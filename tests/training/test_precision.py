@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from yolo_lightning.system.processor import processor_facts
+from yolo_lightning.system.environment import processor_facts
 from yolo_lightning.training import precision as rule
 from yolo_lightning.training.precision import default_precision, has_native_bf16
 

@@ -15,7 +15,7 @@ from ..data.module import PATH_OPTIONS, DetectionDataModule
 from ..distributed.ddp import processes_here, refuse_absent_gpus
 from ..errors import InputError
 from ..model.weights import load_weights
-from ..runs.checkpoint_damage import newest_whole
+from ..runs.checkpoint_files import newest_whole
 from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import DEFAULT_NAME, begun_run_directory, find_checkpoint, run_directory_of
 from ..training.module import YOLOv5

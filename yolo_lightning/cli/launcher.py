@@ -26,7 +26,7 @@ from ..inference.predictions import PredictionWriter
 from ..monitoring.options import DashboardConfig
 from ..monitoring.screen.progress import EpochProgress
 from ..runs.directory import CHECKPOINTS, claim_run_directory
-from ..runs.save_config import SaveConfig
+from ..runs.record import SaveConfig
 from ..system.lightning_internals import CommandHooks
 from ..training.ema import ExponentialMovingAverage
 from ..training.module import YOLOv5

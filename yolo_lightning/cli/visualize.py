@@ -23,7 +23,7 @@ from ..model.weights import LoadedWeights, identify_architecture, load_weights, 
 from ..monitoring import features
 from ..monitoring.pictures.draw_boxes import Pixels, encode
 from ..monitoring.pictures.views import SCORE_THRESHOLD
-from ..runs.checkpoint_damage import newest_whole
+from ..runs.checkpoint_files import newest_whole
 from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import CONFIG, DEFAULT_NAME, find_checkpoint, run_directory_of
 from ..system.files import write_whole

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import re
 import shutil
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Literal
 
 from ..errors import InputError
 from ..system.cores import free_in_group
-from ..system.files import take_lock
 
 FileMode = Literal["ram", "disk"]
 
@@ -64,7 +65,8 @@ def lock_folder(folder: Path, name: str) -> IO[str]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / name).open("w")
-    take_lock(file)
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_EX)
     return file
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -14,8 +15,7 @@ LOSS_THRESHOLD = 0.05
 """Part of the time, 0..1, below which a loss is not reported."""
 SHORTEST_EPOCH_S = 1.0
 """Epochs shorter than this are not judged: starting them takes a good part of them."""
-_SLOW_READING = 0.5
-"""Part of the loader's time, 0..1, from which reading is the cause and not decoding."""
+_SLOW_READING = 0.5  # part of the loader's time, 0..1, from which reading is the cause and not decoding
 _DOCTOR = "'yolo-lightning doctor' measures it"
 
 Cause = Literal["reading", "decoding", "copy", "host", "step", "launches", "recompilation", "loader"]
@@ -25,79 +25,50 @@ class Recompilation(NamedTuple):
     """A function that torch.compile had compiled before and compiled again."""
 
     function: str
-    """Name of the function."""
-    reason: str
-    """Guard that failed, in the words of torch."""
-    seconds: float
-    """Duration, with that of the backward pass if it was compiled too."""
+    reason: str  # guard that failed, in the words of torch
+    seconds: float  # duration, with that of the backward pass if it was compiled too
 
 
 class Measurements(NamedTuple):
     """Parts of the training time, 0..1, and the facts that explain them."""
 
-    idle_fraction: float
-    """Time between two steps, in which the device has nothing to do."""
-    loader_fraction: float
-    """Time that the loader accounts for."""
-    copy_fraction: float | None = None
-    """Time that the copy to the device accounts for; None if it was not measured."""
-    slow_step_fraction: float = 0.0
-    """Time that the fastest form of the step would save; 0 if no other form was measured."""
-    step_form: str = ""
-    """Form of the present step."""
-    seconds: float = math.nan
-    """Duration of all steps and all waits."""
+    idle_fraction: float  # time between two steps, in which the device has nothing to do
+    loader_fraction: float  # time that the loader accounts for
+    copy_fraction: float | None = None  # time that the copy to the device accounts for; None: not measured
+    slow_step_fraction: float = 0.0  # time that the fastest form of the step would save, if one was measured
+    step_form: str = ""  # form of the present step
+    seconds: float = math.nan  # duration of all steps and all waits
     recompilations: Sequence[Recompilation] = ()
-    launch_bound_fraction: float = 0.0
-    """Part of the steps that the device finished as fast as the host launched them; 0 on a CPU."""
-    is_compiled: bool | None = None
-    """True if the network is compiled; None if that is unknown."""
-    step_ms: float = math.nan
-    """Mean time of the host in a step, in ms."""
+    launch_bound_fraction: float = 0.0  # steps that the device finished as fast as the host launched them
+    is_compiled: bool | None = None  # whether the network is compiled; None if that is unknown
+    step_ms: float = math.nan  # mean time of the host in a step
     loading: Loading | None = None
-    """Facts of the loader, if it has any."""
-
-    @property
-    def recompiling_fraction(self) -> float:
-        """Time that torch.compile took to compile functions again."""
-        seconds = sum(each.seconds for each in self.recompilations)
-        return min(1.0, seconds / self.seconds) if seconds else 0.0
 
 
 class Advice(NamedTuple):
     """Why a part is slow, and what to do."""
 
     cause: Cause
-    why: str
-    """A clause that names the cause."""
-    remedy: str
-    """A clause that names the options to change, with their values."""
+    why: str  # a clause that names the cause
+    remedy: str  # a clause that names the options to change, with their values
+    loss: str = ""  # a clause with the part of the time that was lost, once that is known
 
 
-class Bottleneck(NamedTuple):
-    """The largest loss of time."""
-
-    loss: str
-    """A clause with the part of the time that was lost."""
-    advice: Advice
-
-
-def find_bottleneck(measured: Measurements, period: str) -> Bottleneck | None:
-    """Name the largest loss of time, its cause, and the option to change.
+def find_bottleneck(measured: Measurements, period: str) -> Advice | None:
+    """Name the largest loss of time, its cause, and the option to change; None if less than 5 % was lost.
 
     Args:
         measured: parts of the time.
         period: name of the time that was measured, for the clause.
-
-    Returns:
-        None if less than 5 % of the time was lost.
     """
 
-    def lost(part: float, to: str, advice: Advice) -> Bottleneck:
-        return Bottleneck(f"{100 * part:.0f} % of {period} was lost {to}", advice)
+    def lost(part: float, to: str, advice: Advice) -> Advice:
+        return advice._replace(loss=f"{100 * part:.0f} % of {period} was lost {to}")
 
-    idle, recompiling = measured.idle_fraction, measured.recompiling_fraction
-    slow_step, copying = measured.slow_step_fraction, measured.copy_fraction
+    idle, copying = measured.idle_fraction, measured.copy_fraction
+    slow_step = measured.slow_step_fraction
+    recompiling_s = sum(each.seconds for each in measured.recompilations)
+    recompiling = min(1.0, recompiling_s / measured.seconds) if recompiling_s else 0.0
     if recompiling >= LOSS_THRESHOLD and recompiling >= idle / 2:  # the device idles meanwhile
         return lost(recompiling, "compiling again", advise_recompilations(measured.recompilations))
     if slow_step >= LOSS_THRESHOLD and slow_step > idle:
@@ -112,50 +83,33 @@ def find_bottleneck(measured: Measurements, period: str) -> Bottleneck | None:
         return lost(idle, "between two steps", advise_host(measured.loading, why))
     if measured.launch_bound_fraction > 0.5 and measured.is_compiled is False:
         part = f"{100 * measured.launch_bound_fraction:.0f} %"
-        return Bottleneck(
-            f"in {part} of the steps of {period} the device was done as soon as the host",
-            Advice(
-                "launches",
-                f"launching a step takes the host {measured.step_ms:.1f} ms",
-                _set(["--model.compile default"]),
-            ),
-        )
+        why = f"launching a step takes the host {measured.step_ms:.1f} ms"
+        loss = f"in {part} of the steps of {period} the device was done as soon as the host"
+        return Advice("launches", why, _set(["--model.compile default"]), loss)
     return None
 
 
 def explain_epoch(epoch: Measurements) -> tuple[Cause, str] | None:
-    """Put the bottleneck of an epoch into one line for the user.
+    """Put the bottleneck of an epoch into its cause and one line for the user.
 
-    Returns:
-        The cause and the line; None if less than 5 % was lost or the epoch was too short to judge.
+    None if less than 5 % was lost or the epoch was too short to judge.
     """
     found = find_bottleneck(epoch, "this epoch") if epoch.seconds >= SHORTEST_EPOCH_S else None
-    if found is None:
-        return None
-    cause, why, remedy = found.advice
-    return cause, f"{found.loss}: {why}; {remedy}"
+    return (found.cause, f"{found.loss}: {found.why}; {found.remedy}") if found else None
 
 
 def advise_loading(loading: Loading | None) -> Advice:
-    """Explain why a loader is slower than the step, and name the option to change.
-
-    Args:
-        loading: facts of the loader; None if it has none.
-    """
+    """Explain why a loader is slower than the step, and name the option to change."""
     if loading is None:
-        return Advice(
-            "loader",
-            "the loader is slower than the training step",
-            "give it more worker processes, or let it keep decoded images",
-        )
+        remedy = "give it more worker processes, or let it keep decoded images"
+        return Advice("loader", "the loader is slower than the training step", remedy)
     if loading.cache == "device":
         reason = "the images are on the device already, so the time went to the host between two steps"
         return advise_host(loading, reason)
     if loading.workers == 0:
-        remedies = [*_better_cache(loading), *_more_workers(loading)]
         is_reading = loading.cache != "none" or loading.read_fraction >= _SLOW_READING
         cause: Cause = "reading" if is_reading else "decoding"
-        return Advice(cause, "the main process loads the images between two steps", _set(remedies))
+        return Advice(cause, "the main process loads the images between two steps", _set(_faster(loading)))
     if loading.read_fraction >= _SLOW_READING:
         return _advise_reading(loading)
     return _advise_decoding(loading)
@@ -165,32 +119,29 @@ def _advise_reading(loading: Loading) -> Advice:
     what = "files" if loading.cache == "none" else f"the {loading.cache} cache"
     why = f"reading {what} takes {100 * loading.read_fraction:.0f} % of the loader's time: the disk is slow"
     # Decoded images are larger than their files: kept on the same disk, they are read no faster.
-    in_memory = [option for option in _better_cache(loading) if "disk" not in option]
+    in_memory = [option for option in _faster(loading) if "cache" in option and "disk" not in option]
     if in_memory:
         return Advice("reading", why, _set(in_memory))
-    overlap = f"--data.num_workers {min(2 * loading.workers, 2 * loading.cores)}"
-    more = f", or set {overlap}, since reads wait side by side" if loading.workers < 2 * loading.cores else ""
-    return Advice(
-        "reading", why, f"copy the data set to a local disk and give it as --data.root{more}; {_DOCTOR}"
-    )
+    remedy = "copy the data set to a local disk and give it as --data.root"
+    if loading.workers < 2 * loading.cores:
+        workers = 2 * min(loading.workers, loading.cores)
+        remedy += f", or set --data.num_workers {workers}, since reads wait side by side"
+    return Advice("reading", why, f"{remedy}; {_DOCTOR}")
 
 
 def _advise_decoding(loading: Loading) -> Advice:
     busy = f"{_count(loading.workers, 'worker')} on {_count(loading.cores, 'core')} busy"
-    remedies = [*_better_cache(loading), *_more_workers(loading)]
+    cores = "give this process more cores"
+    remedies = _faster(loading)
     if loading.cache != "none":
         why = f"copying images from the {loading.cache} cache keeps {busy}"
-        remedy = _set(remedies) if remedies else f"give this process more cores; {_DOCTOR}"
+        remedy = _set(remedies) if remedies else f"{cores}; {_DOCTOR}"
         return Advice("reading", why, remedy)
     work = "reading and decoding keep" if math.isnan(loading.read_fraction) else "decoding keeps"
     if remedies:
         return Advice("decoding", f"{work} {busy}", _set(remedies))
-    return Advice(
-        "decoding",
-        f"{work} {busy}, and no cache fits",
-        "make the images smaller on disk, make room for --data.cache disk, or give this process more cores; "
-        + _DOCTOR,
-    )
+    remedy = "make the images smaller on disk, make room for --data.cache disk"
+    return Advice("decoding", f"{work} {busy}, and no cache fits", f"{remedy}, or {cores}; {_DOCTOR}")
 
 
 def _set(options: Sequence[str]) -> str:
@@ -198,29 +149,23 @@ def _set(options: Sequence[str]) -> str:
     return f"set {' or '.join(options)}; {which}"
 
 
-def _better_cache(loading: Loading) -> list[str]:
-    """The option for a faster cache than the present one, if one fits."""
+def _faster(loading: Loading) -> list[str]:
+    """Options for a faster cache that fits, and for more workers if there are cores for them."""
+    options = []
     fitting = loading.fitting_cache
-    if fitting is None or CACHE_MODES.index(fitting) <= CACHE_MODES.index(loading.cache):
-        return []
-    return [f"--data.cache {fitting} (fits)"]
-
-
-def _more_workers(loading: Loading) -> list[str]:
-    """The option for more workers, if there are cores for them; at most twice as many at once."""
+    if fitting is not None and CACHE_MODES.index(fitting) > CACHE_MODES.index(loading.cache):
+        options.append(f"--data.cache {fitting} (fits)")
     workers = min(loading.cores, max(8, 2 * loading.workers))
-    return [f"--data.num_workers {workers}"] if workers > loading.workers else []
+    if workers > loading.workers:
+        options.append(f"--data.num_workers {workers}")
+    return options
 
 
 def advise_host(loading: Loading | None, why: str) -> Advice:
     """Name what to look for if neither the loader nor the copy is slow."""
-    cores = "the cores" if loading is None else f"the {_count(loading.cores, 'core')}"
-    return Advice(
-        "host",
-        why,
-        "look for callbacks that do much after each batch, and for other programs on "
-        f"{cores} of this process",
-    )
+    cores = "cores" if loading is None else _count(loading.cores, "core")
+    others = f"other programs on the {cores} of this process"
+    return Advice("host", why, f"look for callbacks that do much after each batch, and for {others}")
 
 
 def advise_copying(loading: Loading | None) -> Advice:
@@ -231,15 +176,11 @@ def advise_copying(loading: Loading | None) -> Advice:
 
 
 def advise_recompilations(recompilations: Sequence[Recompilation]) -> Advice:
-    """Name the function that was compiled again for longest, and why.
-
-    Args:
-        recompilations: at least one.
-    """
-    seconds: dict[str, float] = {}
+    """Name the function that was compiled again for longest, and why; there is at least one."""
+    seconds: defaultdict[str, float] = defaultdict(float)
     for each in recompilations:
-        seconds[each.function] = seconds.get(each.function, 0.0) + each.seconds
-    function = max(seconds, key=lambda name: seconds[name])
+        seconds[each.function] += each.seconds
+    function = max(seconds, key=seconds.__getitem__)
     reasons = [r.reason for r in recompilations if r.function == function]
     why = f"'{function}' was compiled {_count(len(reasons), 'more time')} ({one_line(reasons[-1])})"
     return Advice(

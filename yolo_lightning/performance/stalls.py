@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -16,10 +18,9 @@ from ..data.batch import Batch
 from ..data.loading.facts import data_that_tells
 from ..training.contracts import detection_module
 from .bottleneck import LOSS_THRESHOLD, Cause, Measurements, Recompilation, explain_epoch
-from .device_clock import DeviceClock, DeviceTimes, cuda_clock
+from .device_clock import DeviceClock, device_clock
 
-_REPEAT_EPOCHS = 10
-"""Epochs after which a line is printed again although its cause is the same."""
+_REPEAT_EPOCHS = 10  # epochs after which a line is printed again although its cause is the same
 
 
 @dataclass
@@ -30,12 +31,6 @@ class _Totals:
     images: int = 0
     wait_s: float = 0.0
     step_s: float = 0.0
-
-    def add(self, images: int, wait_s: float, step_s: float) -> None:
-        self.batches += 1
-        self.images += images
-        self.wait_s += wait_s
-        self.step_s += step_s
 
     @property
     def seconds(self) -> float:
@@ -64,21 +59,11 @@ class StallMonitor(Callback):
     """
 
     def __init__(self) -> None:
-        self._warm_up = _Totals()
-        self._epoch = _Totals()
-        self._restored = _Totals()
-        self._is_warm = False
-        self._interrupted = False
-        self._mark = 0.0
-        self._wait_s = 0.0
-        self._world_size = 1
+        self._warm_up, self._epoch, self._restored = _Totals(), _Totals(), _Totals()
         self._device_clock: DeviceClock | None = None
         self._recompiles = RecompilationReader()
-        self._is_first_epoch = True
         self._line: str | None = None
-        """Line to print below the row of the epoch."""
-        self._told: tuple[Cause, int] | None = None
-        """Cause of the last line, and its epoch."""
+        self._told: tuple[Cause, int] | None = None  # cause of the last line, and its epoch
 
     @property
     def images_per_second(self) -> float:
@@ -152,7 +137,10 @@ class StallMonitor(Callback):
             self._device_clock.step_ended()  # the device's time begins after the first batch
         now = perf_counter()
         totals = self._epoch if self._is_warm else self._warm_up
-        totals.add(len(batch.images), self._wait_s, now - self._mark)
+        totals.batches += 1
+        totals.images += len(batch.images)
+        totals.wait_s += self._wait_s
+        totals.step_s += now - self._mark
         module = detection_module(pl_module)
         if not (module and module.waiting):  # else the network has not run and compiled yet
             self._is_warm = True
@@ -173,66 +161,48 @@ class StallMonitor(Callback):
             "perf/data_wait_fraction": self.data_wait_fraction,
             "perf/step_ms": self.step_ms,
         }
-        times = None
+        idle = self.data_wait_fraction  # of a CPU, which is busy whenever the host is
+        bound = None
         if self._device_clock:
             times = self._device_clock.take()
+            known, bound = times.idle_fraction, times.launch_bound_fraction
             # All processes must log the same names, or they hang.
-            idle = times.idle_fraction
-            values["perf/device_idle_fraction"] = float("nan") if idle is None else idle
+            values["perf/device_idle_fraction"] = math.nan if known is None else known
+            idle = known or 0.0  # without a reading from the device nothing is known to be lost
         pl_module.log_dict(values, sync_dist=True)
         most = {
             "perf/memory_peak_mb": peak_memory_mb(pl_module.device),
             "perf/recompiles": float(len(recompilations)),
         }
         pl_module.log_dict(most, sync_dist=True, reduce_fx="max")
-        self._explain(trainer, pl_module, times, recompilations)
-
-    def _explain(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        times: DeviceTimes | None,
-        recompilations: list[Recompilation],
-    ) -> None:
-        idle = self.data_wait_fraction  # of a CPU, which is busy whenever the host is
-        if times:  # without a reading from the device nothing is known to be lost
-            idle = times.idle_fraction or 0.0
         module, data = detection_module(pl_module), data_that_tells(trainer)
-        # Finding out which cache would fit takes a moment.
-        loading = data.loading if data and idle >= LOSS_THRESHOLD else None
         found = explain_epoch(
             Measurements(
                 idle_fraction=idle,
                 loader_fraction=self.data_wait_fraction,
                 seconds=self._totals.seconds,
                 recompilations=recompilations,
-                launch_bound_fraction=(times and times.launch_bound_fraction) or 0.0,
+                launch_bound_fraction=bound or 0.0,
                 is_compiled=module.compilation.mode is not None if module else None,
                 step_ms=self.step_ms,
-                loading=loading,
+                # Finding out which cache would fit takes a moment.
+                loading=data.loading if data and idle >= LOSS_THRESHOLD else None,
             )
         )
-        if found is None:
-            return
-        cause, line = found
         epoch = trainer.current_epoch
-        if self._told is None or self._told[0] != cause or epoch - self._told[1] >= _REPEAT_EPOCHS:
-            self._told = cause, epoch
-            self._line = line
+        if found and (
+            self._told is None or self._told[0] != found[0] or epoch - self._told[1] >= _REPEAT_EPOCHS
+        ):
+            self._told = found[0], epoch
+            self._line = found[1]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._print_line(pl_module)
 
     def _print_line(self, pl_module: LightningModule) -> None:
-        """Print the line of the last epoch, whose row is on the screen by now."""
         if self._line is not None:
-            pl_module.print(self._line)  # by the first process, around a live bar
+            pl_module.print(self._line)  # by the first process, below the row of the epoch, around a live bar
             self._line = None
-
-
-def device_clock(device: torch.device) -> DeviceClock | None:
-    """Make a clock of a CUDA device; None for a CPU, which is busy whenever the host is."""
-    return cuda_clock() if device.type == "cuda" else None
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -260,9 +230,7 @@ def peak_memory_mb(device: torch.device) -> float:
 class RecompilationReader:
     """Reads torch's records of its last 64 compilations; only those that compile again give a reason."""
 
-    def __init__(self) -> None:
-        self._last: Any = None
-        """Newest record that was read."""
+    _last: Any = None  # newest record that was read
 
     def read(self) -> list[Recompilation]:
         """Read the recompilations since the last call, the oldest first."""
@@ -271,9 +239,9 @@ class RecompilationReader:
         known = next((i for i, record in enumerate(records) if record is self._last), -1)
         new = records[known + 1 :]
         self._last = records[-1] if records else None
-        seconds: dict[str, float] = {}
+        seconds: defaultdict[str, float] = defaultdict(float)
         for record in new:  # forward and backward passes have a record each, under the same id
-            seconds[record.compile_id] = seconds.get(record.compile_id, 0.0) + (record.duration_us or 0) / 1e6
+            seconds[record.compile_id] += (record.duration_us or 0) / 1e6
         return [
             Recompilation(str(record.co_name), record.recompile_reason, seconds[record.compile_id])
             for record in new

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from ..runs.checkpoint_io import RunCheckpointIO
 from ..system.background import BackgroundQueue
 from ..system.files import write_whole
-from .phase_clock import PhaseClock, compile_seconds
 
 PHASES = (
     "start_up", "compilation", "data_wait", "step", "validation", "checkpoints", "drawing", "other",
@@ -30,7 +33,7 @@ class TimeBudget(Callback):
     """Attributes every moment of a run to one of :data:`PHASES`, and keeps the sums in ``time_budget.json``.
 
     * ``start_up``: until the first batch: imports, options, data, network, checkpoint, first validation.
-    * ``compilation``: time of torch.compile, see ``phase_clock.compile_seconds``.
+    * ``compilation``: time of torch.compile, see :func:`compile_seconds`.
     * ``data_wait``: from the end of a batch's hooks to the start of the next; on a GPU an upper bound.
     * ``step``: from the start of a batch's hooks to their end.
     * ``validation``: with its own wait for data.
@@ -60,11 +63,14 @@ class TimeBudget(Callback):
         self._queue = queue
         self._drawing = list(drawing)
         self._io: RunCheckpointIO | None = None
-        counters = {"compilation": compile_seconds, "checkpoints": self._stall_seconds}
+        counters = {
+            "compilation": compile_seconds,
+            "checkpoints": lambda: self._io.stall_seconds if self._io else 0.0,
+        }
         self._clock = PhaseClock(_START_UP, began_s, counters)
         self._earlier: dict[str, Any] = {"wall_seconds": 0.0, "seconds": {}, "processes": 0}
 
-    def budget(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Return ``wall_seconds``, ``seconds`` by phase and ``processes`` of the run until now."""
         earlier, own = self._earlier["seconds"], self._clock.seconds()
         own["data_wait"] = own.get("data_wait", 0.0) + own.pop(_BETWEEN, 0.0)
@@ -73,9 +79,6 @@ class TimeBudget(Callback):
             "seconds": {name: earlier.get(name, 0.0) + own.get(name, 0.0) for name in PHASES},
             "processes": self._earlier["processes"] + 1,
         }
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.budget()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._earlier = state_dict
@@ -90,8 +93,8 @@ class TimeBudget(Callback):
                     self._time(callback, hook, "drawing")
 
     def _time(self, owner: object, name: str, phase: str) -> None:
-        """Attribute the calls of a method to a phase; once."""
-        if name in vars(owner):
+        """Attribute the calls of a method to a phase."""
+        if name in vars(owner):  # already, by an earlier setup
             return
         method: Callable[..., Any] = getattr(owner, name)
 
@@ -101,9 +104,6 @@ class TimeBudget(Callback):
                 return method(*args, **kwargs)
 
         setattr(owner, name, timed)
-
-    def _stall_seconds(self) -> float:
-        return self._io.stall_seconds if self._io else 0.0
 
     def _enter(self, phase: str, between: str = "other") -> None:
         """Begin a phase; the time since the last batch belongs to the phase ``between``."""
@@ -137,18 +137,15 @@ class TimeBudget(Callback):
         if trainer.is_global_zero:
             self._queue.submit(write_whole, self.path, self._as_json())
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write_now(trainer)
-
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._clock.phase != _START_UP:  # a resumption that failed leaves the old file
             self._enter("other")
-            self._write_now(trainer)
+            self.on_fit_end(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._write_now(trainer)
+        self.on_fit_end(trainer, pl_module)
 
-    def _write_now(self, trainer: Trainer) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file after the queued ones; a failure is only a warning."""
         if not trainer.is_global_zero:
             return
@@ -160,4 +157,78 @@ class TimeBudget(Callback):
             warnings.warn(f"{self.path}: cannot be written ({error.strerror})", stacklevel=1)
 
     def _as_json(self) -> str:
-        return json.dumps(self.budget(), indent=2)
+        return json.dumps(self.state_dict(), indent=2)
+
+
+class PhaseClock:
+    """Adds up the duration of each phase; together they are all the time since the start.
+
+    A counter measures something within the phases, such as torch's time of compiling. Its growth is taken out
+    of the phase in which it grew, so that nothing counts twice. The clock belongs to one thread. It and its
+    counters start at ``began_s`` on ``time.monotonic``'s clock, or now.
+    """
+
+    def __init__(
+        self,
+        phase: str,
+        began_s: float | None = None,
+        counters: Mapping[str, Callable[[], float]] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.phase = phase
+        self._now = now
+        self._began_s = self._mark = now() if began_s is None else began_s
+        self._counters = dict(counters or {})
+        # Seconds counted before the clock began do not belong to it.
+        self._counted = {name: read() if began_s is None else 0.0 for name, read in self._counters.items()}
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Time since the start."""
+        return self._now() - self._began_s
+
+    def seconds(self) -> dict[str, float]:
+        """Duration of each phase until now."""
+        self.enter(self.phase)
+        return dict(self._seconds)
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase; time since the last call goes to the counters that grew, and to the phase before."""
+        now = self._now()
+        left, self._mark = now - self._mark, now
+        for name, read in self._counters.items():
+            counted, before = read(), self._counted[name]
+            # A smaller value means that it was reset to 0 in between.
+            grown = min(left, counted - before if counted >= before else counted)
+            self._counted[name] = counted
+            self._seconds[name] += grown
+            left -= grown
+        self._seconds[self.phase] += left
+        self.phase = phase
+
+    def reassign(self, source: str, target: str) -> None:
+        """Move the time of a phase to another one."""
+        self.enter(self.phase)
+        self._seconds[target] += self._seconds.pop(source, 0.0)
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Interrupt the present phase by another one."""
+        outer = self.phase
+        self.enter(phase)
+        try:
+            yield
+        finally:
+            self.enter(outer)
+
+
+def compile_seconds() -> float:
+    """Time that torch.compile took in this process, by its own count; 0 before it is loaded.
+
+    It covers tracing and compiling of forward and backward graphs (``entire_frame_compile``,
+    ``entire_backward_compile``), without kernels that are tuned at their first launch.
+    """
+    compiler = sys.modules.get("torch._dynamo.utils")
+    count = getattr(compiler, "calculate_time_spent", None)
+    return float(count()["total_wall_time"]) if count else 0.0

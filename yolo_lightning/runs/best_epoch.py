@@ -15,21 +15,15 @@ def is_judged(score: float) -> bool:
 
 
 def is_better(score: float, best: float | None) -> bool:
-    """Tell if an epoch replaces the best one so far; while no score judges, the newest epoch does.
+    """Tell if an epoch replaces the best one so far, None if there is none.
 
-    Args:
-        score: ``val/map`` of the epoch.
-        best: ``val/map`` of the best epoch so far; None if there is none.
+    While no score judges, the newest epoch does.
     """
     return best is None or not is_judged(best) or score > best
 
 
 def best_row(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The row of the best epoch.
-
-    Args:
-        rows: one dictionary of metrics an epoch, in order, at least one.
-    """
+    """The row of the best epoch, of at least one."""
     best = rows[0]
     for row in rows[1:]:
         if is_better(row.get(MONITOR, -1.0), best.get(MONITOR, -1.0)):

@@ -1,20 +1,20 @@
-"""Checkpoint files put on the disk so that none is ever half."""
+"""Checkpoint files: put on the disk so that none is ever half, and what to do about damaged ones."""
 
 from __future__ import annotations
 
 import errno
 import os
+import pickle
 import shutil
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import torch
 
 from ..errors import InputError
 from ..system.files import bring_to_disk, remove_leftovers, temporary_name, whole_file
-from .checkpoint_damage import fault, has_end, previous_path
 from .snapshot import bytes_in
 
 with suppress(ImportError):
@@ -22,6 +22,8 @@ with suppress(ImportError):
     # would find the module's lock taken for ever, and with it its own torch.save.
     import torch.utils.serialization.config
 
+_ZIP_START = b"PK\x03\x04"
+_IS_FOLDER = 0x10  # among the attributes of a record
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -33,43 +35,50 @@ class NoSpace(InputError):
     """There is no room for a checkpoint; those that were written before are whole."""
 
 
+def previous_path(path: str | Path) -> Path:
+    """Path of the previous checkpoint: ``last.ckpt`` -> ``last.previous.ckpt``."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
 def full_disk_error(error: BaseException | None) -> OSError | None:
     """The error that says "no room" (disk, quota or limit on files) among an error and its causes."""
+    return next((each for each in _os_errors(error) if each.errno in _FULL), None)
+
+
+def _os_errors(error: BaseException | None) -> Iterator[OSError]:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return error
+        if isinstance(error, OSError):
+            yield error
         seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return None
 
 
 def write(contents: object, path: str | Path, keep_previous: bool = False) -> None:
     """Write a checkpoint so that at every moment ``path`` or the one before it is a whole file.
 
-    It is written to a temporary file in the same folder, brought to the disk, and moved into place. What
-    killed processes left there is removed first.
-
-    Args:
-        contents: anything that ``torch.save`` takes.
-        path: the file; its folder is made if need be.
-        keep_previous: keep the present file as :func:`previous_path`.
+    It is written to a temporary file in the same folder, which is made if need be, brought to the disk, and
+    moved into place. What killed processes left there is removed first. ``keep_previous`` keeps the present
+    file as :func:`previous_path`.
 
     Raises:
         NoSpace: there is no room; ``path`` and the one before it are as they were.
         OSError: it cannot be written for another reason.
     """
-    _fill(Path(path), lambda temporary: _serialise(contents, temporary), bytes_in(contents), keep_previous)
+
+    def fill(temporary: Path) -> None:
+        with temporary.open("xb") as file:
+            try:
+                torch.save(contents, file)
+            except RuntimeError as error:  # torch raises it while it handles the one that says why
+                raise next(_os_errors(error), error) from None
+
+    _fill(Path(path), fill, bytes_in(contents), keep_previous)
 
 
 def write_again(source: Path, path: Path, keep_previous: bool = False) -> None:
-    """Let ``path`` be the file ``source`` too, by the rules of :func:`write`: one file of two names.
-
-    Where the file system knows no such thing it is copied.
-
-    Raises:
-        NoSpace, OSError: as :func:`write`.
-    """
+    """Let ``path`` be the file ``source`` too, as by :func:`write`; a copy if there are no hard links."""
 
     def fill(temporary: Path) -> None:
         try:
@@ -85,26 +94,27 @@ def _fill(path: Path, fill: Callable[[Path], None], needed: int, keep_previous: 
     previous = previous_path(path)
     link = temporary_name(previous)
     try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(path.parent)
-            _check_room(path.parent, needed)  # a disk filled to the brim would fail other writers too
-            with whole_file(path, sync=False) as temporary:
-                fill(temporary)
-                bring_to_disk(temporary)
-                # A present file that is visibly torn is not worth the place of the one before it.
-                if keep_previous and path.is_file() and has_end(path):
-                    _link_or_move(path, link)
-            if link.exists():  # not before: until the new one is in its place nothing has been given up
-                os.replace(link, previous)
-            _sync_folder(path.parent)
-        finally:
-            with suppress(OSError):
-                link.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
+        free = _free_bytes(path.parent)
+        if free is not None and free < needed:  # a disk filled to the brim would fail other writers too
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with whole_file(path, sync=False) as temporary:
+            fill(temporary)
+            bring_to_disk(temporary)
+            # A present file that is visibly torn is not worth the place of the one before it.
+            if keep_previous and path.is_file() and has_end(path):
+                _link_or_move(path, link)
+        if link.exists():  # not before: until the new one is in its place nothing has been given up
+            os.replace(link, previous)
+        _sync_folder(path.parent)
     except OSError as error:
         if error.errno in _FULL:
             raise NoSpace(_describe_no_space(path, needed, error)) from error
         raise
+    finally:
+        with suppress(OSError):
+            link.unlink(missing_ok=True)
 
 
 def _free_bytes(folder: Path) -> int | None:
@@ -112,44 +122,6 @@ def _free_bytes(folder: Path) -> int | None:
     status = os.statvfs(folder)
     blocks = status.f_bfree if os.geteuid() == 0 else status.f_bavail
     return blocks * status.f_frsize if status.f_blocks else None
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = _free_bytes(folder)
-    if free is not None and free < needed:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-class _Sink:
-    """A file for ``torch.save`` that remembers why it failed; torch's writer would not say."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        if self.error is not None:
-            raise self.error
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        """Torch calls it at the end; the file is flushed where its errors are seen."""
-
-
-def _serialise(contents: object, temporary: Path) -> None:
-    with temporary.open("xb") as file:
-        sink = _Sink(file)
-        try:
-            torch.save(contents, sink)  # type: ignore[arg-type]
-        except Exception:
-            if sink.error is None:
-                raise
-        if sink.error is not None:
-            raise sink.error
 
 
 def _link_or_move(path: Path, link: Path) -> None:
@@ -176,18 +148,84 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _describe_no_space(path: Path, needed: int, error: OSError) -> str:
-    sizes = [f"{_megabytes(needed)} needed"]
+    sizes = f"{needed / 1e6:,.1f} MB needed"
     with suppress(OSError):
         if error.errno == errno.ENOSPC and (free := _free_bytes(path.parent)) is not None:
-            sizes.append(f"{_megabytes(free)} free")
+            sizes += f", {free / 1e6:,.1f} MB free"
     whole = sorted(path.parent.glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
     remedy = (
         f"the earlier checkpoints are whole, make room and resume with --ckpt_path {whole[-1]}"
         if whole
         else "there is no earlier checkpoint, make room and start again"
     )
-    return f"{path}: cannot be written, {_FULL[error.errno or 0]} ({', '.join(sizes)}); {remedy}"
+    return f"{path}: cannot be written, {_FULL[error.errno or 0]} ({sizes}); {remedy}"
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+def fault(path: str | Path) -> str | None:
+    """Describe the damage of a checkpoint file in a few words that follow its name; None if it is whole.
+
+    All of it is read, because torch ignores the checksums of the records when it loads.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return "is not a file" if path.exists() else "is missing"
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_ZIP_START))
+        if not start:
+            return "is empty"
+        if not has_end(path):
+            return "is cut short" if _ZIP_START.startswith(start) else "is not a checkpoint, or damaged"
+        return _fault_in_records(path) or _fault_in_loading(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def has_end(path: Path) -> bool:
+    """Tell a file with a checkpoint's end from a torn one, without reading the rest."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
+
+
+def _fault_in_records(path: Path) -> str | None:
+    damaged: str | None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            for record in archive.infolist():
+                # Torch compresses nothing, and reads nothing from what is marked as a folder.
+                if record.compress_type != zipfile.ZIP_STORED or record.external_attr & _IS_FOLDER:
+                    damaged = record.filename
+    except Exception:  # damage can break the format anywhere
+        damaged = "its directory"
+    return f"is damaged in {damaged!r}" if damaged is not None else None
+
+
+def _fault_in_loading(path: Path) -> str | None:
+    try:  # torch maps the tensors without reading them again
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        return None  # whole, but it holds more than tensors and plain values
+    except Exception:
+        return "is not a checkpoint, or damaged in its directory"
+    return None
+
+
+def newest_whole(path: str | Path, announce: Callable[[str], object]) -> Path:
+    """Choose the checkpoint to resume from: ``path``, or the previous one if ``path`` is damaged or missing.
+
+    ``announce`` is called with one sentence if the previous checkpoint is used.
+
+    Raises:
+        InputError: neither of them is whole.
+    """
+    path, previous = Path(path), previous_path(path)
+    if (wrong := fault(path)) is None:
+        return path
+    if (wrong_before := fault(previous)) is None:
+        announce(f"{path}: {wrong}; {previous}, the checkpoint before it, is used instead")
+        return previous
+    also = f", and {previous.name} beside it {wrong_before}" if previous.exists() else ""
+    raise InputError(f"{path}: {wrong}{also}; a damaged file cannot be used, give another checkpoint")

@@ -43,16 +43,10 @@ KEYS = {
 }
 """Key -> its type and contents, its writers and its readers."""
 WITHIN_EPOCH = "within_epoch"
-RUN_RECORDER = "RunRecorder"
-"""Key of ``RunRecorder`` under ``callbacks``."""
 
 
 def check_version(contents: dict[str, Any], where: object) -> None:
-    """Refuse a checkpoint of a newer format.
-
-    Args:
-        contents: contents of the checkpoint.
-        where: its path, for the message.
+    """Refuse a checkpoint of a newer format; ``where`` is its path, for the message.
 
     Raises:
         InputError: its format is newer than this version of yolo-lightning.
@@ -74,10 +68,7 @@ def write_within_epoch(checkpoint: dict[str, Any], **values: Any) -> None:
 def give_again(checkpoint: dict[str, Any], batches: int, images: int) -> None:
     """Let a run that resumes train the last batches again, because their gradients are not in the checkpoint.
 
-    Args:
-        checkpoint: contents of the checkpoint, which are changed.
-        batches: number of batches.
-        images: images in them, on all ranks together.
+    ``images`` counts those in the batches, on all ranks together.
     """
     loops = LoopState(checkpoint)
     for counts in (loops.batches["current"], loops.batches["total"]):
@@ -92,11 +83,8 @@ def give_again(checkpoint: dict[str, Any], batches: int, images: int) -> None:
 def validate_first(checkpoint: dict[str, Any], random: dict[str, Any]) -> None:
     """Let a run that resumes start with the whole validation in which the checkpoint is saved.
 
-    Lightning returns to a validation of which a batch was started and not completed.
-
-    Args:
-        checkpoint: contents of the checkpoint, which are changed.
-        random: states of the random generators before the validation.
+    Lightning returns to a validation of which a batch was started and not completed. ``random`` holds the
+    states of the random generators before the validation.
     """
     progress = LoopState(checkpoint).validation_batches
     for counts in (progress["current"], progress["total"]):
@@ -107,31 +95,21 @@ def validate_first(checkpoint: dict[str, Any], random: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Resumption:
-    """The position that a run resumes from.
-
-    Attributes:
-        path: the checkpoint.
-        hyper_parameters: those of the module.
-        epochs: whole epochs trained.
-        batches: batches trained of the next epoch.
-        step: optimizer steps so far.
-        purge_step: logger step from which on the curves are logged again.
-        validates_first: the aborted validation after the last batch is repeated first.
-    """
+    """The position that a run resumes from."""
 
     path: Path
     hyper_parameters: dict[str, Any]
-    epochs: int
-    batches: int
-    step: int
-    purge_step: int
-    validates_first: bool
+    epochs: int  # whole epochs trained
+    batches: int  # batches trained of the next epoch
+    step: int  # optimizer steps so far
+    purge_step: int  # logger step from which on the curves are logged again
+    validates_first: bool  # the aborted validation after the last batch is repeated first
 
     def __str__(self) -> str:
-        if self.batches:
-            next_ = ", before its validation" if self.validates_first else ""
-            return f"checkpoint {self.path}, in epoch {self.epochs + 1} after batch {self.batches}{next_}"
-        return f"checkpoint {self.path}, after epoch {self.epochs}"
+        if not self.batches:
+            return f"checkpoint {self.path}, after epoch {self.epochs}"
+        next_ = ", before its validation" if self.validates_first else ""
+        return f"checkpoint {self.path}, in epoch {self.epochs + 1} after batch {self.batches}{next_}"
 
     def check_epochs(self, max_epochs: int | None) -> None:
         """Refuse to resume for fewer epochs than are trained already.
@@ -171,7 +149,7 @@ def _position(path: Path, contents: dict[str, Any]) -> Resumption:
     within = epoch["started"] > epoch["processed"]
     extra = contents.get(WITHIN_EPOCH, {})
     validates_first = bool(extra.get("validates_first"))
-    logged = contents["callbacks"].get(RUN_RECORDER, {}).get("logged_step", -1)
+    logged = contents["callbacks"].get("RunRecorder", {}).get("logged_step", -1)
     if within:  # the curves hold what was logged so far; later steps are logged again
         logged = loops.logging_step
         is_validated = batch.get("completed") == batch["processed"] and not validates_first

@@ -13,16 +13,14 @@ from pathlib import Path
 import yaml
 
 from ..errors import InputError
-from .checkpoint_damage import previous_path
+from .checkpoint_files import previous_path
 
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
-DEFAULT_NAME = "fit"
-"""Whose ``last`` and ``best`` are meant where no name is given."""
+DEFAULT_NAME = "fit"  # whose last and best are meant where no name is given
 _VERSION = re.compile(r"version_(\d+)")
-_SHORTHANDS = ("last", "best")
 AUTO = "auto"
 """``--ckpt_path``: the newest checkpoint of the run of that name if it has one, else a start from nothing."""
 
@@ -30,8 +28,7 @@ AUTO = "auto"
 def claim_run_directory(runs_dir: str | Path, name: str) -> Path:
     """Create the next ``version_<k>`` under ``runs_dir/name``; two processes never get the same one.
 
-    Returns:
-        Its absolute path, so that a change of the working directory cannot split a run.
+    The path is absolute, so that a change of the working directory cannot split a run.
 
     Raises:
         InputError: the folder cannot be written.
@@ -53,22 +50,21 @@ def claim_run_directory(runs_dir: str | Path, name: str) -> Path:
 
 
 def find_checkpoint(ckpt_path: str, runs_dir: str | Path, name: str) -> Path | None:
-    """The file that ``--ckpt_path`` means; it, or the one kept from before it, is there (see ``storage``).
+    """The file that ``--ckpt_path`` means; it, or the one kept from before it, is there.
 
-    Args:
-        ckpt_path: a path, ``last`` or ``best`` of the newest run of that name that has one, or ``auto``.
-        runs_dir: where runs are kept.
-        name: name of the run.
-
-    Returns:
-        None for ``auto`` where there is no checkpoint.
+    ``ckpt_path`` is a path, ``last`` or ``best`` of the newest run of that name that has one, or ``auto``,
+    which gives None if there is none.
 
     Raises:
         InputError: there is no such checkpoint.
     """
-    if ckpt_path not in (*_SHORTHANDS, AUTO):
+
+    def is_kept(checkpoint: Path) -> bool:
+        return checkpoint.is_file() or previous_path(checkpoint).is_file()
+
+    if ckpt_path not in ("last", "best", AUTO):
         path = Path(ckpt_path).expanduser().absolute()
-        if not _is_kept(path):
+        if not is_kept(path):
             raise InputError(
                 f"--ckpt_path {ckpt_path}: no such file; give a run's checkpoint, or 'last' or 'best'"
             )
@@ -76,7 +72,7 @@ def find_checkpoint(ckpt_path: str, runs_dir: str | Path, name: str) -> Path | N
     parent = Path(runs_dir).expanduser().absolute() / name
     for _, version in sorted(versions(parent), reverse=True):
         path = version / CHECKPOINTS / (LAST if ckpt_path == AUTO else f"{ckpt_path}.ckpt")
-        if _is_kept(path):
+        if is_kept(path):
             return path
     if ckpt_path == AUTO:
         return None
@@ -84,10 +80,6 @@ def find_checkpoint(ckpt_path: str, runs_dir: str | Path, name: str) -> Path | N
         f"--ckpt_path {ckpt_path}: no run in {parent} has a {CHECKPOINTS}/{ckpt_path}.ckpt; "
         "give the path of a checkpoint, or the --runs_dir and --run_name of the run"
     )
-
-
-def _is_kept(checkpoint: Path) -> bool:
-    return checkpoint.is_file() or previous_path(checkpoint).is_file()
 
 
 def begun_run_directory(runs_dir: str | Path, name: str) -> Path | None:
@@ -103,16 +95,10 @@ def run_directory_of(checkpoint: Path) -> Path | None:
 
 
 def with_run_config(argv: list[str]) -> list[str]:
-    """Put the configuration of the checkpoint's run in front of the options given.
+    """Put the configuration of the checkpoint's run between the subcommand and the options given.
 
     So ``fit --ckpt_path last`` and ``validate --ckpt_path RUN/checkpoints/best.ckpt`` need no other
-    option, and each option that is given still counts.
-
-    Args:
-        argv: the subcommand and its options.
-
-    Raises:
-        InputError: the checkpoint does not exist.
+    option, and each option that is given still counts. :func:`find_checkpoint` may raise.
     """
     given: dict[str, str] = {}
     for name, value in _option_values(argv[1:]):
@@ -133,7 +119,6 @@ def with_run_config(argv: list[str]) -> list[str]:
 
 
 def _option_values(argv: list[str]) -> Iterator[tuple[str, str]]:
-    """(name, value) of each ``--name value`` and ``--name=value``."""
     for argument, following in zip_longest(argv, argv[1:], fillvalue=""):
         if argument.startswith("-"):
             name, equals, value = argument.lstrip("-").partition("=")
@@ -141,7 +126,7 @@ def _option_values(argv: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _run_of_config(path: str) -> dict[str, str]:
-    """Name and folder of runs that a configuration gives; what is wrong with it is the parser's to tell."""
+    """Name and folder of runs that a configuration gives; the parser reports what is wrong with it."""
     try:
         content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -161,8 +146,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """The rows of a ``metrics.csv``, one an epoch; none when there is no file.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError, TypeError, csv.Error: it is no table of numbers.
+        OSError, ValueError, TypeError, csv.Error: it cannot be read, or is no table of numbers.
     """
     if not path.is_file():
         return []

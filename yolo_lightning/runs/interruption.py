@@ -3,19 +3,16 @@
 A signal sets a flag (``system/signals.py``). The ranks compare their flags (``distributed/agreement.py``)
 and act together, depending on where the run is:
 
-before training
-    There is nothing to save: the run stops at ``on_train_start``.
-in an epoch
-    The ranks exchange flags at the end of each training batch, and read those of the batch before. To save or
-    to stop, ``Interruption`` writes ``last.ckpt``; to stop, it then ends the process.
-before a validation or the end of an epoch
-    At the last batch before either, a request is postponed: a checkpoint from here would skip the validation.
-in a validation
-    The ranks exchange flags at the end of each validation batch. To stop, the validation is aborted, and
-    ``last.ckpt`` is saved with ``validates_first``. A validation that ends training is finished.
-end of an epoch
-    ``RunRecorder`` writes the row, ``EpochCheckpoint`` saves best and last, and the report is written, in the
-    order of ``cli/fit_callbacks.py``; then ``Interruption`` stops. A run that ends here anyway ends as usual.
+* Before training there is nothing to save: the run stops at ``on_train_start``.
+* In an epoch the ranks exchange flags at the end of each training batch, and read those of the batch before.
+  To save or to stop, ``Interruption`` writes ``last.ckpt``; to stop, it then ends the process.
+* At the last batch before a validation or the end of an epoch a request is postponed: a checkpoint from here
+  would skip the validation.
+* In a validation the ranks exchange flags at the end of each batch. To stop, the validation is aborted, and
+  ``last.ckpt`` is saved with ``validates_first``. A validation that ends training is finished.
+* At the end of an epoch ``RunRecorder`` writes the row, ``EpochCheckpoint`` saves best and last, and the
+  report is written, in the order of ``cli/fit_callbacks.py``; then ``Interruption`` stops. A run that ends
+  here anyway ends as usual.
 
 A run that resumes is at one of three positions: the start of an epoch, a batch of an epoch, or the start of a
 validation. ``checkpoint_format.read_resumption`` reads which one. Lightning restores its loops, and
@@ -26,6 +23,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Any, NoReturn
@@ -64,13 +62,13 @@ class Interruption(Checkpoint):
         self.path = path
         self.interval_s = minutes * 60
         self._agreement: Agreement
+        self._io: RunCheckpointIO | None = None
         self._saved_s = 0.0
         self._saved_batch = -1
         self._saved_best: list[float] = []
         self._postponed = False, False
         """Requests (stop, save) postponed at the last batch before a validation or the end of an epoch."""
-        self._looks = 0
-        """Validation batches that remain for an exchange of flags."""
+        self._looks = 0  # validation batches that remain for an exchange of flags
         self._aborts_validation = False
         self._random: dict[str, Any] = {}
         """States of the random generators before a validation, whose loader draws from them."""
@@ -78,17 +76,30 @@ class Interruption(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._agreement = Agreement(flags=3)
         io = trainer.strategy.checkpoint_io
-        if isinstance(io, RunCheckpointIO):  # otherwise the other ranks would wait in the save for rank zero
-            io.keeps_errors = trainer.world_size > 1
+        self._io = io if isinstance(io, RunCheckpointIO) else None
+        if self._io:  # otherwise the other ranks would wait in the save for rank zero
+            self._io.keeps_errors = trainer.world_size > 1
         leave_signals_alone(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         signals.training_begins()
         self._saved_s = monotonic()
         self._random = random_state()
-        stop, _, _ = self._agreement.settle([_asked(), False, False])
+        stop, _ = self._ask(self._agreement.settle, trainer)
         if stop:
             self._stop(trainer, "before training began")
+
+    def _ask(
+        self, agree: Callable[[list[bool]], list[bool]], trainer: Trainer, save: bool = False
+    ) -> tuple[bool, bool]:
+        """Return whether the ranks stop and whether they save; end all if a checkpoint was not written."""
+        failed = self._io is not None and self._io.failed
+        stop, save, failed = agree([signals.received() is not None, save, failed])
+        if failed:
+            if trainer.is_global_zero and self._io is not None:
+                self._io.wait()  # raises what went wrong
+            raise FailedElsewhere("a checkpoint could not be written")
+        return stop, save
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -96,11 +107,7 @@ class Interruption(Checkpoint):
         is_due = self.interval_s > 0 and monotonic() - self._saved_s >= self.interval_s
         if is_due:
             self._saved_s = monotonic()  # not again in the next batch, when the other ranks learn of it
-        stop, save, failed = self._agreement.exchange(
-            [_asked(), is_due and trainer.is_global_zero, _has_failed(trainer)]
-        )
-        if failed:
-            self._tell_of_failure(trainer)
+        stop, save = self._ask(self._agreement.exchange, trainer, save=is_due and trainer.is_global_zero)
         loop = trainer.fit_loop.epoch_loop
         stop, save = stop or self._postponed[0], save or self._postponed[1]
         if loop.batch_progress.is_last_batch or _is_validation_due(trainer):
@@ -115,7 +122,7 @@ class Interruption(Checkpoint):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._looks = 0
-        if trainer.sanity_checking or _ends_with_validation(trainer):
+        if trainer.sanity_checking or _is_ending(trainer):
             return
         if self._postponed[0]:
             self._abort_validation(trainer)
@@ -126,10 +133,8 @@ class Interruption(Checkpoint):
         if self._looks == 0:
             return
         self._looks -= 1
-        stop, save, failed = self._agreement.exchange([_asked(), False, _has_failed(trainer)])
+        stop, save = self._ask(self._agreement.exchange, trainer)
         self._postponed = self._postponed[0], self._postponed[1] or save
-        if failed:
-            self._tell_of_failure(trainer)
         if stop:
             self._abort_validation(trainer)
 
@@ -168,32 +173,23 @@ class Interruption(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_s = monotonic()
-        stop, _, failed = self._agreement.settle([_asked(), False, _has_failed(trainer)])
-        if failed:
-            self._tell_of_failure(trainer)
+        stop, _ = self._ask(self._agreement.settle, trainer)
         stop, self._postponed = stop or self._postponed[0], (False, False)
-        if stop and not _is_finished(trainer):
+        is_last = 0 <= (trainer.max_epochs or -1) <= trainer.current_epoch + 1
+        if stop and not (is_last or _is_ending(trainer)):
             self._stop(trainer, f"after epoch {trainer.current_epoch + 1}")
 
-    def _tell_of_failure(self, trainer: Trainer) -> None:
-        """End all ranks because a checkpoint could not be written; rank zero says why."""
-        io = trainer.strategy.checkpoint_io
-        if trainer.is_global_zero and isinstance(io, RunCheckpointIO):
-            io.wait()  # raises what went wrong
-        raise FailedElsewhere("a checkpoint could not be written")
-
     def _stop(self, trainer: Trainer, where: str) -> NoReturn:
-        io = trainer.strategy.checkpoint_io  # must be done now, because a requeued job may start at once
-        io.finish() if isinstance(io, RunCheckpointIO) else io.teardown()
-        if self._agreement.settle([False, False, _has_failed(trainer)])[2]:
-            self._tell_of_failure(trainer)
+        # A requeued job may start at once.
+        self._io.finish() if self._io else trainer.strategy.checkpoint_io.teardown()
+        self._ask(self._agreement.settle, trainer)
         reason = signals.received() or "a signal to another process"
         rank_zero_info(f"stopped by {reason} {where}")
         if trainer.is_global_zero:
             slurm = signals.in_slurm_job() and signals.received() != "SIGINT"
             rank_zero_info(signals.requeue() if slurm else self._how_to_go_on(trainer))
         trainer.strategy.barrier("stop")  # srun ends all processes when one has ended
-        raise SystemExit(exit_status(trainer))
+        raise SystemExit(_exit_status(trainer))
 
     def _how_to_go_on(self, trainer: Trainer) -> str:
         if self.path is None:
@@ -207,11 +203,10 @@ class Interruption(Checkpoint):
         return f"resume with   yolo-lightning fit {option}"
 
 
-def exit_status(trainer: Trainer) -> int:
-    """Exit status of a process that was asked to stop.
+def _exit_status(trainer: Trainer) -> int:
+    """75, but 0 for processes that Lightning started here, which have no ``RANK``.
 
-    It is 0 for processes that Lightning started here, which have no ``RANK``: Lightning's watcher takes any
-    other status for a crash, and kills the main process while it cleans up.
+    Lightning's watcher takes any other status for a crash, and kills the main process while it cleans up.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
     is_started_by_lightning = isinstance(environment, LightningEnvironment) and "RANK" not in os.environ
@@ -219,16 +214,8 @@ def exit_status(trainer: Trainer) -> int:
     return 0 if is_child else signals.EXIT_STATUS
 
 
-def _is_finished(trainer: Trainer) -> bool:
-    """Tell if training ends with this epoch."""
-    epochs, steps = trainer.max_epochs or -1, trainer.max_steps
-    return (
-        0 <= epochs <= trainer.current_epoch + 1 or 0 <= steps <= trainer.global_step or is_stopping(trainer)
-    )
-
-
-def _ends_with_validation(trainer: Trainer) -> bool:
-    """Tell if training ends with this validation, so that no run would resume in it."""
+def _is_ending(trainer: Trainer) -> bool:
+    """Tell if training ends here, apart from the last epoch; no run would resume in the validation then."""
     return is_stopping(trainer) or 0 <= trainer.max_steps <= trainer.global_step
 
 
@@ -242,15 +229,5 @@ def _is_validation_due(trainer: Trainer) -> bool:
 
 
 def _best_scores(trainer: Trainer) -> list[float]:
-    """Scores of the best checkpoints so far."""
     kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     return [float(each.best_model_score) for each in kept if each.best_model_score is not None]
-
-
-def _asked() -> bool:
-    return signals.received() is not None
-
-
-def _has_failed(trainer: Trainer) -> bool:
-    io = trainer.strategy.checkpoint_io
-    return isinstance(io, RunCheckpointIO) and io.failed

@@ -11,8 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ..system.lightning_internals import EarlyStoppingHooks
 from .best_epoch import MONITOR, is_judged
 
-_NEVER = -1
-"""Value of ``stopped_epoch`` while training has not stopped."""
+_NEVER = -1  # stopped_epoch while training has not stopped
 
 
 class Patience(EarlyStoppingHooks, EarlyStopping):
@@ -46,11 +45,9 @@ class Patience(EarlyStoppingHooks, EarlyStopping):
         """Train no further if the run was stopped early, unless the limit has been raised."""
         if self.wait_count >= self.patience:
             trainer.should_stop, self.stopped_epoch = True, trainer.current_epoch
-            self._tell()
+            self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.stopped_epoch != _NEVER:
-            self._tell()
-
-    def _tell(self) -> None:
-        rank_zero_info(f"early stop: val/map has not improved for {self.patience} validations (--patience)")
+            validations = f"{self.patience} validations (--patience)"
+            rank_zero_info(f"early stop: val/map has not improved for {validations}")

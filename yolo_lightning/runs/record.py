@@ -1,4 +1,4 @@
-"""The record of a run: metrics.csv and summary.json, whole after every epoch, and environment.json."""
+"""The record of a run: metrics and summary, whole after every epoch, its options and its environment."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 from ..system.cores import usable_cores
@@ -22,8 +24,10 @@ from ..system.environment import PACKAGES, git_commit, package_version
 from ..system.files import write_whole
 from ..system.lightning_internals import logging_step
 from .best_epoch import best_row
-from .checkpoint_format import RUN_RECORDER
-from .directory import METRICS, images_per_second, read_metrics
+from .directory import CONFIG, METRICS, images_per_second, read_metrics
+
+_NOT_KEPT = {"config", "ckpt_path", "weights_only", "verbose", "return_predictions"}
+"""Options that belong to one start, not to the run."""
 
 
 class RunRecorder(Checkpoint):
@@ -43,15 +47,11 @@ class RunRecorder(Checkpoint):
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self._rows: list[dict[str, float]] = []
-        self._logged_step = -1
-        """Logger step of the last row; -1 if there is none."""
-        self._ends_validated = False
-        """True if a validation ended at that step, not only earlier in the epoch."""
-        self._validated_batch = -1
-        self._earlier_seconds: float | None = None
-        """Wall time of the run before it was resumed."""
+        self._logged_step = -1  # logger step of the last row; -1 if there is none
+        self._ends_validated = False  # true if a validation ended at that step, not only earlier in the epoch
+        self._earlier_seconds = 0.0  # wall time of the run before it was resumed
         self._started = time.monotonic()
-        self._validated = False
+        self._validated_batch: int | None = None  # batch at which the last validation of this epoch ended
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,20 +59,11 @@ class RunRecorder(Checkpoint):
         environment = describe_environment(trainer)
         write_whole(self.directory / "environment.json", json.dumps(environment, indent=2))
 
-    @property
-    def state_key(self) -> str:
-        return RUN_RECORDER
-
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._continue_record(trainer)  # not earlier: the epoch to continue with is known only now
-
-    def _continue_record(self, trainer: Trainer) -> None:
-        """Continue the rows and curves of the run that is resumed."""
+        """Continue the rows and curves of the run that is resumed; its epoch is known only now."""
         rows = read_metrics(self.directory / METRICS)
         self._rows = [row for row in rows if row["epoch"] < trainer.current_epoch]
-        if self._rows and self._earlier_seconds is None:  # a checkpoint without it
-            self._earlier_seconds = self._rows[-1].get("wall_seconds")
         if self._rows and self._logged_step >= 0 and not trainer.fit_loop.restarted_mid_epoch:
             not_logged = ("step", "wall_seconds", *(() if self._ends_validated else ("val/",)))
             logged = {n: v for n, v in self._rows[-1].items() if not n.startswith(not_logged)}
@@ -81,8 +72,8 @@ class RunRecorder(Checkpoint):
                 logger.save()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validated = not trainer.sanity_checking
-        self._validated_batch = trainer.fit_loop.total_batch_idx
+        if not trainer.sanity_checking:
+            self._validated_batch = trainer.fit_loop.total_batch_idx
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = trainer.callback_metrics  # on all ranks: reading it is a collective
@@ -91,14 +82,13 @@ class RunRecorder(Checkpoint):
         logged = {
             name: float(value)
             for name, value in metrics.items()
-            if self._validated or not name.startswith("val/")  # otherwise of an earlier epoch
+            if self._validated_batch is not None or not name.startswith("val/")  # of an earlier epoch
         }
-        self._validated = False
-        seconds = self._seconds
         self._logged_step = logging_step(trainer) - 1
         self._ends_validated = self._validated_batch == trainer.fit_loop.total_batch_idx
+        self._validated_batch = None
         position = {"epoch": float(trainer.current_epoch), "step": float(trainer.global_step)}
-        self._rows.append({**position, **logged, "wall_seconds": seconds})
+        self._rows.append({**position, **logged, "wall_seconds": self._seconds})
         for logger in trainer.loggers:
             logger.save()  # the checkpoint that comes next is newer than what was logged
         write_whole(self.directory / METRICS, metrics_as_csv(self._rows))
@@ -108,7 +98,7 @@ class RunRecorder(Checkpoint):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Name the last checkpoint in the summary; runs also when the resumed run was already complete."""
         if not self._rows:
-            self._continue_record(trainer)
+            self.on_train_start(trainer, pl_module)
         if self._rows:
             self._write_summary()
 
@@ -119,7 +109,7 @@ class RunRecorder(Checkpoint):
     @property
     def _seconds(self) -> float:
         """Wall time of the run so far, including its parts before it was resumed."""
-        return (self._earlier_seconds or 0.0) + time.monotonic() - self._started
+        return self._earlier_seconds + time.monotonic() - self._started
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -133,17 +123,29 @@ class RunRecorder(Checkpoint):
         self._earlier_seconds = state_dict["wall_seconds"]
 
 
+class SaveConfig(SaveConfigCallback):
+    """Writes the options that really ran, so that ``--config RUN/config.yaml`` runs them again."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            self._write(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer)  # not earlier: a resumption that fails must leave the old one
+
+    def _write(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            config = self.config.clone()
+            for name in _NOT_KEPT & vars(config).keys():
+                del config[name]
+            text = self.parser.dump(config, skip_none=False, skip_validation=True)
+            if not text.isascii():  # jsonargparse reads it in the encoding of whatever locale there is then
+                text = yaml.safe_dump(yaml.safe_load(text), sort_keys=False)
+            write_whole(Path(trainer.default_root_dir, CONFIG), text)
+
+
 def summarise(rows: list[dict[str, float]], checkpoints: Path) -> dict[str, Any]:
-    """Summarise a run: its metrics, its speed and its checkpoints.
-
-    Args:
-        rows: one dictionary of metrics an epoch, at least one.
-        checkpoints: the folder of ``best.ckpt`` and ``last.ckpt``.
-
-    Returns:
-        ``best`` and ``last`` (metrics, and the epoch counted from 0), ``epochs`` trained,
-        ``images_per_second`` (median over the epochs), ``wall_seconds``, and ``checkpoints``.
-    """
+    """Metrics, speed and checkpoints of a run; ``rows`` has the metrics of each epoch, and at least one."""
     return {
         "best": _whole_numbers(best_row(rows)),
         "last": _whole_numbers(rows[-1]),

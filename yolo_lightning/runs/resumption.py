@@ -10,11 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from ..system.lightning_internals import (
-    advance_logging_step,
-    is_validation_due,
-    make_timed_validation_due,
-)
+from ..system.lightning_internals import advance_logging_step, is_validation_due, make_timed_validation_due
 from ..system.streams import run_beside
 from ..training.module import YOLOv5
 from .checkpoint_format import WITHIN_EPOCH, check_version, give_again, write_within_epoch
@@ -78,18 +74,21 @@ class MidEpochResumption(Callback):
         set_random_state(restored["random"])
         if not trainer.fit_loop.restarted_mid_epoch:
             return
-        pl_module.running_losses = {
-            name: (ranks[trainer.global_rank] if len(ranks) == trainer.world_size else ranks.mean()).to(
-                pl_module.device
-            )
+        rank = trainer.global_rank
+        means = {
+            name: ranks[rank] if len(ranks) == trainer.world_size else ranks.mean()
             for name, ranks in restored["losses"].items()
         }
+        pl_module.running_losses = {name: mean.to(pl_module.device) for name, mean in means.items()}
         loader: Any = trainer.train_dataloader
-        if not hasattr(loader, "earlier"):
-            return  # the loader of another data module
-        epoch = trainer.current_epoch
-        count_batches_from(trainer, loader.sampler.begins_at(epoch))
-        if trainer.fit_loop.epoch_loop.batch_progress.current.ready >= trainer.num_training_batches:
+        if not hasattr(loader, "earlier"):  # the loader of another data module
+            return
+        epoch, loop = trainer.current_epoch, trainer.fit_loop.epoch_loop
+        progress: Any = loop.batch_progress.current
+        progress.ready = progress.started = progress.processed = loader.sampler.begins_at(epoch)
+        # Lightning itself counts the last batch of a checkpoint saved at the end of a batch.
+        progress.completed = progress.processed - int(loop.restarted_on_train_batch_end)
+        if progress.ready >= trainer.num_training_batches:
             return  # only the validation remains, and the next epoch draws from its own images
 
         def remember() -> tuple[torch.Tensor, ...]:
@@ -106,18 +105,10 @@ def _go_back_to_validation(trainer: Any) -> bool:
     # Otherwise checkpoints saved later in the epoch would lead back to this validation again.
     trainer.fit_loop.epoch_loop.val_loop.batch_progress.reset()
     make_timed_validation_due(trainer)
-    is_due = is_validation_due(trainer)
-    if not is_due:
-        advance_logging_step(trainer)
-    return is_due
-
-
-def count_batches_from(trainer: Trainer, batch: int) -> None:
-    """Continue the resumed epoch with the batch of this number, from 0."""
-    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-    progress.ready = progress.started = progress.processed = batch
-    # Lightning itself counts the last batch of a checkpoint saved at the end of a batch.
-    progress.completed = batch - int(trainer.fit_loop.epoch_loop.restarted_on_train_batch_end)
+    if is_validation_due(trainer):
+        return True
+    advance_logging_step(trainer)
+    return False
 
 
 def random_state() -> dict[str, Any]:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import copy
 from collections import defaultdict, deque
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """A deep copy with every tensor on the CPU."""
 
     contents: Any
-    memory: list[tuple[Hashable, Tensor]] = field(repr=False)
-    """Memory for the values of its tensors, each with its kind of tensor."""
+    memory: list[tuple[Hashable, Tensor]]  # for the values of its tensors, each with its kind of tensor
 
 
 class Snapshots:
@@ -41,9 +38,6 @@ class Snapshots:
         Tensors that are the same memory (address, shape, strides, dtype) are copied once and are the same
         memory in the copy. Strides are kept where no element of a tensor lies on another, so that
         ``channels_last`` survives. Copies from CUDA devices run together, and each device is waited for once.
-
-        Args:
-            contents: dictionaries, lists and tuples, nested, of tensors and plain values.
         """
         while self._returned:
             for kind, values in self._returned.popleft():
@@ -58,18 +52,16 @@ class Snapshots:
                 sources[place] = tensor
                 targets[place] = kind, self._free[kind].pop() if self._free[kind] else _host_memory(tensor)
             memo[id(tensor)] = _like(tensor, targets[place][1])
-        _copy_all(list(sources.values()), [values for _, values in targets.values()])
-        self._let_go(most=sum(values.nbytes for _, values in targets.values()))
-        return Snapshot(copy.deepcopy(contents, memo), list(targets.values()))
+        memory = list(targets.values())
+        _copy_all(list(sources.values()), [values for _, values in memory])
+        free_bytes = sum(values.nbytes for free in self._free.values() for values in free)
+        if free_bytes > sum(values.nbytes for _, values in memory):  # else the next may need it: gradients
+            self._free.clear()
+        return Snapshot(copy.deepcopy(contents, memo), memory)
 
     def give_back(self, snapshot: Snapshot) -> None:
         """Let the memory be used again; the snapshot must not be read any more. Any thread may call this."""
         self._returned.append(snapshot.memory)
-
-    def _let_go(self, most: int) -> None:
-        """Keep what the next snapshot may need, such as gradients, unless it exceeds a number of bytes."""
-        if sum(values.nbytes for free in self._free.values() for values in free) > most:
-            self._free.clear()
 
 
 def _host_memory(tensor: Tensor) -> Tensor:
@@ -93,7 +85,6 @@ def _copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
 
 
 def _like(tensor: Tensor, values: Tensor) -> Tensor:
-    """A tensor over these values, of the same kind as ``tensor``."""
     if isinstance(tensor, Parameter):
         return Parameter(values, requires_grad=tensor.requires_grad)
     return values.detach().requires_grad_() if tensor.requires_grad else values

@@ -13,7 +13,7 @@ from typing import Any
 
 from .text import one_line
 
-_Task = Callable[[], Any]
+_WARNING = "a picture or file could not be made"
 
 
 class BackgroundQueue:
@@ -23,20 +23,18 @@ class BackgroundQueue:
     more threads than cores those of the training step no longer wait awake for each other (10 % of a step
     on two cores).
 
+    Args:
+        most: tasks that may wait; the first one starts the thread.
+
     Attributes:
         dropped: tasks that found the queue full.
         failed: tasks that raised. A warning reports the first one; the others continue.
     """
 
     def __init__(self, most: int = 16) -> None:
-        """Start without a thread; the first task starts it.
-
-        Args:
-            most: tasks that may wait.
-        """
         self.dropped = 0
         self.failed = 0
-        self._tasks: queue.Queue[_Task] = queue.Queue(most)
+        self._tasks: queue.Queue[Callable[[], Any]] = queue.Queue(most)
         self._thread: threading.Thread | None = None
         self._process = os.getpid()
 
@@ -66,7 +64,9 @@ class BackgroundQueue:
             except Exception as error:  # training is worth more than a picture
                 self.failed += 1
                 if self.failed == 1:
-                    _tell(error)
+                    text = one_line(f"{type(error).__name__}: {error}", 300)
+                    with contextlib.suppress(Exception):  # warnings may be errors
+                        warnings.warn(f"{_WARNING}: {text}; training continues", stacklevel=1)
             finally:
                 self._tasks.task_done()
 
@@ -76,24 +76,16 @@ class BackgroundQueue:
             self._tasks, self._thread, self._process = queue.Queue(self._tasks.maxsize), None, os.getpid()
 
 
-def _tell(error: Exception) -> None:
-    what = f"a picture or file could not be made: {one_line(f'{type(error).__name__}: {error}', 300)}"
-    with contextlib.suppress(Exception):  # where warnings are errors: drain would never return
-        warnings.warn(f"{what}; training continues", stacklevel=1)
-
-
 class Pace:
     """Keeps work that is done again and again to a share of one core.
 
     On a GPU drawing costs nothing; on a CPU it takes a core from the training, which short epochs feel.
+
+    Args:
+        share: of the time that passes from now on, above 0.
     """
 
     def __init__(self, share: float) -> None:
-        """Begin now.
-
-        Args:
-            share: of the time that passes, above 0.
-        """
         self._share = share
         self._spent_s = 0.0
         self._began_s = time.monotonic()

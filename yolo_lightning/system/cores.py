@@ -17,23 +17,18 @@ def usable_cores(cgroup: Path = CGROUP) -> int:
     The least of the cores in its affinity mask, the CPU quota of its control group (version 2 or
     1; a container's ``--cpus``), and ``SLURM_CPUS_PER_TASK``. Threads beyond that do not run in
     parallel: the kernel stops them all until the next period, and training stutters.
-
-    Args:
-        cgroup: Where the control group file systems are mounted.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     limits = [len(affinity(0)) if affinity else os.cpu_count() or 1]
-    quota = _quota(cgroup)
-    if quota is not None:
-        limits.append(math.ceil(quota))
+    limits += [math.ceil(quota) for quota in _quotas(cgroup)]
     task = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if task.isascii() and task.isdigit():
         limits.append(int(task))
     return max(1, min(limits))
 
 
-def _quota(cgroup: Path) -> float | None:
-    """CPU time a second of wall time that the control group allows; None without a limit."""
+def _quotas(cgroup: Path) -> list[float]:
+    """CPU time a second of wall time that each control group of the process allows."""
     shares = []
     try:
         for group in _groups(cgroup):
@@ -49,8 +44,8 @@ def _quota(cgroup: Path) -> float | None:
             if limit_us > 0:
                 shares.append(limit_us / period_us)
     except (OSError, ValueError, ZeroDivisionError):
-        return None
-    return min(shares, default=None)
+        return []
+    return shares
 
 
 def free_in_group(cgroup: Path = CGROUP) -> int:
@@ -83,21 +78,16 @@ def _groups(cgroup: Path) -> list[Path]:
 
 def _own_group() -> str:
     """Path of the process's group within the version 2 hierarchy; in a container usually the root."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        if line.startswith("0::"):
-            return line.removeprefix("0::").strip()
-    return ""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    return next((line[3:].strip() for line in lines if line.startswith("0::")), "")
 
 
-def limit_threads(processes: int = 1) -> None:
+def limit_threads() -> None:
     """Let torch compute with no more threads than there are cores for this process.
 
     In a container or a cluster job torch starts a thread for every core of the machine. What the
     user has set by ``OMP_NUM_THREADS`` stays.
-
-    Args:
-        processes: That share the cores on this machine.
     """
-    cores = max(1, usable_cores() // processes)
+    cores = usable_cores()
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cores:
         torch.set_num_threads(cores)

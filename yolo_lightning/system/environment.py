@@ -1,4 +1,4 @@
-"""Versions of the packages and the commit that a run used."""
+"""What a run used: versions of the packages, the commit, and the processor."""
 
 from __future__ import annotations
 
@@ -37,3 +37,13 @@ def git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def processor_facts(path: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
+    """Facts of the first core: ``model name``, ``flags`` (x86) or ``Features`` (ARM). Empty without Linux."""
+    try:
+        block = path.read_text().split("\n\n", 1)[0]
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in block.splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs}

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
 
 _DAY_S = 24 * 3600.0
 _HOST = re.sub(r"\W", "_", socket.gethostname(), flags=re.ASCII) or "host"
@@ -23,9 +22,7 @@ _TEMPORARY = re.compile(r"\..+\.(?P<host>\w+)-(?P<pid>\d{1,9})-(?P<token>[0-9a-f
 def write_whole(path: Path, contents: str | bytes) -> None:
     """Replace a file as a whole; its folder is made if it is missing.
 
-    Args:
-        path: the file.
-        contents: text is written in UTF-8, with a ? for what cannot be encoded.
+    Text is written in UTF-8, with a ? for what cannot be encoded.
 
     Raises:
         OSError: it cannot be written; the old file is as it was.
@@ -38,13 +35,9 @@ def write_whole(path: Path, contents: str | bytes) -> None:
 def whole_file(path: Path, sync: bool = True) -> Iterator[Path]:
     """Yield the name of a temporary file, which replaces ``path`` when the block has ended.
 
-    The block writes and closes the file. If it raises, ``path`` stays as it was, and the temporary file is
-    removed.
-
-    Args:
-        path: the file; its folder is made if it is missing.
-        sync: bring the contents to the disk before the name; without, a power cut may leave the new name
-            with wrong contents, which suits files that carry a checksum or can be made again.
+    The block writes and closes the file, in a folder that is made if it is missing. If the block raises,
+    ``path`` stays as it was, and the temporary file is removed. Without ``sync`` a power cut may leave the
+    new name with wrong contents, which suits files that carry a checksum or can be made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
@@ -86,28 +79,6 @@ def remove_leftovers(folder: Path) -> None:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's process
-        return True
-    return True
-
-
-def take_lock(file: IO[Any]) -> bool:
-    """Wait for the lock of a file, and hold it until the file is closed or the process ends.
-
-    Args:
-        file: an open file that exists only to be locked.
-
-    Returns:
-        Whether the file system has locks; without them other processes may be here too.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:
-        return False
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)  # another user's process lives
     return True

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-# Trainer and loops
-
 
 def attached_trainer(module: Any) -> Any:
     """The trainer of a LightningModule; None if there is none, where ``module.trainer`` raises."""
@@ -52,20 +50,13 @@ def is_stopping(trainer: Any) -> bool:
 
 def leave_signals_alone(trainer: Any) -> None:
     """Keep Lightning from installing signal handlers, and from a broadcast before each batch."""
-    trainer._signal_connector.register_signal_handlers = _do_nothing
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _do_nothing
-
-
-def _do_nothing() -> None:
-    """Stand in for a method of Lightning."""
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
 def has_checkpoint_io(strategy: Any) -> bool:
     """Tell if a strategy has a plugin that writes its checkpoints; false for the name of a strategy."""
     return not isinstance(strategy, str) and strategy is not None and strategy._checkpoint_io is not None
-
-
-# What Lightning saves of its loops
 
 
 class LoopState:
@@ -74,11 +65,8 @@ class LoopState:
     Each position is a dictionary ``{"current": counts, "total": counts, ...}`` with ``counts`` of what is
     ``ready``, ``started``, ``processed`` and ``completed``: ``current`` in this epoch, ``total`` in the run.
 
-    Args:
-        checkpoint: contents of a checkpoint.
-
     Raises:
-        KeyError: it holds no loops.
+        KeyError: the checkpoint holds no loops.
     """
 
     def __init__(self, checkpoint: dict[str, Any]) -> None:
@@ -110,9 +98,6 @@ class LoopState:
         self._loop["epoch_loop.state_dict"]["_batches_that_stepped"] = step
 
 
-# Bases
-
-
 class CheckpointHooks:
     """Base to list before ``ModelCheckpoint``, for :meth:`save` and what decides about saving."""
 
@@ -123,10 +108,9 @@ class CheckpointHooks:
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         self.save(trainer, filepath)
 
-    def save_if_best(self, trainer: Any) -> None:
+    def save_if_best(self: Any, trainer: Any) -> None:
         """Save if the metric of now is among the best."""
-        myself: Any = self
-        myself._save_topk_checkpoint(trainer, myself._monitor_candidates(trainer))
+        self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def forget_last_save(self) -> None:
         """Let the next save happen also without an optimizer step since the last one."""

@@ -17,23 +17,21 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NoReturn
 
 EXIT_STATUS = 75
 """Exit status of a run that was asked to stop and has saved itself: EX_TEMPFAIL, "try again later"."""
 
-_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class _State:
     received: str | None = None
     is_training = False
-    listens = False
-    """True while signals are written into a descriptor of ours."""
+    listens = False  # true while signals are written into a descriptor of ours
 
 
 def received() -> str | None:
-    """Return the name of the first signal that asked to stop, or None."""
+    """Name of the first signal that asked to stop, or None."""
     return _State.received
 
 
@@ -117,41 +115,20 @@ def _await_second_interrupt(receiver: socket.socket) -> None:
         if not numbers:
             return
         seen += numbers.count(signal.SIGINT)
-    _end_as_interrupted()
-
-
-def _end_as_interrupted() -> NoReturn:
-    """End by SIGINT itself, so that the shell sees what ended the process."""
+    # By the signal itself, so that the shell sees what ended the process.
     with suppress(AttributeError):  # signal.signal works in the main thread only
         ctypes.pythonapi.PyOS_setsig(signal.SIGINT, None)
         os.kill(os.getpid(), signal.SIGINT)
     os._exit(128 + signal.SIGINT)
 
 
-_forking = threading.local()
-
-
-def _before_fork() -> None:
-    """Block SIGINT: for a moment the new process shares the descriptor, and its signals would count here."""
-    if _State.listens:
-        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-
-def _after_fork() -> None:
-    if hasattr(_forking, "mask"):
-        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
-        del _forking.mask
-
-
 def _after_fork_in_child() -> None:
-    if _State.listens:
+    if _State.listens:  # the descriptor is the parent's
         signal.set_wakeup_fd(-1)
         _State.listens = False
-    _after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def in_slurm_job() -> bool:

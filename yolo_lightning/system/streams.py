@@ -31,10 +31,7 @@ def run_beside(
 ) -> tuple[Tensor, ...]:
     """Make tensors on the side stream and hand them over; on anything but CUDA simply make them.
 
-    Args:
-        device: Of the tensors.
-        make: Makes them.
-        after_current: Whether they depend on what the current stream has still to do.
+    ``after_current`` tells that they depend on what the current stream has still to do.
     """
     if device.type != "cuda":
         return make()

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from ..system.processor import processor_facts
+from ..system.environment import processor_facts
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 """Precisions that training supports, as the Trainer names them."""

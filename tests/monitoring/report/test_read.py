@@ -97,7 +97,7 @@ from jsonargparse import ArgumentParser
 
 from yolo_lightning.system.files import write_whole
 from yolo_lightning.runs.record import metrics_as_csv
-from yolo_lightning.runs.save_config import SaveConfig
+from yolo_lightning.runs.record import SaveConfig
 from yolo_lightning.monitoring.report.page import write_report
 from yolo_lightning.monitoring.report.read import read_run
 

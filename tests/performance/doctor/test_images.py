@@ -107,7 +107,7 @@ def test_a_slow_disk_is_told_from_slow_decoding(
     monkeypatch.setattr(data_set, "read_bytes", slow)
     cost = measure_images(sample, 0.0)
     assert cost.read_ms >= 50 and cost.cold_read_ms >= 50
-    rate = measure_loader(sample.loader(2, 0, CPU), 2, CPU, 0.0)
+    rate = measure_loader(sample.loader(2, 0, CPU), 0.0)
     assert rate.read_fraction > 0.5
     assert rate.images_per_second < 1000 / 50 * 64  # a file at a time in each of at most 64 threads
 
@@ -116,7 +116,7 @@ def test_a_slow_disk_is_told_from_slow_decoding(
 def test_a_loader_is_timed_for_as_many_epochs_as_it_takes(sample: TrainingSample, workers: int) -> None:
     loader = sample.loader(4, workers, CPU)
     assert batches_ahead(loader) == 2 * workers
-    rate = measure_loader(loader, 4, CPU, 0.1)
+    rate = measure_loader(loader, 0.1)
     assert rate.images_per_second > 0 and 0 < rate.read_fraction < 1
     loader.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 import time
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.benchmark import Timer
 
 from ...data.annotations.index import DatasetIndex, IntArray
 from ...data.batch import Batch, label_capacity
@@ -30,51 +32,42 @@ from ...system.cores import usable_cores
 MOST_IMAGES = 256
 PAGE_CACHE_SHARE = 0.5
 """Part of the available memory that the files of a data set may take to stay in it from epoch to epoch."""
-_COPY_BYTES = 256 << 20
 _LEAST_IMAGES = 4
 
 
 class ImageCost(NamedTuple):
     """Milliseconds an image, one after the other in one thread."""
 
-    cold_read_ms: float
-    """Time to read a file from the disk."""
-    read_ms: float
-    """Time to read a file that the system may have kept in memory."""
-    decode_ms: float
-    """Time to decode and letterbox it."""
-    images: int
-    """Number of images that were measured."""
+    cold_read_ms: float  # time to read a file from the disk
+    read_ms: float  # time to read a file that the system may have kept in memory
+    decode_ms: float  # time to decode and letterbox it
+    images: int  # number measured
 
 
 class LoaderRate(NamedTuple):
     """Speed of a loader while nothing computes beside it."""
 
     images_per_second: float
-    read_fraction: float
-    """Part of the loader's time that went into reading files, 0..1; NaN: unknown."""
+    read_fraction: float  # part of the loader's time that went into reading files, 0..1; NaN: unknown
 
 
 class TrainingSample:
     """Some images of a training split, drawn at random from a fixed seed, with all their labels.
+
+    If the files of the whole split stay in the page cache (``stays_in_memory``), only the first epoch reads
+    them from the disk.
 
     Args:
         index: the split.
         image_size: S in px.
         most_labels: most labels of an image in the whole stage.
         images: most images to draw.
-
-    Attributes:
-        index: index of the drawn images.
-        dataset: reads and decodes them.
-        stays_in_memory: true if the files of the whole split stay in the page cache, so that only the first
-            epoch reads them from the disk.
     """
 
     def __init__(self, index: DatasetIndex, image_size: int, most_labels: int, images: int) -> None:
-        generator = np.random.default_rng(0)
         count = min(images, len(index))
-        self.index = part_of(index, np.sort(generator.choice(len(index), count, replace=False)))
+        drawn = np.random.default_rng(0).choice(len(index), count, replace=False)
+        self.index = part_of(index, np.sort(drawn))
         self.image_size = image_size
         self.capacity = label_capacity(most_labels)
         file_bytes = float(np.mean([self.index.path(i).stat().st_size for i in range(count)]))
@@ -103,13 +96,11 @@ class TrainingSample:
         shape = (len(self.index), self.image_size, self.image_size, 3)
         with tempfile.TemporaryDirectory() as folder:  # new files stay in the page cache
             path = Path(folder) / "images.uint8"
-            self._decode_into(np.memmap(path, np.uint8, "w+", shape=shape))
+            pixels = np.memmap(path, np.uint8, "w+", shape=shape)
+            with ThreadPoolExecutor(usable_cores()) as pool:
+                for _ in pool.map(lambda i: self.dataset.sample(i, pixels[i]), range(len(pixels))):
+                    pass
             yield ImageCache(path, *shape[:2])
-
-    def _decode_into(self, pixels: Pixels) -> None:
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            for _ in pool.map(lambda i: self.dataset.sample(i, pixels[i]), range(len(pixels))):
-                pass
 
 
 class ForgetfulDataset(DetectionDataset):
@@ -122,27 +113,17 @@ class ForgetfulDataset(DetectionDataset):
 
 def forget(path: Path) -> None:
     """Drop a file from the page cache; systems without ``posix_fadvise`` keep it."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    with suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)  # pages that are still to be written are not dropped
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(handle)
+    with suppress(OSError, AttributeError), path.open("rb") as file:
+        os.fsync(file.fileno())  # pages that are still to be written are not dropped
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def part_of(index: DatasetIndex, positions: IntArray) -> DatasetIndex:
-    """Take some images of an index, in the given order.
-
-    Args:
-        index: index of I images.
-        positions: int64 (n,), 0 .. I-1.
-    """
+    """Take the images at ``positions``, int64 (n,), of an index, in that order."""
     paths = [os.fsencode(index.path(i)) for i in positions.tolist()]
-    rows = [np.arange(index.rows(i).start, index.rows(i).stop) for i in positions.tolist()]
-    taken = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+    rows = [range(len(index.classes))[index.rows(i)] for i in positions.tolist()]
+    taken = np.fromiter(itertools.chain(*rows), np.int64)
+    columns = ("classes", "boxes", "areas", "crowd", "trainable")
     return replace(
         index,
         path_bytes=b"".join(paths),
@@ -150,52 +131,33 @@ def part_of(index: DatasetIndex, positions: IntArray) -> DatasetIndex:
         image_ids=index.image_ids[positions],
         sizes=index.sizes[positions],
         offsets=np.cumsum([0, *map(len, rows)], dtype=np.int64),
-        classes=index.classes[taken],
-        boxes=index.boxes[taken],
-        areas=index.areas[taken],
-        crowd=index.crowd[taken],
-        trainable=index.trainable[taken],
+        **{name: getattr(index, name)[taken] for name in columns},
     )
 
 
 def measure_images(sample: TrainingSample, budget_s: float) -> ImageCost:
-    """Read and decode images of a sample one by one, through the data set that training reads them with.
-
-    Args:
-        sample: the images.
-        budget_s: time limit; at least four images are measured.
-    """
+    """Read and decode images of a sample, at least four, one by one with the data set of the training."""
     dataset = DetectionDataset(sample.index, sample.image_size, sample.capacity, train=True)
     pixels = np.empty((sample.image_size, sample.image_size, 3), np.uint8)
-    cold, warm, decoding = [], [], []
+    ns: list[tuple[int, int, int]] = []  # of an image: cold read, read, decoding
     end = time.perf_counter() + budget_s
     for i in range(len(dataset)):
         forget(sample.index.path(i))
-        read_ns, _ = _load_one(dataset, i, pixels)
-        cold.append(read_ns)
-        read_ns, other_ns = _load_one(dataset, i, pixels)
-        warm.append(read_ns)
-        decoding.append(other_ns)
+        _, cold_ns = dataset.timed_sample(i, pixels)
+        before = time.perf_counter_ns()
+        _, read_ns = dataset.timed_sample(i, pixels)
+        ns.append((cold_ns, read_ns, time.perf_counter_ns() - before - read_ns))
         if time.perf_counter() > end and i + 1 >= _LEAST_IMAGES:
             break
-    cold_ms, warm_ms, decode_ms = (float(np.mean(values)) / 1e6 for values in (cold, warm, decoding))
-    return ImageCost(cold_ms, warm_ms, decode_ms, len(cold))
-
-
-def _load_one(dataset: DetectionDataset, i: int, pixels: Pixels) -> tuple[int, int]:
-    """Time of reading image i, and of the rest, in ns."""
-    before = time.perf_counter_ns()
-    _, read_ns = dataset.timed_sample(i, pixels)
-    return read_ns, time.perf_counter_ns() - before - read_ns
+    cold_ms, read_ms, decode_ms = (np.mean(ns, axis=0) / 1e6).tolist()
+    return ImageCost(cold_ms, read_ms, decode_ms, len(ns))
 
 
 def endless(loader: OrderedLoader) -> Generator[Batch, None, None]:
     """Give the batches of one epoch after the other."""
-    epoch = 0
-    while True:
+    for epoch in itertools.count():
         loader.sampler.set_epoch(epoch)
         yield from loader
-        epoch += 1
 
 
 def batches_ahead(loader: OrderedLoader) -> int:
@@ -203,48 +165,27 @@ def batches_ahead(loader: OrderedLoader) -> int:
     return loader.workers * PREFETCH_BATCHES
 
 
-def batches_at_once(loader: OrderedLoader) -> int:
-    """Count the batches of a burst: workers that begin together end together."""
-    return max(1, loader.workers)
-
-
-def measure_loader(
-    loader: OrderedLoader, batch_size: int, device: torch.device, seconds: float
-) -> LoaderRate:
-    """Measure a loader by itself, after the batches that it made ahead.
-
-    Args:
-        loader: gives batches on ``device``.
-        batch_size: B.
-        device: device of the training.
-        seconds: duration; at least two batches are measured.
-    """
-    batches = endless(loader)
-    for _ in range(batches_at_once(loader) + batches_ahead(loader)):
+def measure_loader(loader: OrderedLoader, seconds: float) -> LoaderRate:
+    """Measure a loader by itself, after the batches that it made ahead; at least two batches."""
+    batches, burst = endless(loader), max(1, loader.workers)  # workers that begin together end together
+    for _ in range(burst + batches_ahead(loader)):
         next(batches)
     count, began = 0, time.perf_counter()
-    while count < 2 or count % batches_at_once(loader) or time.perf_counter() - began < seconds:
+    while count < 2 or count % burst or time.perf_counter() - began < seconds:
         next(batches)
         count += 1
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    rate = count * batch_size / (time.perf_counter() - began)
-    read_fraction = loader.read_fraction
+    if loader.device.type == "cuda":
+        torch.cuda.synchronize(loader.device)
+    rate = LoaderRate(count * loader.batch_size / (time.perf_counter() - began), loader.read_fraction)
     batches.close()
-    return LoaderRate(rate, read_fraction)
+    return rate
 
 
 def measure_copy(device: torch.device) -> float | None:
     """Measure GB/s from page-locked memory to a CUDA device; None on a CPU, which has nothing to copy."""
     if device.type != "cuda":
         return None
-    source = torch.empty(_COPY_BYTES, dtype=torch.uint8, pin_memory=True)
+    source = torch.empty(256 << 20, dtype=torch.uint8, pin_memory=True)
     target = torch.empty_like(source, device=device)
-    target.copy_(source, non_blocking=True)
-    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    before.record()
-    for _ in range(4):
-        target.copy_(source, non_blocking=True)
-    after.record()
-    torch.cuda.synchronize(device)
-    return 4 * _COPY_BYTES / 1e6 / before.elapsed_time(after)
+    timer = Timer("target.copy_(source)", globals={"target": target, "source": source})
+    return source.nbytes / 1e9 / timer.timeit(4).mean

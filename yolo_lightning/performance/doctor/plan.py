@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,12 +13,9 @@ from ...training.compilation import CompileOption
 from ...training.precision import Precision, has_native_bf16
 from ..bottleneck import Cause, Measurements, find_bottleneck
 
-TIE = 0.03
-"""Forms of the step within this part of the fastest count as equally fast."""
-FP16_ADVANTAGE = 0.10
-"""Part by which fp16, with its narrow range, must be faster than bf16 to be preferred."""
-LOSS_TOLERANCE = 0.05
-"""Part of the loss in fp32 by which the loss of another precision may differ."""
+TIE = 0.03  # forms of the step within this part of the fastest count as equally fast
+FP16_ADVANTAGE = 0.10  # part by which fp16, with its narrow range, must be faster than bf16 to be preferred
+LOSS_TOLERANCE = 0.05  # part of the loss in fp32 by which the loss of another precision may differ
 LEAST_GAIN = 1.03
 """Factor in images a second below which no option is recommended: noise would decide."""
 
@@ -28,8 +24,7 @@ class Form(NamedTuple):
     """A way to compute the training step."""
 
     precision: Precision
-    channels_last: bool
-    """Memory order of weights and activations."""
+    channels_last: bool  # memory order of weights and activations
     compile: CompileOption
     """Value of ``model.compile``: False, ``augmentation``, or a mode, which compiles the network too."""
 
@@ -49,16 +44,12 @@ class StepTime:
     """Time of a training step in one form, on a batch that stays on the device."""
 
     form: Form
-    batch_size: int
-    """Images of the measured step."""
+    batch_size: int  # images of the measured step
     median_ms: float = math.nan
     repetitions: int = 0
-    loss: float = math.nan
-    """Sum of the loss's parts; network and batch are the same for all forms."""
-    peak_bytes: int | None = None
-    """Largest memory of tensors, on CUDA."""
-    failure: str | None = None
-    """Reason why it could not be measured; the numbers are then NaN."""
+    loss: float = math.nan  # sum of the loss's parts; network and batch are the same for all forms
+    peak_bytes: int | None = None  # largest memory of tensors, on CUDA
+    failure: str | None = None  # reason why it could not be measured; the numbers are then NaN
 
     @property
     def image_ms(self) -> float:
@@ -72,43 +63,32 @@ class StepTime:
         return math.isnan(reference) or abs(self.loss - reference) <= LOSS_TOLERANCE * abs(reference)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain types."""
-        return asdict(self) | {"form": self.form._asdict(), "images_per_second": 1000 / self.image_ms}
+        """Plain types; None for NaN and infinity, which JSON lacks."""
+        values = asdict(self) | {"form": self.form._asdict(), "images_per_second": 1000 / self.image_ms}
+        return {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values.items()}
 
 
 class Plan(NamedTuple):
     """The options of a training that matter for its speed."""
 
     cache: CacheMode
-    workers: int
-    """Worker processes of the loader; 0 loads in the main process."""
+    workers: int  # worker processes of the loader; 0 loads in the main process
     form: Form
+
+    def loader(self) -> str:
+        """The part that the loader depends on, in words."""
+        return f"cache {self.cache}, {self.workers} workers"
+
+    def __str__(self) -> str:
+        return f"{self.loader()}, {self.form}"
 
 
 class Timing(NamedTuple):
     """Speed of a plan, in milliseconds an image."""
 
-    loader_ms: float
-    """Loader by itself."""
-    step_ms: float
-    """Training step by itself, on a batch that stays on the device."""
-    together_ms: float
-    """Loader and step together."""
-
-
-@dataclass(frozen=True)
-class Findings:
-    """Measurements of the configured plan and of the one that looks better."""
-
-    on_cuda: bool
-    now: Plan
-    now_timing: Timing
-    better: Plan
-    better_timing: Timing
-    loading: Loading
-    """Facts of the configured loader."""
-    copy_ms: float = 0.0
-    """Milliseconds an image takes to the device."""
+    loader_ms: float  # loader by itself
+    step_ms: float  # training step by itself, on a batch that stays on the device
+    together_ms: float  # loader and step together
 
 
 class Verdict(NamedTuple):
@@ -116,27 +96,18 @@ class Verdict(NamedTuple):
 
     bottleneck: Cause | None
     sentence: str
-    options: dict[str, str]
-    """Recommended values by the name of their option; empty if nothing is faster."""
-    gain: float
-    """Factor in images a second that the options give; 1 without any."""
+    options: dict[str, str]  # recommended values by the name of their option; empty if nothing is faster
+    gain: float  # factor in images a second that the options give; 1 without any
 
 
 def eager_forms(device: str, compile: CompileOption) -> list[Form]:
-    """List the forms worth measuring on a device, without a compiled network; fp32 is always among them.
-
-    Args:
-        device: device as torch names it.
-        compile: ``augmentation``, or False where nothing can be compiled.
-    """
+    """List the forms worth measuring on a device, without a compiled network; fp32 is always among them."""
     precisions: list[Precision] = ["32-true"]
     if has_native_bf16(device):
         precisions.append("bf16-mixed")
     if device.startswith("cuda"):
         precisions.append("16-mixed")
-    return [
-        Form(precision, order, compile) for precision, order in itertools.product(precisions, (True, False))
-    ]
+    return [Form(precision, order, compile) for precision in precisions for order in (True, False)]
 
 
 def fastest(times: Sequence[StepTime], on_cuda: bool) -> StepTime | None:
@@ -144,19 +115,14 @@ def fastest(times: Sequence[StepTime], on_cuda: bool) -> StepTime | None:
 
     On CUDA fp16 must be 10 % faster than bf16. Of equally fast forms an eager network comes before a
     compiled one, which costs time at the start. Then fp32 comes before bf16 on a CPU; on CUDA the reverse,
-    for its memory.
-
-    Returns:
-        None if none could be measured.
+    for its memory. None if none could be measured.
     """
     full = [t.loss for t in times if t.form.precision == "32-true" and not t.failure]
     right = [time for time in times if time.has_right_loss(full[0] if full else math.nan)]
     if on_cuda:
-        half, brain = (
-            min((t.median_ms for t in right if t.form.precision == precision), default=math.inf)
-            for precision in ("16-mixed", "bf16-mixed")
-        )
-        if brain <= (1 + FP16_ADVANTAGE) * half and math.isfinite(brain):
+        halves = [t.median_ms for t in right if t.form.precision == "16-mixed"]
+        brains = [t.median_ms for t in right if t.form.precision == "bf16-mixed"]
+        if halves and brains and min(brains) <= (1 + FP16_ADVANTAGE) * min(halves):
             right = [time for time in right if time.form.precision != "16-mixed"]
     if not right:
         return None
@@ -179,38 +145,43 @@ def is_worthwhile(loader_ms: float, better_loader_ms: float, step_ms: float, on_
     return loader_ms - better_loader_ms > (LEAST_GAIN - 1) * step_ms
 
 
-def judge(findings: Findings) -> Verdict:
-    """Name the bottleneck of the configured plan, and recommend the other plan if it is faster."""
-    cause, sentence = _name_bottleneck(findings)
-    gain = findings.now_timing.together_ms / findings.better_timing.together_ms
-    options = changed_options(findings.now, findings.better)
-    if gain < LEAST_GAIN or not options:
-        return Verdict(cause, sentence, {}, 1.0)
-    return Verdict(cause, sentence, options, gain)
+def judge(
+    now: Plan,
+    now_timing: Timing,
+    better: Plan,
+    better_timing: Timing,
+    loading: Loading,
+    copy_ms: float,
+    on_cuda: bool,
+) -> Verdict:
+    """Name the bottleneck of the configured plan, and recommend the other plan if it is faster.
 
-
-def _name_bottleneck(findings: Findings) -> tuple[Cause | None, str]:
-    """Name the largest avoidable cost: time that in-memory batches and the fastest step would save."""
-    now = findings.now_timing
-    idle_ms = max(0.0, now.together_ms - now.step_ms)
-    loader_ms = now.loader_ms
-    if findings.on_cuda:  # a loader that is faster than loader and step together hides behind the step
-        loader_ms = idle_ms if loader_ms >= 0.8 * now.together_ms else 0.0
+    The bottleneck is the largest avoidable cost: time that in-memory batches and the fastest step would save.
+    ``loading`` is of the configured loader; ``copy_ms`` is what an image takes to the device.
+    """
+    together_ms = now_timing.together_ms
+    idle_ms, loader_ms = max(0.0, together_ms - now_timing.step_ms), now_timing.loader_ms
+    if on_cuda:  # a loader that is faster than loader and step together hides behind the step
+        loader_ms = idle_ms if loader_ms >= 0.8 * together_ms else 0.0
     found = find_bottleneck(
         Measurements(
-            idle_fraction=idle_ms / now.together_ms,
-            loader_fraction=loader_ms / now.together_ms,
-            copy_fraction=findings.copy_ms / now.together_ms,
-            slow_step_fraction=max(0.0, now.step_ms - findings.better_timing.step_ms) / now.together_ms,
-            step_form=str(findings.now.form),
-            loading=findings.loading,
+            idle_fraction=idle_ms / together_ms,
+            loader_fraction=loader_ms / together_ms,
+            copy_fraction=copy_ms / together_ms,
+            slow_step_fraction=max(0.0, now_timing.step_ms - better_timing.step_ms) / together_ms,
+            step_form=str(now.form),
+            loading=loading,
         ),
         "the time",
     )
-    if found is None:
-        return None, "none: the device trains nearly all of the time, and no faster way was measured"
-    cause, why, _ = found.advice
-    return cause, f"{cause}: {found.loss}, because {why}"
+    cause, sentence = None, "none: the device trains nearly all of the time, and no faster way was measured"
+    if found is not None:
+        cause = found.cause
+        sentence = f"{cause}: {found.loss}, because {found.why}"
+    gain, options = together_ms / better_timing.together_ms, changed_options(now, better)
+    if gain < LEAST_GAIN or not options:
+        return Verdict(cause, sentence, {}, 1.0)
+    return Verdict(cause, sentence, options, gain)
 
 
 def changed_options(now: Plan, better: Plan) -> dict[str, str]:
@@ -221,12 +192,10 @@ def changed_options(now: Plan, better: Plan) -> dict[str, str]:
         options["data.num_workers"] = "auto"
     elif better.workers != now.workers:
         options["data.num_workers"] = str(better.workers)
-    if better.form.precision != now.form.precision:
-        options["trainer.precision"] = better.form.precision
-    if better.form.channels_last != now.form.channels_last:
-        options["model.channels_last"] = str(better.form.channels_last).lower()
-    if better.form.compile != now.form.compile:
-        options["model.compile"] = str(better.form.compile).lower()
+    names = "trainer.precision", "model.channels_last", "model.compile"
+    for name, before, after in zip(names, now.form, better.form, strict=True):
+        if after != before:
+            options[name] = str(after).lower()
     return options
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,41 +55,38 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Plain types; None for what was not measured."""
         cost = self.image_cost
-        return _finite(
-            {
-                "machine": self.machine,
-                "network": self.network,
-                "images": self.images,
-                "bottleneck": self.verdict.bottleneck or "none",
-                "sentence": self.verdict.sentence,
-                "recommendation": self.verdict.options,
-                "command": self.command,
-                "images_per_second": self.images_per_second,
-                "predicted_images_per_second": self.predicted_images_per_second,
-                "gain": self.verdict.gain,
-                "epoch_s": self.epoch_s,
-                "predicted_epoch_s": self.epoch_s / self.verdict.gain,
-                "read_cold_ms": cost.cold_read_ms,
-                "read_ms": cost.read_ms,
-                "decode_ms": cost.decode_ms,
-                "copy_gb_per_s": self.copy_gb_per_s,
-                "now": _plan_json(self.now, self.now_timing),
-                "measured_alternative": _plan_json(self.better, self.better_timing),
-                "steps": [time.as_json() for time in self.steps],
-                "notes": list(self.notes),
-            }
-        )
+        return {
+            "machine": self.machine,
+            "network": self.network,
+            "images": self.images,
+            "bottleneck": self.verdict.bottleneck or "none",
+            "sentence": self.verdict.sentence,
+            "recommendation": self.verdict.options,
+            "command": self.command,
+            "images_per_second": self.images_per_second,
+            "predicted_images_per_second": self.predicted_images_per_second,
+            "gain": self.verdict.gain,
+            "epoch_s": self.epoch_s,
+            "predicted_epoch_s": self.epoch_s / self.verdict.gain,
+            "read_cold_ms": cost.cold_read_ms,
+            "read_ms": cost.read_ms,
+            "decode_ms": cost.decode_ms,
+            "copy_gb_per_s": self.copy_gb_per_s,
+            "now": _plan_json(self.now, self.now_timing),
+            "measured_alternative": _plan_json(self.better, self.better_timing),
+            "steps": [time.as_json() for time in self.steps],
+            "notes": list(self.notes),
+        }
 
     def __str__(self) -> str:
-        lines = [f"{self.network} on {self.machine}", "", *self._table(), "", *self._conclusion()]
-        return "\n".join(lines)
+        return "\n".join([f"{self.network} on {self.machine}", "", *self._table(), "", *self._conclusion()])
 
     def _table(self) -> list[str]:
         cost, now = self.image_cost, self.now_timing
         rows = [
             ("read a file", f"{cost.read_ms:.2f} ms", f"{cost.cold_read_ms:.2f} ms from the disk"),
             ("decode a file", f"{cost.decode_ms:.2f} ms", "one thread"),
-            *self._rows("loader alone", now.loader_ms, self.better_timing.loader_ms, _loader),
+            *self._rows("loader alone", now.loader_ms, self.better_timing.loader_ms, Plan.loader),
         ]
         for time in self.steps:
             figure = f"{1000 / time.image_ms:.0f} images/s" if not time.failure else "-"
@@ -99,11 +95,13 @@ class Report:
             rows.append((f"step, {time.form}", figure, time.failure or duration_ms))
         if self.copy_gb_per_s is not None:
             rows.append(("copy to the device", f"{self.copy_gb_per_s:.1f} GB/s", ""))
-        rows += self._rows("both together", now.together_ms, self.better_timing.together_ms, _both)
+        rows += self._rows("both together", now.together_ms, self.better_timing.together_ms, str)
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         return [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
 
-    def _rows(self, what: str, now_ms: float, better_ms: float, how: Any) -> list[tuple[str, str, str]]:
+    def _rows(
+        self, what: str, now_ms: float, better_ms: float, how: Callable[[Plan], str]
+    ) -> list[tuple[str, str, str]]:
         rows = [(what, f"{1000 / now_ms:.0f} images/s", f"as configured: {how(self.now)}")]
         if how(self.better) != how(self.now):
             rows.append((what, f"{1000 / better_ms:.0f} images/s", how(self.better)))
@@ -125,14 +123,6 @@ class Report:
         return lines + [f"Note:    {note}" for note in self.notes]
 
 
-def _loader(plan: Plan) -> str:
-    return f"cache {plan.cache}, {plan.workers} workers"
-
-
-def _both(plan: Plan) -> str:
-    return f"{_loader(plan)}, {plan.form}"
-
-
 def _plan_json(plan: Plan, timing: Timing) -> dict[str, Any]:
     return {
         "cache": plan.cache,
@@ -142,12 +132,3 @@ def _plan_json(plan: Plan, timing: Timing) -> dict[str, Any]:
         "step_images_per_second": 1000 / timing.step_ms,
         "images_per_second": 1000 / timing.together_ms,
     }
-
-
-def _finite(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON lacks, by None."""
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

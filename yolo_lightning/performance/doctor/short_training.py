@@ -26,8 +26,6 @@ from .plan import Form, StepTime
 
 _MOST_ACCUMULATED = 2
 """Batches of an optimizer step, at most: enough to give the optimizer about its part of the time."""
-_LEARNING_RATE = 1e-6
-"""Learning rate at which the weights, and with them the loss, hardly move."""
 _ENDLESS = 1_000_000
 
 
@@ -53,9 +51,6 @@ class StepClock(Callback):
         self.loss = torch.tensor(torch.nan)
         self.peak_bytes: int | None = None
         self._marks: list[Any] = []
-        self._seen = 0
-        self._began_s = 0.0
-        self._start_bytes = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if pl_module.device.type == "cuda":
@@ -65,15 +60,13 @@ class StepClock(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._seen += 1
-        if self._seen < self.warm_up:
-            return
-        if self._seen == self.warm_up:
+        timed = batch_idx + 1 - self.warm_up
+        if timed == 0:
             self._began_s = time.perf_counter()
             module = detection_module(pl_module)
             if module and module.running_losses:
                 self.loss = torch.stack([*module.running_losses.values()]).sum()
-        if (self._seen - self.warm_up) % self.burst:
+        if timed < 0 or timed % self.burst:
             return
         if pl_module.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
@@ -85,26 +78,13 @@ class StepClock(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pairs = list(itertools.pairwise(self._marks))
+        pairs = itertools.pairwise(self._marks)
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
             self.peak_bytes = torch.cuda.max_memory_allocated(pl_module.device) - self._start_bytes
             self.burst_ms = [before.elapsed_time(after) / self.burst for before, after in pairs]
         else:
             self.burst_ms = [1000 * (after - before) / self.burst for before, after in pairs]
-
-
-class _Endless:
-    """Batches with a length, which keeps Lightning from fetching one ahead."""
-
-    def __init__(self, batches: Iterable[Batch]) -> None:
-        self._batches = batches
-
-    def __len__(self) -> int:
-        return _ENDLESS
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self._batches)
 
 
 class _Data(LightningDataModule):
@@ -117,22 +97,22 @@ class _Data(LightningDataModule):
         super().__init__()
         self.image_size, self.batch_size = like.image_size, batch_size
         self.class_names, self.category_ids = like.class_names, like.category_ids
-        self._batches = _Endless(batches)
+        self._batches = batches
 
-    def train_dataloader(self) -> _Endless:
-        return self._batches
+    def train_dataloader(self) -> _Data:
+        return self
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._batches)
+
+    def __len__(self) -> int:  # keeps Lightning from fetching a batch ahead
+        return _ENDLESS
 
 
 class ShortTraining:
     """Trains a copy of the user's module, from random weights, for a few batches at a time.
 
-    Args:
-        module: the user's module; it is not changed and not built.
-        data: the user's data module.
-        batch_size: images of a batch, perhaps fewer than the user's.
-        device: device of the training.
-        ema: averaging of the weights, as the user has it.
-        build: class of the copy.
+    The module is not changed and not built. A batch may have fewer images than the user's.
     """
 
     def __init__(
@@ -198,7 +178,7 @@ class ShortTraining:
             optimizer = replace(
                 like.optimizer_config,
                 nominal_batch_size=self.accumulate * self.batch_size,
-                learning_rate=_LEARNING_RATE,
+                learning_rate=1e-6,  # the weights, and with them the loss, hardly move
                 warmup_epochs=0.0,
                 schedule_epochs=None,
             )
@@ -222,7 +202,7 @@ class ShortTraining:
 
 @contextmanager
 def _quiet() -> Generator[None, None, None]:
-    """Keep what the module and the Trainer say of a training from the user, for whom it is a measurement."""
+    """Hide what the module and the Trainer say of a training, because it is a measurement."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)

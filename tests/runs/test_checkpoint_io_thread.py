@@ -15,10 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.runs.test_checkpoint_files import contents, number_of, python
 from yolo_lightning.model.network import build_network
 from yolo_lightning.runs import checkpoint_files as files
-from yolo_lightning.runs import checkpoint_writer as background
-from yolo_lightning.runs.checkpoint_damage import previous_path
-from yolo_lightning.runs.checkpoint_files import NoSpace
-from yolo_lightning.runs.checkpoint_writer import BackgroundWriter
+from yolo_lightning.runs import checkpoint_io as background
+from yolo_lightning.runs.checkpoint_files import NoSpace, previous_path
+from yolo_lightning.runs.checkpoint_io import RunCheckpointIO
 from yolo_lightning.runs.snapshot import Snapshots
 
 
@@ -184,7 +183,7 @@ def test_a_list_that_holds_itself_is_copied_once() -> None:
 
 
 def test_the_moment_of_handing_over_counts(tmp_path: Path) -> None:
-    writer, last = BackgroundWriter(), tmp_path / "last.ckpt"
+    writer, last = RunCheckpointIO(), tmp_path / "last.ckpt"
     changing = contents(1)
     for number in range(1, 6):
         changing["epoch"] = number
@@ -196,10 +195,10 @@ def test_the_moment_of_handing_over_counts(tmp_path: Path) -> None:
     writer.wait()
     assert (number_of(last), number_of(previous_path(last))) == (5, 4)
     assert writer.saves == 5 and writer.stall_seconds > 0
-    writer.close()
+    writer.teardown()
     assert not writer._snapshots._returned  # and no memory is held
     writer.submit(contents(6), last)  # after the end it begins anew
-    writer.close()
+    writer.teardown()
     assert number_of(last) == 6
 
 
@@ -237,7 +236,7 @@ def test_no_more_than_two_snapshots_wait(gate: Gate, monkeypatch: pytest.MonkeyP
         return now
 
     monkeypatch.setattr(background, "time", SimpleNamespace(perf_counter=perf_counter))
-    writer = BackgroundWriter()
+    writer = RunCheckpointIO()
     writer.submit(0, "a")
     writer.submit(0, "b")
     asked.clear()
@@ -250,16 +249,16 @@ def test_no_more_than_two_snapshots_wait(gate: Gate, monkeypatch: pytest.MonkeyP
     third.join(timeout=60)
     assert writer.saves == 3
     gate.permits.release(2)
-    writer.close()
+    writer.teardown()
     assert gate.written == ["a", "b", "c"] and gate.most_under_way == 1
     assert writer.stall_seconds > 0.2
 
 
 def test_an_error_in_the_background_reaches_the_next_caller_once(gate: Gate) -> None:
-    writer = BackgroundWriter()
+    writer = RunCheckpointIO()
     gate.permits.release()
     writer.submit("fails", "best")
-    writer._pending[0].exception(timeout=60)
+    writer._pending[0].result(timeout=60)
     assert writer.failed
     with pytest.raises(NoSpace, match="best: no room"):
         writer.submit(0, "last")
@@ -269,8 +268,8 @@ def test_an_error_in_the_background_reaches_the_next_caller_once(gate: Gate) -> 
     writer.submit(0, "last")
     gate.permits.release(2)
     with pytest.raises(NoSpace, match="best: no room"):
-        writer.close()
-    writer.close()
+        writer.teardown()
+    writer.teardown()
     assert gate.written == ["last"]  # what lay behind was tried all the same
 
 
@@ -283,12 +282,12 @@ def test_what_was_written_gets_another_name(
 
     if not has_links:
         monkeypatch.setattr("os.link", refuse)
-    writer, best, last = BackgroundWriter(), tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+    writer, best, last = RunCheckpointIO(), tmp_path / "best.ckpt", tmp_path / "last.ckpt"
     for number in (1, 2):
         writer.submit(contents(number), best)
         writer.submit_again(best, last, keep_previous=True)
     writer.submit(contents(3), best)
-    writer.close()
+    writer.teardown()
     assert (number_of(best), number_of(last), number_of(previous_path(last))) == (3, 2, 1)
     assert {file.name for file in tmp_path.iterdir()} == {best.name, last.name, previous_path(last).name}
 
@@ -297,7 +296,7 @@ def test_what_could_not_be_written_gets_no_other_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file of that name is then an older one."""
-    writer, best, last = BackgroundWriter(), tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+    writer, best, last = RunCheckpointIO(), tmp_path / "best.ckpt", tmp_path / "last.ckpt"
     writer.submit(contents(1), best)
     writer.submit(contents(2), last)
     writer.wait()
@@ -307,7 +306,7 @@ def test_what_could_not_be_written_gets_no_other_name(
     writer.submit_again(best, last)
     gate.permits.release()
     with pytest.raises(NoSpace, match=r"best\.ckpt: no room"):
-        writer.close()
+        writer.teardown()
     assert (number_of(best), number_of(last)) == (1, 2)
 
 
@@ -317,7 +316,7 @@ def test_a_full_disk_in_the_background_reaches_the_caller(
     def fail(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    writer, last = BackgroundWriter(), tmp_path / "last.ckpt"
+    writer, last = RunCheckpointIO(), tmp_path / "last.ckpt"
     writer.submit(contents(1), last)
     writer.wait()
     with monkeypatch.context() as patch:
@@ -326,12 +325,12 @@ def test_a_full_disk_in_the_background_reaches_the_caller(
         with pytest.raises(NoSpace, match="the disk is full"):
             writer.wait()
     assert number_of(last) == 1
-    writer.close()
+    writer.teardown()
 
 
 def test_a_process_that_ends_finishes_what_it_began(tmp_path: Path) -> None:
     code = (
-        "import sys; from tests.runs.test_checkpoint_files import *; writer = BackgroundWriter()\n"
+        "import sys; from tests.runs.test_checkpoint_files import *; writer = RunCheckpointIO()\n"
         "for n in (1, 2): writer.submit(contents(n, elements=200_000), sys.argv[1], keep_previous=True)"
     )
     last = tmp_path / "last.ckpt"
@@ -342,12 +341,12 @@ def test_a_process_that_ends_finishes_what_it_began(tmp_path: Path) -> None:
 
 def test_a_forked_process_starts_without_the_thread(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from tests.runs.test_checkpoint_files import *; writer = BackgroundWriter()\n"
+        "import os, sys; from tests.runs.test_checkpoint_files import *; writer = RunCheckpointIO()\n"
         "parent, child = sys.argv[1:]\n"
         "writer.submit(contents(1, elements=500_000), parent)\n"
         "if os.fork() == 0:\n"
-        "    writer.wait(); writer.submit(contents(2), child); writer.close(); os._exit(0)\n"
-        "assert os.wait()[1] == 0; writer.close()"
+        "    writer.wait(); writer.submit(contents(2), child); writer.teardown(); os._exit(0)\n"
+        "assert os.wait()[1] == 0; writer.teardown()"
     )
     parent, child = tmp_path / "parent" / "last.ckpt", tmp_path / "child" / "last.ckpt"
     done = python(code, str(parent), str(child))

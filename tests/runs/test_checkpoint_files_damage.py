@@ -8,9 +8,7 @@ import torch
 
 from tests.runs.test_checkpoint_files import contents
 from yolo_lightning.errors import InputError
-from yolo_lightning.runs import checkpoint_damage as damage
-from yolo_lightning.runs.checkpoint_damage import fault, newest_whole, previous_path
-from yolo_lightning.runs.checkpoint_files import write
+from yolo_lightning.runs.checkpoint_files import fault, newest_whole, previous_path, write
 
 
 def never(sentence: str) -> None:
@@ -93,15 +91,12 @@ def test_a_whole_file_with_more_than_plain_values_is_whole(tmp_path: Path) -> No
     assert fault(tmp_path / "of_a_user.ckpt") is None
 
 
-def test_records_larger_than_a_piece_are_checked_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(damage, "_PIECE_BYTES", 1000)
+def test_large_records_are_checked_whole(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    write({"a": torch.arange(10_000)}, path)
+    write({"a": torch.arange(400_000)}, path)  # of 3.2 MB, more than is read at once
     assert fault(path) is None
     data = bytearray(path.read_bytes())
-    data[-2000] ^= 1  # in the last piece of the record
+    data[-2000] ^= 1  # near the end of the record
     path.write_bytes(data)
     assert fault(path) == "is damaged in 'archive/data/0'"
 
