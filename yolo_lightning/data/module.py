@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..system.cores import usable_cores
 from .annotations.index import DatasetIndex, IntArray
 from .annotations.source import DataSource, Split
+from .annotations.summary import summarise
 from .batch import Batch, label_capacity
 from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
 from .images.decode import Pixels, read_image
@@ -138,7 +139,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         """
         if split not in self.indices:
             self.indices[split] = index = self.source.read(split, keep=self.cache != "none")
-            rank_zero_info(index.report.summary(f"{split} ({index.source})"))
+            rank_zero_info(summarise(index, f"{split} ({index.source})"))
         return self.indices[split]
 
     def build_indices(self, stage: str) -> None:

@@ -5,18 +5,20 @@ from pathlib import Path
 import pytest
 
 from tests.support.tiny_data import coco_document, write_coco, write_image, write_yolo
+from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.source import DataSource, read_class_names
+from yolo_lightning.data.annotations.yolo import YoloReader
 from yolo_lightning.errors import InputError
 
 
 def test_coco_wins_over_yolo_unless_the_yaml_is_given(tmp_path: Path) -> None:
     yaml_file = write_yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.2"}, names=("x", "y", "z"))
-    assert DataSource(tmp_path).layout() == ("yolo", yaml_file)
+    assert DataSource(tmp_path).locate() == (YoloReader, yaml_file)
     write_coco(tmp_path, coco_document())
-    assert DataSource(tmp_path).layout() == ("coco", tmp_path)
+    assert DataSource(tmp_path).locate() == (CocoReader, tmp_path)
     assert read_class_names(tmp_path) == DataSource(tmp_path).read("train").class_names == ("dog", "cat")
     by_yaml = DataSource(yaml_file)
-    assert by_yaml.layout() == ("yolo", yaml_file)
+    assert by_yaml.locate() == (YoloReader, yaml_file)
     assert read_class_names(yaml_file) == by_yaml.read("train").class_names == ("x", "y", "z")
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.tiny_data import coco_document, write_coco, write_image
 from yolo_lightning.data import cache_folder
-from yolo_lightning.data.annotations.coco import read_coco
+from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.cache_folder import FOLDER, disk_folder, free_bytes
 from yolo_lightning.data.images import cache as cache_room
@@ -28,7 +28,7 @@ from yolo_lightning.system.files import temporary_name
 
 @pytest.fixture
 def index(tmp_path: Path) -> DatasetIndex:
-    return read_coco(write_coco(tmp_path, coco_document()), "train")
+    return CocoReader(write_coco(tmp_path, coco_document()), "train").read()
 
 
 def _decoded(index: DatasetIndex, i: int) -> np.ndarray:
@@ -197,9 +197,9 @@ def test_read_only_data_caches_in_the_users_folder(
 def test_shared_memory_is_given_back_at_exit(index: DatasetIndex) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from yolo_lightning.data.annotations.coco import read_coco\n"
+        "from yolo_lightning.data.annotations.coco import CocoReader\n"
         "from yolo_lightning.data.images.cache import open_cache\n"
-        "cache = open_cache(read_coco(Path(sys.argv[1]), 'train'), 32, True, 'ram')\n"
+        "cache = open_cache(CocoReader(Path(sys.argv[1]), 'train').read(), 32, True, 'ram')\n"
         "assert cache.path.is_file(); print(cache.path)\n"
     )
     done = subprocess.run(

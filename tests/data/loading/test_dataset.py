@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.support.tiny_data import annotation, coco_document, image, write_coco, write_image
-from yolo_lightning.data.annotations.coco import read_coco
+from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.batch import row_mask
 from yolo_lightning.data.images.cache import open_cache
@@ -22,7 +22,7 @@ from yolo_lightning.errors import InputError
 
 @pytest.fixture
 def index(tmp_path: Path) -> DatasetIndex:
-    return read_coco(write_coco(tmp_path, coco_document()), "train")
+    return CocoReader(write_coco(tmp_path, coco_document()), "train").read()
 
 
 def _square(index: DatasetIndex, i: int, image_size: int, train: bool) -> np.ndarray:
@@ -53,7 +53,7 @@ def test_labels_of_an_image_that_is_decoded_smaller_follow_its_true_size(tmp_pat
         "categories": [{"id": 1, "name": "cat"}],
         "annotations": [annotation(1, 1, 1, [30, 20, 150, 60])],
     }
-    index = read_coco(write_coco(tmp_path, document), "train")
+    index = CocoReader(write_coco(tmp_path, document), "train").read()
     sample = DetectionDataset(index, 64, 16, train=True)[0]
     assert sample.original_size == (203, 301)
     np.testing.assert_array_equal(sample.letterbox, np.array([64 / 301, 44 / 203, 0, 10], np.float32))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.support.tiny_data import annotation, image, write_coco
-from yolo_lightning.data.annotations.coco import read_coco
+from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.batch import Batch
 from yolo_lightning.data.images.cache import open_cache
@@ -38,7 +38,7 @@ def write_index(root: Path) -> DatasetIndex:
         "categories": [{"id": 1, "name": "cat"}],
         "annotations": annotations,
     }
-    return read_coco(write_coco(root, document), "train")
+    return CocoReader(write_coco(root, document), "train").read()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from yolo_lightning.data.annotations.coco import read_coco
+from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.batch import label_capacity
 from yolo_lightning.data.images.cache import ImageCache
@@ -33,7 +33,7 @@ SIZE = 64
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
     root = make_dataset(tmp_path_factory.mktemp("synth"), train_images=12, val_images=2, image_size=128)
-    return read_coco(root / "annotations" / "instances_train.json", "train", root=root)
+    return CocoReader(root / "annotations" / "instances_train.json", "train", root=root).read()
 
 
 @pytest.fixture
