@@ -21,11 +21,12 @@ from .annotations.summary import summarise
 from .batch import Batch, label_capacity
 from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
 from .images.decode import Pixels, read_image
-from .loading.choose import evaluation_loader, train_loader
-from .loading.dataset import DetectionDataset, PredictionDataset, Sample, list_images
+from .loading.dataset import DetectionDataset, PredictionDataset, Sample, collate, list_images
+from .loading.device_loader import DeviceLoader
 from .loading.facts import Loading, TellsLoading
 from .loading.ordered import OrderedLoader
 from .loading.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
+from .loading.worker_loader import WorkerLoader, prepare_worker
 
 PATH_OPTIONS = (
     "root",
@@ -235,15 +236,12 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         if self.trainer is not None:
             # Workers begin to fetch before Lightning sets the sampler's epoch in a resumed run.
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
-        self._train_loader = train_loader(
-            dataset,
-            sampler,
-            self.batch_size,
-            self._cache_plan.worker_count("train", self.num_workers),
-            self._cache_plan.device,
-            on_device=self._cache_plan.choice.mode == "device",
-            cores=self._cache_plan.cores,
-        )
+        plan = self._cache_plan
+        if plan.choice.mode == "device":
+            self._train_loader = DeviceLoader(dataset, sampler, plan.device)
+        else:
+            workers = plan.worker_count("train", self.num_workers)
+            self._train_loader = WorkerLoader(dataset, sampler, workers, plan.device, plan.cores)
         return self._train_loader
 
     def val_dataloader(self) -> DataLoader[Sample]:
@@ -281,10 +279,16 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
     def _evaluation_loader(
         self, dataset: DetectionDataset | PredictionDataset, split: Split | None
     ) -> DataLoader[Sample]:
-        sampler = SameShapeBatchSampler(EvalSampler(dataset), self.batch_size)
-        pin = torch.cuda.is_available() if self.pin_memory == "auto" else self.pin_memory
-        return evaluation_loader(
-            dataset, sampler, self._cache_plan.worker_count(split, self.num_workers), pin
+        """Batches of rectangles, made by workers that stay from one validation to the next."""
+        workers = self._cache_plan.worker_count(split, self.num_workers)
+        return DataLoader(
+            dataset,
+            batch_sampler=SameShapeBatchSampler(EvalSampler(dataset), self.batch_size),
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available() if self.pin_memory == "auto" else self.pin_memory,
+            worker_init_fn=prepare_worker,
+            persistent_workers=workers > 0,
         )
 
     @property

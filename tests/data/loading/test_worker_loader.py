@@ -59,9 +59,7 @@ def loaders(index: DatasetIndex) -> Iterator[MakeLoader]:
     ) -> WorkerLoader:
         file = open_cache(index, SIZE, True, "disk") if cache == "disk" else None
         dataset = kind(index, SIZE, 16, True, file)
-        made.append(
-            WorkerLoader(dataset, TrainSampler(dataset, BATCH, seed=5), BATCH, workers, torch.device("cpu"))
-        )
+        made.append(WorkerLoader(dataset, TrainSampler(dataset, BATCH, seed=5), workers, torch.device("cpu")))
         return made[-1]
 
     try:
@@ -224,7 +222,7 @@ def test_workers_begin_the_next_epoch_before_it_is_asked_for(
         def made_already() -> bool:
             made = [loader.slots.arrays(slot) for slot in loader._requests.issued]
             return all(
-                any(np.array_equal(slot.images, batch.images.permute(0, 2, 3, 1)) for slot in made)
+                any(np.array_equal(slot["images"], batch.images.permute(0, 2, 3, 1)) for slot in made)
                 for batch in following  # noqa: B023
             )
 

@@ -65,7 +65,7 @@ def test_the_memory_cache_holds_what_the_files_hold(sample: TrainingSample) -> N
     with sample.memory_cache() as cache:
         path = cache.path
         for i in range(len(sample.index)):
-            np.testing.assert_array_equal(cache[i], sample.dataset[i].image)
+            np.testing.assert_array_equal(cache.pixels[i], sample.dataset[i].image)
         assert isinstance(cache, ImageCache) and path.is_file()
         [batch] = sample.loader(8, 0, CPU, cache, resident=True)
         for image, i in zip(batch.images, batch.index.tolist(), strict=True):

@@ -179,13 +179,7 @@ def fastest_cache(train_bytes: int, all_bytes: int, room: Room) -> CacheChoice:
 
 
 def find_room(folder: Path, device: torch.device, cached_bytes: int = 0) -> Room:
-    """Free space on a device, in memory, and on the disk of a folder.
-
-    Args:
-        folder: Folder of the cache files.
-        device: Device of the training.
-        cached_bytes: Size of the existing cache files.
-    """
+    """Free space on a device, in memory, and on the disk of a folder with ``cached_bytes`` of cache files."""
     memory = available_memory()
     on_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory
     # Existing files need no new room, however little is left beside them.

@@ -19,23 +19,15 @@ _CHUNK_IMAGES = 256
 
 
 class DeviceLoader(OrderedLoader):
-    """Batches gathered on the device from all images of the set; equal to those of ``WorkerLoader``.
+    """Batches gathered on the device from all images of a cached set; equal to ``WorkerLoader``'s.
 
     On a CPU the images are the memory-mapped cache file: processes share its pages, which the system
     may take back when memory runs short.
-
-    Args:
-        dataset: The training images, with a cache.
-        sampler: Their order.
-        batch_size: B.
-        device: Device of the training.
     """
 
-    def __init__(
-        self, dataset: DetectionDataset, sampler: TrainSampler, batch_size: int, device: torch.device
-    ) -> None:
+    def __init__(self, dataset: DetectionDataset, sampler: TrainSampler, device: torch.device) -> None:
         assert dataset.cache is not None
-        super().__init__(dataset, sampler, batch_size, device)
+        super().__init__(dataset, sampler, device)
         self.pixels = pixels_on(device, dataset.cache)  # uint8 (I, S, S, 3)
         labels = collate([dataset.labels(i) for i in range(len(dataset))])
         self.labels = Batch(*(tensor.to(device) for tensor in labels))  # its images are empty

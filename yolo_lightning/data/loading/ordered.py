@@ -1,18 +1,18 @@
-"""Base class of the training loaders: an order of images, and a place in it that checkpoints keep."""
+"""Base class of the training loaders: a place in the order that checkpoints keep, and copies to a GPU."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 
 from ...errors import InputError
+from ...system.streams import hand_over, side_stream
 from ..batch import Batch
 from .dataset import DetectionDataset, collate
-from .device_feed import copy_ahead
 from .sampler import TrainSampler
 
 
@@ -24,20 +24,17 @@ class OrderedLoader(ABC):
 
     Args:
         dataset: The training images.
-        sampler: Their order; Lightning sets its epoch.
-        batch_size: B.
+        sampler: Their order and the batch size; Lightning sets its epoch.
         device: Device of the training.
     """
 
     workers = 0
     """Processes that make batches."""
 
-    def __init__(
-        self, dataset: DetectionDataset, sampler: TrainSampler, batch_size: int, device: torch.device
-    ) -> None:
+    def __init__(self, dataset: DetectionDataset, sampler: TrainSampler, device: torch.device) -> None:
         self._dataset = dataset  # private: Lightning takes a loader with ``dataset`` for a torch DataLoader
         self.sampler = sampler
-        self.batch_size = batch_size
+        self.batch_size = sampler.batch_size
         self.device = device
         self._place = (0, 0)
         """Epoch, and the number of its images that all ranks together have been given."""
@@ -48,7 +45,7 @@ class OrderedLoader(ABC):
         return 0.0
 
     def __len__(self) -> int:
-        return self.sampler.num_samples // self.batch_size
+        return len(self.sampler) // self.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
         batches = self._batches()
@@ -96,7 +93,37 @@ class OrderedLoader(ABC):
         epoch = self.sampler.epoch
         order = self.sampler.order(epoch, before=batches)
         order = order[: len(order) - len(self.sampler.order(epoch))]
-        size = self._dataset.image_size
         for begin in range(0, len(order), self.batch_size):
             rows = order[begin : begin + self.batch_size]
-            yield collate([self._dataset.sample(i, np.empty((size, size, 3), np.uint8)) for i in rows])
+            yield collate([self._dataset[i] for i in rows])
+
+
+def copy_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Copy each batch to a GPU without waiting for the copy.
+
+    Copies run on ``streams.side_stream``, where the augmentation follows them, so that neither waits
+    for the step in progress. The host is about a step ahead of the GPU, which is all the prefetching
+    needed: no batch has to be held back.
+
+    A batch in page-locked memory is kept until its copy has finished; only then may a worker overwrite it.
+    """
+    stream = side_stream(device)
+    copying: deque[tuple[torch.cuda.Event, Batch]] = deque()
+    try:
+        while True:
+            with torch.cuda.stream(stream):
+                host = next(batches, None)
+                if host is None:
+                    return
+                batch = Batch(*(tensor.to(device, non_blocking=True) for tensor in host))
+                copied = torch.cuda.Event()
+                copied.record(stream)
+            copying.append((copied, host))
+            del host
+            while copying and copying[0][0].query():
+                copying.popleft()
+            hand_over(batch, stream)
+            yield batch
+    finally:
+        for event, _ in copying:
+            event.synchronize()

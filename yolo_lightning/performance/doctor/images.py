@@ -20,11 +20,11 @@ from ...data.batch import Batch, label_capacity
 from ...data.cache_folder import available_memory
 from ...data.images.cache import ImageCache
 from ...data.images.decode import Pixels
-from ...data.loading.choose import train_loader
 from ...data.loading.dataset import DetectionDataset, Sample
+from ...data.loading.device_loader import DeviceLoader
 from ...data.loading.ordered import OrderedLoader
 from ...data.loading.sampler import TrainSampler
-from ...data.loading.worker_loader import PREFETCH_BATCHES
+from ...data.loading.worker_loader import PREFETCH_BATCHES, WorkerLoader
 from ...system.cores import usable_cores
 
 MOST_IMAGES = 256
@@ -90,12 +90,14 @@ class TrainingSample:
         cache: ImageCache | None = None,
         resident: bool = False,
     ) -> OrderedLoader:
-        """Build the loader that training would have; see ``data.loading.choose.train_loader``."""
+        """Build the loader that training would have."""
         dataset = self.dataset
         if cache is not None:
             dataset = DetectionDataset(self.index, self.image_size, self.capacity, train=True, cache=cache)
         sampler = TrainSampler(dataset, batch_size)
-        return train_loader(dataset, sampler, batch_size, workers, device, resident)
+        if resident:
+            return DeviceLoader(dataset, sampler, device)
+        return WorkerLoader(dataset, sampler, workers, device)
 
     @contextmanager
     def memory_cache(self) -> Iterator[ImageCache]:
@@ -108,7 +110,7 @@ class TrainingSample:
 
     def _decode_into(self, pixels: Pixels) -> None:
         with ThreadPoolExecutor(usable_cores()) as pool:
-            for _ in pool.map(lambda i: self.dataset.sample(i, pixels[i]), range(len(pixels))):
+            for _ in pool.map(lambda i: self.dataset.timed_sample(i, pixels[i]), range(len(pixels))):
                 pass
 
 
