@@ -43,8 +43,7 @@ def letterbox_geometry(
     ultralytics/yolov5 v7.0).
 
     Args:
-        height: Height of the image, in px.
-        width: Width of the image, in px.
+        height: Height of the image, in px; ``width`` likewise.
         size: Longer side after scaling, in px.
         canvas: Height and width of the canvas, in px; a square of ``size`` if left out.
         rounding: Rounding of the shorter side; classic training and validation round up, ``detect.py`` to
@@ -65,13 +64,9 @@ def letterbox_geometry(
 
 
 def enclosing_rectangle(height: int, width: int, stride: int, margin: float) -> tuple[int, int]:
-    """Height and width in px of the smallest canvas of whole strides around a scaled image.
+    """Height and width of the smallest canvas of whole strides around a scaled image, all in px.
 
-    Args:
-        height: Height of the scaled image, in px.
-        width: Width of the scaled image, in px.
-        stride: Largest stride of the network, in px.
-        margin: Strides added before rounding up; classic YOLOv5 validates with 0.5 and predicts with 0.
+    ``margin`` strides are added before rounding up; classic YOLOv5 validates with 0.5 and predicts with 0.
     """
     return math.ceil(height / stride + margin) * stride, math.ceil(width / stride + margin) * stride
 
@@ -85,10 +80,7 @@ def to_letterbox(boxes: Tensor, letterbox: Tensor) -> Tensor:
 def from_letterbox(boxes: Tensor, letterbox: Tensor, original_sizes: Tensor) -> Tensor:
     """Map boxes xyxy (B, N, 4) from letterboxed to original px, clipped to the image.
 
-    Args:
-        boxes: The boxes.
-        letterbox: (B, 4) gain_x, gain_y, pad_x, pad_y.
-        original_sizes: (B, 2) height, width in px.
+    ``letterbox`` (B, 4) and ``original_sizes`` (B, 2) are as in ``Batch``.
     """
     gain, pad = letterbox[:, None, :2], letterbox[:, None, 2:]  # (B, 1, 2)
     boxes = (boxes - torch.cat((pad, pad), dim=-1)) / torch.cat((gain, gain), dim=-1)

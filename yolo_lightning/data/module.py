@@ -144,10 +144,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         return self.indices[split]
 
     def build_indices(self, stage: str) -> None:
-        """Read the indices of a stage; call it before a process group starts.
-
-        Args:
-            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+        """Read the indices of a stage (``fit``, ``validate`` ...); call it before a process group starts.
 
         Raises:
             InputError: A split is missing or wrong, or the splits have different classes.
@@ -156,9 +153,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             self.index(split)
         if stage == "fit":
             train, val = self.index("train"), self.index("val")
-            if train.class_names != val.class_names or not np.array_equal(
-                train.category_ids, val.category_ids
-            ):
+            same_ids = np.array_equal(train.category_ids, val.category_ids)
+            if train.class_names != val.class_names or not same_ids:
                 raise InputError(
                     f"{val.source}: its classes are not those of {train.source}; "
                     f"make the categories of the two files equal"
@@ -254,9 +250,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """Every image of ``predict_source`` once, images of one shape together."""
-        return self._evaluation_loader(
-            PredictionDataset(self.predict_paths, self.image_size, self.stride), None
-        )
+        dataset = PredictionDataset(self.predict_paths, self.image_size, self.stride)
+        return self._evaluation_loader(dataset, None)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave batches that are on the device already; move others as Lightning does."""
@@ -266,15 +261,9 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
 
     def _dataset(self, split: Split) -> DetectionDataset:
         # One capacity for all splits of a stage means one shape and one compiled graph.
-        most = max(self.index(other).most_labels for other in _SPLITS_OF_STAGE[self._stage])
-        return DetectionDataset(
-            self.index(split),
-            self.image_size,
-            label_capacity(most),
-            split == "train",
-            self._cache_plan.cache(split),
-            self.stride,
-        )
+        capacity = label_capacity(max(self.index(s).most_labels for s in _SPLITS_OF_STAGE[self._stage]))
+        index, cache = self.index(split), self._cache_plan.cache(split)
+        return DetectionDataset(index, self.image_size, capacity, split == "train", cache, self.stride)
 
     def _evaluation_loader(
         self, dataset: DetectionDataset | PredictionDataset, split: Split | None

@@ -16,7 +16,7 @@ from .colour import cut
 from .mosaic import Layout
 from .recent_images import MAX_PIXELS
 
-MARGIN_PX = 4
+_MARGIN_PX = 4
 """Coordinates are clamped to this distance outside the canvas, where everything is grey."""
 
 
@@ -50,10 +50,8 @@ def canvas_coordinates(
 
     Args:
         inverse: float32 (B, 3, 3), image px to canvas px.
-        flip_x: bool (B,), left-right flip after the warp.
-        flip_y: bool (B,), up-down flip after the warp.
-        y: int64 (H,), rows of the output.
-        size: S, columns of the output.
+        flip_x: bool (B,), left-right flip after the warp; ``flip_y`` is the up-down flip.
+        y: int64 (H,), rows of the output, which has S = ``size`` columns.
         axis_aligned: True if ``inverse`` has no rotation, shear or perspective.
 
     Returns:
@@ -73,7 +71,7 @@ def canvas_coordinates(
         x, y, depth = (row[:, i, 0] * out_x + row[:, i, 1] * out_y + row[:, i, 2] for i in range(3))
         depth = torch.where(depth == 0, torch.ones_like(depth), depth)
         x, y = x / depth, y / depth
-    low, high = -MARGIN_PX, 2 * size + MARGIN_PX
+    low, high = -_MARGIN_PX, 2 * size + _MARGIN_PX
     return x.clamp(low, high), y.clamp(low, high)
 
 
@@ -140,19 +138,15 @@ class Footprint(NamedTuple):
 
 
 def find_footprint(layout: Layout, x: Tensor, y: Tensor, size: int) -> Footprint:
-    """Map canvas coordinates to the tiles.
+    """Map canvas coordinates to the tiles of B canvases.
 
-    Args:
-        layout: B canvases.
-        x: float32 (B, H, S) or (B, 1, S), canvas px.
-        y: float32 (B, H, S) or (B, H, 1), canvas px.
-        size: S in px.
+    ``x`` is float32 (B, H, S) or (B, 1, S), ``y`` (B, H, S) or (B, H, 1), in canvas px; ``size`` is S in px.
     """
 
     def tiles(values: Tensor) -> list[Tensor]:
         return list(values[:, :, None, None].unbind(1))  # four (B, 1, 1)
 
-    left, top = ((position + MARGIN_PX).int() - MARGIN_PX for position in (x, y))  # rounded down
+    left, top = ((position + _MARGIN_PX).int() - _MARGIN_PX for position in (x, y))  # rounded down
     base = (1 + layout.rows * (size * size)).int()  # (B, 4)
     starts = tiles(base - layout.shift[..., 1] * size - layout.shift[..., 0])
     width, height = tiles(layout.extent[..., 0]), tiles(layout.extent[..., 1])
@@ -177,14 +171,10 @@ def _address(column: _Part, row: _Part) -> Tensor:
 
 
 def sample(pixels: Tensor, footprint: Footprint) -> list[Tensor]:
-    """Bilinear values, rounded to whole numbers as cv2 does.
+    """Bilinear values of B images or parts of them, rounded to whole numbers as cv2 does.
 
-    Args:
-        pixels: int32 (1 + R*S*S,), see ``RecentBuffers``.
-        footprint: Footprint of B images or parts of images.
-
-    Returns:
-        Red, green and blue, float32 (B, H, S) each, 0..255.
+    ``pixels`` is int32 (1 + R*S*S,), see ``RecentBuffers``. Returns red, green and blue, float32 (B, H, S)
+    each, 0..255.
     """
     taps = [[_fetch(pixels, _address(column, row)) for column in footprint.columns] for row in footprint.rows]
     planes = []

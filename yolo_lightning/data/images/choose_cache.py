@@ -156,17 +156,12 @@ class CachePlan:
 
 
 def fastest_cache(train_bytes: int, all_bytes: int, room: Room) -> CacheChoice:
-    """The fastest cache that holds a data set with space to spare.
+    """The fastest cache that holds the decoded training split, and all splits of the stage, with room to spare.
 
     1. The device, if the training split takes at most a quarter of its free memory.
     2. A file, if all of it stays in the page cache. Reading decoded images from a disk in every epoch
        would be slower than reading the compressed ones, which are about ten times smaller.
     3. None.
-
-    Args:
-        train_bytes: Decoded size of the training split.
-        all_bytes: Decoded size of all splits of the stage.
-        room: Free space.
     """
     if all_bytes <= FILE_SHARE * min(room.disk, room.memory):
         file: FileMode = "disk"

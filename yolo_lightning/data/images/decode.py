@@ -73,12 +73,8 @@ def read_bytes(path: Name) -> bytes:
 def read_rgb(path: Name, size: Size | None = None) -> Pixels:
     """Decode a file to uint8 RGB (H, W, 3), turned upright by its EXIF orientation.
 
-    Grey, transparent and 16-bit images become three channels of 8 bits.
-
-    Args:
-        path: The image.
-        size: Annotated height and width in px. If they match the stored, unturned pixels instead of the
-            upright ones, the stored ones are returned.
+    Grey, transparent and 16-bit images become three channels of 8 bits. If ``size``, the annotated height
+    and width in px, matches the stored, unturned pixels instead of the upright ones, those are returned.
 
     Raises:
         InputError: The image cannot be decoded, is truncated, or has another size.
@@ -104,11 +100,7 @@ def decode_scaled(data: bytes, path: Name, size: Size, image_size: int) -> Pixel
     The decoder then computes only the frequencies of the smaller picture, in at most half the time and
     without the moiré of skipping pixels.
 
-    Args:
-        data: Content of the file.
-        path: Its name, for messages.
-        size: Annotated height and width in px, as in :func:`read_rgb`.
-        image_size: S in px, the long side needed.
+    ``size`` is the annotated height and width in px, as in :func:`read_rgb`.
 
     Returns:
         uint8 RGB (h, w, 3), sides rounded up; at full size if the image is displayed turned and its sides
@@ -178,8 +170,7 @@ def draw(data: bytes, path: Name, size: Size, image_size: int, train: bool, canv
     """Decode a file, scale its longer side to ``image_size`` and centre it on a canvas.
 
     Args:
-        data: Content of the file.
-        path: Its name, for messages.
+        data: Content of the file ``path``.
         size: Annotated height and width in px, checked.
         image_size: S in px.
         train: Decode at reduced size and interpolate linearly, see ``decode_scaled`` and ``resize``.
