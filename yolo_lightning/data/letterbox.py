@@ -16,18 +16,12 @@ PAD_VALUE = 114
 class Letterbox(NamedTuple):
     """Size and place of an image on its canvas."""
 
-    height: int
-    """Height of the resized content, in px."""
-    width: int
-    """Width of the resized content, in px."""
-    gain_x: float
-    """Resized width / original width."""
-    gain_y: float
-    """Resized height / original height."""
-    pad_x: int
-    """Columns of padding on the left, in px."""
-    pad_y: int
-    """Rows of padding on the top, in px."""
+    height: int  # height of the resized content, in px
+    width: int  # width of the resized content, in px
+    gain_x: float  # resized width / original width
+    gain_y: float  # resized height / original height
+    pad_x: int  # columns of padding on the left, in px
+    pad_y: int  # rows of padding on the top, in px
 
 
 def letterbox_geometry(

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from ..errors import InputError
 from ..system.cores import usable_cores
 from .annotations.index import DatasetIndex, IntArray
+from .annotations.reader import Classes
 from .annotations.source import DataSource, Split
 from .annotations.summary import summarise
 from .batch import Batch, label_capacity
@@ -127,7 +128,6 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
         self.indices: dict[Split, DatasetIndex] = {}
         """The indices read so far."""
-        self._stage = "fit"
         self._cache_plan: CachePlan
         self._prepared_for: tuple[str, torch.device, int] | None = None
         self._train_loader: OrderedLoader | None = None
@@ -168,14 +168,17 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes 0 .. C-1."""
-        known = [*self.indices.values()]
-        return known[0].class_names if known else self.source.class_names()
+        return self._classes()[0]
 
     @property
     def category_ids(self) -> IntArray:
-        """int64 (C,), COCO id of each class; 1 .. C for YOLO. Reads an index if none has been read."""
-        split: Split = "val" if self.source.has("val") else "train"
-        return self.index(next(iter(self.indices), split)).category_ids
+        """int64 (C,), COCO id of each class; 1 .. C for YOLO."""
+        return self._classes()[1]
+
+    def _classes(self) -> Classes:
+        for index in self.indices.values():
+            return index.class_names, index.category_ids
+        return self.source.classes()
 
     @cached_property
     def predict_paths(self) -> list[Path]:
@@ -211,7 +214,6 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         if self._prepared_for == (stage, device, processes):
             return
         self.build_indices(stage)
-        self._stage = stage
         indices = {split: self.index(split) for split in _SPLITS_OF_STAGE[stage]}
         cores = max(1, usable_cores() // processes)
         self._cache_plan = CachePlan(indices, self.image_size, device, cores, self.cache, rank_zero_info)
@@ -261,7 +263,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
 
     def _dataset(self, split: Split) -> DetectionDataset:
         # One capacity for all splits of a stage means one shape and one compiled graph.
-        capacity = label_capacity(max(self.index(s).most_labels for s in _SPLITS_OF_STAGE[self._stage]))
+        capacity = label_capacity(max(index.most_labels for index in self._cache_plan.indices.values()))
         index, cache = self.index(split), self._cache_plan.cache(split)
         return DetectionDataset(index, self.image_size, capacity, split == "train", cache, self.stride)
 

@@ -27,7 +27,7 @@ from yolo_lightning.data.annotations import index_cache
 from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.index import Annotations, DatasetIndex, build_index
 from yolo_lightning.data.annotations.index_cache import index_path, read_once
-from yolo_lightning.data.annotations.reader import SplitReader
+from yolo_lightning.data.annotations.reader import Classes, SplitReader
 from yolo_lightning.data.annotations.source import DataSource
 from yolo_lightning.data.annotations.summary import summarise
 from yolo_lightning.data.annotations.yolo import YoloReader
@@ -354,12 +354,8 @@ class Given(SplitReader):
         return None
 
     @staticmethod
-    def has_split(place: Path, split: str) -> bool:
-        return True
-
-    @staticmethod
-    def class_names(place: Path, splits: Sequence[str]) -> tuple[str, ...]:
-        return ()
+    def classes(place: Path, splits: Sequence[str]) -> Classes:
+        raise NotImplementedError
 
     def read(self) -> DatasetIndex:
         assert self.index is not None

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ...errors import InputError
 from .index import Annotations, DatasetIndex, IntArray, build_index, missing_files
-from .reader import SplitReader, stamp
+from .reader import Classes, SplitReader, stamp
 
 _MOST_CATEGORY_BYTES = 1 << 24
 
@@ -38,11 +38,7 @@ class CocoReader(SplitReader):
         return root if any((root / "annotations").glob("instances_*.json")) else None
 
     @staticmethod
-    def has_split(place: Path, split: str) -> bool:
-        return annotation_file(place, split) is not None
-
-    @staticmethod
-    def class_names(place: Path, splits: Sequence[str]) -> tuple[str, ...]:
+    def classes(place: Path, splits: Sequence[str]) -> Classes:
         files = [file for split in splits if (file := annotation_file(place, split))]
         return read_categories(*(files or (place / "annotations").glob("instances_*.json")))
 
@@ -123,11 +119,11 @@ def annotation_file(root: Path, split: str) -> Path | None:
     return found[0] if found else None
 
 
-def read_categories(*files: Path) -> tuple[str, ...]:
-    """The class names of the smallest of some COCO JSONs, sorted by category id, without its annotations."""
+def read_categories(*files: Path) -> Classes:
+    """The classes of the smallest of some COCO JSONs, sorted by category id, without its annotations."""
     path = min(files, key=lambda file: (file.stat().st_size, file.name))
     document = _categories_only(path) or _load(path)[0]
-    return _categories(document, path)[0]
+    return _categories(document, path)
 
 
 class _Columns:
@@ -206,8 +202,7 @@ def _section(document: dict[str, Any], key: str, path: Path) -> list[Any]:
     return section
 
 
-def _categories(document: dict[str, Any], path: Path) -> tuple[tuple[str, ...], IntArray]:
-    """Class names sorted by category id, and the ids int64 (C,)."""
+def _categories(document: dict[str, Any], path: Path) -> Classes:
     found: dict[int, str] = {}
     for n, category in enumerate(_section(document, "categories", path)):
         known = isinstance(category, dict) and isinstance(category.get("id"), int) and "name" in category

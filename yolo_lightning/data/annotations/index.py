@@ -32,46 +32,26 @@ _TOLERANCE_PX = 0.05
 
 @dataclass(frozen=True, eq=False)
 class DatasetIndex:
-    """One split of a data set: I images, C classes, T annotations.
+    """One split of a data set: I images, C classes, T annotations."""
 
-    Attributes:
-        root: Folder of the data set.
-        split: ``train``, ``val`` or ``test``.
-        source: The COCO JSON or the YOLO data.yaml.
-        class_names: Names of the classes 0 .. C-1.
-        category_ids: int64 (C,), COCO id of each class, for results.
-        path_bytes: The paths of all images, one after the other.
-        path_offsets: int64 (I+1,), begin of each path in ``path_bytes``.
-        image_ids: int64 (I,), unique.
-        sizes: int32 (I, 2), height and width in px, as the image is displayed (EXIF applied).
-        offsets: int64 (I+1,), the rows of image i are ``offsets[i]:offsets[i + 1]``.
-        classes: int64 (T,), 0 .. C-1.
-        boxes: float32 (T, 4), xyxy in px of the original image, exactly as annotated.
-        areas: float32 (T,), px^2: ``area`` of the COCO JSON, otherwise the area of the box.
-        crowd: bool (T,), ``iscrowd`` of COCO.
-        trainable: bool (T,), False for crowds, exact duplicates of an earlier row of the same image,
-            and boxes without area inside the image.
-        problems: One sentence each, naming the file and the line or annotation.
-        from_cache: True if the index comes from its cache file.
-    """
-
-    root: Path
-    split: str
-    source: Path
-    class_names: tuple[str, ...]
-    category_ids: IntArray
-    path_bytes: bytes
-    path_offsets: IntArray
-    image_ids: IntArray
-    sizes: npt.NDArray[np.int32]
-    offsets: IntArray
-    classes: IntArray
-    boxes: FloatArray
-    areas: FloatArray
-    crowd: BoolArray
-    trainable: BoolArray
-    problems: tuple[str, ...]
-    from_cache: bool = False
+    root: Path  # folder of the data set
+    split: str  # train, val or test
+    source: Path  # the COCO JSON or the YOLO data.yaml
+    class_names: tuple[str, ...]  # of the classes 0 .. C-1
+    category_ids: IntArray  # (C,), COCO id of each class, for results
+    path_bytes: bytes  # the paths of all images, one after the other
+    path_offsets: IntArray  # (I+1,), begin of each path in ``path_bytes``
+    image_ids: IntArray  # (I,), unique
+    sizes: npt.NDArray[np.int32]  # (I, 2), height and width in px, as the image is displayed (EXIF applied)
+    offsets: IntArray  # (I+1,), the rows of image i are ``offsets[i]:offsets[i + 1]``
+    classes: IntArray  # (T,), 0 .. C-1
+    boxes: FloatArray  # (T, 4), xyxy in px of the original image, exactly as annotated
+    areas: FloatArray  # (T,), px^2: ``area`` of the COCO JSON, otherwise the area of the box
+    crowd: BoolArray  # (T,), ``iscrowd`` of COCO
+    # False for crowds, exact duplicates of an earlier row of the image, and boxes without area inside it.
+    trainable: BoolArray  # (T,)
+    problems: tuple[str, ...]  # one sentence each, naming the file and the line or annotation
+    from_cache: bool = False  # read from its cache file
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -116,18 +96,12 @@ class DatasetIndex:
 class Annotations:
     """The T annotations of a split as a reader found them, in file order."""
 
-    image: IntArray
-    """int64 (T,), position of the image in the reader's list of paths."""
-    row_id: IntArray
-    """int64 (T,), the COCO annotation id or the line number."""
-    classes: IntArray
-    """int64 (T,), 0 .. C-1."""
-    boxes: npt.NDArray[np.float64]
-    """float64 (T, 4), xyxy in px."""
-    areas: npt.NDArray[np.float64]
-    """float64 (T,), px^2."""
-    crowd: BoolArray
-    """bool (T,)."""
+    image: IntArray  # int64 (T,), position of the image in the reader's list of paths
+    row_id: IntArray  # int64 (T,), the COCO annotation id or the line number
+    classes: IntArray  # int64 (T,), 0 .. C-1
+    boxes: npt.NDArray[np.float64]  # float64 (T, 4), xyxy in px
+    areas: npt.NDArray[np.float64]  # float64 (T,), px^2
+    crowd: BoolArray  # bool (T,)
 
 
 def build_index(

@@ -8,7 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .index import DatasetIndex
+from .index import DatasetIndex, IntArray
+
+Classes = tuple[tuple[str, ...], IntArray]
+"""Names of the classes 0 .. C-1, and the COCO id of each, int64 (C,)."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,11 @@ class SplitReader(ABC):
 
     @staticmethod
     @abstractmethod
-    def has_split(place: Path, split: str) -> bool:
-        """True if the data set that ``find`` has found names a split, whether or not its files exist."""
+    def classes(place: Path, splits: Sequence[str]) -> Classes:
+        """The classes of the data set that ``find`` has found; of ``splits`` if each split names them itself.
 
-    @staticmethod
-    @abstractmethod
-    def class_names(place: Path, splits: Sequence[str]) -> tuple[str, ...]:
-        """The class names alone, read fast; of ``splits`` if each split has its own."""
+        Options are parsed meanwhile, so it must be fast.
+        """
 
     @classmethod
     def of_split(cls, place: Path, split: str, images: Path | None) -> SplitReader:

@@ -11,7 +11,7 @@ from ...errors import InputError
 from .coco import CocoReader, read_categories
 from .index import DatasetIndex
 from .index_cache import read_once
-from .reader import SplitReader
+from .reader import Classes, SplitReader
 from .yolo import YoloReader
 
 Split = Literal["train", "val", "test"]
@@ -25,12 +25,9 @@ FORMATS: tuple[type[SplitReader], ...] = (CocoReader, YoloReader)
 class DataSource:
     """Paths of a data set: a root, and paths that override those found under it."""
 
-    root: Path | None = None
-    """Folder of the data set, or its data.yaml."""
-    annotations: dict[Split, Path] = field(default_factory=dict)
-    """COCO JSON of a split."""
-    images: dict[Split, Path] = field(default_factory=dict)
-    """Folder of the images of a split (YOLO: or a .txt list)."""
+    root: Path | None = None  # folder of the data set, or its data.yaml
+    annotations: dict[Split, Path] = field(default_factory=dict)  # COCO JSON of a split
+    images: dict[Split, Path] = field(default_factory=dict)  # folder of the images (YOLO: or a .txt list)
 
     def locate(self) -> tuple[type[SplitReader], Path]:
         """The format of the root, and what its ``find`` returned.
@@ -53,15 +50,6 @@ class DataSource:
             f"images/... and labels/..."
         )
 
-    def has(self, split: Split) -> bool:
-        """True if the data set names a split, whether or not its files exist."""
-        if split in self.annotations or split in self.images:
-            return True
-        if self.root is None:
-            return False
-        reader, place = self.locate()
-        return reader.has_split(place, split)
-
     def read(self, split: Split, keep: bool = False) -> DatasetIndex:
         """Read and validate one split.
 
@@ -83,8 +71,12 @@ class DataSource:
             reader = kind.of_split(place, split, images)
         return read_once(reader) if keep else reader.read()
 
-    def class_names(self, splits: Sequence[Split] = ("val", "train")) -> tuple[str, ...]:
-        """The class names alone, from the YAML or from the smallest annotation file of ``splits``."""
+    def classes(self, splits: Sequence[Split] = ("val", "train")) -> Classes:
+        """The classes alone, from the YAML or from the smallest annotation file of ``splits``.
+
+        Raises:
+            InputError: There is no data set, or its classes cannot be read.
+        """
         files = [path for split, path in self.annotations.items() if split in splits and path.is_file()]
         if files:
             return read_categories(*files)
@@ -92,26 +84,4 @@ class DataSource:
         if missing is not None and self.root is None:
             raise InputError(f"{missing}: the annotations do not exist; correct the path")
         reader, place = self.locate()
-        return reader.class_names(place, splits)
-
-
-def read_class_names(
-    root: str | Path | None,
-    train_annotations: str | Path | None = None,
-    val_annotations: str | Path | None = None,
-    test_annotations: str | Path | None = None,
-    splits: Sequence[Split] = ("val", "train"),
-) -> tuple[str, ...]:
-    """The class names of a data set, fast enough to be read while options are parsed.
-
-    Args:
-        root: Folder of the data set, or its data.yaml.
-        train_annotations: COCO JSON that overrides the one under ``root``; likewise for the other splits.
-        splits: The splits to look at; others may be broken or missing.
-
-    Raises:
-        InputError: There is no data set, or its classes cannot be read.
-    """
-    given = dict(zip(SPLITS, (train_annotations, val_annotations, test_annotations), strict=True))
-    annotations = {split: Path(path) for split, path in given.items() if path is not None}
-    return DataSource(None if root is None else Path(root), annotations).class_names(splits)
+        return reader.classes(place, splits)

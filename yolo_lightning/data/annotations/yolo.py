@@ -15,7 +15,7 @@ import yaml
 from ...errors import InputError
 from ..images.decode import header_size
 from .index import IMAGE_SUFFIXES, Annotations, DatasetIndex, build_index, ids_from_paths, missing_files
-from .reader import SplitReader, stamp
+from .reader import Classes, SplitReader, stamp
 
 _SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
@@ -29,14 +29,10 @@ _CHUNK_IMAGES = 500
 class DataYaml:
     """A checked data.yaml."""
 
-    path: Path
-    """The file itself."""
-    folders: tuple[Path, ...]
-    """Folders that the entries of the splits are relative to, in search order."""
-    splits: dict[str, tuple[str, ...]]
-    """Entries of ``train``, ``val`` and ``test``; a split without entry is left out."""
-    class_names: tuple[str, ...]
-    """Names of the classes 0 .. C-1."""
+    path: Path  # the file itself
+    folders: tuple[Path, ...]  # folders that the entries of the splits are relative to, in search order
+    splits: dict[str, tuple[str, ...]]  # entries of train, val and test; without those that have none
+    class_names: tuple[str, ...]  # of the classes 0 .. C-1
 
 
 def data_yaml(root: Path) -> Path | None:
@@ -93,12 +89,9 @@ class YoloReader(SplitReader):
         return data_yaml(root)
 
     @staticmethod
-    def has_split(place: Path, split: str) -> bool:
-        return split in read_data_yaml(place).splits
-
-    @staticmethod
-    def class_names(place: Path, splits: Sequence[str]) -> tuple[str, ...]:
-        return read_data_yaml(place).class_names
+    def classes(place: Path, splits: Sequence[str]) -> Classes:
+        names = read_data_yaml(place).class_names
+        return names, np.arange(1, len(names) + 1, dtype=np.int64)
 
     def facts(self) -> Iterator[object]:
         yield str(self.source), self.source.read_bytes()

@@ -167,14 +167,10 @@ class View(NamedTuple):
 class Finish(NamedTuple):
     """Steps after the warp of a sample's views."""
 
-    blend: Tensor
-    """float32 (B,), weight of the first view, 1 without mixup."""
-    gains: Tensor
-    """float32 (B, 3), hue, saturation, value."""
-    flip_x: Tensor
-    """bool (B,), left-right flip."""
-    flip_y: Tensor
-    """bool (B,), up-down flip."""
+    blend: Tensor  # float32 (B,), weight of the first view, 1 without mixup
+    gains: Tensor  # float32 (B, 3), hue, saturation, value
+    flip_x: Tensor  # bool (B,), left-right flip
+    flip_y: Tensor  # bool (B,), up-down flip
 
 
 def plan(

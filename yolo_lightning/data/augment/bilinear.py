@@ -78,12 +78,9 @@ def canvas_coordinates(
 class _Part(NamedTuple):
     """Part of an address that depends on one coordinate, for either half of the other coordinate."""
 
-    before: Tensor
-    """int32, the part if the other coordinate is before the centre."""
-    change: Tensor
-    """int32, ``before`` xor the part if the other coordinate is at or after the centre."""
-    after: Tensor
-    """int32 mask, -1 if this coordinate is at or after the centre."""
+    before: Tensor  # int32, the part if the other coordinate is before the centre
+    change: Tensor  # int32, ``before`` xor the part if the other coordinate is at or after the centre
+    after: Tensor  # int32 mask, -1 if this coordinate is at or after the centre
 
 
 def _part(position: Tensor, step: int, centre: Tensor, extents: list[Tensor], starts: list[Tensor]) -> _Part:
@@ -114,14 +111,10 @@ class Footprint(NamedTuple):
     Shapes are (B, H, S). If columns stay columns, tensors of x are (B, 1, S) and tensors of y (B, H, 1).
     """
 
-    x_weight: Tensor
-    """float32, weight of the right column."""
-    y_weight: Tensor
-    """float32, weight of the lower row."""
-    columns: tuple[_Part, _Part]
-    """The left and the right column."""
-    rows: tuple[_Part, _Part]
-    """The upper and the lower row."""
+    x_weight: Tensor  # float32, weight of the right column
+    y_weight: Tensor  # float32, weight of the lower row
+    columns: tuple[_Part, _Part]  # the left and the right column
+    rows: tuple[_Part, _Part]  # the upper and the lower row
 
     def crop(self, image: int, start: int, stop: int) -> Footprint:
         """The rows from ``start`` to ``stop`` of one image."""

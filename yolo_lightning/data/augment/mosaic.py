@@ -17,16 +17,11 @@ from .randomness import ViewStream, between, integers
 class Layout(NamedTuple):
     """Four tiles around a centre; tile t is left or right by bit 0 of t, above or below by bit 1."""
 
-    rows: Tensor
-    """int64 (B, 4), ring rows of the tiles."""
-    centre: Tensor
-    """int32 (B, 2), x and y where the tiles meet, in canvas px."""
-    shift: Tensor
-    """int32 (B, 4, 2), canvas minus letterboxed coordinates, x and y."""
-    extent: Tensor
-    """int32 (B, 4, 2), px covered by the tile, counted from the centre; 0 for no tile."""
-    canvas: Tensor
-    """int32 (B,), side of the canvas in px."""
+    rows: Tensor  # int64 (B, 4), ring rows of the tiles
+    centre: Tensor  # int32 (B, 2), x and y where the tiles meet, in canvas px
+    shift: Tensor  # int32 (B, 4, 2), canvas minus letterboxed coordinates, x and y
+    extent: Tensor  # int32 (B, 4, 2), px covered by the tile, counted from the centre; 0 for no tile
+    canvas: Tensor  # int32 (B,), side of the canvas in px
 
 
 def recent_row(uniform: Tensor, newest: Tensor, filled: Tensor, capacity: int) -> Tensor:

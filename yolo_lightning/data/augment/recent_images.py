@@ -21,12 +21,9 @@ class RecentBuffers(NamedTuple):
     pixels: Tensor
     """int32 (1 + R*S*S,), packed pixels (red in the low byte, then green, blue). The first is grey; image r
     starts at 1 + r*S*S."""
-    targets: Tensor
-    """float32 (R, N, 5): class, x1, y1, x2, y2 in letterboxed px."""
-    label_count: Tensor
-    """int64 (R,), real rows of ``targets``."""
-    content: Tensor
-    """int32 (R, 4): left, top, width, height in px of the image inside its letterbox."""
+    targets: Tensor  # float32 (R, N, 5): class, x1, y1, x2, y2 in letterboxed px
+    label_count: Tensor  # int64 (R,), real rows of ``targets``
+    content: Tensor  # int32 (R, 4): left, top, width, height in px of the image inside its letterbox
 
 
 def content_rectangles(letterbox: Tensor, original_sizes: Tensor) -> Tensor:

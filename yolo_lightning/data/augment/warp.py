@@ -25,12 +25,9 @@ MAX_ASPECT = 100.0
 class Warp(NamedTuple):
     """Transform from canvas to image."""
 
-    forward: Tensor
-    """float32 (B, 3, 3), canvas px to image px."""
-    inverse: Tensor
-    """float32 (B, 3, 3), image px to canvas px."""
-    scale: Tensor
-    """float32 (B,), its zoom."""
+    forward: Tensor  # float32 (B, 3, 3), canvas px to image px
+    inverse: Tensor  # float32 (B, 3, 3), image px to canvas px
+    scale: Tensor  # float32 (B,), its zoom
 
 
 def draw_warp(config: AugmentationConfig, uniform: Tensor, canvas: Tensor, size: int) -> Warp:

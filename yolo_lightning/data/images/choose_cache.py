@@ -156,7 +156,7 @@ class CachePlan:
 
 
 def fastest_cache(train_bytes: int, all_bytes: int, room: Room) -> CacheChoice:
-    """The fastest cache that holds the decoded training split, and all splits of the stage, with room to spare.
+    """The fastest cache that holds the decoded training split, and all splits, with room to spare.
 
     1. The device, if the training split takes at most a quarter of its free memory.
     2. A file, if all of it stays in the page cache. Reading decoded images from a disk in every epoch

@@ -26,18 +26,14 @@ _NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 class Sample(NamedTuple):
     """One image and its labels; the fields of ``Batch``, in the same order, without the first dimension."""
 
-    image: Pixels
-    """uint8 (H, W, 3), RGB; a square of S px in training."""
-    targets: FloatArray
-    """float32 (N, 5)."""
+    image: Pixels  # uint8 (H, W, 3), RGB; a square of S px in training
+    targets: FloatArray  # float32 (N, 5)
     label_count: int
-    position: int
-    """Position of the image in its data set."""
+    position: int  # position of the image in its data set
     image_id: int
     original_size: npt.NDArray[np.int64]
     letterbox: FloatArray
-    truth: FloatArray
-    """float32 (M, 7)."""
+    truth: FloatArray  # float32 (M, 7)
     truth_count: int
 
 

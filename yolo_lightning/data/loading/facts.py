@@ -12,23 +12,17 @@ from ..images.choose_cache import CacheMode
 class Loading(NamedTuple):
     """Facts of a training loader."""
 
-    cache: CacheMode
-    """The cache in use."""
-    workers: int
-    """Worker processes of the loader; 0 where the main process loads."""
-    cores: int
-    """CPU cores that this process may use: affinity, cgroup quota and Slurm's allocation."""
-    read_fraction: float
-    """Part of the loader's own time that went into reading files, 0..1; the rest decodes. NaN: unknown."""
-    fitting_cache: CacheMode | None
-    """The fastest cache that the training set fits in; None if there is none."""
+    cache: CacheMode  # the cache in use
+    workers: int  # worker processes of the loader; 0 where the main process loads
+    cores: int  # CPU cores that this process may use: affinity, cgroup quota and Slurm's allocation
+    read_fraction: float  # part of the loader's own time that went into reading files, 0..1; NaN: unknown
+    fitting_cache: CacheMode | None  # the fastest cache that the training set fits in; None if there is none
 
 
 class TellsLoading(Protocol):
     """A data module that callbacks can ask about its data; such a data module derives from this class."""
 
-    indices: Mapping[Any, DatasetIndex]
-    """Index of each split that was read so far: "train", "val" or "test"."""
+    indices: Mapping[Any, DatasetIndex]  # index of each split that was read so far: "train", "val" or "test"
 
     @property
     def loading(self) -> Loading:

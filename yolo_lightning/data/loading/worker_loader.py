@@ -38,10 +38,8 @@ class Filled(NamedTuple):
     """A worker's answer; times in ns, summed over threads."""
 
     slot: int
-    read_ns: int
-    """Time of reading files."""
-    total_ns: int
-    """Time of making samples, reading included."""
+    read_ns: int  # time of reading files
+    total_ns: int  # time of making samples, reading included
 
 
 class SlotWriter(Dataset[Filled]):
