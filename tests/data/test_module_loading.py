@@ -18,8 +18,8 @@ from yolo_lightning.data.batch import Batch
 from yolo_lightning.data.cache_folder import FOLDER
 from yolo_lightning.data.images import cache as cache_room
 from yolo_lightning.data.loading.dataset import collate
-from yolo_lightning.data.loading.device_loader import DeviceLoader
 from yolo_lightning.data.loading.facts import Loading
+from yolo_lightning.data.loading.ordered import DeviceLoader
 from yolo_lightning.data.loading.worker_loader import WorkerLoader
 from yolo_lightning.errors import InputError
 

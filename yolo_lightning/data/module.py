@@ -21,11 +21,9 @@ from .annotations.source import DataSource, Split
 from .annotations.summary import summarise
 from .batch import Batch, label_capacity
 from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
-from .images.decode import Pixels, read_image
 from .loading.dataset import DetectionDataset, PredictionDataset, Sample, collate, list_images
-from .loading.device_loader import DeviceLoader
 from .loading.facts import Loading, TellsLoading
-from .loading.ordered import OrderedLoader
+from .loading.ordered import DeviceLoader, OrderedLoader
 from .loading.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
 from .loading.worker_loader import WorkerLoader, prepare_worker
 
@@ -190,10 +188,6 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         if self.predict_source is None:
             raise InputError("there is nothing to predict; give images or folders as --data.predict_source")
         return list_images(self.predict_source)
-
-    def predict_image(self, position: int) -> Pixels:
-        """An image of ``predict_paths``, uint8 (H, W, 3), upright, in BGR as OpenCV writes it."""
-        return read_image(self.predict_paths[position])
 
     # Lightning's hooks
 

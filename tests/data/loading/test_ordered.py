@@ -19,10 +19,9 @@ from tests.data.loading.test_worker_loader import (
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.batch import Batch
 from yolo_lightning.data.images.cache import open_cache
-from yolo_lightning.data.loading import device_loader, ordered
+from yolo_lightning.data.loading import ordered
 from yolo_lightning.data.loading.dataset import DetectionDataset
-from yolo_lightning.data.loading.device_loader import DeviceLoader
-from yolo_lightning.data.loading.ordered import OrderedLoader, copy_ahead
+from yolo_lightning.data.loading.ordered import DeviceLoader, OrderedLoader, copy_ahead
 from yolo_lightning.data.loading.sampler import TrainSampler
 from yolo_lightning.data.loading.shared_slots import Slots
 from yolo_lightning.data.loading.worker_loader import WorkerLoader
@@ -207,7 +206,7 @@ def test_on_a_gpu_batches_are_copied_from_locked_slots(
 def test_on_a_gpu_images_that_live_there_need_no_slots(
     index: DatasetIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_loader, "pixels_on", lambda device, cache: torch.empty(0))
+    monkeypatch.setattr(ordered, "pixels_on", lambda device, cache: torch.empty(0))
     monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device: tensor)
     loader = _train_loader(index, 0, GPU, on_device=True)
     assert isinstance(loader, DeviceLoader) and loader.device == GPU

@@ -279,16 +279,14 @@ def _lookup(
 
 def _locate_images(folders: Sequence[Path], names: Sequence[str], annotations: Path, split: str) -> list[str]:
     """The absolute paths of all images, from the first folder that has them."""
-    fewest: tuple[Path, list[str]] | None = None
+    tries = []
     for folder in folders:
         paths = [os.path.abspath(folder / name) for name in names]
         missing = missing_files(paths)
         if not missing:
             return paths
-        if fewest is None or len(missing) < len(fewest[1]):
-            fewest = folder, missing
-    assert fewest is not None
-    folder, missing = fewest
+        tries.append((missing, folder))
+    missing, folder = min(tries, key=lambda item: len(item[0]))
     if len(missing) == len(names):
         tried = ", ".join(str(folder) for folder in folders)
         raise InputError(

@@ -25,22 +25,14 @@ class Layout(NamedTuple):
 
 
 def recent_row(uniform: Tensor, newest: Tensor, filled: Tensor, capacity: int) -> Tensor:
-    """Random rows among the ``filled`` most recent ones, counted back from ``newest``."""
+    """Random rows (B,) among the ``filled`` most recent of ``capacity``, counted back from ``newest``."""
     return (newest - integers(uniform, filled)) % capacity
 
 
 def choose_tiles(uniform: Tensor, own: Tensor, newest: Tensor, filled: Tensor, capacity: int) -> Tensor:
-    """The four images of each mosaic: its own and three drawn with replacement, in random order.
+    """Ring rows (B, 4) of each mosaic: its ``own`` (B,) and three drawn with replacement, in random order.
 
-    Args:
-        uniform: (B, VIEW_STREAMS).
-        own: int64 (B,), ring row of each view's own image.
-        newest: int64 (), ring row of the newest image.
-        filled: int64 (), number of rows to draw from, counted back from the newest.
-        capacity: R, rows of the ring.
-
-    Returns:
-        Ring rows, int64 (B, 4).
+    ``uniform`` is (B, VIEW_STREAMS); see :func:`recent_row` for the others.
     """
     partners = recent_row(uniform[:, ViewStream.PARTNER : ViewStream.PARTNER + 3], newest, filled, capacity)
     order = uniform[:, ViewStream.ORDER : ViewStream.ORDER + 4].argsort(dim=1)  # (B, 4)

@@ -51,6 +51,7 @@ class RecentImages:
             raise InputError(f"recent_batches is {recent_batches}: keep at least 1 batch.")
         self.batches = recent_batches
         self.state: RecentBuffers | None = None
+        self._shapes: tuple[object, ...] = ()  # of an image and its labels, and their device
         self.next_row = 0
         self.filled = torch.zeros((), dtype=torch.int64)
         self.epoch = torch.full((), -1, dtype=torch.int64)
@@ -72,10 +73,11 @@ class RecentImages:
             The buffers; the rows of the batch, int64 (B,), the newest last; and the number of rows, counted
             back from the newest, that hold an image of this epoch, int64 ().
         """
-        state = self.state
-        if state is None or not self._fits(state, batch):
-            state = self.state = self._allocate(batch)
-        images, capacity = batch.images.shape[0], state.label_count.shape[0]
+        images = len(batch.images)
+        shapes = batch.images.device, batch.images.shape[1:], batch.targets.shape[1:]
+        if self.state is None or shapes != self._shapes or images * self.batches > len(self.state.targets):
+            self.state, self._shapes = self._allocate(batch), shapes
+        state, capacity = self.state, len(self.state.targets)
         # Compared on the device: reading the epoch here would wait for it.
         self.filled.mul_(epoch == self.epoch).add_(images).clamp_(max=capacity)
         self.epoch.copy_(epoch)
@@ -90,15 +92,6 @@ class RecentImages:
             state.label_count[rows] = batch.count[part]
             state.content[rows] = content[part]
         return state, (torch.arange(images, device=epoch.device) + first) % capacity, self.filled
-
-    def _fits(self, state: RecentBuffers, batch: Batch) -> bool:
-        size, images = batch.images.shape[-1], state.label_count.shape[0]
-        return (
-            state.pixels.device == batch.images.device
-            and state.pixels.numel() == 1 + images * size * size
-            and state.targets.shape[1:] == batch.targets.shape[1:]
-            and batch.images.shape[0] * self.batches <= images
-        )
 
     def _allocate(self, batch: Batch) -> RecentBuffers:
         images, size = batch.images.shape[0] * self.batches, batch.images.shape[-1]

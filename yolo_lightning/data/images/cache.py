@@ -58,8 +58,6 @@ def open_cache(
     """Open the cache of a split; build it first if none fits.
 
     Args:
-        index: The split.
-        image_size: S in px.
         train: Interpolation, see ``decode.draw``.
         mode: ``ram``: in shared memory, removed when the process that opened it on this machine ends;
             ``disk``: beside the data, or in the user's cache folder if the data is read-only.

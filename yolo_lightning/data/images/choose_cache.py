@@ -42,8 +42,7 @@ class CacheChoice(NamedTuple):
     """A cache mode, and the file behind it."""
 
     mode: CacheMode
-    file: FileMode | None
-    """The file that holds the images, from which the device is filled; None without a cache."""
+    file: FileMode | None  # holds the images, from which the device is filled; None without a cache
 
 
 NO_CACHE = CacheChoice("none", None)
@@ -54,8 +53,6 @@ class CachePlan:
 
     Args:
         indices: The splits of the stage; ``train`` is among them if the stage trains.
-        image_size: S in px.
-        device: Device of the training.
         cores: CPU cores that this process may use.
         cache: The requested mode; ``auto`` chooses by free space.
         announce: Called with each decision, as one line of text.

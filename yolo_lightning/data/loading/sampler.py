@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DistributedSampler, SequentialSampler
 
-from ...errors import InputError
-
 
 def _world(world_size: int | None, rank: int | None) -> tuple[int, int]:
     """World size and rank: as given, of the process group, or of a single process."""
@@ -71,16 +69,7 @@ class TrainSampler(DistributedSampler[int]):
         return iter(self.order(self.epoch))
 
     def resume(self, epoch: int, seen: int) -> None:
-        """Begin an epoch where a stopped run left it: after ``seen`` images of all ranks together.
-
-        Raises:
-            InputError: The epoch has fewer images than that.
-        """
-        if not 0 <= seen <= self.images:
-            raise InputError(
-                f"the checkpoint was written after {seen} images of an epoch, but the data has "
-                f"{self.images}; resume with the data set that the run was started on"
-            )
+        """Begin an epoch where a stopped run left it: after ``seen`` images of all ranks together."""
         self._resumed = epoch, seen
 
     def seen(self, epoch: int) -> int:

@@ -29,15 +29,9 @@ _IS_LINUX = platform.system() == "Linux"
 
 
 class Slots:
-    """K slots, each with room for a training batch of B images of S x S px with N label rows.
+    """Slots, each with room for a training batch of images of ``image_size`` px with ``capacity`` labels.
 
     A slot is free, being written, or lent: as long as a tensor of its batch exists.
-
-    Args:
-        count: K.
-        batch_size: B.
-        image_size: S in px.
-        capacity: N.
 
     Attributes:
         free: Slots that may be written.

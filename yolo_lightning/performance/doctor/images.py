@@ -21,8 +21,7 @@ from ...data.cache_folder import available_memory
 from ...data.images.cache import ImageCache
 from ...data.images.decode import Pixels
 from ...data.loading.dataset import DetectionDataset, Sample
-from ...data.loading.device_loader import DeviceLoader
-from ...data.loading.ordered import OrderedLoader
+from ...data.loading.ordered import DeviceLoader, OrderedLoader
 from ...data.loading.sampler import TrainSampler
 from ...data.loading.worker_loader import PREFETCH_BATCHES, WorkerLoader
 from ...system.cores import usable_cores
