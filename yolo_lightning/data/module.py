@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,11 +19,10 @@ from .annotations.index import DatasetIndex, IntArray
 from .annotations.reader import Classes
 from .annotations.source import DataSource, Split
 from .annotations.summary import summarise
-from .batch import Batch, label_capacity
+from .batch import label_capacity
 from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
 from .loading.dataset import DetectionDataset, PredictionDataset, Sample, collate, list_images
-from .loading.facts import Loading, TellsLoading
-from .loading.ordered import DeviceLoader, OrderedLoader
+from .loading.ordered import DeviceLoader, Loading, OrderedLoader, TellsLoading
 from .loading.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
 from .loading.worker_loader import WorkerLoader, prepare_worker
 
@@ -248,12 +247,6 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         """Every image of ``predict_source`` once, images of one shape together."""
         dataset = PredictionDataset(self.predict_paths, self.image_size, self.stride)
         return self._evaluation_loader(dataset, None)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave batches that are on the device already; move others as Lightning does."""
-        if isinstance(batch, Batch) and batch.images.device == device:
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def _dataset(self, split: Split) -> DetectionDataset:
         # One capacity for all splits of a stage means one shape and one compiled graph.

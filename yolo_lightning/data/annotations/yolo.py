@@ -17,8 +17,6 @@ from ..images.decode import header_size
 from .index import IMAGE_SUFFIXES, Annotations, DatasetIndex, build_index, ids_from_paths, missing_files
 from .reader import Classes, SplitReader, stamp
 
-_SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
-
 _SLACK = 0.1
 """Coordinates may lie out of 0..1 by this much: the box reaches over the edge. Beyond, the unit is wrong."""
 _CHUNK_IMAGES = 500
@@ -64,12 +62,11 @@ def read_data_yaml(path: Path) -> DataYaml:
     content = _load(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a data.yaml (a map with train, val and names); write it so")
-    base = path.parent
-    folders = [base / str(content["path"]), base] if content.get("path") else [base]
+    folders = [path.parent / str(content.get("path") or ""), path.parent]
     splits: dict[str, tuple[str, ...]] = {}
-    for split, keys in _SPLIT_KEYS.items():
-        value = next((content[key] for key in keys if content.get(key)), None)
-        if value is not None:
+    for split in ("train", "val", "test"):
+        value = content.get(split) or (content.get("valid") if split == "val" else None)
+        if value:
             splits[split] = tuple(str(v) for v in (value if isinstance(value, list) else [value]))
     return DataYaml(path, tuple(dict.fromkeys(folders)), splits, _names(content, path))
 
@@ -169,10 +166,8 @@ def label_path(image: str) -> str:
 def read_labels(path: str, num_classes: int) -> np.ndarray[Any, np.dtype[np.float64]] | None:
     """The rows of one label file.
 
-    Args:
-        path: A file with lines ``class cx cy w h``, relative to the image's width and height, or
-            ``class x1 y1 x2 y2 x3 y3 ...``, a polygon, which is replaced by its bounding box.
-        num_classes: C.
+    Its lines are ``class cx cy w h``, relative to the image's width and height, or
+    ``class x1 y1 x2 y2 x3 y3 ...``, a polygon, which is replaced by its bounding box.
 
     Returns:
         float64 (n, 6): line number, class, x1, y1, x2, y2 relative to the image; None if there is no file.

@@ -61,10 +61,6 @@ class Augmentation(nn.Module):
         self.core = AugmentationCore(config)
         self.register_buffer("seed", torch.tensor(seed), persistent=False)
 
-    def reset(self) -> None:
-        """Forget all mosaic partners, as a new epoch does."""
-        self.recent.reset()
-
     def remember(self, batch: Batch, epoch: int) -> None:
         """Add a batch to the mosaic partners of later batches in the epoch."""
         self.recent.write(batch, _scalar(epoch, torch.int64, batch.images.device))
@@ -185,13 +181,10 @@ def plan(
     """Decide everything about each sample before a pixel is touched.
 
     Args:
-        config: Ranges and probabilities.
         uniform: float32 (B, SampleStream.END).
-        recent: Images to draw from.
         rows: int64 (B,), ring row of each sample; the last is the newest in the ring.
         filled: int64 (), number of rows to draw from, counted back from the newest.
         mosaic: float32 (), 1 if mosaics are allowed, else 0.
-        size: S in px.
 
     Returns:
         One view, or two if mixup is possible; bool (B,), True if the second one is used; the later steps.

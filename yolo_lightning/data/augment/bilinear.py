@@ -84,10 +84,9 @@ class _Part(NamedTuple):
 
 
 def _part(position: Tensor, step: int, centre: Tensor, extents: list[Tensor], starts: list[Tensor]) -> _Part:
-    """Address part of canvas coordinates along one axis.
+    """Address part of canvas coordinates along one axis, at ``position``, broadcastable to (B, H, W).
 
     Args:
-        position: int32, broadcastable to (B, H, W), canvas px.
         step: Pixels of memory from one position to the next.
         centre: int32 (B, 1, 1), canvas px.
         extents: px covered before and after the centre, first for the half in which the other coordinate is

@@ -44,13 +44,8 @@ def lay_out(
 ) -> Layout:
     """Place four tiles on a canvas of 2S, or the whole letterboxed square on one of S.
 
-    Args:
-        uniform: (B, VIEW_STREAMS).
-        rows: int64 (B, 4), ring rows of the tiles of a mosaic.
-        own: int64 (B,), ring row of the single image.
-        content: int32 (R, 4), left, top, width, height of the images in the ring.
-        is_mosaic: bool (B,).
-        size: S in px.
+    ``rows`` (B, 4) are the ring rows of a mosaic's tiles, ``own`` (B,) those of single images, ``content``
+    (R, 4) is left, top, width and height of the images in the ring; ``is_mosaic`` is bool (B,).
     """
     rectangle = content[rows]  # (B, 4, 4)
     corner, sides = rectangle[..., :2], rectangle[..., 2:]  # (B, 4, 2)

@@ -45,7 +45,6 @@ class DetectionDataset(Dataset[Sample]):
     of objects at the edge.
 
     Args:
-        index: The split.
         image_size: S in px, the longer side of each image.
         capacity: N, rows for labels.
         train: Interpolate as for training, without ``truth`` (M = 0); else keep the raw annotations, M rows

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ...data.batch import Batch
-from ...data.loading.facts import data_that_tells
+from ...data.loading.ordered import data_that_tells
 from ...errors import InputError
 from ...system.background import BackgroundQueue, Pace
 from ...system.files import write_whole
