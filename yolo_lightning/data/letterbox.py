@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-PAD_VALUE = 114
-"""Grey of the padding, 0..255 in each channel."""
+PAD_VALUE = 114  # grey of the padding, 0..255 in each channel
 
 
 class Letterbox(NamedTuple):

@@ -123,8 +123,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.pin_memory = pin_memory
         self.stride = 32
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
-        self.indices: dict[Split, DatasetIndex] = {}
-        """The indices read so far."""
+        self.indices: dict[Split, DatasetIndex] = {}  # the indices read so far
         self._cache_plan: CachePlan
         self._prepared_for: tuple[str, torch.device, int] | None = None
         self._train_loader: OrderedLoader | None = None
@@ -184,11 +183,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         Raises:
             InputError: There is no ``predict_source``, or it has no images.
         """
-        if self.predict_source is None:
-            raise InputError("there is nothing to predict; give images or folders as --data.predict_source")
-        return list_images(self.predict_source)
-
-    # Lightning's hooks
+        return list_images(self.predict_source or [])
 
     def prepare(self, stage: str, device: torch.device | None = None, processes: int | None = None) -> None:
         """Read the indices and build the caches of a stage; one process of a machine builds, the others wait.

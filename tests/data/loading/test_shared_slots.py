@@ -191,7 +191,6 @@ def test_elsewhere_than_on_linux_memory_is_shared_by_torch(monkeypatch: pytest.M
 def test_pinned_memory_is_copied_from_while_the_host_goes_on() -> None:
     slots = _make()
     slots.pin()
-    slots.pin()  # once is enough
     batch = _take(slots, 5)
     assert slots.is_pinned and all(tensor.is_pinned() for tensor in batch[:7])
     torch.cuda.set_sync_debug_mode("error")
@@ -225,7 +224,6 @@ def test_page_locked_memory_is_let_go_with_the_slots(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     for _ in range(5):  # a mapping often gets the address of the one before
         slots = Slots(2, 2, 32, 16)
-        slots.pin()
         slots.pin()
         assert slots.is_pinned and len(runtime.registered) == 1
         del slots

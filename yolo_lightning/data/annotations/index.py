@@ -23,8 +23,7 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
-SHOWN = 5
-"""Names or problems that a message lists."""
+SHOWN = 5  # names or problems that a message lists
 
 _TOLERANCE_PX = 0.05
 """Differences up to this are rounding: labels are text, and six decimals of 10,000 px are 0.01 px."""

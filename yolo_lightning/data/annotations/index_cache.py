@@ -23,8 +23,6 @@ from ..cache_folder import disk_folder, lock_folder
 from .index import DatasetIndex, missing_files
 from .reader import SplitReader
 
-_FORMAT = 3  # change it with the layout of the file, or old files would be misread
-
 
 def read_once(reader: SplitReader) -> DatasetIndex:
     """The index of a split from its cache file; if none fits, read the split and write the file.
@@ -58,7 +56,7 @@ def index_path(reader: SplitReader) -> Path | None:
     """The cache file of a split; None if something is so wrong that reading will fail."""
     digest = hashlib.sha256()
     try:
-        for fact in (_FORMAT, _code(), type(reader).__name__, reader.split, *reader.facts()):
+        for fact in (_code(), type(reader).__name__, reader.split, *reader.facts()):
             digest.update(repr(fact).encode())
         folder = disk_folder(reader.folder)
     except (InputError, OSError):
@@ -69,7 +67,7 @@ def index_path(reader: SplitReader) -> Path | None:
 
 @cache
 def _code() -> str:
-    """A digest of the readers: an index read by another version may be wrong."""
+    """A digest of this folder: the index of another version may be wrong, or laid out otherwise."""
     here = Path(__file__).parent
     files = [*sorted(here.glob("*.py")), here.parent / "images/decode.py"]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -70,8 +70,8 @@ class SplitReader(ABC):
         The index cache compares them, so they must cost less than :meth:`read`.
 
         Raises:
-            InputError: Something is wrong already.
-            OSError: A file cannot be looked at.
+            InputError: Something is wrong already; :meth:`read` will say so.
+            OSError: Likewise.
         """
 
 

@@ -19,8 +19,7 @@ from .reader import Classes, SplitReader, stamp
 
 _SLACK = 0.1
 """Coordinates may lie out of 0..1 by this much: the box reaches over the edge. Beyond, the unit is wrong."""
-_CHUNK_IMAGES = 500
-"""Images that one thread looks at in one go."""
+_CHUNK_IMAGES = 500  # images that one thread looks at in one go
 
 
 @dataclass(frozen=True)

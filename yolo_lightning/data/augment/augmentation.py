@@ -21,11 +21,10 @@ from .recent_images import RecentBuffers, RecentImages
 from .warp import Warp, draw_warp, is_candidate, warp_boxes
 
 _CPU_CHUNK_PX = 32 * 1024 - 1
-"""Pixels rendered at once on a CPU without a compiler.
+"""Pixels rendered at once on a CPU without a compiler; their intermediate planes stay in its cache.
 
-Their intermediate planes stay in the CPU's cache. From 32,768 elements on, torch would split each of the
-thousands of small operations over threads and wait for them; with the cores busy with the loader's
-processes, that costs a hundred times what it saves.
+From 32,768 elements on, torch would split each of the thousands of small operations over threads, which wait
+for cores that the loader keeps busy: a hundred times what it saves.
 """
 
 
@@ -47,7 +46,7 @@ class Augmentation(nn.Module):
             pixel: 64 images of 640 px take 105 MB.
 
     Raises:
-        InputError: ``seed`` or ``recent_batches`` is out of range.
+        InputError: ``seed`` is out of range.
     """
 
     seed: Tensor

@@ -16,8 +16,7 @@ from .colour import cut
 from .mosaic import Layout
 from .recent_images import MAX_PIXELS
 
-_MARGIN_PX = 4
-"""Coordinates are clamped to this distance outside the canvas, where everything is grey."""
+_MARGIN_PX = 4  # coordinates are clamped to this distance outside the canvas, where everything is grey
 
 
 def _choose(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:

@@ -11,10 +11,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-VIEW_STREAMS = 18
-"""Numbers for one view (one mosaic or one single image)."""
-BETA_DRAWS = 63
-"""Numbers for one draw from Beta(32, 32)."""
+VIEW_STREAMS = 18  # numbers for one view (one mosaic or one single image)
+BETA_DRAWS = 63  # numbers for one draw from Beta(32, 32)
 
 
 class ViewStream(IntEnum):

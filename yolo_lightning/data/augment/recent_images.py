@@ -11,8 +11,7 @@ from ...errors import InputError
 from ..batch import Batch
 from ..letterbox import PAD_VALUE
 
-MAX_PIXELS = 2**30
-"""Limit of pixel addresses: int32, half of which ``bilinear`` uses as a marker."""
+MAX_PIXELS = 2**30  # limit of pixel addresses: int32, half of which ``bilinear`` uses as a marker
 
 
 class RecentBuffers(NamedTuple):
@@ -40,15 +39,10 @@ class RecentImages:
     DistributedDataParallel would copy those from rank to rank.
 
     Args:
-        recent_batches: Batches to keep, the current one included.
-
-    Raises:
-        InputError: ``recent_batches`` is less than 1.
+        recent_batches: Batches to keep, at least 1: the current one.
     """
 
     def __init__(self, recent_batches: int) -> None:
-        if recent_batches < 1:
-            raise InputError(f"recent_batches is {recent_batches}: keep at least 1 batch.")
         self.batches = recent_batches
         self.state: RecentBuffers | None = None
         self._shapes: tuple[object, ...] = ()  # of an image and its labels, and their device

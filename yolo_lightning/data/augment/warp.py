@@ -14,12 +14,9 @@ from torch import Tensor
 from .config import AugmentationConfig
 from .randomness import ViewStream, between
 
-MIN_SIDE_PX = 2.0
-"""A box with a side of this or less after the warp is dropped."""
-MIN_AREA_RATIO = 0.1
-"""A box that keeps this fraction of its (zoomed) area or less is dropped."""
-MAX_ASPECT = 100.0
-"""A box of this aspect ratio or more is dropped."""
+MIN_SIDE_PX = 2.0  # a box with a side of this or less after the warp is dropped
+MIN_AREA_RATIO = 0.1  # a box that keeps this fraction of its (zoomed) area or less is dropped
+MAX_ASPECT = 100.0  # a box of this aspect ratio or more is dropped
 
 
 class Warp(NamedTuple):

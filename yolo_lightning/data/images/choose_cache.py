@@ -20,14 +20,12 @@ CACHE_MODES: tuple[CacheMode, ...] = get_args(CacheMode)
 """Cache modes, from the slowest to the fastest."""
 CacheOption = Literal["auto", CacheMode]
 
-DEVICE_SHARE = 0.25
-"""Part of the device's free memory that a training set may take; training needs the rest."""
+DEVICE_SHARE = 0.25  # part of the device's free memory that a training set may take; training needs the rest
 FILE_SHARE = 0.5
 """Part of the free disk space and of the available memory that automatically chosen files may take."""
 
 MOST_WORKERS = 16
-_WORKERS_FROM_CACHE = 4
-"""Workers that copy from a cache: a few processes use up the memory bandwidth."""
+_WORKERS_FROM_CACHE = 4  # workers that copy from a cache: a few processes use up the memory bandwidth
 
 
 class Room(NamedTuple):

@@ -12,14 +12,13 @@ import numpy.typing as npt
 from torch.utils.data import Dataset, default_collate
 
 from ...errors import InputError
-from ..annotations.index import DatasetIndex, ids_from_paths, missing_files
+from ..annotations.index import DatasetIndex, FloatArray, ids_from_paths, missing_files
 from ..annotations.yolo import images_below
 from ..batch import Batch, label_capacity
 from ..images.cache import ImageCache
 from ..images.decode import Pixels, content_slice, draw, header_size, paste, read_bytes, read_rgb, resize
 from ..letterbox import enclosing_rectangle, letterbox_geometry
 
-FloatArray = npt.NDArray[np.float32]
 _NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
 
@@ -54,9 +53,6 @@ class DetectionDataset(Dataset[Sample]):
 
     Attributes:
         canvases: int64 (I, 2), height and width in px of each letterboxed image.
-
-    Raises:
-        InputError: An image has more labels than ``capacity``.
     """
 
     def __init__(
@@ -68,11 +64,6 @@ class DetectionDataset(Dataset[Sample]):
         cache: ImageCache | None = None,
         stride: int = 32,
     ) -> None:
-        if index.most_labels > capacity:
-            raise InputError(
-                f"{index.source}: an image has {index.most_labels} labels but there is room for {capacity}; "
-                f"use a capacity of {label_capacity(index.most_labels)}"
-            )
         self.index = index
         self.image_size = image_size
         self.capacity = capacity

@@ -20,8 +20,7 @@ from ..images.choose_cache import CacheMode
 from .dataset import DetectionDataset, collate
 from .sampler import TrainSampler
 
-_CHUNK_IMAGES = 256
-"""Images copied to the device at once."""
+_CHUNK_IMAGES = 256  # images copied to the device at once
 
 
 class Loading(NamedTuple):
@@ -54,8 +53,7 @@ class OrderedLoader(ABC):
         self.sampler = sampler
         self.batch_size = sampler.batch_size
         self.device = device
-        self._place = (0, 0)
-        """Epoch, and the number of its images that all ranks together have been given."""
+        self._place = (0, 0)  # epoch, and the number of its images that all ranks together have been given
 
     @property
     def read_fraction(self) -> float:

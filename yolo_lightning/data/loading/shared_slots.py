@@ -95,8 +95,6 @@ class Slots:
 
     def pin(self) -> None:
         """Page-lock the memory, so that a GPU copies from it without the host waiting."""
-        if self.is_pinned:
-            return
         runtime, address = torch.cuda.cudart(), self.memory.data_ptr()
         status = int(runtime.cudaHostRegister(address, self.memory.numel(), 0))
         if status:

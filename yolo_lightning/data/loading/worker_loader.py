@@ -24,10 +24,8 @@ from .ordered import OrderedLoader
 from .sampler import TrainSampler
 from .shared_slots import Slots
 
-PREFETCH_BATCHES = 2
-"""Batches that each worker makes ahead."""
-_HELD_BATCHES = 3
-"""Slots beyond those: the batch in use, the next one, and one that is being copied."""
+PREFETCH_BATCHES = 2  # batches that each worker makes ahead
+_HELD_BATCHES = 3  # slots beyond those: the batch in use, the next one, and one that is being copied
 
 
 Request = tuple[int, Sequence[int]]
@@ -128,8 +126,7 @@ class WorkerLoader(OrderedLoader):
         self._writer = SlotWriter(dataset, self.slots, 1 if workers else threads or usable_cores())
         self._requests = Requests(sampler, self.slots)
         self._results: Iterator[Filled] = iter(())
-        self._at: tuple[int, int] | None = None
-        """Epoch and batch that ``_results`` gives next."""
+        self._at: tuple[int, int] | None = None  # epoch and batch that ``_results`` gives next
         self._iteration = 0
         self._read_ns = self._total_ns = 0
         self._loader = self._make_loader() if workers else None
