@@ -30,13 +30,12 @@ def letterbox_geometry(
     canvas: tuple[int, int] | None = None,
     rounding: Callable[[float], int] = math.ceil,
 ) -> Letterbox:
-    """Scale the longer side to ``size`` and centre the result, as classic YOLOv5 does.
+    """Scale the longer of ``height`` and ``width`` px to ``size`` and centre the result, as classic YOLOv5.
 
     An odd pixel of padding goes to the right and the bottom (``load_image`` and ``letterbox`` of
     ultralytics/yolov5 v7.0).
 
     Args:
-        height: Height of the image, in px; ``width`` likewise.
         size: Longer side after scaling, in px.
         canvas: Height and width of the canvas, in px; a square of ``size`` if left out.
         rounding: Rounding of the shorter side; classic training and validation round up, ``detect.py`` to

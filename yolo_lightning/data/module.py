@@ -205,7 +205,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         indices = {split: self.index(split) for split in _SPLITS_OF_STAGE[stage]}
         cores = max(1, usable_cores() // processes)
         self._cache_plan = CachePlan(indices, self.image_size, device, cores, self.cache, rank_zero_info)
-        for split in _SPLITS_OF_STAGE[stage]:
+        for split in indices:
             self._cache_plan.cache(split)
         self._prepared_for = stage, device, processes
 

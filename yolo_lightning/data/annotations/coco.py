@@ -19,19 +19,12 @@ from ...errors import InputError
 from .index import Annotations, DatasetIndex, IntArray, build_index, missing_files
 from .reader import Classes, SplitReader, stamp
 
-_MOST_CATEGORY_BYTES = 1 << 24
-
 
 @dataclass(frozen=True)
 class CocoReader(SplitReader):
-    """A split of a COCO JSON.
+    """A split of a COCO JSON; ``images`` is the folder that ``file_name`` is relative to."""
 
-    Attributes:
-        images: Folder that ``file_name`` is relative to; searched for if None.
-        root: Folder to search for the images; that of the JSON if None.
-    """
-
-    root: Path | None = None
+    root: Path | None = None  # folder to search for the images; that of the JSON if None
 
     @staticmethod
     def find(root: Path) -> Path | None:
@@ -308,7 +301,7 @@ def _categories_only(path: Path) -> dict[str, Any] | None:
             if position < 0 or text.find(key, position + 1) >= 0:
                 return None
             begin = text.find(b"[", position)
-            part = text[begin : begin + _MOST_CATEGORY_BYTES].decode(errors="ignore")
+            part = text[begin : begin + (1 << 24)].decode(errors="ignore")
             return {"categories": json.JSONDecoder().raw_decode(part)[0]}
     except (OSError, ValueError):
         return None  # reading the whole file tells what is wrong with it

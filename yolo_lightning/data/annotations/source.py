@@ -53,9 +53,7 @@ class DataSource:
     def read(self, split: Split, keep: bool = False) -> DatasetIndex:
         """Read and validate one split.
 
-        Args:
-            split: The split.
-            keep: Use the index cache: take the index from its file if nothing has changed since, or write it.
+        ``keep`` uses the index cache: take the index from its file if nothing has changed since, or write it.
 
         Raises:
             InputError: The split is missing, or something in it is wrong.

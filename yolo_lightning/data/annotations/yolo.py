@@ -72,11 +72,7 @@ def read_data_yaml(path: Path) -> DataYaml:
 
 @dataclass(frozen=True)
 class YoloReader(SplitReader):
-    """A split of a YOLO data.yaml.
-
-    Attributes:
-        images: Folder or .txt list of images, instead of the entry in the YAML.
-    """
+    """A split of a YOLO data.yaml; ``images`` is a folder or .txt list instead of the entry in the YAML."""
 
     @staticmethod
     def find(root: Path) -> Path | None:

@@ -162,10 +162,9 @@ def _address(column: _Part, row: _Part) -> Tensor:
 
 
 def sample(pixels: Tensor, footprint: Footprint) -> list[Tensor]:
-    """Bilinear values of B images or parts of them, rounded to whole numbers as cv2 does.
+    """Bilinear values from ``RecentBuffers.pixels``, rounded to whole numbers as cv2 does.
 
-    ``pixels`` is int32 (1 + R*S*S,), see ``RecentBuffers``. Returns red, green and blue, float32 (B, H, S)
-    each, 0..255.
+    Returns red, green and blue of B images or parts of them, float32 (B, H, S) each, 0..255.
     """
     taps = [[_fetch(pixels, _address(column, row)) for column in footprint.columns] for row in footprint.rows]
     planes = []

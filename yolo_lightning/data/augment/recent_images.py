@@ -37,9 +37,6 @@ class RecentImages:
     The first batch allocates it, ``recent_batches`` times its size, on its device. The tensors are in no
     checkpoint, because a new epoch starts without them, and no buffers of a module, because
     DistributedDataParallel would copy those from rank to rank.
-
-    Args:
-        recent_batches: Batches to keep, at least 1: the current one.
     """
 
     def __init__(self, recent_batches: int) -> None:
@@ -57,11 +54,8 @@ class RecentImages:
     def write(self, batch: Batch, epoch: Tensor) -> tuple[RecentBuffers, Tensor, Tensor]:
         """Write a batch over the oldest images; a new epoch forgets all images first.
 
-        A batch of another image size or label capacity starts a new, empty ring.
-
-        Args:
-            batch: B images.
-            epoch: int64 (), on the batch's device.
+        A batch of another image size or label capacity starts a new, empty ring. ``epoch`` is int64 () on the
+        batch's device.
 
         Returns:
             The buffers; the rows of the batch, int64 (B,), the newest last; and the number of rows, counted

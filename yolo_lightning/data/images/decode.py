@@ -98,9 +98,7 @@ def decode_scaled(data: bytes, path: Name, size: Size, image_size: int) -> Pixel
     """Decode for training: a JPEG at 1/8, 1/4 or 1/2 of its size, if ``image_size`` px remain.
 
     The decoder then computes only the frequencies of the smaller picture, in at most half the time and
-    without the moiré of skipping pixels.
-
-    ``size`` is the annotated height and width in px, as in :func:`read_rgb`.
+    without the moiré of skipping pixels. ``size`` is as in :func:`read_rgb`.
 
     Returns:
         uint8 RGB (h, w, 3), sides rounded up; at full size if the image is displayed turned and its sides
@@ -167,12 +165,11 @@ def content_slice(place: Letterbox) -> tuple[slice, slice]:
 
 
 def draw(data: bytes, path: Name, size: Size, image_size: int, train: bool, canvas: Pixels) -> None:
-    """Decode a file, scale its longer side to ``image_size`` and centre it on a canvas.
+    """Decode a file, scale its longer side to ``image_size`` px and centre it on a canvas.
 
     Args:
         data: Content of the file ``path``.
         size: Annotated height and width in px, checked.
-        image_size: S in px.
         train: Decode at reduced size and interpolate linearly, see ``decode_scaled`` and ``resize``.
         canvas: uint8 RGB (H, W, 3), to be filled.
 

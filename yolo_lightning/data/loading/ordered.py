@@ -34,15 +34,10 @@ class Loading(NamedTuple):
 
 
 class OrderedLoader(ABC):
-    """Full batches in the order of a sampler, on a device; resumes within an epoch.
+    """Full batches on a device, in the order of a sampler, whose epoch Lightning sets; resumes in an epoch.
 
     It is what Lightning calls a stateful loader: every checkpoint stores its ``state_dict``, which a run
     that resumes within an epoch loads before the first batch.
-
-    Args:
-        dataset: The training images.
-        sampler: Their order and the batch size; Lightning sets its epoch.
-        device: Device of the training.
     """
 
     workers = 0

@@ -37,9 +37,7 @@ class TrainSampler(DistributedSampler[int]):
     Args:
         dataset: The I images.
         batch_size: Images of a batch on one rank.
-        seed: Seed of the order.
         world_size: Number of processes; that of torch.distributed if None, like ``rank``.
-        rank: Rank of this process.
         same_order: Give every epoch the order of the first.
     """
 
@@ -105,7 +103,6 @@ class EvalSampler(DistributedSampler[int]):
     Args:
         dataset: The I images, with ``canvases`` int64 (I, 2), height and width in px.
         world_size: Number of processes; that of torch.distributed if None, like ``rank``.
-        rank: Rank of this process.
     """
 
     def __init__(self, dataset: Any, world_size: int | None = None, rank: int | None = None) -> None:
