@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from yolo_lightning.data.annotations.coco import read_coco
+from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.index import DatasetIndex
 
 from .process_memory import status_mb
@@ -34,7 +34,7 @@ def measure(root: Path) -> dict[str, Any]:
     """
     before = _resident_mb()
     begin = time.perf_counter()
-    index = read_coco(root / "annotations" / "instances_train.json", "train", root=root)
+    index = CocoReader(root / "annotations" / "instances_train.json", "train", root=root).read()
     seconds = time.perf_counter() - begin
     peak = status_mb("self", "VmHWM")
     return {

@@ -17,7 +17,7 @@ from benchmarks.contenders.metric_speed import measure as measure_metric
 from benchmarks.datasets import TOY, copy_bccd, make_large_json, make_many_small, make_set
 from benchmarks.pictures import encode_jpeg, make_picture
 from benchmarks.plan import Plan
-from yolo_lightning.data.annotations.coco import read_coco
+from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.source import DataSource
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -75,7 +75,7 @@ def test_bccd_is_copied_with_absolute_paths(tmp_path: Path) -> None:
 
 def test_index_is_weighed_by_all_that_grows_with_it(tmp_path: Path) -> None:
     root = make_large_json(toy_plan(tmp_path), 10, 40)
-    index = read_coco(root / "annotations" / "instances_train.json", "train", root=root)
+    index = CocoReader(root / "annotations" / "instances_train.json", "train", root=root).read()
     # an image: id 8, size 8, offset 8, offset of its path 8; a box: class 8, box 16, area 4, crowd 1,
     # trainable 1; one more row of both offsets, and the ids of 80 categories
     paths = sum(len(str(index.path(i))) for i in range(10))

@@ -85,13 +85,21 @@ def test_workers_have_one_thread(root: Path) -> None:
     assert data.val_dataloader().worker_init_fn is prepare_worker  # training: see the loader's tests
 
 
-def test_workers_persist(root: Path) -> None:
-    data = make_module(root, num_workers=1)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_takes_every_image_once_and_keeps_its_workers(root: Path, workers: int) -> None:
+    data = make_module(root, num_workers=workers, batch_size=2)
     data.setup("validate")
-    loader = data.val_dataloader()
-    assert loader.persistent_workers and loader.num_workers == 1
-    assert all(batch.images.is_contiguous(memory_format=torch.channels_last) for batch in loader)
-    assert not data.val_dataloader().pin_memory or torch.cuda.is_available()
+    loader, dataset = data.val_dataloader(), data._dataset("val")
+    assert loader.num_workers == workers and loader.persistent_workers == (workers > 0)
+    for _ in range(2):
+        found = list(loader)
+        assert [batch.index.tolist() for batch in found] == [[1, 2], [0]]
+        for batch in found:
+            assert batch.images.is_contiguous(memory_format=torch.channels_last)
+            assert batch.images.shape[2:] == tuple(dataset.canvases[int(batch.index[0])])
+            for i, picture in zip(batch.index.tolist(), batch.images, strict=True):
+                assert torch.equal(picture.permute(1, 2, 0), torch.from_numpy(dataset[i].image))
+    assert not loader.pin_memory or torch.cuda.is_available()
 
 
 def test_predict(root: Path) -> None:

@@ -36,9 +36,6 @@ class Images(LightningDataModule):
         super().__init__()
         self.predict_paths = paths
 
-    def predict_image(self, position: int) -> Any:
-        return cv2.imread(str(self.predict_paths[position]))
-
     def predict_dataloader(self) -> Any:
         image_ids = torch.from_numpy(ids_from_paths([str(path) for path in self.predict_paths]))
         index = torch.arange(len(image_ids))

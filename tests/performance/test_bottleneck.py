@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from yolo_lightning.data.loading.facts import Loading
+from yolo_lightning.data.loading.ordered import Loading
 from yolo_lightning.performance.bottleneck import (
     Cause,
     Measurements,

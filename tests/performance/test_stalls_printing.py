@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 
 from tests.support.screen import Screen
 from tests.support.stall_run import Run, Tiny
-from yolo_lightning.data.loading.facts import Loading, TellsLoading
+from yolo_lightning.data.loading.ordered import Loading, TellsLoading
 from yolo_lightning.monitoring.screen.progress import EpochProgress
 from yolo_lightning.performance import bottleneck
 from yolo_lightning.performance.stalls import StallMonitor

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from ..data.annotations.source import read_class_names
+from ..data.annotations.source import SPLITS, DataSource
 from ..data.module import PATH_OPTIONS, DetectionDataModule
 from ..distributed.ddp import processes_here, refuse_absent_gpus
 from ..errors import InputError
@@ -190,15 +190,9 @@ def _check_sources(config: Any, subcommand: str) -> None:
 def _read_classes(config: Any, subcommand: str, checkpoint: Path | None) -> None:
     """Take the classes from the data, so that the saved configuration holds them."""
     data, model = config.data, config.model
-    names = list(
-        read_class_names(
-            data.root,
-            data.train_annotations,
-            data.val_annotations,
-            data.test_annotations,
-            splits=("test",) if subcommand == "test" else ("val", "train"),
-        )
-    )
+    annotations = {split: getattr(data, f"{split}_annotations") for split in SPLITS}
+    source = DataSource(data.root and Path(data.root), {s: Path(p) for s, p in annotations.items() if p})
+    names = list(source.classes(("test",) if subcommand == "test" else ("val", "train"))[0])
     if model.num_classes not in (None, len(names)):
         raise InputError(
             f"{data.root}: has {len(names)} classes but {checkpoint or 'model.num_classes'} "

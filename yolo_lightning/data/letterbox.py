@@ -9,25 +9,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-PAD_VALUE = 114
-"""Grey of the padding, 0..255 in each channel."""
+PAD_VALUE = 114  # grey of the padding, 0..255 in each channel
 
 
 class Letterbox(NamedTuple):
     """Size and place of an image on its canvas."""
 
-    height: int
-    """Height of the resized content, in px."""
-    width: int
-    """Width of the resized content, in px."""
-    gain_x: float
-    """Resized width / original width."""
-    gain_y: float
-    """Resized height / original height."""
-    pad_x: int
-    """Columns of padding on the left, in px."""
-    pad_y: int
-    """Rows of padding on the top, in px."""
+    height: int  # height of the resized content, in px
+    width: int  # width of the resized content, in px
+    gain_x: float  # resized width / original width
+    gain_y: float  # resized height / original height
+    pad_x: int  # columns of padding on the left, in px
+    pad_y: int  # rows of padding on the top, in px
 
 
 def letterbox_geometry(
@@ -37,14 +30,12 @@ def letterbox_geometry(
     canvas: tuple[int, int] | None = None,
     rounding: Callable[[float], int] = math.ceil,
 ) -> Letterbox:
-    """Scale the longer side to ``size`` and centre the result, as classic YOLOv5 does.
+    """Scale the longer of ``height`` and ``width`` px to ``size`` and centre the result, as classic YOLOv5.
 
     An odd pixel of padding goes to the right and the bottom (``load_image`` and ``letterbox`` of
     ultralytics/yolov5 v7.0).
 
     Args:
-        height: Height of the image, in px.
-        width: Width of the image, in px.
         size: Longer side after scaling, in px.
         canvas: Height and width of the canvas, in px; a square of ``size`` if left out.
         rounding: Rounding of the shorter side; classic training and validation round up, ``detect.py`` to
@@ -65,13 +56,9 @@ def letterbox_geometry(
 
 
 def enclosing_rectangle(height: int, width: int, stride: int, margin: float) -> tuple[int, int]:
-    """Height and width in px of the smallest canvas of whole strides around a scaled image.
+    """Height and width of the smallest canvas of whole strides around a scaled image, all in px.
 
-    Args:
-        height: Height of the scaled image, in px.
-        width: Width of the scaled image, in px.
-        stride: Largest stride of the network, in px.
-        margin: Strides added before rounding up; classic YOLOv5 validates with 0.5 and predicts with 0.
+    ``margin`` strides are added before rounding up; classic YOLOv5 validates with 0.5 and predicts with 0.
     """
     return math.ceil(height / stride + margin) * stride, math.ceil(width / stride + margin) * stride
 
@@ -85,10 +72,7 @@ def to_letterbox(boxes: Tensor, letterbox: Tensor) -> Tensor:
 def from_letterbox(boxes: Tensor, letterbox: Tensor, original_sizes: Tensor) -> Tensor:
     """Map boxes xyxy (B, N, 4) from letterboxed to original px, clipped to the image.
 
-    Args:
-        boxes: The boxes.
-        letterbox: (B, 4) gain_x, gain_y, pad_x, pad_y.
-        original_sizes: (B, 2) height, width in px.
+    ``letterbox`` (B, 4) and ``original_sizes`` (B, 2) are as in ``Batch``.
     """
     gain, pad = letterbox[:, None, :2], letterbox[:, None, 2:]  # (B, 1, 2)
     boxes = (boxes - torch.cat((pad, pad), dim=-1)) / torch.cat((gain, gain), dim=-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,15 +16,15 @@ from torch.utils.data import DataLoader
 from ..errors import InputError
 from ..system.cores import usable_cores
 from .annotations.index import DatasetIndex, IntArray
+from .annotations.reader import Classes
 from .annotations.source import DataSource, Split
-from .batch import Batch, label_capacity
+from .annotations.summary import summarise
+from .batch import label_capacity
 from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
-from .images.decode import Pixels, read_image
-from .loading.choose import evaluation_loader, train_loader
-from .loading.dataset import DetectionDataset, PredictionDataset, Sample, list_images
-from .loading.facts import Loading, TellsLoading
-from .loading.ordered import OrderedLoader
+from .loading.dataset import DetectionDataset, PredictionDataset, Sample, collate, list_images
+from .loading.ordered import DeviceLoader, Loading, OrderedLoader, TellsLoading
 from .loading.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
+from .loading.worker_loader import WorkerLoader, prepare_worker
 
 PATH_OPTIONS = (
     "root",
@@ -123,9 +123,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.pin_memory = pin_memory
         self.stride = 32
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
-        self.indices: dict[Split, DatasetIndex] = {}
-        """The indices read so far."""
-        self._stage = "fit"
+        self.indices: dict[Split, DatasetIndex] = {}  # the indices read so far
         self._cache_plan: CachePlan
         self._prepared_for: tuple[str, torch.device, int] | None = None
         self._train_loader: OrderedLoader | None = None
@@ -138,14 +136,11 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         """
         if split not in self.indices:
             self.indices[split] = index = self.source.read(split, keep=self.cache != "none")
-            rank_zero_info(index.report.summary(f"{split} ({index.source})"))
+            rank_zero_info(summarise(index, f"{split} ({index.source})"))
         return self.indices[split]
 
     def build_indices(self, stage: str) -> None:
-        """Read the indices of a stage; call it before a process group starts.
-
-        Args:
-            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+        """Read the indices of a stage (``fit``, ``validate`` ...); call it before a process group starts.
 
         Raises:
             InputError: A split is missing or wrong, or the splits have different classes.
@@ -154,9 +149,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             self.index(split)
         if stage == "fit":
             train, val = self.index("train"), self.index("val")
-            if train.class_names != val.class_names or not np.array_equal(
-                train.category_ids, val.category_ids
-            ):
+            same_ids = np.array_equal(train.category_ids, val.category_ids)
+            if train.class_names != val.class_names or not same_ids:
                 raise InputError(
                     f"{val.source}: its classes are not those of {train.source}; "
                     f"make the categories of the two files equal"
@@ -170,14 +164,17 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes 0 .. C-1."""
-        known = [*self.indices.values()]
-        return known[0].class_names if known else self.source.class_names()
+        return self._classes()[0]
 
     @property
     def category_ids(self) -> IntArray:
-        """int64 (C,), COCO id of each class; 1 .. C for YOLO. Reads an index if none has been read."""
-        split: Split = "val" if self.source.has("val") else "train"
-        return self.index(next(iter(self.indices), split)).category_ids
+        """int64 (C,), COCO id of each class; 1 .. C for YOLO."""
+        return self._classes()[1]
+
+    def _classes(self) -> Classes:
+        for index in self.indices.values():
+            return index.class_names, index.category_ids
+        return self.source.classes()
 
     @cached_property
     def predict_paths(self) -> list[Path]:
@@ -186,15 +183,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         Raises:
             InputError: There is no ``predict_source``, or it has no images.
         """
-        if self.predict_source is None:
-            raise InputError("there is nothing to predict; give images or folders as --data.predict_source")
-        return list_images(self.predict_source)
-
-    def predict_image(self, position: int) -> Pixels:
-        """An image of ``predict_paths``, uint8 (H, W, 3), upright, in BGR as OpenCV writes it."""
-        return read_image(self.predict_paths[position])
-
-    # Lightning's hooks
+        return list_images(self.predict_source or [])
 
     def prepare(self, stage: str, device: torch.device | None = None, processes: int | None = None) -> None:
         """Read the indices and build the caches of a stage; one process of a machine builds, the others wait.
@@ -213,11 +202,10 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         if self._prepared_for == (stage, device, processes):
             return
         self.build_indices(stage)
-        self._stage = stage
         indices = {split: self.index(split) for split in _SPLITS_OF_STAGE[stage]}
         cores = max(1, usable_cores() // processes)
         self._cache_plan = CachePlan(indices, self.image_size, device, cores, self.cache, rank_zero_info)
-        for split in _SPLITS_OF_STAGE[stage]:
+        for split in indices:
             self._cache_plan.cache(split)
         self._prepared_for = stage, device, processes
 
@@ -234,15 +222,12 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         if self.trainer is not None:
             # Workers begin to fetch before Lightning sets the sampler's epoch in a resumed run.
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
-        self._train_loader = train_loader(
-            dataset,
-            sampler,
-            self.batch_size,
-            self._cache_plan.worker_count("train", self.num_workers),
-            self._cache_plan.device,
-            on_device=self._cache_plan.choice.mode == "device",
-            cores=self._cache_plan.cores,
-        )
+        plan = self._cache_plan
+        if plan.choice.mode == "device":
+            self._train_loader = DeviceLoader(dataset, sampler, plan.device)
+        else:
+            workers = plan.worker_count("train", self.num_workers)
+            self._train_loader = WorkerLoader(dataset, sampler, workers, plan.device, plan.cores)
         return self._train_loader
 
     def val_dataloader(self) -> DataLoader[Sample]:
@@ -255,35 +240,28 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """Every image of ``predict_source`` once, images of one shape together."""
-        return self._evaluation_loader(
-            PredictionDataset(self.predict_paths, self.image_size, self.stride), None
-        )
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave batches that are on the device already; move others as Lightning does."""
-        if isinstance(batch, Batch) and batch.images.device == device:
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        dataset = PredictionDataset(self.predict_paths, self.image_size, self.stride)
+        return self._evaluation_loader(dataset, None)
 
     def _dataset(self, split: Split) -> DetectionDataset:
         # One capacity for all splits of a stage means one shape and one compiled graph.
-        most = max(self.index(other).most_labels for other in _SPLITS_OF_STAGE[self._stage])
-        return DetectionDataset(
-            self.index(split),
-            self.image_size,
-            label_capacity(most),
-            split == "train",
-            self._cache_plan.cache(split),
-            self.stride,
-        )
+        capacity = label_capacity(max(index.most_labels for index in self._cache_plan.indices.values()))
+        index, cache = self.index(split), self._cache_plan.cache(split)
+        return DetectionDataset(index, self.image_size, capacity, split == "train", cache, self.stride)
 
     def _evaluation_loader(
         self, dataset: DetectionDataset | PredictionDataset, split: Split | None
     ) -> DataLoader[Sample]:
-        sampler = SameShapeBatchSampler(EvalSampler(dataset), self.batch_size)
-        pin = torch.cuda.is_available() if self.pin_memory == "auto" else self.pin_memory
-        return evaluation_loader(
-            dataset, sampler, self._cache_plan.worker_count(split, self.num_workers), pin
+        """Batches of rectangles, made by workers that stay from one validation to the next."""
+        workers = self._cache_plan.worker_count(split, self.num_workers)
+        return DataLoader(
+            dataset,
+            batch_sampler=SameShapeBatchSampler(EvalSampler(dataset), self.batch_size),
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available() if self.pin_memory == "auto" else self.pin_memory,
+            worker_init_fn=prepare_worker,
+            persistent_workers=workers > 0,
         )
 
     @property

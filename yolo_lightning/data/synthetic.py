@@ -46,7 +46,7 @@ def make_dataset(
     image_size: int = IMAGE_SIZE_PX,
     seed: int = 0,
 ) -> Path:
-    """Write the data set, unless it exists already.
+    """Write the data set, unless it exists already; returns ``root`` as an absolute path.
 
     The layout is COCO's: ``annotations/instances_{train,val}.json`` and ``images/{train,val}/*.jpg``. A box
     encloses the visible pixels of a shape. Every shape is annotated: a place where it would hide more than
@@ -56,14 +56,7 @@ def make_dataset(
     processes may make the same one at once.
 
     Args:
-        root: Folder to make, with its parents.
-        train_images: Pictures to learn from.
-        val_images: Pictures to validate on.
         image_size: Longer side of a picture, in px; the shorter is as long, or three quarters of it.
-        seed: Seed of the pictures.
-
-    Returns:
-        ``root`` as an absolute path.
 
     Raises:
         InputError: A number is out of range, or ``root`` cannot be made or holds something else.
@@ -91,34 +84,20 @@ def make_dataset(
         }
         manifest = {"settings": settings, "opencv": cv2.__version__, "boxes": boxes}
         (building / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        _publish(building, root, settings)
+        os.replace(building, root)
+    except OSError:
+        if not _is_complete(root, settings):  # another process was first
+            raise
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
     return root
 
 
-def _publish(building: Path, root: Path, settings: dict[str, int]) -> None:
-    """Give the finished folder its name, unless another process was first."""
-    try:
-        if root.exists():
-            root.rmdir()  # an empty folder; anything else raises here, if it was not refused before
-        os.replace(building, root)
-    except OSError:
-        if not _is_complete(root, settings):
-            raise
-
-
 def _is_complete(root: Path, settings: dict[str, int]) -> bool:
-    """True if ``root`` holds the data set of ``settings``, False if the folder is yet to be made.
-
-    Raises:
-        InputError: It holds something else.
-    """
-    if not root.exists():
-        return False
-    if not root.is_dir():
+    """True if ``root`` holds the data set of ``settings``, False if it is yet to be made; else raises."""
+    if root.is_file():
         raise InputError(f"{root} is a file: give the name of a folder to make.")
-    if not any(root.iterdir()):
+    if not root.exists() or not any(root.iterdir()):
         return False
     try:
         found = json.loads((root / MANIFEST).read_text())["settings"]
@@ -171,11 +150,7 @@ def _write_split(root: Path, split: str, count: int, image_size: int, seed: int)
 
 
 def draw_picture(rng: np.random.Generator, image_size: int) -> tuple[_Bytes, list[dict[str, Any]]]:
-    """Draw one picture.
-
-    Args:
-        rng: Random generator.
-        image_size: Longer side, in px.
+    """Draw one picture with a longer side of ``image_size`` px.
 
     Returns:
         uint8 (H, W, 3) BGR, and for each shape ``category_id`` (from 1), ``bbox`` [x, y, w, h] in px around
@@ -193,20 +168,17 @@ def draw_picture(rng: np.random.Generator, image_size: int) -> tuple[_Bytes, lis
             _paint(rng, canvas, placed[1])
     canvas += _GRAIN * rng.standard_normal((height, width, 1), dtype=np.float32)
     picture = canvas.clip(0, 255).astype(np.uint8)
-    return picture, [_annotation(owner == n, label) for n, label in enumerate(labels, start=1)]
-
-
-def _annotation(visible: npt.NDArray[np.bool_], label: int) -> dict[str, Any]:
-    """Category, box and area of the visible pixels (H, W) of a shape."""
-    mask = visible.view(np.uint8)
-    return {"category_id": label + 1, "bbox": list(cv2.boundingRect(mask)), "area": cv2.countNonZero(mask)}
+    visible = [(label, (owner == n).view(np.uint8)) for n, label in enumerate(labels, start=1)]
+    return picture, [
+        {"category_id": label + 1, "bbox": list(cv2.boundingRect(mask)), "area": cv2.countNonZero(mask)}
+        for label, mask in visible
+    ]
 
 
 def _place_shape(rng: np.random.Generator, owner: _Bytes, full_area: list[int]) -> tuple[int, _Floats] | None:
     """Find a place that leaves every shape visible, and enter the shape into ``owner`` and ``full_area``.
 
-    Returns:
-        Class and coverage float32 (H, W) in 0..1; None if no try found a place.
+    Returns its class and coverage, float32 (H, W) in 0..1; None if no try found a place.
     """
     height, width = owner.shape
     low, high = (0.09, 0.16) if rng.random() < 0.15 else (0.16, 0.5)  # of the longer side of the picture

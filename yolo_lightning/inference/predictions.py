@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from ..data.batch import Batch
+from ..data.images.decode import read_image
 from ..monitoring.pictures.draw_boxes import Pixels, class_colour, draw_boxes, legible
 from ..system.files import write_whole
 from ..training.contracts import TrainsDetections
@@ -92,8 +93,7 @@ class PredictionWriter(Callback):
         for index, image_id, count, table in per_image:
             self._found[index] = image_id, table[:count].copy()
             if self.draw:
-                image = trainer.datamodule.predict_image(index)  # type: ignore[attr-defined]
-                picture = draw_detections(image, table[:count], self._drawn_names)
+                picture = draw_detections(read_image(self._paths[index]), table[:count], self._drawn_names)
                 _write_picture(self._directory / "images" / self._file_names[index], picture)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from ..data.images.choose_cache import CACHE_MODES
-from ..data.loading.facts import Loading
+from ..data.loading.ordered import Loading
 from ..system.text import one_line
 
 LOSS_THRESHOLD = 0.05

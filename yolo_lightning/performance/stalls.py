@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..data.batch import Batch
-from ..data.loading.facts import data_that_tells
+from ..data.loading.ordered import data_that_tells
 from ..training.contracts import detection_module
 from .bottleneck import LOSS_THRESHOLD, Cause, Measurements, Recompilation, explain_epoch
 from .device_clock import DeviceClock, device_clock

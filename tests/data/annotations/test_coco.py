@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from tests.support.tiny_data import annotation, coco_document, image, write_coco, write_image
-from yolo_lightning.data.annotations.coco import annotation_file, read_categories, read_coco
+from yolo_lightning.data.annotations.coco import CocoReader, annotation_file, read_categories
 from yolo_lightning.errors import InputError
 
 
 def test_reads_everything_as_pycocotools_does(tmp_path: Path) -> None:
     pycocotools = pytest.importorskip("pycocotools.coco")
     path = write_coco(tmp_path, coco_document())
-    index = read_coco(path, "train")
+    index = CocoReader(path, "train").read()
     reference = pycocotools.COCO(str(path))
     assert sorted(index.image_ids.tolist()) == sorted(reference.getImgIds())
     for i in range(len(index)):
@@ -34,7 +34,7 @@ def test_reads_everything_as_pycocotools_does(tmp_path: Path) -> None:
 
 
 def test_classes_are_contiguous_by_category_id_and_images_ordered_by_path(tmp_path: Path) -> None:
-    index = read_coco(write_coco(tmp_path, coco_document()), "train")
+    index = CocoReader(write_coco(tmp_path, coco_document()), "train").read()
     assert index.class_names == ("dog", "cat")
     assert index.category_ids.tolist() == [5, 90]
     assert [index.path(i).name for i in range(3)] == ["a.png", "b.png", "c.png"]
@@ -52,7 +52,7 @@ def test_finds_images_in_the_usual_folders(tmp_path: Path, folder: str) -> None:
     for name in ("a.png", "b.png"):
         write_image(tmp_path / folder / name)
     assert annotation_file(tmp_path, "train") == path
-    assert read_coco(path, "train").path(0) == tmp_path / folder / "a.png"
+    assert CocoReader(path, "train").read().path(0) == tmp_path / folder / "a.png"
 
 
 def test_file_names_may_hold_folders_and_images_may_be_elsewhere(tmp_path: Path) -> None:
@@ -60,17 +60,17 @@ def test_file_names_may_hold_folders_and_images_may_be_elsewhere(tmp_path: Path)
     path = write_coco(tmp_path / "data", json.dumps(document))
     for name in ("x/b.png", "y/b.png"):
         write_image(tmp_path / "elsewhere" / name)
-    index = read_coco(path, "train", images=tmp_path / "elsewhere")
+    index = CocoReader(path, "train", images=tmp_path / "elsewhere").read()
     assert [index.path(i).parent.name for i in range(2)] == ["x", "y"]
 
 
 def test_area_defaults_to_that_of_the_box_and_unlabelled_images_stay(tmp_path: Path) -> None:
     document = coco_document()
     document["annotations"] = [{"id": 1, "image_id": 7, "category_id": 5, "bbox": [1, 2, 3, 4]}]
-    index = read_coco(write_coco(tmp_path, document), "train")
+    index = CocoReader(write_coco(tmp_path, document), "train").read()
     assert index.areas.tolist() == [12.0]
-    assert len(index) == 3 and index.report.unlabelled == 2
-    assert any("'cat'" in p and "instances_train.json" in p for p in index.report.problems)
+    assert len(index) == 3 and index.offsets.tolist() == [0, 0, 1, 1]
+    assert any("'cat'" in p and "instances_train.json" in p for p in index.problems)
 
 
 def test_two_annotation_files_of_a_split_need_a_choice(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_wrong_annotations_give_one_sentence_with_the_file(
 ) -> None:
     path = write_coco(tmp_path, document)
     with pytest.raises(InputError, match=message) as error:
-        read_coco(path, "train")
+        CocoReader(path, "train").read()
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -123,11 +123,11 @@ def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     path = write_coco(tmp_path, coco_document())
     (tmp_path / "images/train/b.png").unlink()
     with pytest.raises(InputError, match=r"1 of its 3 images are not in .*images/train \(such as b\.png\)"):
-        read_coco(path, "train")
+        CocoReader(path, "train").read()
     for name in ("a.png", "c.png"):
         (tmp_path / "images/train" / name).unlink()
     with pytest.raises(InputError, match=r"none of its 3 images .*images/train.*--data\.train_images"):
-        read_coco(path, "train")
+        CocoReader(path, "train").read()
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -135,9 +135,9 @@ def test_class_names_alone_equal_those_of_the_index(tmp_path: Path, indent: int 
     document = coco_document()
     document["categories"].append({"id": 91, "name": "odd ]} name", "skeleton": [[1, 2], [2, 3]]})
     path = write_coco(tmp_path, json.dumps(document, indent=indent))
-    assert read_categories(path) == ("dog", "cat", "odd ]} name")
+    assert read_categories(path)[0] == ("dog", "cat", "odd ]} name")
 
 
 def test_class_names_alone_do_not_trust_a_second_categories(tmp_path: Path) -> None:
     document = {"info": {"categories": [{"id": 1, "name": "not me"}]}, **coco_document()}
-    assert read_categories(write_coco(tmp_path, json.dumps(document))) == ("dog", "cat")
+    assert read_categories(write_coco(tmp_path, json.dumps(document)))[0] == ("dog", "cat")

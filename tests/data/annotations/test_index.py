@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.tiny_data import SHARED, coco_document, write_coco
-from yolo_lightning.data.annotations.coco import read_coco
+from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.index import (
     Annotations,
     DatasetIndex,
@@ -14,11 +14,12 @@ from yolo_lightning.data.annotations.index import (
     ids_from_paths,
     missing_files,
 )
-from yolo_lightning.data.annotations.yolo import read_yolo
+from yolo_lightning.data.annotations.summary import summarise
+from yolo_lightning.data.annotations.yolo import YoloReader
 
 
 def test_labels_are_clipped_and_truth_is_raw(tmp_path: Path) -> None:
-    index = read_coco(write_coco(tmp_path, coco_document()), "train")
+    index = CocoReader(write_coco(tmp_path, coco_document()), "train").read()
     # Image b is 60 x 40 px; classes: dog 0, cat 1.
     assert index.labels(1).tolist() == [[1, 10, 10, 30, 30], [0, 50, 30, 60, 40]]
     assert index.truth(1).tolist() == [
@@ -30,26 +31,26 @@ def test_labels_are_clipped_and_truth_is_raw(tmp_path: Path) -> None:
     ]
     assert index.labels(2).shape == (0, 5) and index.truth(2).shape == (0, 7)
     assert index.most_labels == 5
-    assert index.class_counts.tolist() == [4, 2]
 
 
 def test_report_counts_and_names_the_annotation(tmp_path: Path) -> None:
     path = write_coco(tmp_path, coco_document())
-    report = read_coco(path, "train").report
-    assert (report.images, report.unlabelled) == (3, 1)
-    assert (report.crowd, report.clipped, report.dropped, report.duplicate) == (1, 1, 1, 1)
-    assert (report.small, report.medium, report.large) == (5, 1, 0)  # areas 123, 3 x 400, 100 ... 2400
-    assert report.side_px == pytest.approx((10, 20, 2400**0.5))
-    assert [problem.split(": ")[1] for problem in report.problems] == [
+    index = CocoReader(path, "train").read()
+    assert [problem.split(": ")[1] for problem in index.problems] == [
         "annotation 104", "annotation 103", "annotation 102"]  # fmt: skip
-    text = report.summary("train")
-    assert "3 images (1 without labels), 6 labels of 2 classes" in text and "dog 4, cat 2" in text
+    assert summarise(index, "train").splitlines()[:4] == [
+        "train: 3 images (1 without labels), 6 labels of 2 classes",
+        "  labels by class: dog 4, cat 2",
+        "  box sizes: 5 small, 1 medium, 0 large; side 10 to 49 px, median 20 px",  # areas 123, 3 x 400 ...
+        "  labels clipped to the image: 1; without area, not trained on: 1; duplicate, not trained on: 1; "
+        "crowd, not trained on: 1",
+    ]
 
 
 def test_long_lists_of_problems_are_cut_on_screen_with_their_total(tmp_path: Path) -> None:
     index = _index(np.tile([[50.0, 5, 70, 20]], (40, 1)))
-    assert len(index.report.problems) == 40 + 39  # all clipped, all but the first repeated
-    lines = index.report.summary().splitlines()
+    assert len(index.problems) == 40 + 39  # all clipped, all but the first repeated
+    lines = summarise(index).splitlines()
     assert "79 problems:" in lines[-7] and lines[-1].strip() == "... and 74 more"
 
 
@@ -82,7 +83,7 @@ def _index(boxes: np.ndarray) -> DatasetIndex:
 def test_which_boxes_are_trained_on(box: list[float], trainable: bool, clipped: bool) -> None:
     index = _index(np.array([box], np.float64))
     assert bool(index.trainable[0]) == trainable
-    assert bool(index.report.clipped) == clipped
+    assert any("is clipped" in problem for problem in index.problems) == clipped
     np.testing.assert_array_equal(index.boxes[0], np.float32(box))
 
 
@@ -110,7 +111,7 @@ def test_duplicates_need_equal_class_and_image(tmp_path: Path) -> None:
             if usable:
                 seen.add(key)
     assert index.trainable.tolist() == expected
-    assert index.report.duplicate > 0
+    assert any("repeats" in problem for problem in index.problems)
 
 
 def test_ids_from_paths() -> None:
@@ -130,7 +131,7 @@ def test_paths_survive_other_alphabets(tmp_path: Path) -> None:
     document = coco_document()
     for entry, name in zip(document["images"], ("ü b.png", "狗.png", "a.png"), strict=True):
         entry["file_name"] = name
-    index = read_coco(write_coco(tmp_path, document), "train")
+    index = CocoReader(write_coco(tmp_path, document), "train").read()
     assert [index.path(i).name for i in range(3)] == ["a.png", "ü b.png", "狗.png"]
     assert all(index.path(i).is_file() for i in range(3))
 
@@ -139,8 +140,8 @@ def test_paths_survive_other_alphabets(tmp_path: Path) -> None:
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_bccd_reads_the_same_as_coco_and_as_yolo(split: str) -> None:
     root = SHARED / "bccd"
-    coco = read_coco(root / f"annotations/instances_{split}.json", split)
-    yolo = read_yolo(root / "data.yaml", split)
+    coco = CocoReader(root / f"annotations/instances_{split}.json", split).read()
+    yolo = YoloReader(root / "data.yaml", split).read()
     assert [coco.path(i) for i in range(len(coco))] == [yolo.path(i) for i in range(len(yolo))]
     assert coco.class_names == yolo.class_names
     for name in ("category_ids", "image_ids", "sizes", "offsets", "classes", "crowd", "trainable"):
@@ -151,6 +152,6 @@ def test_bccd_reads_the_same_as_coco_and_as_yolo(split: str) -> None:
 
 @pytest.mark.skipif(not (SHARED / "coco8").is_dir(), reason="needs coco8")
 def test_coco8_keeps_the_ids_of_coco() -> None:
-    index = read_yolo(SHARED / "coco8/coco8.yaml", "val")
+    index = YoloReader(SHARED / "coco8/coco8.yaml", "val").read()
     assert index.image_ids.tolist() == [36, 42, 49, 61]
-    assert len(index.class_names) == 80 and index.class_counts.sum() == 17
+    assert len(index.class_names) == 80 and len(index.classes) == 17

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,13 @@ from tests.support.tiny_data import (
     write_yolo,
 )
 from yolo_lightning.data.annotations import index_cache
+from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.index import Annotations, DatasetIndex, build_index
-from yolo_lightning.data.annotations.index_cache import (
-    CocoReading,
-    Reading,
-    YoloReading,
-    index_path,
-    read_once,
-)
+from yolo_lightning.data.annotations.index_cache import index_path, read_once
+from yolo_lightning.data.annotations.reader import Classes, SplitReader
 from yolo_lightning.data.annotations.source import DataSource
+from yolo_lightning.data.annotations.summary import summarise
+from yolo_lightning.data.annotations.yolo import YoloReader
 from yolo_lightning.data.cache_folder import FOLDER
 from yolo_lightning.errors import InputError
 
@@ -61,15 +59,13 @@ def kept(root: Path) -> list[str]:
 
 
 def assert_equal(a: DatasetIndex, b: DatasetIndex) -> None:
-    """In every field; the reports but for where they come from."""
+    """In every field but where they come from."""
     for field in dataclasses.fields(DatasetIndex):
         x, y = getattr(a, field.name), getattr(b, field.name)
         if isinstance(x, np.ndarray):
             assert x.dtype == y.dtype and x.shape == y.shape, field.name
             np.testing.assert_array_equal(x, y, err_msg=field.name)
-        elif field.name == "report":
-            assert dataclasses.replace(x, from_cache=False) == dataclasses.replace(y, from_cache=False)
-        else:
+        elif field.name != "from_cache":
             assert x == y and type(x) is type(y), field.name
 
 
@@ -82,8 +78,8 @@ def test_the_file_gives_what_the_reading_gave(make: Callable[[Path], DataSource]
     assert len(kept(tmp_path)) == 1
     assert_equal(first, fresh)
     assert_equal(second, fresh)
-    assert fresh.report.problems and [i.report.from_cache for i in (fresh, first, second)] == [0, 0, 1]
-    said = [index.report.summary("train").splitlines() for index in (fresh, first, second)]
+    assert fresh.problems and [i.from_cache for i in (fresh, first, second)] == [0, 0, 1]
+    said = [summarise(index, "train").splitlines() for index in (fresh, first, second)]
     assert said[0] == said[1] and said[1][1:] == said[2][1:]
     assert said[2][0] == said[0][0] + "; read from the cache"
     for i in range(len(fresh)):
@@ -144,13 +140,13 @@ def test_a_change_is_seen(
 ) -> None:
     source = make(tmp_path)
     source.read("train", keep=True)
-    assert source.read("train", keep=True).report.from_cache
+    assert source.read("train", keep=True).from_cache
     change(tmp_path)
     changed = source.read("train", keep=True)
-    assert not changed.report.from_cache
+    assert not changed.from_cache
     assert_equal(changed, source.read("train"))
     again = source.read("train", keep=True)
-    assert again.report.from_cache
+    assert again.from_cache
     assert_equal(again, changed)
     assert len(kept(tmp_path)) == 1  # the stale one is gone
 
@@ -160,7 +156,7 @@ def test_a_coco_image_that_is_gone_is_missed_and_one_more_is_not_read(tmp_path: 
     fresh = source.read("train", keep=True)
     write_image(tmp_path / "train2017/more.png")
     index = source.read("train", keep=True)
-    assert index.report.from_cache
+    assert index.from_cache
     assert_equal(index, fresh)
     gone = tmp_path / "train2017/b.png"
     gone.rename(tmp_path / "b.png")
@@ -171,7 +167,7 @@ def test_a_coco_image_that_is_gone_is_missed_and_one_more_is_not_read(tmp_path: 
         messages.append(str(error.value))
     assert "b.png" in messages[0] and len(set(messages)) == 1
     (tmp_path / "b.png").rename(gone)
-    assert source.read("train", keep=True).report.from_cache
+    assert source.read("train", keep=True).from_cache
 
 
 @pytest.mark.parametrize("make", FORMATS.values(), ids=FORMATS)
@@ -179,7 +175,7 @@ def test_a_folder_that_was_moved_is_read_again(make: Callable[[Path], DataSource
     make(tmp_path / "one").read("train", keep=True)
     (tmp_path / "one").rename(tmp_path / "two")
     index = DataSource(tmp_path / "two").read("train", keep=True)
-    assert not index.report.from_cache
+    assert not index.from_cache
     assert index.path(0).is_file() and index.root == tmp_path / "two"
 
 
@@ -189,17 +185,17 @@ def test_a_list_of_images_and_given_paths_are_part_of_the_name(tmp_path: Path) -
     listed = DataSource(tmp_path, images={"train": tmp_path / "list.txt"})
     assert len(source.read("train", keep=True)) == 4
     assert len(listed.read("train", keep=True)) == 1
-    assert listed.read("train", keep=True).report.from_cache
+    assert listed.read("train", keep=True).from_cache
     wait_for_a_tick(tmp_path)  # it is as long as before
     (tmp_path / "list.txt").write_text("images/train/b.png\n")
     assert listed.read("train", keep=True).path(0).name == "b.png"
     (tmp_path / "list.txt").write_text("images/train/b.png\nimages/train/b.png\n")
     twice = listed.read("train", keep=True)
-    assert len(twice) == 1 and "twice" in twice.report.problems[0] and not twice.report.from_cache
+    assert len(twice) == 1 and "twice" in twice.problems[0] and not twice.from_cache
 
     path = write_coco(tmp_path / "coco", coco_document())
     names = {
-        index_path(CocoReading(path, split, images, root))
+        index_path(CocoReader(path, split, images, root))
         for split in ("train", "val")
         for images in (None, tmp_path / "coco/images/train")
         for root in (tmp_path / "coco", tmp_path)
@@ -220,16 +216,14 @@ def test_a_split_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
     touch(tmp_path / "labels/train/a.txt")
     source.read("train", keep=True)
     assert len(kept(tmp_path)) == 3
-    assert not source.read("val", keep=True).report.from_cache
+    assert not source.read("val", keep=True).from_cache
 
 
 def test_another_reader_reads_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading = YoloReading(write_yolo(tmp_path, LABELS), "train")
-    paths = [index_path(reading)]
-    for name, value in (("_code", lambda: "changed"), ("_FORMAT", -1)):
-        monkeypatch.setattr(index_cache, name, value)
-        paths.append(index_path(reading))
-    assert len(set(paths)) == 3
+    reading = YoloReader(write_yolo(tmp_path, LABELS), "train")
+    before = index_path(reading)
+    monkeypatch.setattr(index_cache, "_code", lambda: "changed")
+    assert index_path(reading) != before
 
 
 def test_no_damaged_file_is_used(tmp_path: Path) -> None:
@@ -244,7 +238,7 @@ def test_no_damaged_file_is_used(tmp_path: Path) -> None:
     for data in (*(flipped(whole, place) for place in places), *cut, bytes(len(whole))):
         path.write_bytes(data)
         index = source.read("train", keep=True)
-        assert not index.report.from_cache
+        assert not index.from_cache
         assert_equal(index, fresh)
         assert path.read_bytes() == whole
     for place in range(0, len(whole), 37):  # also between the arrays, where a change may mean nothing
@@ -283,7 +277,7 @@ def test_a_pickle_is_neither_written_nor_read(tmp_path: Path, save: Callable[...
             np.savez(opened, **{**contents, "facts": bomb})
     assert b"exploded" in path.read_bytes()
     index = source.read("train", keep=True)
-    assert not index.report.from_cache and not (tmp_path / "exploded").exists()
+    assert not index.from_cache and not (tmp_path / "exploded").exists()
     assert_equal(index, fresh)
 
 
@@ -299,7 +293,7 @@ def test_read_only_data_is_kept_in_the_users_folder_or_not_at_all(
         for home, from_cache in (("home", [False, True]), ("file", [False, False])):
             monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / home))
             indices = [source.read("train", keep=True) for _ in range(2)]
-            assert [index.report.from_cache for index in indices] == from_cache
+            assert [index.from_cache for index in indices] == from_cache
             for index in indices:
                 assert_equal(index, fresh)
         assert sorted((tmp_path / "data").rglob("*")) == before
@@ -332,30 +326,34 @@ def test_a_change_during_the_reading_is_seen_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_yolo(tmp_path)
-    read = index_cache.read_yolo
+    read = YoloReader.read
 
-    def read_and_change(*arguments: Any, **options: Any) -> DatasetIndex:
-        index = read(*arguments, **options)
+    def read_and_change(reader: YoloReader) -> DatasetIndex:
+        index = read(reader)
         wait_for_a_tick(tmp_path)  # it is as long as before
         (tmp_path / "labels/train/d.txt").write_text("1 0.2 0.1 0.1 0.1\n")
         return index
 
     with monkeypatch.context() as patch:
-        patch.setattr(index_cache, "read_yolo", read_and_change)
+        patch.setattr(YoloReader, "read", read_and_change)
         old = source.read("train", keep=True)
     new = source.read("train", keep=True)
-    assert not new.report.from_cache and (new.boxes != old.boxes).any()
+    assert not new.from_cache and (new.boxes != old.boxes).any()
 
 
 @dataclasses.dataclass(frozen=True)
-class Given(Reading):
+class Given(SplitReader):
     """An index that is there already."""
 
     index: DatasetIndex | None = None
 
-    @property
-    def folder(self) -> Path:
-        return self.source.parent
+    @staticmethod
+    def find(root: Path) -> Path | None:
+        return None
+
+    @staticmethod
+    def classes(place: Path, splits: Sequence[str]) -> Classes:
+        raise NotImplementedError
 
     def read(self) -> DatasetIndex:
         assert self.index is not None
@@ -364,17 +362,18 @@ class Given(Reading):
     def facts(self) -> Iterator[object]:
         return iter(())
 
-    def agrees(self, index: DatasetIndex) -> bool:
-        return True
-
 
 def test_loading_takes_no_more_memory_than_the_arrays(tmp_path: Path) -> None:
     images, labels = 3_000, 200_000
     rng = np.random.default_rng(0)
     boxes = np.sort(rng.random((labels, 2, 2)) * 600, axis=1).reshape(-1, 4)
+    (tmp_path / "images").mkdir()
+    paths = [str(tmp_path / f"images/{i:012}.jpg") for i in range(images)]
+    for path in paths:
+        Path(path).touch()
     index = build_index(
         root=tmp_path, split="train", source=tmp_path / "a", class_names=("a", "b"),
-        category_ids=np.array([1, 2]), paths=[f"/data/images/{i:012}.jpg" for i in range(images)],
+        category_ids=np.array([1, 2]), paths=paths,
         image_ids=np.arange(images), sizes=np.full((images, 2), 640, np.int32),
         annotations=Annotations(
             np.sort(rng.integers(0, images, labels)), np.arange(labels), rng.integers(0, 2, labels), boxes,
@@ -402,12 +401,12 @@ def test_without_locks_or_a_file_to_lock_it_is_read(tmp_path: Path, monkeypatch:
         raise OSError("no locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    assert not source.read("train", keep=True).report.from_cache
-    assert source.read("train", keep=True).report.from_cache
+    assert not source.read("train", keep=True).from_cache
+    assert source.read("train", keep=True).from_cache
     (tmp_path / "data.yaml").write_text((tmp_path / "data.yaml").read_text() + "\n")
     (tmp_path / FOLDER / "index.lock").unlink()
     (tmp_path / FOLDER / "index.lock").mkdir()  # cannot be opened
-    assert not source.read("train", keep=True).report.from_cache
+    assert not source.read("train", keep=True).from_cache
 
 
 def test_strange_names_survive(tmp_path: Path) -> None:
@@ -426,6 +425,6 @@ def test_strange_names_survive(tmp_path: Path) -> None:
     write_coco(tmp_path, json.dumps(document))
     source = DataSource(tmp_path)
     fresh, _, index = source.read("train"), source.read("train", True), source.read("train", True)
-    assert index.report.from_cache
+    assert index.from_cache
     assert_equal(index, fresh)
     assert sorted(index.path(i).name for i in range(3)) == sorted(names)

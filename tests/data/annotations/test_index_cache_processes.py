@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from tests.support.tiny_data import write_yolo
 from yolo_lightning.data.annotations import index_cache
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.annotations.source import DataSource
+from yolo_lightning.data.annotations.yolo import YoloReader
 from yolo_lightning.data.cache_folder import FOLDER
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and locks")
@@ -42,11 +42,11 @@ def _append(path: Path, line: str) -> None:
 
 
 def _reading_and(note: Callable[[], None]) -> Callable[..., DatasetIndex]:
-    read = index_cache.read_yolo
+    read = YoloReader.read
 
-    def noting(*arguments: Any, **options: Any) -> DatasetIndex:
+    def noting(reader: YoloReader) -> DatasetIndex:
         note()
-        return read(*arguments, **options)
+        return read(reader)
 
     return noting
 
@@ -60,13 +60,13 @@ def test_of_processes_that_come_at_once_one_reads(
         _append(reads, str(os.getpid()))
         time.sleep(0.5)  # the others are here long before it is read
 
-    monkeypatch.setattr(index_cache, "read_yolo", _reading_and(note))
+    monkeypatch.setattr(YoloReader, "read", _reading_and(note))
     together = FORK.Barrier(3)
 
     def work() -> None:
         together.wait()
         index = source.read("train", keep=True)
-        _append(found, f"{index.report.from_cache} {index.boxes.sum()}")
+        _append(found, f"{index.from_cache} {index.boxes.sum()}")
 
     processes = [FORK.Process(target=work) for _ in range(3)]
     for process in processes:
@@ -91,7 +91,7 @@ def test_a_killed_process_leaves_no_lock_and_no_rest(
 
     with monkeypatch.context() as patch:
         if moment == "reading":
-            patch.setattr(index_cache, "read_yolo", stop)
+            patch.setattr(YoloReader, "read", stop)
         else:
             patch.setattr(index_cache.np, "savez", stop)
         process = FORK.Process(target=source.read, args=("train", True))
@@ -105,7 +105,7 @@ def test_a_killed_process_leaves_no_lock_and_no_rest(
     assert process.exitcode == -signal.SIGKILL and begun.exists()
     assert len(_files(tmp_path)) == (moment == "writing")  # the part of a file
     index = source.read("train", keep=True)
-    assert not index.report.from_cache
+    assert not index.from_cache
     (name,) = _files(tmp_path)
     assert name.endswith(".npz")
     np.testing.assert_array_equal(source.read("train", keep=True).boxes, index.boxes)
@@ -121,7 +121,7 @@ def test_a_full_disk_costs_nothing_but_the_file(source: DataSource, tmp_path: Pa
         index = source.read("train", keep=True)
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         np.testing.assert_array_equal(index.boxes, expected.boxes)
-        _append(found, f"{index.report.from_cache} {_files(tmp_path)}")
+        _append(found, f"{index.from_cache} {_files(tmp_path)}")
 
     process = FORK.Process(target=work)
     process.start()
@@ -131,4 +131,4 @@ def test_a_full_disk_costs_nothing_but_the_file(source: DataSource, tmp_path: Pa
     source.read("train", keep=True)
     (name,) = _files(tmp_path)
     assert (tmp_path / FOLDER / name).stat().st_size > 2000
-    assert source.read("train", keep=True).report.from_cache
+    assert source.read("train", keep=True).from_cache

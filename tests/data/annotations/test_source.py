@@ -5,28 +5,32 @@ from pathlib import Path
 import pytest
 
 from tests.support.tiny_data import coco_document, write_coco, write_image, write_yolo
-from yolo_lightning.data.annotations.source import DataSource, read_class_names
+from yolo_lightning.data.annotations.coco import CocoReader
+from yolo_lightning.data.annotations.source import DataSource
+from yolo_lightning.data.annotations.yolo import YoloReader
 from yolo_lightning.errors import InputError
 
 
 def test_coco_wins_over_yolo_unless_the_yaml_is_given(tmp_path: Path) -> None:
     yaml_file = write_yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.2"}, names=("x", "y", "z"))
-    assert DataSource(tmp_path).layout() == ("yolo", yaml_file)
+    assert DataSource(tmp_path).locate() == (YoloReader, yaml_file)
     write_coco(tmp_path, coco_document())
-    assert DataSource(tmp_path).layout() == ("coco", tmp_path)
-    assert read_class_names(tmp_path) == DataSource(tmp_path).read("train").class_names == ("dog", "cat")
+    assert DataSource(tmp_path).locate() == (CocoReader, tmp_path)
+    assert (
+        DataSource(tmp_path).classes()[0] == DataSource(tmp_path).read("train").class_names == ("dog", "cat")
+    )
     by_yaml = DataSource(yaml_file)
-    assert by_yaml.layout() == ("yolo", yaml_file)
-    assert read_class_names(yaml_file) == by_yaml.read("train").class_names == ("x", "y", "z")
+    assert by_yaml.locate() == (YoloReader, yaml_file)
+    assert by_yaml.classes()[0] == by_yaml.read("train").class_names == ("x", "y", "z")
 
 
 def test_no_data_set_gives_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"give its folder as --data\.root"):
-        read_class_names(None)
+        DataSource(None).classes()
     with pytest.raises(InputError, match=r"none: the folder does not exist"):
-        read_class_names(tmp_path / "none")
+        DataSource(tmp_path / "none").classes()
     with pytest.raises(InputError, match=r"no data set found; .*instances_train\.json.*data\.yaml"):
-        read_class_names(tmp_path)
+        DataSource(tmp_path).classes()
 
 
 def test_split_that_is_not_there(tmp_path: Path) -> None:
@@ -34,7 +38,6 @@ def test_split_that_is_not_there(tmp_path: Path) -> None:
     write_yolo(tmp_path / "yolo", {"a": ""})
     for name, message in (("coco", r"no test split; .*--data\.test_annotations"), ("yolo", "no test split")):
         source = DataSource(tmp_path / name)
-        assert source.has("train") and not source.has("test")
         with pytest.raises(InputError, match=message):
             source.read("test")
 
@@ -46,15 +49,14 @@ def test_explicit_paths_override(tmp_path: Path) -> None:
     path = write_coco(tmp_path / "other", other)
     for split_root in (tmp_path / "root", None):
         source = DataSource(split_root, {"train": path}, {"train": tmp_path / "other/images/train"})
-        assert source.has("train")
         index = source.read("train")
         assert len(index) == 2 and index.source == path
         assert index.path(0).parent == tmp_path / "other/images/train"
-    assert read_class_names(None, train_annotations=path) == ("dog", "cat")
+    assert DataSource(None, {"train": path}).classes()[0] == ("dog", "cat")
     with pytest.raises(InputError, match=r"gone: the images do not exist; correct --data\.train_images"):
         DataSource(None, {"train": path}, {"train": tmp_path / "gone"}).read("train")
     with pytest.raises(InputError, match=r"gone\.json: the annotations do not exist"):
-        read_class_names(None, val_annotations=tmp_path / "gone.json")
+        DataSource(None, {"val": tmp_path / "gone.json"}).classes()
     with pytest.raises(InputError, match=r"gone\.json: cannot be read"):
         DataSource(None, {"val": tmp_path / "gone.json"}).read("val")
 
@@ -63,4 +65,4 @@ def test_explicit_images_of_a_yolo_split(tmp_path: Path) -> None:
     path = write_yolo(tmp_path, {"a": ""})
     write_image(tmp_path / "images/more/b.png")
     source = DataSource(path, images={"test": tmp_path / "images/more"})
-    assert source.has("test") and [p.path(0).name for p in [source.read("test")]] == ["b.png"]
+    assert source.read("test").path(0).name == "b.png"

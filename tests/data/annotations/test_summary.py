@@ -4,44 +4,52 @@ from pathlib import Path
 
 import numpy as np
 
-from yolo_lightning.data.annotations.summary import Flaws, IndexReport, summarise
+from yolo_lightning.data.annotations.index import Annotations, DatasetIndex, build_index
+from yolo_lightning.data.annotations.summary import summarise
 
 
-def _measure(names: tuple[str, ...], classes: list[int], areas: list[float]) -> IndexReport:
-    none = np.zeros(len(classes), np.bool_)
-    return summarise(
-        class_names=names, source=Path("a.json"), images=5, labelled_images=2,
-        classes=np.array(classes, np.int64), areas=np.array(areas, np.float32), crowd=none,
-        flaws=Flaws(none, none, none), describe=str, notes=["a note"],
+def _index(names: tuple[str, ...], classes: list[int], areas: list[float]) -> DatasetIndex:
+    """Annotations of the first two of five images."""
+    n = len(classes)
+    boxes = np.array([[i, 0, i + 5, 5] for i in range(n)], np.float64).reshape(-1, 4)
+    return build_index(
+        root=Path("/x"), split="train", source=Path("a.json"), class_names=names,
+        category_ids=np.arange(len(names)), paths=[f"/x/{i}.png" for i in range(5)], image_ids=np.arange(5),
+        sizes=np.full((5, 2), 100, np.int32), describe=lambda path, row: f"{path}: {row}", notes=["a note"],
+        annotations=Annotations(
+            np.arange(n) % 2, np.arange(n), np.array(classes, np.int64), boxes, np.array(areas, np.float64),
+            np.zeros(n, np.bool_),
+        ),
     )  # fmt: skip
 
 
 def test_sizes_have_the_bounds_of_coco() -> None:
-    report = _measure(("a",), [0] * 5, [0, 1023.9, 1024, 9215.9, 9216])
-    assert (report.small, report.medium, report.large) == (2, 2, 1)
-    assert report.side_px == (0, 32, 96)
-    assert report.class_counts == (5,)
-    assert report.unlabelled == 3
-    assert report.problems == ("a note",)
+    assert summarise(_index(("a",), [0] * 5, [0, 1023.9, 1024, 9215.9, 9216])).splitlines() == [
+        "5 images (3 without labels), 5 labels of 1 classes",
+        "  labels by class: a 5",
+        "  box sizes: 2 small, 2 medium, 1 large; side 0 to 96 px, median 32 px",
+        "  1 problem:",
+        "    a note",
+    ]
 
 
 def test_unused_classes_are_one_sentence_with_the_first_names() -> None:
     names = tuple("abcdefgh")
-    assert _measure(names, [0, 1], [1, 1]).problems[1:] == (
+    assert _index(names, [0, 1], [1, 1]).problems[1:] == (
         "a.json: no label has the categories 'c', 'd', 'e', 'f', 'g' and 1 more; "
         "remove unused categories, or add labels",
     )
-    (one,) = _measure(names[:2], [1], [1]).problems[1:]
+    (one,) = _index(names[:2], [1], [1]).problems[1:]
     assert one.startswith("a.json: no label has the category 'a'; ")
 
 
 def test_summary_of_many_classes_stays_short() -> None:
     names = tuple(f"class{i}" for i in range(80))
-    text = _measure(names, [3, 3, 7], [1, 1, 1]).summary("train")
+    text = summarise(_index(names, [3, 3, 7], [1, 1, 1]), "train")
     assert "class3 2, class7 1" in text and "... 70 more ..." in text
     assert len(text.splitlines()) <= 6
 
 
 def test_no_labels_at_all() -> None:
-    report = _measure(("a",), [], [])
-    assert report.side_px == (0, 0, 0) and "0 labels" in report.summary()
+    text = summarise(_index(("a",), [], []))
+    assert "0 labels" in text and "side 0 to 0 px" in text

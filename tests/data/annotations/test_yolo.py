@@ -8,12 +8,13 @@ import pytest
 import yaml
 
 from tests.support.tiny_data import write_image, write_yolo
+from yolo_lightning.data.annotations.summary import summarise
 from yolo_lightning.data.annotations.yolo import (
+    YoloReader,
     data_yaml,
     label_path,
     read_data_yaml,
     read_labels,
-    read_yolo,
 )
 from yolo_lightning.errors import InputError
 
@@ -24,7 +25,7 @@ def test_boxes_polygons_and_backgrounds(tmp_path: Path) -> None:
         tmp_path,
         {"a": "1 0.5 0.5 0.5 0.25\n\n0 0.1 0.2 0.5 0.2 0.1 0.8\n", "b": "", "c": None},
     )
-    index = read_yolo(path, "train")
+    index = YoloReader(path, "train").read()
     assert [index.path(i).name for i in range(3)] == ["a.png", "b.png", "c.png"]
     np.testing.assert_array_equal(index.sizes, [[40, 60]] * 3)
     np.testing.assert_allclose(index.boxes, [[15, 15, 45, 25], [6, 8, 30, 32]], rtol=1e-6)
@@ -33,12 +34,12 @@ def test_boxes_polygons_and_backgrounds(tmp_path: Path) -> None:
     assert index.offsets.tolist() == [0, 2, 2, 2]
     assert index.category_ids.tolist() == [1, 2]
     assert index.image_ids.tolist() == [1, 2, 3]
-    assert index.report.unlabelled == 2 and not index.crowd.any()
+    assert not index.crowd.any()
 
 
 def test_numeric_names_are_image_ids(tmp_path: Path) -> None:
     path = write_yolo(tmp_path, {"000000000139": "", "000000000025": ""})
-    assert read_yolo(path, "train").image_ids.tolist() == [25, 139]
+    assert YoloReader(path, "train").read().image_ids.tolist() == [25, 139]
 
 
 @pytest.mark.parametrize(
@@ -60,20 +61,21 @@ def test_numeric_names_are_image_ids(tmp_path: Path) -> None:
 def test_wrong_lines_give_one_sentence_with_file_and_line(tmp_path: Path, line: str, message: str) -> None:
     path = write_yolo(tmp_path, {"a": f"0 0.5 0.5 0.1 0.1\n\n{line}\n"})
     with pytest.raises(InputError, match=message) as error:
-        read_yolo(path, "train")
+        YoloReader(path, "train").read()
     assert str(tmp_path / "labels/train/a.txt:3") in str(error.value) and "\n" not in str(error.value)
 
 
 def test_slightly_out_is_clipped_for_training_and_reported(tmp_path: Path) -> None:
     path = write_yolo(tmp_path, {"a": "0 0.95 0.5 0.2 0.5\n0 1.02 0.5 0.04 0.5\n0 0.95 0.5 0.2 0.5"})
-    index = read_yolo(path, "train")
+    index = YoloReader(path, "train").read()
     np.testing.assert_allclose(index.boxes[0], [51, 10, 63, 30], rtol=1e-5)  # raw
     np.testing.assert_allclose(index.labels(0), [[0, 51, 10, 60, 30]], rtol=1e-5)
     assert index.trainable.tolist() == [True, False, False]
-    report = index.report
-    assert (report.clipped, report.dropped, report.duplicate) == (2, 1, 1)
+    assert "clipped to the image: 2; without area, not trained on: 1; duplicate, not trained on: 1" in (
+        summarise(index)
+    )
     where = str(tmp_path / "labels/train/a.txt")
-    assert [p.split(": ")[0] for p in report.problems if p.startswith(where)] == [
+    assert [p.split(": ")[0] for p in index.problems if p.startswith(where)] == [
         f"{where}:2", f"{where}:3", f"{where}:1", f"{where}:3"]  # fmt: skip
 
 
@@ -93,10 +95,10 @@ def test_splits_as_folder_list_and_text_file(tmp_path: Path) -> None:
         "test": "test.txt",
     }
     (tmp_path / "data.yaml").write_text(yaml.safe_dump({**content, "names": {0: "x"}, "nc": 1}))
-    train = read_yolo(tmp_path / "data.yaml", "train")
+    train = YoloReader(tmp_path / "data.yaml", "train").read()
     assert [train.path(i).name for i in range(3)] == ["a.png", "b.png", "c.png"]
     assert train.offsets.tolist() == [0, 0, 1, 1]
-    val, test = (read_yolo(tmp_path / "data.yaml", split) for split in ("val", "test"))
+    val, test = (YoloReader(tmp_path / "data.yaml", split).read() for split in ("val", "test"))
     assert [val.path(i) for i in range(len(val))] == [root / "images/two/c.png"]
     assert [test.path(i).name for i in range(len(test))] == ["a.png", "c.png"]
 
@@ -105,16 +107,16 @@ def test_list_with_a_missing_image_names_its_line(tmp_path: Path) -> None:
     path = write_yolo(tmp_path, {"a": ""}, train="train.txt")
     (tmp_path / "train.txt").write_text("./images/train/a.png\n./images/train/none.png\n")
     with pytest.raises(InputError, match=r"train\.txt:2: \./images/train/none\.png does not exist"):
-        read_yolo(path, "train")
+        YoloReader(path, "train").read()
 
 
 def test_exporters_spellings(tmp_path: Path) -> None:
     write_image(tmp_path / "train/images/a.png")
     write_image(tmp_path / "valid/images/b.png")
     (tmp_path / "data.yaml").write_text("train: ../train/images\nval: val/images\nnames: [x]\n")
-    train, val = (read_yolo(tmp_path / "data.yaml", split) for split in ("train", "val"))
+    train, val = (YoloReader(tmp_path / "data.yaml", split).read() for split in ("train", "val"))
     assert (train.path(0).name, val.path(0).name) == ("a.png", "b.png")
-    assert any("label file" in problem for problem in train.report.problems)
+    assert any("label file" in problem for problem in train.problems)
 
 
 def test_another_name_for_the_yaml_and_two_of_them(tmp_path: Path) -> None:
@@ -155,14 +157,14 @@ def test_wrong_yaml_gives_one_sentence(tmp_path: Path, text: str, message: str) 
 def test_missing_and_empty_splits(tmp_path: Path, more: dict[str, Any], message: str) -> None:
     path = write_yolo(tmp_path, {"a": ""}, **more)
     with pytest.raises(InputError, match=message):
-        read_yolo(path, "test")
+        YoloReader(path, "test").read()
 
 
 def test_unreadable_image_is_named(tmp_path: Path) -> None:
     path = write_yolo(tmp_path, {"a": ""})
     (tmp_path / "images/train/b.png").write_text("not an image")
     with pytest.raises(InputError, match=r"b\.png: not a readable image"):
-        read_yolo(path, "train")
+        YoloReader(path, "train").read()
 
 
 def test_label_path_changes_the_last_images_folder_only() -> None:

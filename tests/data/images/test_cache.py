@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.tiny_data import coco_document, write_coco, write_image
 from yolo_lightning.data import cache_folder
-from yolo_lightning.data.annotations.coco import read_coco
+from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.cache_folder import FOLDER, disk_folder, free_bytes
 from yolo_lightning.data.images import cache as cache_room
@@ -28,7 +28,7 @@ from yolo_lightning.system.files import temporary_name
 
 @pytest.fixture
 def index(tmp_path: Path) -> DatasetIndex:
-    return read_coco(write_coco(tmp_path, coco_document()), "train")
+    return CocoReader(write_coco(tmp_path, coco_document()), "train").read()
 
 
 def _decoded(index: DatasetIndex, i: int) -> np.ndarray:
@@ -54,7 +54,7 @@ def test_cached_samples_equal_decoded_ones(
         cached, decoded = (DetectionDataset(index, 32, 16, train, c) for c in (cache, None))
         for i in range(3):
             np.testing.assert_array_equal(cached[i].image, decoded[i].image)
-            np.testing.assert_array_equal(pickle.loads(pickle.dumps(cache))[i], cache[i])
+            np.testing.assert_array_equal(pickle.loads(pickle.dumps(cache)).pixels[i], cache.pixels[i])
         assert len(said) == 1 and "3 images at 32 px" in said[0] and str(cache.path) in said[0]
         assert cache.path.stat().st_size == 3 * 32 * 32 * 3
         assert len(pickle.dumps(cache)) < 1000
@@ -72,7 +72,7 @@ def test_name_follows_everything_that_the_pixels_depend_on(index: DatasetIndex) 
     os.utime(index.path(1), ns=(1, 1))
     second = open_cache(index, 32, True, "disk")
     assert second.path not in (first.path, *names)
-    np.testing.assert_array_equal(second[1], _decoded(index, 1))
+    np.testing.assert_array_equal(second.pixels[1], _decoded(index, 1))
     assert _files(second.path.parent) == [second.path.name]  # the stale one is gone
 
 
@@ -90,7 +90,7 @@ def test_an_interrupted_build_leaves_nothing_to_trust(
             open_cache(index, 32, True, "disk")
     assert _files(path.parent) == []
     path.write_bytes(b"too short")
-    assert open_cache(index, 32, True, "disk")[0].any()
+    assert open_cache(index, 32, True, "disk").pixels[0].any()
 
 
 def test_unreadable_image_is_named(index: DatasetIndex) -> None:
@@ -149,7 +149,7 @@ def test_a_full_disk_leaves_nothing(index: DatasetIndex, monkeypatch: pytest.Mon
             open_cache(index, 32, True, "disk")
     assert str(error.value).startswith(f"{folder}: ")
     assert _files(folder) == []
-    np.testing.assert_array_equal(open_cache(index, 32, True, "disk")[2], _decoded(index, 2))
+    np.testing.assert_array_equal(open_cache(index, 32, True, "disk").pixels[2], _decoded(index, 2))
 
 
 def test_a_folder_that_cannot_be_made_is_named(index: DatasetIndex) -> None:
@@ -197,9 +197,9 @@ def test_read_only_data_caches_in_the_users_folder(
 def test_shared_memory_is_given_back_at_exit(index: DatasetIndex) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from yolo_lightning.data.annotations.coco import read_coco\n"
+        "from yolo_lightning.data.annotations.coco import CocoReader\n"
         "from yolo_lightning.data.images.cache import open_cache\n"
-        "cache = open_cache(read_coco(Path(sys.argv[1]), 'train'), 32, True, 'ram')\n"
+        "cache = open_cache(CocoReader(Path(sys.argv[1]), 'train').read(), 32, True, 'ram')\n"
         "assert cache.path.is_file(); print(cache.path)\n"
     )
     done = subprocess.run(
@@ -232,7 +232,7 @@ def test_where_there_are_no_locks_two_builds_do_not_meet(
     unfinished.write_bytes(b"of a build that goes on")
     cache = open_cache(index, 32, True, "disk")
     for i in range(3):
-        np.testing.assert_array_equal(cache[i], _decoded(index, i))
+        np.testing.assert_array_equal(cache.pixels[i], _decoded(index, i))
     assert unfinished.read_bytes() == b"of a build that goes on"
 
 
@@ -240,7 +240,7 @@ def test_a_whole_cache_needs_no_lock(index: DatasetIndex, monkeypatch: pytest.Mo
     path = open_cache(index, 32, True, "disk").path
     (path.parent / "lock").unlink()
     (path.parent / "lock").mkdir()  # cannot be opened
-    np.testing.assert_array_equal(open_cache(index, 32, True, "disk")[1], _decoded(index, 1))
+    np.testing.assert_array_equal(open_cache(index, 32, True, "disk").pixels[1], _decoded(index, 1))
     with pytest.raises(InputError, match="the cache cannot be made there"):
         open_cache(index, 64, True, "disk")
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.support.tiny_data import image, write_coco
-from yolo_lightning.data.annotations.coco import read_coco
+from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.images import cache as cache_room
 from yolo_lightning.data.images.cache import cache_path, open_cache
@@ -33,7 +33,7 @@ def index(tmp_path: Path) -> DatasetIndex:
         "categories": [{"id": 1, "name": "cat"}],
         "annotations": [],
     }
-    return read_coco(write_coco(tmp_path, document), "train")
+    return CocoReader(write_coco(tmp_path, document), "train").read()
 
 
 def _expected(index: DatasetIndex) -> np.ndarray:

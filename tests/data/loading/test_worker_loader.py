@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.support.tiny_data import annotation, image, write_coco
-from yolo_lightning.data.annotations.coco import read_coco
+from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.batch import Batch
 from yolo_lightning.data.images.cache import open_cache
@@ -38,7 +38,7 @@ def write_index(root: Path) -> DatasetIndex:
         "categories": [{"id": 1, "name": "cat"}],
         "annotations": annotations,
     }
-    return read_coco(write_coco(root, document), "train")
+    return CocoReader(write_coco(root, document), "train").read()
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +59,7 @@ def loaders(index: DatasetIndex) -> Iterator[MakeLoader]:
     ) -> WorkerLoader:
         file = open_cache(index, SIZE, True, "disk") if cache == "disk" else None
         dataset = kind(index, SIZE, 16, True, file)
-        made.append(
-            WorkerLoader(dataset, TrainSampler(dataset, BATCH, seed=5), BATCH, workers, torch.device("cpu"))
-        )
+        made.append(WorkerLoader(dataset, TrainSampler(dataset, BATCH, seed=5), workers, torch.device("cpu")))
         return made[-1]
 
     try:
@@ -224,7 +222,7 @@ def test_workers_begin_the_next_epoch_before_it_is_asked_for(
         def made_already() -> bool:
             made = [loader.slots.arrays(slot) for slot in loader._requests.issued]
             return all(
-                any(np.array_equal(slot.images, batch.images.permute(0, 2, 3, 1)) for slot in made)
+                any(np.array_equal(slot["images"], batch.images.permute(0, 2, 3, 1)) for slot in made)
                 for batch in following  # noqa: B023
             )
 

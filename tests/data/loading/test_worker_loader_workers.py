@@ -110,7 +110,7 @@ def test_workers_end_with_their_loader(index: DatasetIndex, monkeypatch: pytest.
     # How long torch waits for a worker before it kills it: as long as one may take on a busy machine.
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 100.0)
     dataset = DetectionDataset(index, SIZE, 16, True)
-    loader = WorkerLoader(dataset, TrainSampler(dataset, BATCH), BATCH, 2, torch.device("cpu"))
+    loader = WorkerLoader(dataset, TrainSampler(dataset, BATCH), 2, torch.device("cpu"))
     assert len(list(loader)) == BATCHES
     assert loader._loader is not None
     workers = list(loader._loader._iterator._workers)  # type: ignore[union-attr]

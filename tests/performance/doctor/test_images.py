@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from yolo_lightning.data.annotations.coco import read_coco
+from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.batch import label_capacity
 from yolo_lightning.data.images.cache import ImageCache
@@ -33,7 +33,7 @@ SIZE = 64
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
     root = make_dataset(tmp_path_factory.mktemp("synth"), train_images=12, val_images=2, image_size=128)
-    return read_coco(root / "annotations" / "instances_train.json", "train", root=root)
+    return CocoReader(root / "annotations" / "instances_train.json", "train", root=root).read()
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_the_memory_cache_holds_what_the_files_hold(sample: TrainingSample) -> N
     with sample.memory_cache() as cache:
         path = cache.path
         for i in range(len(sample.index)):
-            np.testing.assert_array_equal(cache[i], sample.dataset[i].image)
+            np.testing.assert_array_equal(cache.pixels[i], sample.dataset[i].image)
         assert isinstance(cache, ImageCache) and path.is_file()
         [batch] = sample.loader(8, 0, CPU, cache, resident=True)
         for image, i in zip(batch.images, batch.index.tolist(), strict=True):

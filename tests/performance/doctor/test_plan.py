@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from yolo_lightning.data.loading.facts import Loading
+from yolo_lightning.data.loading.ordered import Loading
 from yolo_lightning.performance.bottleneck import Cause
 from yolo_lightning.performance.doctor import plan as plans
 from yolo_lightning.performance.doctor.plan import (

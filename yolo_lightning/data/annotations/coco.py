@@ -7,7 +7,8 @@ import mmap
 import os
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,83 @@ import numpy.typing as npt
 
 from ...errors import InputError
 from .index import Annotations, DatasetIndex, IntArray, build_index, missing_files
+from .reader import Classes, SplitReader, stamp
+
+
+@dataclass(frozen=True)
+class CocoReader(SplitReader):
+    """A split of a COCO JSON; ``images`` is the folder that ``file_name`` is relative to."""
+
+    root: Path | None = None  # folder to search for the images; that of the JSON if None
+
+    @staticmethod
+    def find(root: Path) -> Path | None:
+        return root if any((root / "annotations").glob("instances_*.json")) else None
+
+    @staticmethod
+    def classes(place: Path, splits: Sequence[str]) -> Classes:
+        files = [file for split in splits if (file := annotation_file(place, split))]
+        return read_categories(*(files or (place / "annotations").glob("instances_*.json")))
+
+    @classmethod
+    def of_split(cls, place: Path, split: str, images: Path | None) -> CocoReader:
+        found = annotation_file(place, split)
+        if found is None:
+            raise InputError(
+                f"{place}: there is no {split} split; add annotations/instances_{split}.json or give "
+                f"--data.{split}_annotations and --data.{split}_images"
+            )
+        return cls(found, split, images, place)
+
+    @property
+    def folder(self) -> Path:
+        if self.root is not None:
+            return self.root
+        parent = self.source.parent
+        return parent.parent if parent.name == "annotations" else parent
+
+    def facts(self) -> Iterator[object]:
+        for path in (self.source, self.folder, *self._image_folders()):
+            yield str(path), os.path.abspath(path), path.is_dir()
+        yield stamp(os.stat(self.source))
+
+    def read(self) -> DatasetIndex:
+        path = self.source
+        document, columns = _load(path)
+        names, category_ids = _categories(document, path)
+        file_names, image_ids, sizes = _images(document, path, self.split)
+        kept = _annotation_rows(document, path)
+        notes = [
+            f"{path}: {count} images name the same file {name}; keep one"
+            for name, count in Counter(file_names).items()
+            if count > 1
+        ]
+        del document
+        paths = _locate_images(self._image_folders(), file_names, path, self.split)
+        rows = columns.finish(kept)
+        image = _lookup(rows.image, image_ids, rows.row_id, path, "image_id", "images")
+        classes = _lookup(rows.classes, category_ids, rows.row_id, path, "category_id", "categories")
+        return build_index(
+            root=self.folder,
+            split=self.split,
+            source=path,
+            class_names=names,
+            category_ids=category_ids,
+            paths=paths,
+            image_ids=image_ids,
+            sizes=sizes,
+            annotations=replace(rows, image=image, classes=classes),
+            describe=lambda _, row_id: f"{path}: annotation {row_id}",
+            notes=notes,
+        )
+
+    def _image_folders(self) -> list[Path]:
+        """Folders to search for the images of, say, ``instances_train2017.json``, the likeliest first."""
+        if self.images:
+            return [self.images]
+        name = self.source.stem.removeprefix("instances_")
+        places = (f"images/{name}", name, f"images/{self.split}", self.split, "images", "")
+        return [self.folder / place for place in dict.fromkeys(places)]
 
 
 def annotation_file(root: Path, split: str) -> Path | None:
@@ -34,55 +112,11 @@ def annotation_file(root: Path, split: str) -> Path | None:
     return found[0] if found else None
 
 
-def read_coco(
-    annotations: Path, split: str, *, root: Path | None = None, images: Path | None = None
-) -> DatasetIndex:
-    """Read one split of a COCO data set.
-
-    Args:
-        annotations: The JSON.
-        split: ``train``, ``val`` or ``test``.
-        root: Folder to search for the images; that of the JSON if None.
-        images: Folder that ``file_name`` is relative to; searched for if None.
-
-    Raises:
-        InputError: The JSON is broken, lacks something, contradicts itself, or images are missing.
-    """
-    document, columns = _load(annotations)
-    root = root or root_of(annotations)
-    names, category_ids = _categories(document, annotations)
-    file_names, image_ids, sizes = _images(document, annotations, split)
-    kept = _annotation_rows(document, annotations)
-    notes = [
-        f"{annotations}: {count} images name the same file {name}; keep one"
-        for name, count in Counter(file_names).items()
-        if count > 1
-    ]
-    del document
-    folders = [images] if images else image_folders(root, split, annotations)
-    paths = _locate_images(folders, file_names, annotations, split)
-    rows = columns.finish(kept)
-    image = _lookup(rows.image, image_ids, rows.row_id, annotations, "image_id", "images")
-    classes = _lookup(rows.classes, category_ids, rows.row_id, annotations, "category_id", "categories")
-    return build_index(
-        root=root,
-        split=split,
-        source=annotations,
-        class_names=names,
-        category_ids=category_ids,
-        paths=paths,
-        image_ids=image_ids,
-        sizes=sizes,
-        annotations=Annotations(image, rows.row_id, classes, rows.boxes, rows.areas, rows.crowd),
-        describe=lambda _, row_id: f"{annotations}: annotation {row_id}",
-        notes=notes,
-    )
-
-
-def read_categories(annotations: Path) -> tuple[str, ...]:
-    """The class names of a COCO JSON, sorted by category id, without reading its annotations."""
-    document = _categories_only(annotations) or _load(annotations)[0]
-    return _categories(document, annotations)[0]
+def read_categories(*files: Path) -> Classes:
+    """The classes of the smallest of some COCO JSONs, sorted by category id, without its annotations."""
+    path = min(files, key=lambda file: (file.stat().st_size, file.name))
+    document = _categories_only(path) or _load(path)[0]
+    return _categories(document, path)
 
 
 class _Columns:
@@ -161,8 +195,7 @@ def _section(document: dict[str, Any], key: str, path: Path) -> list[Any]:
     return section
 
 
-def _categories(document: dict[str, Any], path: Path) -> tuple[tuple[str, ...], IntArray]:
-    """Class names sorted by category id, and the ids int64 (C,)."""
+def _categories(document: dict[str, Any], path: Path) -> Classes:
     found: dict[int, str] = {}
     for n, category in enumerate(_section(document, "categories", path)):
         known = isinstance(category, dict) and isinstance(category.get("id"), int) and "name" in category
@@ -237,30 +270,16 @@ def _lookup(
     return found
 
 
-def root_of(annotations: Path) -> Path:
-    """The folder of the data set of a JSON, if none is given."""
-    return annotations.parent.parent if annotations.parent.name == "annotations" else annotations.parent
-
-
-def image_folders(root: Path, split: str, annotations: Path) -> list[Path]:
-    """Folders to search for the images of, say, ``instances_train2017.json``, the likeliest first."""
-    name = annotations.stem.removeprefix("instances_")
-    places = (f"images/{name}", name, f"images/{split}", split, "images", "")
-    return [root / place for place in dict.fromkeys(places)]
-
-
 def _locate_images(folders: Sequence[Path], names: Sequence[str], annotations: Path, split: str) -> list[str]:
     """The absolute paths of all images, from the first folder that has them."""
-    fewest: tuple[Path, list[str]] | None = None
+    tries = []
     for folder in folders:
         paths = [os.path.abspath(folder / name) for name in names]
         missing = missing_files(paths)
         if not missing:
             return paths
-        if fewest is None or len(missing) < len(fewest[1]):
-            fewest = folder, missing
-    assert fewest is not None
-    folder, missing = fewest
+        tries.append((missing, folder))
+    missing, folder = min(tries, key=lambda item: len(item[0]))
     if len(missing) == len(names):
         tried = ", ".join(str(folder) for folder in folders)
         raise InputError(
@@ -281,14 +300,8 @@ def _categories_only(path: Path) -> dict[str, Any] | None:
             position = text.find(key)
             if position < 0 or text.find(key, position + 1) >= 0:
                 return None
-            begin = end = text.find(b"[", position)
-            # The list ends at the first bracket that makes it valid: names and skeletons contain some, too.
-            while end := text.find(b"]", end) + 1:
-                try:
-                    return {"categories": json.loads(text[begin:end])}
-                except ValueError:
-                    if end - begin > 1 << 24:
-                        return None
+            begin = text.find(b"[", position)
+            part = text[begin : begin + (1 << 24)].decode(errors="ignore")
+            return {"categories": json.JSONDecoder().raw_decode(part)[0]}
     except (OSError, ValueError):
         return None  # reading the whole file tells what is wrong with it
-    return None

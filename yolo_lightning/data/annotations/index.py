@@ -1,6 +1,6 @@
 """Index of a split: its annotations as flat arrays, without a Python object per box, cheap to share.
 
-Both readers (``coco`` and ``yolo``) end in ``build_index``, so that both give the same index of one data set:
+Every reader ends in ``build_index``, so that all give the same index of one data set:
 
 * images are ordered by path, labels as in their file;
 * classes are 0 .. C-1; ``category_ids`` are the sorted ids of the COCO JSON, or 1 .. C for YOLO;
@@ -12,63 +12,45 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-
-from .summary import Flaws, IndexReport, summarise
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
+SHOWN = 5  # names or problems that a message lists
 
-TOLERANCE_PX = 0.05
+_TOLERANCE_PX = 0.05
 """Differences up to this are rounding: labels are text, and six decimals of 10,000 px are 0.01 px."""
 
 
 @dataclass(frozen=True, eq=False)
 class DatasetIndex:
-    """One split of a data set: I images, C classes, T annotations.
+    """One split of a data set: I images, C classes, T annotations."""
 
-    Attributes:
-        root: Folder of the data set.
-        split: ``train``, ``val`` or ``test``.
-        source: The COCO JSON or the YOLO data.yaml.
-        class_names: Names of the classes 0 .. C-1.
-        category_ids: int64 (C,), COCO id of each class, for results.
-        path_bytes: The paths of all images, one after the other.
-        path_offsets: int64 (I+1,), begin of each path in ``path_bytes``.
-        image_ids: int64 (I,), unique.
-        sizes: int32 (I, 2), height and width in px, as the image is displayed (EXIF applied).
-        offsets: int64 (I+1,), the rows of image i are ``offsets[i]:offsets[i + 1]``.
-        classes: int64 (T,), 0 .. C-1.
-        boxes: float32 (T, 4), xyxy in px of the original image, exactly as annotated.
-        areas: float32 (T,), px^2: ``area`` of the COCO JSON, otherwise the area of the box.
-        crowd: bool (T,), ``iscrowd`` of COCO.
-        trainable: bool (T,), False for crowds, exact duplicates of an earlier row of the same image,
-            and boxes without area inside the image.
-        report: Counts and problems.
-    """
-
-    root: Path
-    split: str
-    source: Path
-    class_names: tuple[str, ...]
-    category_ids: IntArray
-    path_bytes: bytes
-    path_offsets: IntArray
-    image_ids: IntArray
-    sizes: npt.NDArray[np.int32]
-    offsets: IntArray
-    classes: IntArray
-    boxes: FloatArray
-    areas: FloatArray
-    crowd: BoolArray
-    trainable: BoolArray
-    report: IndexReport
+    root: Path  # folder of the data set
+    split: str  # train, val or test
+    source: Path  # the COCO JSON or the YOLO data.yaml
+    class_names: tuple[str, ...]  # of the classes 0 .. C-1
+    category_ids: IntArray  # (C,), COCO id of each class, for results
+    path_bytes: bytes  # the paths of all images, one after the other
+    path_offsets: IntArray  # (I+1,), begin of each path in ``path_bytes``
+    image_ids: IntArray  # (I,), unique
+    sizes: npt.NDArray[np.int32]  # (I, 2), height and width in px, as the image is displayed (EXIF applied)
+    offsets: IntArray  # (I+1,), the rows of image i are ``offsets[i]:offsets[i + 1]``
+    classes: IntArray  # (T,), 0 .. C-1
+    boxes: FloatArray  # (T, 4), xyxy in px of the original image, exactly as annotated
+    areas: FloatArray  # (T,), px^2: ``area`` of the COCO JSON, otherwise the area of the box
+    crowd: BoolArray  # (T,), ``iscrowd`` of COCO
+    # False for crowds, exact duplicates of an earlier row of the image, and boxes without area inside it.
+    trainable: BoolArray  # (T,)
+    problems: tuple[str, ...]  # one sentence each, naming the file and the line or annotation
+    from_cache: bool = False  # read from its cache file
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -77,6 +59,10 @@ class DatasetIndex:
         """Path of image i."""
         begin, end = self.path_offsets[i], self.path_offsets[i + 1]
         return Path(os.fsdecode(self.path_bytes[begin:end]))
+
+    def paths(self) -> list[str]:
+        """Paths of all images."""
+        return [os.fsdecode(self.path_bytes[a:b]) for a, b in pairwise(self.path_offsets.tolist())]
 
     def rows(self, i: int) -> slice:
         """Rows of image i in ``classes``, ``boxes``, ``areas``, ``crowd`` and ``trainable``."""
@@ -104,28 +90,17 @@ class DatasetIndex:
         """Annotations of the image with the most."""
         return int(np.diff(self.offsets).max(initial=0))
 
-    @property
-    def class_counts(self) -> IntArray:
-        """int64 (C,), annotations of each class, crowds included."""
-        return np.bincount(self.classes, minlength=len(self.class_names)).astype(np.int64)
-
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
     """The T annotations of a split as a reader found them, in file order."""
 
-    image: IntArray
-    """int64 (T,), position of the image in the reader's list of paths."""
-    row_id: IntArray
-    """int64 (T,), the COCO annotation id or the line number."""
-    classes: IntArray
-    """int64 (T,), 0 .. C-1."""
-    boxes: npt.NDArray[np.float64]
-    """float64 (T, 4), xyxy in px."""
-    areas: npt.NDArray[np.float64]
-    """float64 (T,), px^2."""
-    crowd: BoolArray
-    """bool (T,)."""
+    image: IntArray  # int64 (T,), position of the image in the reader's list of paths
+    row_id: IntArray  # int64 (T,), the COCO annotation id or the line number
+    classes: IntArray  # int64 (T,), 0 .. C-1
+    boxes: npt.NDArray[np.float64]  # float64 (T, 4), xyxy in px
+    areas: npt.NDArray[np.float64]  # float64 (T,), px^2
+    crowd: BoolArray  # bool (T,)
 
 
 def build_index(
@@ -142,32 +117,30 @@ def build_index(
     describe: Callable[[str, int], str],
     notes: Iterable[str] = (),
 ) -> DatasetIndex:
-    """Order, validate and count the findings of a reader; for arrays see ``DatasetIndex``.
+    """Order and validate the findings of a reader; for arrays see ``DatasetIndex``.
 
     Args:
         paths: I absolute paths, in any order; ``image_ids`` and ``sizes`` are in the same order.
-        annotations: The T annotations.
         describe: Turns an image path and a ``row_id`` into the row's place in its file.
         notes: Problems that the reader has found already, one sentence each.
     """
     order = np.array(sorted(range(len(paths)), key=paths.__getitem__), np.int64)
     names, sizes = [paths[i] for i in order], sizes[order]
     encoded = [os.fsencode(name) for name in names]
-    rows = _by_image(annotations, order)
-    boxes, areas = rows.boxes.astype(np.float32), rows.areas.astype(np.float32)
-    flaws = _find_flaws(rows, boxes, sizes)
-    report = summarise(
-        class_names=class_names,
-        source=source,
-        images=len(names),
-        labelled_images=len(np.unique(rows.image)),
-        classes=rows.classes,
-        areas=areas,
-        crowd=rows.crowd,
-        flaws=flaws,
-        describe=lambda row: describe(names[rows.image[row]], int(rows.row_id[row])),
-        notes=notes,
-    )
+    image = np.argsort(order)[annotations.image]
+    rows = np.argsort(image, kind="stable")
+    image, classes, crowd = image[rows], annotations.classes[rows], annotations.crowd[rows]
+    boxes = annotations.boxes[rows].astype(np.float32)
+    no_area, clipped = find_cut_boxes(boxes, sizes[image], crowd)
+    duplicate = _repeats(image, classes, boxes, candidates=~crowd & ~no_area)
+    problems = [*notes, *_unused_classes(class_names, classes, source)]
+    for flawed, words in (
+        (no_area, "the box has no area inside the image and is not trained on; correct or remove it"),
+        (duplicate, "the label repeats an earlier one of the image and is not trained on; remove it"),
+        (clipped, "the box reaches out of the image and is clipped to it for training"),
+    ):
+        places = zip(image[flawed].tolist(), annotations.row_id[rows][flawed].tolist(), strict=True)
+        problems += [f"{describe(names[i], row_id)}: {words}" for i, row_id in places]
     return DatasetIndex(
         root=root,
         split=split,
@@ -178,39 +151,39 @@ def build_index(
         path_offsets=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
         image_ids=image_ids[order],
         sizes=sizes,
-        offsets=np.searchsorted(rows.image, np.arange(len(names) + 1)).astype(np.int64),
-        classes=rows.classes,
+        offsets=np.searchsorted(image, np.arange(len(names) + 1)).astype(np.int64),
+        classes=classes,
         boxes=boxes,
-        areas=areas,
-        crowd=rows.crowd,
-        trainable=~(rows.crowd | flaws.no_area | flaws.duplicate),
-        report=report,
+        areas=annotations.areas[rows].astype(np.float32),
+        crowd=crowd,
+        trainable=~(crowd | no_area | duplicate),
+        problems=tuple(problems),
     )
 
 
-def _by_image(annotations: Annotations, order: IntArray) -> Annotations:
-    """Sort annotations by image; ``order`` is int64 (I,), the reader's position of each image."""
-    position = np.empty_like(order)
-    position[order] = np.arange(len(order))
-    image = position[annotations.image]
-    rows = np.argsort(image, kind="stable")
-    columns = {name: values[rows] for name, values in vars(annotations).items()}
-    return Annotations(**{**columns, "image": image[rows]})
+def find_cut_boxes(
+    boxes: FloatArray, sizes: npt.NDArray[np.int32], crowd: BoolArray
+) -> tuple[BoolArray, BoolArray]:
+    """Boxes xyxy (T, 4) without area in their images, and others that reach out of them, bool (T,) each.
+
+    ``sizes`` (T, 2) are height and width of the images; all in px. A crowd is neither.
+    """
+    inside = np.clip(boxes, 0, sizes[:, [1, 0, 1, 0]].astype(np.float32))
+    no_area = ~crowd & ((inside[:, 2:] - inside[:, :2]).min(axis=1, initial=np.inf) <= _TOLERANCE_PX)
+    clipped = ~crowd & ~no_area & (np.abs(boxes - inside).max(axis=1, initial=0) > _TOLERANCE_PX)
+    return no_area, clipped
 
 
-def _find_flaws(rows: Annotations, boxes: FloatArray, sizes: npt.NDArray[np.int32]) -> Flaws:
-    """Flaws of annotations with boxes float32 (T, 4), in images of sizes int32 (I, 2)."""
-    inside = clip_to_images(boxes, sizes[rows.image])
-    no_area = ~rows.crowd & ((inside[:, 2:] - inside[:, :2]).min(axis=1, initial=np.inf) <= TOLERANCE_PX)
-    clipped = ~rows.crowd & ~no_area & (np.abs(boxes - inside).max(axis=1, initial=0) > TOLERANCE_PX)
-    duplicate = _repeats(rows.image, rows.classes, boxes, candidates=~rows.crowd & ~no_area)
-    return Flaws(no_area, clipped, duplicate)
-
-
-def clip_to_images(boxes: FloatArray, sizes: npt.NDArray[np.int32]) -> FloatArray:
-    """Boxes xyxy (T, 4) clipped to the images of ``sizes`` (T, 2) height, width, all in px."""
-    limit = sizes[:, [1, 0, 1, 0]].astype(np.float32)  # (T, 4) w, h, w, h
-    return np.clip(boxes, 0, limit)
+def _unused_classes(class_names: tuple[str, ...], classes: IntArray, source: Path) -> list[str]:
+    """One sentence about the classes without annotations, if there are any."""
+    used = set(classes.tolist())
+    unused = [repr(name) for number, name in enumerate(class_names) if number not in used]
+    if not unused:
+        return []
+    noun = "category" if len(unused) == 1 else "categories"
+    more = f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else ""
+    shown = f"{', '.join(unused[:SHOWN])}{more}"
+    return [f"{source}: no label has the {noun} {shown}; remove unused categories, or add labels"]
 
 
 def _repeats(image: IntArray, classes: IntArray, boxes: FloatArray, candidates: BoolArray) -> BoolArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,25 +15,21 @@ import yaml
 from ...errors import InputError
 from ..images.decode import header_size
 from .index import IMAGE_SUFFIXES, Annotations, DatasetIndex, build_index, ids_from_paths, missing_files
+from .reader import Classes, SplitReader, stamp
 
-SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
-
-SLACK = 0.1
+_SLACK = 0.1
 """Coordinates may lie out of 0..1 by this much: the box reaches over the edge. Beyond, the unit is wrong."""
+_CHUNK_IMAGES = 500  # images that one thread looks at in one go
 
 
 @dataclass(frozen=True)
 class DataYaml:
     """A checked data.yaml."""
 
-    path: Path
-    """The file itself."""
-    folders: tuple[Path, ...]
-    """Folders that the entries of the splits are relative to, in search order."""
-    splits: dict[str, tuple[str, ...]]
-    """Entries of ``train``, ``val`` and ``test``; a split without entry is left out."""
-    class_names: tuple[str, ...]
-    """Names of the classes 0 .. C-1."""
+    path: Path  # the file itself
+    folders: tuple[Path, ...]  # folders that the entries of the splits are relative to, in search order
+    splits: dict[str, tuple[str, ...]]  # entries of train, val and test; without those that have none
+    class_names: tuple[str, ...]  # of the classes 0 .. C-1
 
 
 def data_yaml(root: Path) -> Path | None:
@@ -65,64 +61,94 @@ def read_data_yaml(path: Path) -> DataYaml:
     content = _load(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a data.yaml (a map with train, val and names); write it so")
-    base = path.parent
-    folders = [base / str(content["path"]), base] if content.get("path") else [base]
+    folders = [path.parent / str(content.get("path") or ""), path.parent]
     splits: dict[str, tuple[str, ...]] = {}
-    for split, keys in SPLIT_KEYS.items():
-        value = next((content[key] for key in keys if content.get(key)), None)
-        if value is not None:
+    for split in ("train", "val", "test"):
+        value = content.get(split) or (content.get("valid") if split == "val" else None)
+        if value:
             splits[split] = tuple(str(v) for v in (value if isinstance(value, list) else [value]))
     return DataYaml(path, tuple(dict.fromkeys(folders)), splits, _names(content, path))
 
 
-def read_yolo(path: Path, split: str, *, images: Path | None = None) -> DatasetIndex:
-    """Read one split of a YOLO data set.
+@dataclass(frozen=True)
+class YoloReader(SplitReader):
+    """A split of a YOLO data.yaml; ``images`` is a folder or .txt list instead of the entry in the YAML."""
 
-    Args:
-        path: The data.yaml.
-        split: ``train``, ``val`` or ``test``.
-        images: Folder or .txt list of images, instead of the entry in the YAML.
+    @staticmethod
+    def find(root: Path) -> Path | None:
+        if root.is_file():
+            return root if root.suffix in {".yaml", ".yml"} else None
+        return data_yaml(root)
 
-    Raises:
-        InputError: Something is missing, empty, or not a label.
-    """
-    description = read_data_yaml(path)
-    if images is None and split not in description.splits:
-        raise InputError(f"{path}: there is no {split} split; add the key '{split}' with its images")
-    entries = description.splits.get(split, ())
-    sources = [images] if images else [resolve(description, split, entry) for entry in entries]
-    listed = [image for source in sources for image in list_split(source, description)]
-    found = set(listed)
-    if not found:
-        names = ", ".join(str(source) for source in sources)
-        raise InputError(f"{names}: the {split} split has no images; add some or correct '{split}' in {path}")
-    paths, num_classes = sorted(found), len(description.class_names)
-    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-        sizes = np.array(list(pool.map(header_size, paths)), np.int32)
-        labels = list(pool.map(lambda image: read_labels(label_path(image), num_classes), paths))
-    notes = []
-    if len(listed) > len(found):
-        notes.append(
-            f"{path}: the {split} split lists {len(listed) - len(found)} images twice; keep one each"
+    @staticmethod
+    def classes(place: Path, splits: Sequence[str]) -> Classes:
+        names = read_data_yaml(place).class_names
+        return names, np.arange(1, len(names) + 1, dtype=np.int64)
+
+    def facts(self) -> Iterator[object]:
+        yield str(self.source), self.source.read_bytes()
+        listed = self._listed(read_data_yaml(self.source))
+        chunks = [listed[n : n + _CHUNK_IMAGES] for n in range(0, len(listed), _CHUNK_IMAGES)]
+        with ThreadPoolExecutor(16) as pool:  # on a network file system each look is a wait
+            yield from pool.map(_image_stamps, chunks)
+
+    def read(self) -> DatasetIndex:
+        path, split = self.source, self.split
+        description = read_data_yaml(path)
+        listed = self._listed(description)
+        paths, num_classes = sorted(set(listed)), len(description.class_names)
+        with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+            sizes = np.array(list(pool.map(header_size, paths)), np.int32)
+            labels = list(pool.map(lambda image: read_labels(label_path(image), num_classes), paths))
+        notes = []
+        if repeated := len(listed) - len(paths):
+            notes.append(f"{path}: the {split} split lists {repeated} images twice; keep one each")
+        if not any(label is not None for label in labels):
+            notes.append(
+                f"{path}: none of the {len(paths)} images of the {split} split has a label file (looked for "
+                f"{label_path(paths[0])} and others); put the labels there"
+            )
+        return build_index(
+            root=path.parent,
+            split=split,
+            source=path,
+            class_names=description.class_names,
+            category_ids=np.arange(1, num_classes + 1, dtype=np.int64),
+            paths=paths,
+            image_ids=ids_from_paths(paths),
+            sizes=sizes,
+            annotations=_join(labels, sizes),
+            describe=lambda image, line: f"{label_path(image)}:{line}",
+            notes=notes,
         )
-    if not any(label is not None for label in labels):
-        notes.append(
-            f"{path}: none of the {len(paths)} images of the {split} split has a label file (looked for "
-            f"{label_path(paths[0])} and others); put the labels there"
-        )
-    return build_index(
-        root=path.parent,
-        split=split,
-        source=path,
-        class_names=description.class_names,
-        category_ids=np.arange(1, num_classes + 1, dtype=np.int64),
-        paths=paths,
-        image_ids=ids_from_paths(paths),
-        sizes=sizes,
-        annotations=_join(labels, sizes),
-        describe=lambda image, line: f"{label_path(image)}:{line}",
-        notes=notes,
-    )
+
+    def _listed(self, description: DataYaml) -> list[str]:
+        """Absolute paths of the images, in the order of the entries."""
+        split, entries = self.split, description.splits.get(self.split, ())
+        if not (self.images or entries):
+            raise InputError(
+                f"{self.source}: there is no {split} split; add the key '{split}' with its images"
+            )
+        places = [self.images] if self.images else [_resolve(description, split, e) for e in entries]
+        listed = [image for place in places for image in _list_images(place, description)]
+        if not listed:
+            names = ", ".join(str(place) for place in places)
+            raise InputError(
+                f"{names}: the {split} split has no images; add some or correct '{split}' in {self.source}"
+            )
+        return listed
+
+
+def _image_stamps(images: Sequence[str]) -> list[tuple[str, object, object]]:
+    """Each image with the stamps of its file and of its label file."""
+
+    def look(path: str) -> object:
+        try:
+            return stamp(os.stat(path))
+        except OSError as error:
+            return error.errno
+
+    return [(image, look(image), look(label_path(image))) for image in images]
 
 
 def label_path(image: str) -> str:
@@ -135,10 +161,8 @@ def label_path(image: str) -> str:
 def read_labels(path: str, num_classes: int) -> np.ndarray[Any, np.dtype[np.float64]] | None:
     """The rows of one label file.
 
-    Args:
-        path: A file with lines ``class cx cy w h``, relative to the image's width and height, or
-            ``class x1 y1 x2 y2 x3 y3 ...``, a polygon, which is replaced by its bounding box.
-        num_classes: C.
+    Its lines are ``class cx cy w h``, relative to the image's width and height, or
+    ``class x1 y1 x2 y2 x3 y3 ...``, a polygon, which is replaced by its bounding box.
 
     Returns:
         float64 (n, 6): line number, class, x1, y1, x2, y2 relative to the image; None if there is no file.
@@ -174,7 +198,7 @@ def _parse(fields: Sequence[str], num_classes: int, where: str) -> tuple[float, 
             f"add the class to 'names' in the data.yaml"
         )
     for field, value in zip(fields[1:], values, strict=True):
-        if not -SLACK <= value <= 1 + SLACK:
+        if not -_SLACK <= value <= 1 + _SLACK:
             raise InputError(
                 f"{where}: {field} is out of 0..1; divide x and width by the image's width, "
                 f"y and height by its height"
@@ -231,7 +255,7 @@ def _names(content: dict[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def resolve(description: DataYaml, split: str, entry: str) -> Path:
+def _resolve(description: DataYaml, split: str, entry: str) -> Path:
     """The folder, list or image that an entry of the YAML names."""
     entries = [entry]
     if entry.startswith("../"):  # some exporters write ../train/images for train/images
@@ -246,7 +270,7 @@ def resolve(description: DataYaml, split: str, entry: str) -> Path:
     raise InputError(f"{description.path}: '{split}' names {candidates[0]}, which does not exist; correct it")
 
 
-def list_split(source: Path, description: DataYaml) -> list[str]:
+def _list_images(source: Path, description: DataYaml) -> list[str]:
     """Absolute paths of the images in and below a folder, or in a .txt list."""
     if source.is_dir():
         return images_below(source)

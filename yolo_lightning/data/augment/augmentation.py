@@ -1,28 +1,30 @@
-"""Augmentation module: from a ``Batch`` of uint8 images to the network's input and its targets."""
+"""Augmentation module: from a ``Batch`` of uint8 images to the network's input and its targets.
+
+The steps are pure functions of tensors: plan, carry the targets, trace and render the pixels.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ..batch import Batch
-from .bilinear import Footprint
+from ..batch import Batch, row_mask
+from .bilinear import Footprint, canvas_coordinates, find_footprint, sample
+from .colour import change_hsv, cut
 from .config import AugmentationConfig
-from .mosaic import Layout
-from .pipeline import Finish, View, carry_targets, plan, render, trace
-from .randomness import SampleStream, uniforms
+from .mosaic import Layout, canvas_boxes, choose_tiles, lay_out, recent_row
+from .randomness import BETA_DRAWS, VIEW_STREAMS, SampleStream, ViewStream, beta_32_32, between, uniforms
 from .recent_images import RecentBuffers, RecentImages
-from .warp import Warp
+from .warp import Warp, draw_warp, is_candidate, warp_boxes
 
-CPU_CHUNK_PX = 32 * 1024 - 1
-"""Pixels rendered at once on a CPU without a compiler.
+_CPU_CHUNK_PX = 32 * 1024 - 1
+"""Pixels rendered at once on a CPU without a compiler; their intermediate planes stay in its cache.
 
-Their intermediate planes stay in the CPU's cache. From 32,768 elements on, torch would split each of the
-thousands of small operations over threads and wait for them; with the cores busy with the loader's
-processes, that costs a hundred times what it saves.
+From 32,768 elements on, torch would split each of the thousands of small operations over threads, which wait
+for cores that the loader keeps busy: a hundred times what it saves.
 """
 
 
@@ -44,7 +46,7 @@ class Augmentation(nn.Module):
             pixel: 64 images of 640 px take 105 MB.
 
     Raises:
-        InputError: ``seed`` or ``recent_batches`` is out of range.
+        InputError: ``seed`` is out of range.
     """
 
     seed: Tensor
@@ -58,21 +60,14 @@ class Augmentation(nn.Module):
         self.core = AugmentationCore(config)
         self.register_buffer("seed", torch.tensor(seed), persistent=False)
 
-    def reset(self) -> None:
-        """Forget all mosaic partners, as a new epoch does."""
-        self.recent.reset()
-
     def remember(self, batch: Batch, epoch: int) -> None:
         """Add a batch to the mosaic partners of later batches in the epoch."""
         self.recent.write(batch, _scalar(epoch, torch.int64, batch.images.device))
 
     def compile_core(self, **options: Any) -> None:
-        """Compile all but the bookkeeping of recent images into one graph, in place.
+        """Compile all but the bookkeeping of recent images in place, with options of ``torch.compile``.
 
         Necessary on a GPU, which would otherwise launch hundreds of small kernels per batch.
-
-        Args:
-            options: Options of ``torch.compile``, such as ``mode`` or ``backend``.
         """
         self.core.compile(fullgraph=True, dynamic=False, **options)
 
@@ -95,17 +90,11 @@ class Augmentation(nn.Module):
         device = batch.images.device
         epoch_now = _scalar(epoch, torch.int64, device)
         buffers, rows, filled = self.recent.write(batch, epoch_now)
-        images, targets, mask = self.core(
-            buffers,
-            rows,
-            filled,
-            batch.index,
-            self.seed.to(device),
-            epoch_now,
-            _scalar(mosaic, torch.float32, device),
-            batch.images.shape[-1],
+        allowed, size = _scalar(mosaic, torch.float32, device), batch.images.shape[-1]
+        augmented: tuple[Tensor, Tensor, Tensor] = self.core(
+            buffers, rows, filled, batch.index, self.seed.to(device), epoch_now, allowed, size
         )
-        return images, targets, mask
+        return augmented
 
 
 class AugmentationCore(nn.Module):
@@ -141,7 +130,7 @@ class AugmentationCore(nn.Module):
 
     def _render_in_chunks(self, pixels: Tensor, views: list[View], finish: Finish, size: int) -> Tensor:
         images = torch.empty(finish.blend.shape[0], size, size, 3)
-        rows = max(1, CPU_CHUNK_PX // size)
+        rows = max(1, _CPU_CHUNK_PX // size)
         whole: list[Footprint] = []
         if self.config.axis_aligned:  # a footprint then is small: some rows and columns
             whole = [trace(self.config, view, finish, torch.arange(size), size) for view in views]
@@ -161,6 +150,125 @@ class AugmentationCore(nn.Module):
                 for channel, plane in enumerate(planes):
                     image[start:stop, :, channel] = plane[0]
         return images
+
+
+class View(NamedTuple):
+    """One mosaic or one single image, on its way to the output."""
+
+    layout: Layout
+    warp: Warp
+
+
+class Finish(NamedTuple):
+    """Steps after the warp of a sample's views."""
+
+    blend: Tensor  # float32 (B,), weight of the first view, 1 without mixup
+    gains: Tensor  # float32 (B, 3), hue, saturation, value
+    flip_x: Tensor  # bool (B,), left-right flip
+    flip_y: Tensor  # bool (B,), up-down flip
+
+
+def plan(
+    config: AugmentationConfig,
+    uniform: Tensor,
+    recent: RecentBuffers,
+    rows: Tensor,
+    filled: Tensor,
+    mosaic: Tensor,
+    size: int,
+) -> tuple[list[View], Tensor, Finish]:
+    """Decide everything about each sample before a pixel is touched.
+
+    Args:
+        uniform: float32 (B, SampleStream.END).
+        rows: int64 (B,), ring row of each sample; the last is the newest in the ring.
+        filled: int64 (), number of rows to draw from, counted back from the newest.
+        mosaic: float32 (), 1 if mosaics are allowed, else 0.
+
+    Returns:
+        One view, or two if mixup is possible; bool (B,), True if the second one is used; the later steps.
+    """
+    is_mosaic = uniform[:, SampleStream.MOSAIC] < config.mosaic * mosaic
+    is_mixed = is_mosaic & (uniform[:, SampleStream.MIXUP] < config.mixup)
+    views, capacity = [], recent.label_count.shape[0]
+    for number in range(2 if config.mixup > 0 else 1):
+        draws = uniform[:, number * VIEW_STREAMS : (number + 1) * VIEW_STREAMS]
+        own = rows if number == 0 else recent_row(draws[:, ViewStream.MAIN], rows[-1], filled, capacity)
+        tiles = choose_tiles(draws, own, rows[-1], filled, capacity)
+        layout = lay_out(draws, tiles, own, recent.content, is_mosaic, size)
+        views.append(View(layout, draw_warp(config, draws, layout.canvas, size)))
+    ratio = beta_32_32(uniform[:, SampleStream.BETA : SampleStream.BETA + BETA_DRAWS])
+    colour = [
+        between(1 - extent, 1 + extent, uniform[:, SampleStream.COLOUR + channel])
+        for channel, extent in enumerate((config.hsv_h, config.hsv_s, config.hsv_v))
+    ]
+    finish = Finish(
+        blend=torch.where(is_mixed, ratio, torch.ones_like(ratio)),
+        gains=torch.stack(colour, dim=1),
+        flip_x=uniform[:, SampleStream.FLIP_LEFT_RIGHT] < config.flip_left_right,
+        flip_y=uniform[:, SampleStream.FLIP_UP_DOWN] < config.flip_up_down,
+    )
+    return views, is_mixed, finish
+
+
+def carry_targets(
+    recent: RecentBuffers, views: list[View], is_mixed: Tensor, finish: Finish, size: int
+) -> tuple[Tensor, Tensor]:
+    """Warp, clip, filter and flip the labels of all tiles of all views.
+
+    Returns:
+        float32 (B, N', 5) and the mask of real rows, bool (B, N'), N' = 4 N for each view. Real rows come
+        first, the others are zero.
+    """
+    tables, masks = [], []
+    for number, (layout, warp) in enumerate(views):
+        targets = recent.targets[layout.rows]  # (B, 4, N, 5)
+        capacity = targets.shape[2]
+        real = row_mask(recent.label_count[layout.rows].flatten(), capacity).view(-1, 4, capacity)
+        real = real & (layout.extent > 0).all(dim=-1)[:, :, None]
+        before = canvas_boxes(targets[..., 1:], layout).flatten(1, 2)  # (B, 4N, 4)
+        after, in_front = warp_boxes(before, warp.forward, size)
+        mask = real.flatten(1) & in_front & is_candidate(before * warp.scale[:, None, None], after)
+        if number > 0:
+            mask = mask & is_mixed[:, None]
+        tables.append(torch.cat((targets[..., :1].flatten(1, 2), after), dim=-1))
+        masks.append(mask)
+    table, mask = torch.cat(tables, dim=1), torch.cat(masks, dim=1)  # (B, N', 5), (B, N')
+    label, x1, y1, x2, y2 = table.unbind(-1)
+    flip_x, flip_y = finish.flip_x[:, None], finish.flip_y[:, None]
+    x1, x2 = torch.where(flip_x, size - x2, x1), torch.where(flip_x, size - x1, x2)
+    y1, y2 = torch.where(flip_y, size - y2, y1), torch.where(flip_y, size - y1, y2)
+    table = torch.stack((label, x1, y1, x2, y2), dim=-1)
+    order = torch.argsort(mask.to(torch.uint8), dim=1, descending=True, stable=True)
+    mask = mask.gather(1, order)
+    table = table.gather(1, order[:, :, None].expand_as(table))
+    return torch.where(mask[:, :, None], table, torch.zeros_like(table)), mask
+
+
+def trace(config: AugmentationConfig, view: View, finish: Finish, y: Tensor, size: int) -> Footprint:
+    """Sources of the pixels in the output's rows ``y`` (H,)."""
+    canvas_x, canvas_y = canvas_coordinates(
+        view.warp.inverse, finish.flip_x, finish.flip_y, y, size, config.axis_aligned
+    )
+    return find_footprint(view.layout, canvas_x, canvas_y, size)
+
+
+def render(
+    config: AugmentationConfig, pixels: Tensor, footprints: list[Footprint], blend: Tensor, gains: Tensor
+) -> list[Tensor]:
+    """Sample a footprint per view from ``RecentBuffers.pixels``, blend and colour; see ``Finish``.
+
+    Returns:
+        Red, green and blue, float32 (B, H, S) each, 0..1.
+    """
+    drawn = [sample(pixels, footprint) for footprint in footprints]
+    planes = drawn[0]
+    if len(drawn) > 1:
+        weight = blend[:, None, None]
+        planes = [cut(a * weight + b * (1 - weight)) for a, b in zip(*drawn, strict=True)]
+    if config.changes_colour:
+        planes = change_hsv(planes, gains)
+    return [plane / 255 for plane in planes]
 
 
 def _scalar(value: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

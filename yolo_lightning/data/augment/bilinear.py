@@ -16,8 +16,7 @@ from .colour import cut
 from .mosaic import Layout
 from .recent_images import MAX_PIXELS
 
-MARGIN_PX = 4
-"""Coordinates are clamped to this distance outside the canvas, where everything is grey."""
+_MARGIN_PX = 4  # coordinates are clamped to this distance outside the canvas, where everything is grey
 
 
 def _choose(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
@@ -50,10 +49,8 @@ def canvas_coordinates(
 
     Args:
         inverse: float32 (B, 3, 3), image px to canvas px.
-        flip_x: bool (B,), left-right flip after the warp.
-        flip_y: bool (B,), up-down flip after the warp.
-        y: int64 (H,), rows of the output.
-        size: S, columns of the output.
+        flip_x: bool (B,), left-right flip after the warp; ``flip_y`` is the up-down flip.
+        y: int64 (H,), rows of the output, which has S = ``size`` columns.
         axis_aligned: True if ``inverse`` has no rotation, shear or perspective.
 
     Returns:
@@ -73,26 +70,22 @@ def canvas_coordinates(
         x, y, depth = (row[:, i, 0] * out_x + row[:, i, 1] * out_y + row[:, i, 2] for i in range(3))
         depth = torch.where(depth == 0, torch.ones_like(depth), depth)
         x, y = x / depth, y / depth
-    low, high = -MARGIN_PX, 2 * size + MARGIN_PX
+    low, high = -_MARGIN_PX, 2 * size + _MARGIN_PX
     return x.clamp(low, high), y.clamp(low, high)
 
 
 class _Part(NamedTuple):
     """Part of an address that depends on one coordinate, for either half of the other coordinate."""
 
-    before: Tensor
-    """int32, the part if the other coordinate is before the centre."""
-    change: Tensor
-    """int32, ``before`` xor the part if the other coordinate is at or after the centre."""
-    after: Tensor
-    """int32 mask, -1 if this coordinate is at or after the centre."""
+    before: Tensor  # int32, the part if the other coordinate is before the centre
+    change: Tensor  # int32, ``before`` xor the part if the other coordinate is at or after the centre
+    after: Tensor  # int32 mask, -1 if this coordinate is at or after the centre
 
 
 def _part(position: Tensor, step: int, centre: Tensor, extents: list[Tensor], starts: list[Tensor]) -> _Part:
-    """Address part of canvas coordinates along one axis.
+    """Address part of canvas coordinates along one axis, at ``position``, broadcastable to (B, H, W).
 
     Args:
-        position: int32, broadcastable to (B, H, W), canvas px.
         step: Pixels of memory from one position to the next.
         centre: int32 (B, 1, 1), canvas px.
         extents: px covered before and after the centre, first for the half in which the other coordinate is
@@ -116,14 +109,10 @@ class Footprint(NamedTuple):
     Shapes are (B, H, S). If columns stay columns, tensors of x are (B, 1, S) and tensors of y (B, H, 1).
     """
 
-    x_weight: Tensor
-    """float32, weight of the right column."""
-    y_weight: Tensor
-    """float32, weight of the lower row."""
-    columns: tuple[_Part, _Part]
-    """The left and the right column."""
-    rows: tuple[_Part, _Part]
-    """The upper and the lower row."""
+    x_weight: Tensor  # float32, weight of the right column
+    y_weight: Tensor  # float32, weight of the lower row
+    columns: tuple[_Part, _Part]  # the left and the right column
+    rows: tuple[_Part, _Part]  # the upper and the lower row
 
     def crop(self, image: int, start: int, stop: int) -> Footprint:
         """The rows from ``start`` to ``stop`` of one image."""
@@ -140,19 +129,15 @@ class Footprint(NamedTuple):
 
 
 def find_footprint(layout: Layout, x: Tensor, y: Tensor, size: int) -> Footprint:
-    """Map canvas coordinates to the tiles.
+    """Map canvas coordinates to the tiles of B canvases.
 
-    Args:
-        layout: B canvases.
-        x: float32 (B, H, S) or (B, 1, S), canvas px.
-        y: float32 (B, H, S) or (B, H, 1), canvas px.
-        size: S in px.
+    ``x`` is float32 (B, H, S) or (B, 1, S), ``y`` (B, H, S) or (B, H, 1), in canvas px; ``size`` is S in px.
     """
 
     def tiles(values: Tensor) -> list[Tensor]:
         return list(values[:, :, None, None].unbind(1))  # four (B, 1, 1)
 
-    left, top = ((position + MARGIN_PX).int() - MARGIN_PX for position in (x, y))  # rounded down
+    left, top = ((position + _MARGIN_PX).int() - _MARGIN_PX for position in (x, y))  # rounded down
     base = (1 + layout.rows * (size * size)).int()  # (B, 4)
     starts = tiles(base - layout.shift[..., 1] * size - layout.shift[..., 0])
     width, height = tiles(layout.extent[..., 0]), tiles(layout.extent[..., 1])
@@ -177,14 +162,9 @@ def _address(column: _Part, row: _Part) -> Tensor:
 
 
 def sample(pixels: Tensor, footprint: Footprint) -> list[Tensor]:
-    """Bilinear values, rounded to whole numbers as cv2 does.
+    """Bilinear values from ``RecentBuffers.pixels``, rounded to whole numbers as cv2 does.
 
-    Args:
-        pixels: int32 (1 + R*S*S,), see ``RecentBuffers``.
-        footprint: Footprint of B images or parts of images.
-
-    Returns:
-        Red, green and blue, float32 (B, H, S) each, 0..255.
+    Returns red, green and blue of B images or parts of them, float32 (B, H, S) each, 0..255.
     """
     taps = [[_fetch(pixels, _address(column, row)) for column in footprint.columns] for row in footprint.rows]
     planes = []

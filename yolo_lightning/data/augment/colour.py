@@ -12,10 +12,7 @@ from torch import Tensor
 
 
 def cut(values: Tensor) -> Tensor:
-    """Round non-negative numbers down.
-
-    ``Tensor.floor`` does the same, but splits even small tensors over the threads of a CPU.
-    """
+    """Round down, from 0 on; ``Tensor.floor`` would split even small tensors over the threads of a CPU."""
     return values - values.frac()
 
 
@@ -45,23 +42,14 @@ def _to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> list[Tensor]:
     """
     sector = hue * (1 / 30)  # 0..6
     depth = value * (saturation / 255)  # at most the value, so nothing falls below 0
-    lacks = (
-        2 - (sector - 3).abs(),
-        (sector - 2).abs() - 1,
-        (sector - 4).abs() - 1,
-    )
+    lacks = (2 - (sector - 3).abs(), (sector - 2).abs() - 1, (sector - 4).abs() - 1)
     return [cut(value - depth * lack.clamp(0, 1)) for lack in lacks]
 
 
 def change_hsv(planes: list[Tensor], gains: Tensor) -> list[Tensor]:
-    """Multiply hue, saturation and value.
+    """Multiply hue, saturation and value of red, green and blue, float32 (B, H, W) each, whole 0..255.
 
-    Args:
-        planes: red, green, blue, float32 (B, H, W) each, whole numbers 0..255.
-        gains: (B, 3) for hue, saturation and value; hue's from 0 to 2.
-
-    Returns:
-        Red, green and blue, float32 (B, H, W) each, whole numbers 0..255.
+    ``gains`` is (B, 3); hue's are from 0 to 2.
     """
     hue, saturation, value = _to_hsv(*planes)
     hue_gain, saturation_gain, value_gain = gains[:, :, None, None].unbind(1)  # (B, 1, 1)

@@ -7,18 +7,12 @@ from dataclasses import dataclass
 from ...errors import InputError
 
 LIMITS: dict[str, tuple[float, float]] = {
-    "hsv_h": (0.0, 1.0),
-    "hsv_s": (0.0, 1.0),
-    "hsv_v": (0.0, 1.0),
+    **dict.fromkeys(("hsv_h", "hsv_s", "hsv_v", "translate"), (0.0, 1.0)),
+    **dict.fromkeys(("flip_up_down", "flip_left_right", "mosaic", "mixup"), (0.0, 1.0)),
     "degrees": (0.0, 180.0),
-    "translate": (0.0, 1.0),
     "scale": (0.0, 0.99),
     "shear": (0.0, 45.0),
     "perspective": (0.0, 0.001),
-    "flip_up_down": (0.0, 1.0),
-    "flip_left_right": (0.0, 1.0),
-    "mosaic": (0.0, 1.0),
-    "mixup": (0.0, 1.0),
     "close_mosaic": (0, float("inf")),
 }
 """The values that each field may take, both ends included."""

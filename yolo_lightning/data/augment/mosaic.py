@@ -17,35 +17,22 @@ from .randomness import ViewStream, between, integers
 class Layout(NamedTuple):
     """Four tiles around a centre; tile t is left or right by bit 0 of t, above or below by bit 1."""
 
-    rows: Tensor
-    """int64 (B, 4), ring rows of the tiles."""
-    centre: Tensor
-    """int32 (B, 2), x and y where the tiles meet, in canvas px."""
-    shift: Tensor
-    """int32 (B, 4, 2), canvas minus letterboxed coordinates, x and y."""
-    extent: Tensor
-    """int32 (B, 4, 2), px covered by the tile, counted from the centre; 0 for no tile."""
-    canvas: Tensor
-    """int32 (B,), side of the canvas in px."""
+    rows: Tensor  # int64 (B, 4), ring rows of the tiles
+    centre: Tensor  # int32 (B, 2), x and y where the tiles meet, in canvas px
+    shift: Tensor  # int32 (B, 4, 2), canvas minus letterboxed coordinates, x and y
+    extent: Tensor  # int32 (B, 4, 2), px covered by the tile, counted from the centre; 0 for no tile
+    canvas: Tensor  # int32 (B,), side of the canvas in px
 
 
 def recent_row(uniform: Tensor, newest: Tensor, filled: Tensor, capacity: int) -> Tensor:
-    """Random rows among the ``filled`` most recent ones, counted back from ``newest``."""
+    """Random rows (B,) among the ``filled`` most recent of ``capacity``, counted back from ``newest``."""
     return (newest - integers(uniform, filled)) % capacity
 
 
 def choose_tiles(uniform: Tensor, own: Tensor, newest: Tensor, filled: Tensor, capacity: int) -> Tensor:
-    """The four images of each mosaic: its own and three drawn with replacement, in random order.
+    """Ring rows (B, 4) of each mosaic: its ``own`` (B,) and three drawn with replacement, in random order.
 
-    Args:
-        uniform: (B, VIEW_STREAMS).
-        own: int64 (B,), ring row of each view's own image.
-        newest: int64 (), ring row of the newest image.
-        filled: int64 (), number of rows to draw from, counted back from the newest.
-        capacity: R, rows of the ring.
-
-    Returns:
-        Ring rows, int64 (B, 4).
+    ``uniform`` is (B, VIEW_STREAMS); see :func:`recent_row` for the others.
     """
     partners = recent_row(uniform[:, ViewStream.PARTNER : ViewStream.PARTNER + 3], newest, filled, capacity)
     order = uniform[:, ViewStream.ORDER : ViewStream.ORDER + 4].argsort(dim=1)  # (B, 4)
@@ -57,13 +44,8 @@ def lay_out(
 ) -> Layout:
     """Place four tiles on a canvas of 2S, or the whole letterboxed square on one of S.
 
-    Args:
-        uniform: (B, VIEW_STREAMS).
-        rows: int64 (B, 4), ring rows of the tiles of a mosaic.
-        own: int64 (B,), ring row of the single image.
-        content: int32 (R, 4), left, top, width, height of the images in the ring.
-        is_mosaic: bool (B,).
-        size: S in px.
+    ``rows`` (B, 4) are the ring rows of a mosaic's tiles, ``own`` (B,) those of single images, ``content``
+    (R, 4) is left, top, width and height of the images in the ring; ``is_mosaic`` is bool (B,).
     """
     rectangle = content[rows]  # (B, 4, 4)
     corner, sides = rectangle[..., :2], rectangle[..., 2:]  # (B, 4, 2)

@@ -11,10 +11,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-VIEW_STREAMS = 18
-"""Numbers for one view (one mosaic or one single image)."""
-BETA_DRAWS = 63
-"""Numbers for one draw from Beta(32, 32)."""
+VIEW_STREAMS = 18  # numbers for one view (one mosaic or one single image)
+BETA_DRAWS = 63  # numbers for one draw from Beta(32, 32)
 
 
 class ViewStream(IntEnum):
@@ -57,16 +55,10 @@ def _mix(bits: Tensor) -> Tensor:
 
 
 def uniforms(seed: Tensor, epoch: Tensor, index: Tensor, draws: int) -> Tensor:
-    """Independent uniform numbers for each sample.
+    """Independent uniform numbers for each sample: float32 (B, K) in [0, 1), multiples of 2^-24.
 
-    Args:
-        seed: int64 (), from 0 to 2^63 - 1.
-        epoch: int64 (), 0 or more.
-        index: int64 (B,), position of each sample in its data set.
-        draws: K, number of streams.
-
-    Returns:
-        float32 (B, K) in [0, 1), multiples of 2^-24.
+    ``seed`` is int64 () from 0 to 2^63 - 1, ``epoch`` int64 () from 0, ``index`` int64 (B,) the position of
+    each sample in its data set, ``draws`` K, the number of streams.
     """
     stream = torch.arange(draws, device=index.device)  # (K,)
     # Two chains of 32 bits: two samples share all their numbers only if both chains collide.

@@ -11,8 +11,7 @@ from ...errors import InputError
 from ..batch import Batch
 from ..letterbox import PAD_VALUE
 
-MAX_PIXELS = 2**30
-"""Limit of pixel addresses: int32, half of which ``bilinear`` uses as a marker."""
+MAX_PIXELS = 2**30  # limit of pixel addresses: int32, half of which ``bilinear`` uses as a marker
 
 
 class RecentBuffers(NamedTuple):
@@ -21,12 +20,9 @@ class RecentBuffers(NamedTuple):
     pixels: Tensor
     """int32 (1 + R*S*S,), packed pixels (red in the low byte, then green, blue). The first is grey; image r
     starts at 1 + r*S*S."""
-    targets: Tensor
-    """float32 (R, N, 5): class, x1, y1, x2, y2 in letterboxed px."""
-    label_count: Tensor
-    """int64 (R,), real rows of ``targets``."""
-    content: Tensor
-    """int32 (R, 4): left, top, width, height in px of the image inside its letterbox."""
+    targets: Tensor  # float32 (R, N, 5): class, x1, y1, x2, y2 in letterboxed px
+    label_count: Tensor  # int64 (R,), real rows of ``targets``
+    content: Tensor  # int32 (R, 4): left, top, width, height in px of the image inside its letterbox
 
 
 def content_rectangles(letterbox: Tensor, original_sizes: Tensor) -> Tensor:
@@ -41,19 +37,12 @@ class RecentImages:
     The first batch allocates it, ``recent_batches`` times its size, on its device. The tensors are in no
     checkpoint, because a new epoch starts without them, and no buffers of a module, because
     DistributedDataParallel would copy those from rank to rank.
-
-    Args:
-        recent_batches: Batches to keep, the current one included.
-
-    Raises:
-        InputError: ``recent_batches`` is less than 1.
     """
 
     def __init__(self, recent_batches: int) -> None:
-        if recent_batches < 1:
-            raise InputError(f"recent_batches is {recent_batches}: keep at least 1 batch.")
         self.batches = recent_batches
         self.state: RecentBuffers | None = None
+        self._shapes: tuple[object, ...] = ()  # of an image and its labels, and their device
         self.next_row = 0
         self.filled = torch.zeros((), dtype=torch.int64)
         self.epoch = torch.full((), -1, dtype=torch.int64)
@@ -65,20 +54,18 @@ class RecentImages:
     def write(self, batch: Batch, epoch: Tensor) -> tuple[RecentBuffers, Tensor, Tensor]:
         """Write a batch over the oldest images; a new epoch forgets all images first.
 
-        A batch of another image size or label capacity starts a new, empty ring.
-
-        Args:
-            batch: B images.
-            epoch: int64 (), on the batch's device.
+        A batch of another image size or label capacity starts a new, empty ring. ``epoch`` is int64 () on the
+        batch's device.
 
         Returns:
             The buffers; the rows of the batch, int64 (B,), the newest last; and the number of rows, counted
             back from the newest, that hold an image of this epoch, int64 ().
         """
-        state = self.state
-        if state is None or not self._fits(state, batch):
-            state = self.state = self._allocate(batch)
-        images, capacity = batch.images.shape[0], state.label_count.shape[0]
+        images = len(batch.images)
+        shapes = batch.images.device, batch.images.shape[1:], batch.targets.shape[1:]
+        if self.state is None or shapes != self._shapes or images * self.batches > len(self.state.targets):
+            self.state, self._shapes = self._allocate(batch), shapes
+        state, capacity = self.state, len(self.state.targets)
         # Compared on the device: reading the epoch here would wait for it.
         self.filled.mul_(epoch == self.epoch).add_(images).clamp_(max=capacity)
         self.epoch.copy_(epoch)
@@ -93,15 +80,6 @@ class RecentImages:
             state.label_count[rows] = batch.count[part]
             state.content[rows] = content[part]
         return state, (torch.arange(images, device=epoch.device) + first) % capacity, self.filled
-
-    def _fits(self, state: RecentBuffers, batch: Batch) -> bool:
-        size, images = batch.images.shape[-1], state.label_count.shape[0]
-        return (
-            state.pixels.device == batch.images.device
-            and state.pixels.numel() == 1 + images * size * size
-            and state.targets.shape[1:] == batch.targets.shape[1:]
-            and batch.images.shape[0] * self.batches <= images
-        )
 
     def _allocate(self, batch: Batch) -> RecentBuffers:
         images, size = batch.images.shape[0] * self.batches, batch.images.shape[-1]

@@ -14,33 +14,23 @@ from torch import Tensor
 from .config import AugmentationConfig
 from .randomness import ViewStream, between
 
-MIN_SIDE_PX = 2.0
-"""A box with a side of this or less after the warp is dropped."""
-MIN_AREA_RATIO = 0.1
-"""A box that keeps this fraction of its (zoomed) area or less is dropped."""
-MAX_ASPECT = 100.0
-"""A box of this aspect ratio or more is dropped."""
+MIN_SIDE_PX = 2.0  # a box with a side of this or less after the warp is dropped
+MIN_AREA_RATIO = 0.1  # a box that keeps this fraction of its (zoomed) area or less is dropped
+MAX_ASPECT = 100.0  # a box of this aspect ratio or more is dropped
 
 
 class Warp(NamedTuple):
     """Transform from canvas to image."""
 
-    forward: Tensor
-    """float32 (B, 3, 3), canvas px to image px."""
-    inverse: Tensor
-    """float32 (B, 3, 3), image px to canvas px."""
-    scale: Tensor
-    """float32 (B,), its zoom."""
+    forward: Tensor  # float32 (B, 3, 3), canvas px to image px
+    inverse: Tensor  # float32 (B, 3, 3), image px to canvas px
+    scale: Tensor  # float32 (B,), its zoom
 
 
 def draw_warp(config: AugmentationConfig, uniform: Tensor, canvas: Tensor, size: int) -> Warp:
     """Draw translation @ shear @ rotation and zoom @ perspective @ centring.
 
-    Args:
-        config: Ranges.
-        uniform: (B, VIEW_STREAMS).
-        canvas: int32 (B,), side of each canvas in px.
-        size: S, side of the output in px.
+    ``uniform`` is (B, VIEW_STREAMS), ``canvas`` int32 (B,) the side of each canvas in px, ``size`` S in px.
     """
 
     def draw(stream: int, low: float, high: float) -> Tensor:
@@ -90,12 +80,7 @@ def _inverse(matrix: Tensor) -> Tensor:
 
 
 def warp_boxes(boxes: Tensor, matrix: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Warp boxes and take their upright hulls, clipped to the image.
-
-    Args:
-        boxes: (B, K, 4) xyxy in canvas px.
-        matrix: (B, 3, 3), canvas px to image px.
-        size: S in px.
+    """Warp boxes (B, K, 4), xyxy in px, by (B, 3, 3) and take their upright hulls, clipped to the image.
 
     Returns:
         (B, K, 4) xyxy in image px, and bool (B, K): False if the perspective puts a corner on or behind
@@ -115,9 +100,7 @@ def warp_boxes(boxes: Tensor, matrix: Tensor, size: int) -> tuple[Tensor, Tensor
 def is_candidate(before: Tensor, after: Tensor) -> Tensor:
     """Mask bool (...) of warped boxes that remain labels: large enough, and not mostly cut off.
 
-    Args:
-        before: (..., 4) xyxy on the canvas, times the zoom.
-        after: (..., 4) xyxy after warp and clip.
+    ``before`` (..., 4) is xyxy on the canvas, times the zoom; ``after`` (..., 4) is xyxy after warp and clip.
     """
     width, height = (after[..., 2:] - after[..., :2]).unbind(-1)
     old_width, old_height = (before[..., 2:] - before[..., :2]).unbind(-1)

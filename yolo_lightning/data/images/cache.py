@@ -37,9 +37,6 @@ class ImageCache:
         self.shape = (images, image_size, image_size, 3)
         self._pixels: Pixels | None = None
 
-    def __getitem__(self, i: int) -> Pixels:
-        return self.pixels[i]
-
     @property
     def pixels(self) -> Pixels:
         """All images, uint8 (I, S, S, 3), read-only."""
@@ -61,8 +58,6 @@ def open_cache(
     """Open the cache of a split; build it first if none fits.
 
     Args:
-        index: The split.
-        image_size: S in px.
         train: Interpolation, see ``decode.draw``.
         mode: ``ram``: in shared memory, removed when the process that opened it on this machine ends;
             ``disk``: beside the data, or in the user's cache folder if the data is read-only.
@@ -87,14 +82,21 @@ def open_cache(
             if not _is_complete(cache.path, size):
                 remove_leftovers(folder)
                 free = free_bytes(folder, mode)
-                _check_room(folder, size, free, mode)
+                if size > free:
+                    other = "disk or none" if mode == "ram" else "none"
+                    raise NoRoom(
+                        f"{folder}: the image cache needs {size / 1e9:.1f} GB but {free / 1e9:.1f} GB are "
+                        f"free; make room, reduce --data.image_size, or set --data.cache {other}"
+                    )
                 announce(
                     f"caching {len(index):,} images at {image_size} px in {cache.path}: "
                     f"{size / 1e9:.2f} GB of {free / 1e9:.1f} GB free"
                 )
                 _build(cache, index, train)
-                if mode == "disk":
-                    _remove_outdated(cache.path)
+                if mode == "disk":  # the split may have a cache from before its images changed
+                    for outdated in folder.glob(f"{cache.path.name.rsplit('_', 1)[0]}_*.uint8"):
+                        if outdated != cache.path:
+                            outdated.unlink(missing_ok=True)
     _ = cache.pixels  # map it now: the mapping outlives the name
     return cache
 
@@ -117,15 +119,6 @@ def cache_path(index: DatasetIndex, image_size: int, train: bool, mode: FileMode
     data_set = hashlib.sha256(str(index.source).encode()).hexdigest()[:8]
     name = f"{data_set}_{index.split}_{image_size}px_{method}_{digest.hexdigest()[:16]}.uint8"
     return cache_folder(index.root, mode) / name
-
-
-def _check_room(folder: Path, size: int, free: int, mode: FileMode) -> None:
-    if size > free:
-        other = "disk or none" if mode == "ram" else "none"
-        raise NoRoom(
-            f"{folder}: the image cache needs {size / 1e9:.1f} GB but {free / 1e9:.1f} GB are free; make "
-            f"room, reduce --data.image_size, or set --data.cache {other}"
-        )
 
 
 def _build(cache: ImageCache, index: DatasetIndex, train: bool) -> None:
@@ -161,13 +154,6 @@ def _build(cache: ImageCache, index: DatasetIndex, train: bool) -> None:
             f"{cache.path.parent}: the image cache cannot be written ({error.strerror}); make "
             f"room or set --data.cache none"
         ) from None
-
-
-def _remove_outdated(path: Path) -> None:
-    """Remove caches of the same split and settings whose images have changed since."""
-    for other in path.parent.glob(f"{path.name.rsplit('_', 1)[0]}_*.uint8"):
-        if other != path:
-            other.unlink(missing_ok=True)
 
 
 def _remove(path: Path, pid: int) -> None:

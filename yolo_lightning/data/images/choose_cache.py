@@ -20,14 +20,12 @@ CACHE_MODES: tuple[CacheMode, ...] = get_args(CacheMode)
 """Cache modes, from the slowest to the fastest."""
 CacheOption = Literal["auto", CacheMode]
 
-DEVICE_SHARE = 0.25
-"""Part of the device's free memory that a training set may take; training needs the rest."""
+DEVICE_SHARE = 0.25  # part of the device's free memory that a training set may take; training needs the rest
 FILE_SHARE = 0.5
 """Part of the free disk space and of the available memory that automatically chosen files may take."""
 
 MOST_WORKERS = 16
-_WORKERS_FROM_CACHE = 4
-"""Workers that copy from a cache: a few processes use up the memory bandwidth."""
+_WORKERS_FROM_CACHE = 4  # workers that copy from a cache: a few processes use up the memory bandwidth
 
 
 class Room(NamedTuple):
@@ -42,8 +40,7 @@ class CacheChoice(NamedTuple):
     """A cache mode, and the file behind it."""
 
     mode: CacheMode
-    file: FileMode | None
-    """The file that holds the images, from which the device is filled; None without a cache."""
+    file: FileMode | None  # holds the images, from which the device is filled; None without a cache
 
 
 NO_CACHE = CacheChoice("none", None)
@@ -54,8 +51,6 @@ class CachePlan:
 
     Args:
         indices: The splits of the stage; ``train`` is among them if the stage trains.
-        image_size: S in px.
-        device: Device of the training.
         cores: CPU cores that this process may use.
         cache: The requested mode; ``auto`` chooses by free space.
         announce: Called with each decision, as one line of text.
@@ -156,17 +151,12 @@ class CachePlan:
 
 
 def fastest_cache(train_bytes: int, all_bytes: int, room: Room) -> CacheChoice:
-    """The fastest cache that holds a data set with space to spare.
+    """The fastest cache that holds the decoded training split, and all splits, with room to spare.
 
     1. The device, if the training split takes at most a quarter of its free memory.
     2. A file, if all of it stays in the page cache. Reading decoded images from a disk in every epoch
        would be slower than reading the compressed ones, which are about ten times smaller.
     3. None.
-
-    Args:
-        train_bytes: Decoded size of the training split.
-        all_bytes: Decoded size of all splits of the stage.
-        room: Free space.
     """
     if all_bytes <= FILE_SHARE * min(room.disk, room.memory):
         file: FileMode = "disk"
@@ -179,13 +169,7 @@ def fastest_cache(train_bytes: int, all_bytes: int, room: Room) -> CacheChoice:
 
 
 def find_room(folder: Path, device: torch.device, cached_bytes: int = 0) -> Room:
-    """Free space on a device, in memory, and on the disk of a folder.
-
-    Args:
-        folder: Folder of the cache files.
-        device: Device of the training.
-        cached_bytes: Size of the existing cache files.
-    """
+    """Free space on a device, in memory, and on the disk of a folder with ``cached_bytes`` of cache files."""
     memory = available_memory()
     on_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory
     # Existing files need no new room, however little is left beside them.

@@ -16,6 +16,7 @@ from ...errors import InputError
 from ..letterbox import PAD_VALUE, Letterbox, letterbox_geometry
 
 Pixels = npt.NDArray[np.uint8]
+Name = str | os.PathLike[str]
 Size = tuple[int, int]
 """Height and width in px."""
 
@@ -34,7 +35,7 @@ _REDUCTIONS = {
 """OpenCV's flag for each divisor; the grey ones, as their other bits are combined with ``_COLOUR``."""
 
 
-def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def header_size(path: Name) -> Size:
     """Height and width in px of an image as displayed, read from its header alone.
 
     Raises:
@@ -43,7 +44,7 @@ def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return _header(path, path)[0]
 
 
-def _header(file: str | os.PathLike[str] | BytesIO, name: str | os.PathLike[str]) -> tuple[Size, Size, bool]:
+def _header(file: Name | BytesIO, name: Name) -> tuple[Size, Size, bool]:
     """Height and width as displayed, the same as stored, and True if it is displayed turned or mirrored."""
     try:
         with Image.open(file) as image:
@@ -57,7 +58,7 @@ def _header(file: str | os.PathLike[str] | BytesIO, name: str | os.PathLike[str]
     return displayed, (height, width), orientation != 1
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
+def read_bytes(path: Name) -> bytes:
     """The content of an image file.
 
     Raises:
@@ -69,15 +70,11 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         raise InputError(f"{path}: the image cannot be read ({error.strerror}); check the path") from None
 
 
-def read_rgb(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Pixels:
+def read_rgb(path: Name, size: Size | None = None) -> Pixels:
     """Decode a file to uint8 RGB (H, W, 3), turned upright by its EXIF orientation.
 
-    Grey, transparent and 16-bit images become three channels of 8 bits.
-
-    Args:
-        path: The image.
-        size: Annotated height and width in px. If they match the stored, unturned pixels instead of the
-            upright ones, the stored ones are returned.
+    Grey, transparent and 16-bit images become three channels of 8 bits. If ``size``, the annotated height
+    and width in px, matches the stored, unturned pixels instead of the upright ones, those are returned.
 
     Raises:
         InputError: The image cannot be decoded, is truncated, or has another size.
@@ -85,7 +82,7 @@ def read_rgb(path: str | os.PathLike[str], size: tuple[int, int] | None = None) 
     return decode_rgb(read_bytes(path), path, size)
 
 
-def decode_rgb(data: bytes, path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Pixels:
+def decode_rgb(data: bytes, path: Name, size: Size | None = None) -> Pixels:
     """Decode bytes as :func:`read_rgb` does a file."""
     _refuse_truncated(data, path)
     pixels = _decode(data, _COLOUR, path)
@@ -97,17 +94,11 @@ def decode_rgb(data: bytes, path: str | os.PathLike[str], size: tuple[int, int] 
     raise _wrong_size(path, (pixels.shape[0], pixels.shape[1]), size)
 
 
-def decode_scaled(data: bytes, path: str | os.PathLike[str], size: Size, image_size: int) -> Pixels:
+def decode_scaled(data: bytes, path: Name, size: Size, image_size: int) -> Pixels:
     """Decode for training: a JPEG at 1/8, 1/4 or 1/2 of its size, if ``image_size`` px remain.
 
     The decoder then computes only the frequencies of the smaller picture, in at most half the time and
-    without the moiré of skipping pixels.
-
-    Args:
-        data: Content of the file.
-        path: Its name, for messages.
-        size: Annotated height and width in px, as in :func:`read_rgb`.
-        image_size: S in px, the long side needed.
+    without the moiré of skipping pixels. ``size`` is as in :func:`read_rgb`.
 
     Returns:
         uint8 RGB (h, w, 3), sides rounded up; at full size if the image is displayed turned and its sides
@@ -116,8 +107,9 @@ def decode_scaled(data: bytes, path: str | os.PathLike[str], size: Size, image_s
     Raises:
         InputError: As :func:`read_rgb`.
     """
-    divisor = reduction(data, size, image_size)
-    if divisor == 1:
+    # The largest divisor that leaves enough px.
+    divisor = next((divisor for divisor in _REDUCTIONS if max(size) >= divisor * image_size), 1)
+    if divisor == 1 or not data.startswith(_JPEG):
         return decode_rgb(data, path, size)
     _refuse_truncated(data, path)
     displayed, stored, is_turned = _header(BytesIO(data), path)
@@ -129,36 +121,27 @@ def decode_scaled(data: bytes, path: str | os.PathLike[str], size: Size, image_s
     return _decode(data, _COLOUR | _REDUCTIONS[divisor] | as_stored, path)
 
 
-def reduction(data: bytes, size: Size, image_size: int) -> int:
-    """Divisor of a training image in decoding: the largest of 1, 2, 4 and 8 that leaves enough px."""
-    fits = [divisor for divisor in _REDUCTIONS if max(size) >= divisor * image_size]
-    return fits[0] if fits and data.startswith(_JPEG) else 1
-
-
-def _refuse_truncated(data: bytes, path: str | os.PathLike[str]) -> None:
+def _refuse_truncated(data: bytes, path: Name) -> None:
     if not _is_complete(data):
         raise InputError(f"{path}: the image is truncated; replace or remove it")
 
 
-def _wrong_size(path: str | os.PathLike[str], found: Size, annotated: Size) -> InputError:
+def _wrong_size(path: Name, found: Size, annotated: Size) -> InputError:
     return InputError(
         f"{path}: the image is {found[1]} x {found[0]} px but its annotations say "
         f"{annotated[1]} x {annotated[0]} px; correct the annotations or replace the image"
     )
 
 
-def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> Pixels:
+def read_image(path: Name) -> Pixels:
     """Decode a file as ``read_rgb`` does, in BGR, the order in which OpenCV draws and writes."""
-    return cv2.cvtColor(read_rgb(path, size), cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
+    return cv2.cvtColor(read_rgb(path), cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
 
 
 def resize(image: Pixels, place: Letterbox, linear: bool) -> Pixels:
     """Scale an image uint8 (H, W, 3) to its size in a letterbox.
 
-    Args:
-        image: The image.
-        place: Its letterbox.
-        linear: Always interpolate linearly; otherwise average over areas if the image shrinks.
+    ``linear`` always interpolates linearly; otherwise areas are averaged if the image shrinks.
     """
     height, width = image.shape[:2]
     if (height, width) == (place.height, place.width):
@@ -181,21 +164,12 @@ def content_slice(place: Letterbox) -> tuple[slice, slice]:
     return slice(place.pad_y, place.pad_y + place.height), slice(place.pad_x, place.pad_x + place.width)
 
 
-def draw(
-    data: bytes,
-    path: str | os.PathLike[str],
-    size: tuple[int, int],
-    image_size: int,
-    train: bool,
-    canvas: Pixels,
-) -> None:
-    """Decode a file, scale its longer side to ``image_size`` and centre it on a canvas.
+def draw(data: bytes, path: Name, size: Size, image_size: int, train: bool, canvas: Pixels) -> None:
+    """Decode a file, scale its longer side to ``image_size`` px and centre it on a canvas.
 
     Args:
-        data: Content of the file.
-        path: Its name, for messages.
+        data: Content of the file ``path``.
         size: Annotated height and width in px, checked.
-        image_size: S in px.
         train: Decode at reduced size and interpolate linearly, see ``decode_scaled`` and ``resize``.
         canvas: uint8 RGB (H, W, 3), to be filled.
 
@@ -231,7 +205,7 @@ def _resize_reduced(image: Pixels, place: Letterbox, size: Size, divisor: int) -
     return scaled.astype(np.uint8, copy=False)
 
 
-def _decode(data: bytes, flags: int, path: str | os.PathLike[str]) -> Pixels:
+def _decode(data: bytes, flags: int, path: Name) -> Pixels:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:

@@ -9,36 +9,30 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, default_collate
 
 from ...errors import InputError
-from ..annotations.index import DatasetIndex, ids_from_paths, missing_files
+from ..annotations.index import DatasetIndex, FloatArray, ids_from_paths, missing_files
 from ..annotations.yolo import images_below
 from ..batch import Batch, label_capacity
 from ..images.cache import ImageCache
 from ..images.decode import Pixels, content_slice, draw, header_size, paste, read_bytes, read_rgb, resize
 from ..letterbox import enclosing_rectangle, letterbox_geometry
 
-FloatArray = npt.NDArray[np.float32]
+_NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
 
 class Sample(NamedTuple):
     """One image and its labels; the fields of ``Batch``, in the same order, without the first dimension."""
 
-    image: Pixels
-    """uint8 (H, W, 3), RGB; a square of S px in training."""
-    targets: FloatArray
-    """float32 (N, 5)."""
+    image: Pixels  # uint8 (H, W, 3), RGB; a square of S px in training
+    targets: FloatArray  # float32 (N, 5)
     label_count: int
-    position: int
-    """Position of the image in its data set."""
+    position: int  # position of the image in its data set
     image_id: int
-    original_size: tuple[int, int]
+    original_size: npt.NDArray[np.int64]
     letterbox: FloatArray
-    truth: FloatArray
-    """float32 (M, 7)."""
+    truth: FloatArray  # float32 (M, 7)
     truth_count: int
 
 
@@ -50,19 +44,15 @@ class DetectionDataset(Dataset[Sample]):
     of objects at the edge.
 
     Args:
-        index: The split.
         image_size: S in px, the longer side of each image.
         capacity: N, rows for labels.
-        train: True interpolates as for training, without ``truth`` (M = 0); False keeps the raw annotations,
-            with M rows for those of the fullest image.
+        train: Interpolate as for training, without ``truth`` (M = 0); else keep the raw annotations, M rows
+            for those of the fullest image.
         cache: Decoded squares, made with the same ``image_size`` and ``train``.
         stride: Stride of the rectangles, in px.
 
     Attributes:
         canvases: int64 (I, 2), height and width in px of each letterboxed image.
-
-    Raises:
-        InputError: An image has more labels than ``capacity``.
     """
 
     def __init__(
@@ -74,11 +64,6 @@ class DetectionDataset(Dataset[Sample]):
         cache: ImageCache | None = None,
         stride: int = 32,
     ) -> None:
-        if index.most_labels > capacity:
-            raise InputError(
-                f"{index.source}: an image has {index.most_labels} labels but there is room for {capacity}; "
-                f"use a capacity of {label_capacity(index.most_labels)}"
-            )
         self.index = index
         self.image_size = image_size
         self.capacity = capacity
@@ -94,29 +79,23 @@ class DetectionDataset(Dataset[Sample]):
         return len(self.index)
 
     def __getitem__(self, i: int) -> Sample:
-        return self.sample(i, np.empty((*self.canvases[i], 3), np.uint8))
-
-    def sample(self, i: int, image: Pixels) -> Sample:
-        """Image i and its labels; fills ``image``, uint8 (H, W, 3) of the size of its canvas."""
-        return self.timed_sample(i, image)[0]
+        return self.timed_sample(i, np.empty((*self.canvases[i], 3), np.uint8))[0]
 
     def timed_sample(self, i: int, image: Pixels) -> tuple[Sample, int]:
-        """The same, and the time of reading the file, in ns."""
+        """Image i and its labels, and the time of reading the file, in ns.
+
+        Fills ``image``, uint8 (H, W, 3) of the size of its canvas.
+        """
         read_ns = self._draw(i, image)
-        return self._with_labels(i, image), read_ns
+        return self.labels(i, image), read_ns
 
-    def labels(self, i: int) -> Sample:
-        """Image i without its pixels: ``image`` is (0, 0, 3)."""
-        return self._with_labels(i, np.empty((0, 0, 3), np.uint8))
-
-    def _with_labels(self, i: int, image: Pixels) -> Sample:
+    def labels(self, i: int, image: Pixels = _NO_PIXELS) -> Sample:
+        """Labels of image i, with the given pixels."""
         height, width = self.index.sizes[i].tolist()
-        canvas = (int(self.canvases[i, 0]), int(self.canvases[i, 1]))
-        place = letterbox_geometry(height, width, self.image_size, canvas)
+        place = letterbox_geometry(height, width, self.image_size, tuple(self.canvases[i].tolist()))
         targets = self.index.labels(i)  # (n, 5)
-        gain = np.array([place.gain_x, place.gain_y] * 2, np.float32)
-        pad = np.array([place.pad_x, place.pad_y] * 2, np.float32)
-        targets[:, 1:] = targets[:, 1:] * gain + pad
+        letterbox = np.array(place[2:], np.float32)
+        targets[:, 1:] = targets[:, 1:] * letterbox[[0, 1, 0, 1]] + letterbox[[2, 3, 2, 3]]
         truth = np.zeros((0, 7), np.float32) if self.train else self.index.truth(i)
         return Sample(
             image=image,
@@ -124,8 +103,8 @@ class DetectionDataset(Dataset[Sample]):
             label_count=len(targets),
             position=i,
             image_id=int(self.index.image_ids[i]),
-            original_size=(height, width),
-            letterbox=np.array([place.gain_x, place.gain_y, place.pad_x, place.pad_y], np.float32),
+            original_size=np.array((height, width)),
+            letterbox=letterbox,
             truth=_pad_rows(truth, self.truth_capacity),
             truth_count=len(truth),
         )
@@ -134,7 +113,7 @@ class DetectionDataset(Dataset[Sample]):
         """Write the pixels of image i; returns the time of reading the file, in ns."""
         height, width = self.index.sizes[i].tolist()
         if self.cache is not None:
-            square = self.cache[i]
+            square = self.cache.pixels[i]
             if image.shape == square.shape:
                 image[:] = square
                 return 0
@@ -189,8 +168,8 @@ class PredictionDataset(Dataset[Sample]):
             label_count=0,
             position=i,
             image_id=int(self.image_ids[i]),
-            original_size=(height, width),
-            letterbox=np.array([place.gain_x, place.gain_y, place.pad_x, place.pad_y], np.float32),
+            original_size=np.array((height, width)),
+            letterbox=np.array(place[2:], np.float32),
             truth=np.zeros((0, 7), np.float32),
             truth_count=0,
         )
@@ -222,20 +201,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
     Images are stacked as (B, H, W, 3) and viewed as (B, 3, H, W). A worker stacks them straight into the
     shared memory in which they travel.
     """
-    images, *columns = zip(*samples, strict=True)
-    stacked = _stack(images, (len(samples), *images[0].shape))  # (B, H, W, 3)
-    # (B, 3, H, W), channels last
-    return Batch(stacked.permute(0, 3, 1, 2), *(torch.from_numpy(np.stack(column)) for column in columns))
-
-
-def _stack(images: Sequence[Pixels], shape: tuple[int, ...]) -> Tensor:
-    if get_worker_info() is None:
-        return torch.from_numpy(np.stack(images))
-    # As torch's own default_collate does; there is no public function.
-    storage = torch.UntypedStorage._new_shared(int(np.prod(shape)), device="cpu")
-    stacked = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)  # (B, H, W, 3)
-    np.stack(images, out=stacked.numpy())
-    return stacked
+    images, *columns = default_collate(list(samples))
+    return Batch(images.permute(0, 3, 1, 2), *columns)  # (B, 3, H, W), channels last
 
 
 def _pad_rows(rows: FloatArray, capacity: int) -> FloatArray:

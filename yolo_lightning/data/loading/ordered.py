@@ -1,46 +1,54 @@
-"""Base class of the training loaders: an order of images, and a place in it that checkpoints keep."""
+"""Training loaders: the base class, which keeps the place in the order, and the one without workers."""
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, cast
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from ...errors import InputError
+from ...system.streams import hand_over, side_stream
+from ..annotations.index import DatasetIndex
 from ..batch import Batch
+from ..images.cache import ImageCache
+from ..images.choose_cache import CacheMode
 from .dataset import DetectionDataset, collate
-from .device_feed import copy_ahead
 from .sampler import TrainSampler
+
+_CHUNK_IMAGES = 256  # images copied to the device at once
+
+
+class Loading(NamedTuple):
+    """Facts of a training loader."""
+
+    cache: CacheMode  # the cache in use
+    workers: int  # worker processes of the loader; 0 where the main process loads
+    cores: int  # CPU cores that this process may use: affinity, cgroup quota and Slurm's allocation
+    read_fraction: float  # part of the loader's own time that went into reading files, 0..1; NaN: unknown
+    fitting_cache: CacheMode | None  # the fastest cache that the training set fits in; None if there is none
 
 
 class OrderedLoader(ABC):
-    """Full batches in the order of a sampler, on a device; resumes within an epoch.
+    """Full batches on a device, in the order of a sampler, whose epoch Lightning sets; resumes in an epoch.
 
     It is what Lightning calls a stateful loader: every checkpoint stores its ``state_dict``, which a run
     that resumes within an epoch loads before the first batch.
-
-    Args:
-        dataset: The training images.
-        sampler: Their order; Lightning sets its epoch.
-        batch_size: B.
-        device: Device of the training.
     """
 
     workers = 0
     """Processes that make batches."""
 
-    def __init__(
-        self, dataset: DetectionDataset, sampler: TrainSampler, batch_size: int, device: torch.device
-    ) -> None:
+    def __init__(self, dataset: DetectionDataset, sampler: TrainSampler, device: torch.device) -> None:
         self._dataset = dataset  # private: Lightning takes a loader with ``dataset`` for a torch DataLoader
         self.sampler = sampler
-        self.batch_size = batch_size
+        self.batch_size = sampler.batch_size
         self.device = device
-        self._place = (0, 0)
-        """Epoch, and the number of its images that all ranks together have been given."""
+        self._place = (0, 0)  # epoch, and the number of its images that all ranks together have been given
 
     @property
     def read_fraction(self) -> float:
@@ -48,7 +56,7 @@ class OrderedLoader(ABC):
         return 0.0
 
     def __len__(self) -> int:
-        return self.sampler.num_samples // self.batch_size
+        return len(self.sampler) // self.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
         batches = self._batches()
@@ -96,7 +104,93 @@ class OrderedLoader(ABC):
         epoch = self.sampler.epoch
         order = self.sampler.order(epoch, before=batches)
         order = order[: len(order) - len(self.sampler.order(epoch))]
-        size = self._dataset.image_size
         for begin in range(0, len(order), self.batch_size):
             rows = order[begin : begin + self.batch_size]
-            yield collate([self._dataset.sample(i, np.empty((size, size, 3), np.uint8)) for i in rows])
+            yield collate([self._dataset[i] for i in rows])
+
+
+class DeviceLoader(OrderedLoader):
+    """Batches gathered on the device from all images of a cached set; equal to ``WorkerLoader``'s.
+
+    On a CPU the images are the memory-mapped cache file: processes share its pages, which the system
+    may take back when memory runs short.
+    """
+
+    def __init__(self, dataset: DetectionDataset, sampler: TrainSampler, device: torch.device) -> None:
+        assert dataset.cache is not None
+        super().__init__(dataset, sampler, device)
+        self.pixels = pixels_on(device, dataset.cache)  # uint8 (I, S, S, 3)
+        labels = collate([dataset.labels(i) for i in range(len(dataset))])
+        self.labels = Batch(*(tensor.to(device) for tensor in labels))  # its images are empty
+
+    def _batches(self) -> Iterator[Batch]:
+        epoch, _ = self._begin()
+        order = torch.tensor(self.sampler.order(epoch), dtype=torch.int64).to(self.device)
+        for begin in range(0, len(order), self.batch_size):
+            rows = order[begin : begin + self.batch_size]
+            images = self.pixels.index_select(0, rows).permute(0, 3, 1, 2)  # (B, 3, S, S), channels last
+            labels = Batch(*(tensor.index_select(0, rows) for tensor in self.labels))
+            self._give()
+            yield labels._replace(images=images)
+
+
+def pixels_on(device: torch.device, cache: ImageCache) -> Tensor:
+    """All images of a cache on a device, uint8 (I, S, S, 3)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the file is mapped read-only, and nobody writes to the tensor
+        mapped = torch.from_numpy(cache.pixels)
+    if device.type == "cpu":
+        return mapped
+    pixels = torch.empty(mapped.shape, dtype=torch.uint8, device=device)
+    for begin in range(0, len(mapped), _CHUNK_IMAGES):
+        pixels[begin : begin + _CHUNK_IMAGES] = mapped[begin : begin + _CHUNK_IMAGES].to(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # batches are gathered on another stream
+    return pixels
+
+
+def copy_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Copy each batch to a GPU without waiting for the copy.
+
+    Copies run on ``streams.side_stream``, where the augmentation follows them, so that neither waits
+    for the step in progress. The host is about a step ahead of the GPU, which is all the prefetching
+    needed: no batch has to be held back.
+
+    A batch in page-locked memory is kept until its copy has finished; only then may a worker overwrite it.
+    """
+    stream = side_stream(device)
+    copying: deque[tuple[torch.cuda.Event, Batch]] = deque()
+    try:
+        while True:
+            with torch.cuda.stream(stream):
+                host = next(batches, None)
+                if host is None:
+                    return
+                batch = Batch(*(tensor.to(device, non_blocking=True) for tensor in host))
+                copied = torch.cuda.Event()
+                copied.record(stream)
+            copying.append((copied, host))
+            del host
+            while copying and copying[0][0].query():
+                copying.popleft()
+            hand_over(batch, stream)
+            yield batch
+    finally:
+        for event, _ in copying:
+            event.synchronize()
+
+
+class TellsLoading(Protocol):
+    """A data module that callbacks can ask about its data; such a data module derives from this class."""
+
+    indices: Mapping[Any, DatasetIndex]  # index of each split that was read so far: "train", "val" or "test"
+
+    @property
+    def loading(self) -> Loading:
+        """Facts of the training loader."""
+
+
+def data_that_tells(trainer: Any) -> TellsLoading | None:
+    """The data module of a run; None for other data."""
+    data = getattr(trainer, "datamodule", None)
+    return cast(TellsLoading, data) if TellsLoading in type(data).__mro__ else None

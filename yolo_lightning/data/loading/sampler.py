@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sized
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch.utils.data import BatchSampler, Dataset, DistributedSampler, SequentialSampler
-
-from ...errors import InputError
+from torch.utils.data import BatchSampler, DistributedSampler, SequentialSampler
 
 
 def _world(world_size: int | None, rank: int | None) -> tuple[int, int]:
-    """World size and rank: as given, or of the process group, or of a single process."""
+    """World size and rank: as given, of the process group, or of a single process."""
     if world_size is not None and rank is not None:
         return world_size, rank
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -40,9 +37,7 @@ class TrainSampler(DistributedSampler[int]):
     Args:
         dataset: The I images.
         batch_size: Images of a batch on one rank.
-        seed: Seed of the order.
-        world_size: Number of processes; that of torch.distributed if None.
-        rank: Rank of this process; likewise.
+        world_size: Number of processes; that of torch.distributed if None, like ``rank``.
         same_order: Give every epoch the order of the first.
     """
 
@@ -56,7 +51,6 @@ class TrainSampler(DistributedSampler[int]):
         same_order: bool = False,
     ) -> None:
         world_size, rank = _world(world_size, rank)
-        assert isinstance(dataset, Dataset) or hasattr(dataset, "__len__")
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         self.images = len(dataset)
         self.same_order = same_order
@@ -73,20 +67,7 @@ class TrainSampler(DistributedSampler[int]):
         return iter(self.order(self.epoch))
 
     def resume(self, epoch: int, seen: int) -> None:
-        """Begin an epoch where a stopped run left it.
-
-        Args:
-            epoch: The epoch, from 0.
-            seen: Images that all ranks together have trained on in it.
-
-        Raises:
-            InputError: The epoch has fewer images than that.
-        """
-        if not 0 <= seen <= self.images:
-            raise InputError(
-                f"the checkpoint was written after {seen} images of an epoch, but the data has "
-                f"{self.images}; resume with the data set that the run was started on"
-            )
+        """Begin an epoch where a stopped run left it: after ``seen`` images of all ranks together."""
         self._resumed = epoch, seen
 
     def seen(self, epoch: int) -> int:
@@ -100,15 +81,11 @@ class TrainSampler(DistributedSampler[int]):
     def order(self, epoch: int, before: int = 0) -> list[int]:
         """Positions of this rank's images in an epoch, enough to fill its batches.
 
-        Args:
-            epoch: The epoch, from 0.
-            before: Batches to include that come before the begin of a resumed epoch, at most all.
+        ``before`` batches from before the begin of a resumed epoch are included, at most all.
         """
         # Torch's seed + epoch would give seed 0 in epoch 1 the order of seed 1 in epoch 0.
-        mixed = np.random.SeedSequence((self.seed, 0 if self.same_order else epoch)).generate_state(
-            1, np.uint64
-        )[0]
-        generator = torch.Generator().manual_seed(int(mixed) >> 1)
+        sequence = np.random.SeedSequence((self.seed, 0 if self.same_order else epoch))
+        generator = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
         order = torch.randperm(self.images, generator=generator)
         seen, joined = self.seen(epoch), self.batch_size * self.num_replicas
         first = seen - min(before, seen // joined) * joined
@@ -118,29 +95,19 @@ class TrainSampler(DistributedSampler[int]):
         return own
 
 
-class CanvasSizes(Protocol):
-    """A data set of rectangles of several sizes."""
-
-    canvases: npt.NDArray[np.int64]
-    """(I, 2) height and width in px."""
-
-    def __len__(self) -> int: ...
-
-
 class EvalSampler(DistributedSampler[int]):
     """Every image once, images of one shape together; rank r of w takes every w-th from r on.
 
     Ranks may differ by one image: repeating one to make them equal would count it twice.
 
     Args:
-        dataset: The I images.
-        world_size: Number of processes; that of torch.distributed if None.
-        rank: Rank of this process; likewise.
+        dataset: The I images, with ``canvases`` int64 (I, 2), height and width in px.
+        world_size: Number of processes; that of torch.distributed if None, like ``rank``.
     """
 
-    def __init__(self, dataset: CanvasSizes, world_size: int | None = None, rank: int | None = None) -> None:
+    def __init__(self, dataset: Any, world_size: int | None = None, rank: int | None = None) -> None:
         world_size, rank = _world(world_size, rank)
-        super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=False)  # type: ignore[arg-type]
+        super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=False)
         order = np.lexsort((dataset.canvases[:, 1], dataset.canvases[:, 0]))  # stable
         self.positions: list[int] = order[rank::world_size].tolist()
         self.num_samples = len(self.positions)

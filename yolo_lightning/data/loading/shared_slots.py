@@ -6,6 +6,7 @@ kernel shares it with forked workers without /dev/shm and its limits.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import platform
@@ -13,7 +14,7 @@ import warnings
 import weakref
 from collections import deque
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,35 +23,15 @@ from torch import Tensor
 
 from ...errors import InputError
 from ..batch import Batch
-from ..images.decode import Pixels
 
-_PAGE = 4096
+_PAGE, _CACHE_LINE = 4096, 64
 _IS_LINUX = platform.system() == "Linux"
 
 
-class SlotArrays(NamedTuple):
-    """The fields of a training ``Batch`` in one slot, in its order, as writable arrays."""
-
-    images: Pixels
-    """uint8 (B, S, S, 3)."""
-    targets: npt.NDArray[np.float32]
-    count: npt.NDArray[np.int64]  # type: ignore[assignment]  # a tuple's method of this name is not used
-    index: npt.NDArray[np.int64]  # type: ignore[assignment]  # likewise
-    image_ids: npt.NDArray[np.int64]
-    original_sizes: npt.NDArray[np.int64]
-    letterbox: npt.NDArray[np.float32]
-
-
 class Slots:
-    """K slots, each with room for a training batch of B images of S x S px with N label rows.
+    """Slots, each with room for a training batch of images of ``image_size`` px with ``capacity`` labels.
 
     A slot is free, being written, or lent: as long as a tensor of its batch exists.
-
-    Args:
-        count: K.
-        batch_size: B.
-        image_size: S in px.
-        capacity: N.
 
     Attributes:
         free: Slots that may be written.
@@ -60,7 +41,9 @@ class Slots:
     """
 
     def __init__(self, count: int, batch_size: int, image_size: int, capacity: int) -> None:
-        self.fields: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
+        self.count = count
+        self.batch_size = batch_size
+        fields: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
             "images": ((batch_size, image_size, image_size, 3), np.uint8),
             "targets": ((batch_size, capacity, 5), np.float32),
             "count": ((batch_size,), np.int64),
@@ -69,33 +52,25 @@ class Slots:
             "original_sizes": ((batch_size, 2), np.int64),
             "letterbox": ((batch_size, 4), np.float32),
         }
-        self.count = count
-        self.batch_size = batch_size
-        self.slot_bytes = -(-sum(self._field_bytes().values()) // _PAGE) * _PAGE
+        self._places: dict[str, tuple[slice, tuple[int, ...], type[np.generic]]] = {}
+        """Bytes of each field in a slot, its shape and its type."""
+        end = 0
+        for name, (shape, kind) in fields.items():
+            begin = _round_up(end, _CACHE_LINE)
+            end = begin + math.prod(shape) * np.dtype(kind).itemsize
+            self._places[name] = slice(begin, end), shape, kind
+        self.slot_bytes = _round_up(end, _PAGE)
         self.memory = _shared(count * self.slot_bytes)
         self.free: deque[int] = deque(range(count))
         self.is_pinned = False
 
-    def _field_bytes(self) -> dict[str, int]:
-        """Bytes of each field, rounded up to whole cache lines."""
-        return {
-            name: -(-int(np.prod(shape)) * np.dtype(kind).itemsize // 64) * 64
-            for name, (shape, kind) in self.fields.items()
-        }
+    def arrays(self, slot: int) -> dict[str, npt.NDArray[Any]]:
+        """The fields of a training ``Batch`` in a slot, in its order, to be written; images (B, S, S, 3)."""
+        return self._views(self.memory.numpy(), slot)
 
-    def arrays(self, slot: int) -> SlotArrays:
-        """Views of a slot, to be written."""
-        return SlotArrays(**self._views(self.memory.numpy(), slot))  # type: ignore[arg-type]  # by name
-
-    def _views(self, memory: npt.NDArray[np.uint8], slot: int) -> dict[str, npt.NDArray[np.generic]]:
-        begin, views = slot * self.slot_bytes, {}
-        for (name, (shape, kind)), size in zip(
-            self.fields.items(), self._field_bytes().values(), strict=True
-        ):
-            used = int(np.prod(shape)) * np.dtype(kind).itemsize
-            views[name] = memory[begin : begin + used].view(kind).reshape(shape)
-            begin += size
-        return views
+    def _views(self, memory: npt.NDArray[np.uint8], slot: int) -> dict[str, npt.NDArray[Any]]:
+        own = memory[slot * self.slot_bytes :]
+        return {name: own[at].view(kind).reshape(shape) for name, (at, shape, kind) in self._places.items()}
 
     def lend(self, slot: int) -> Batch:
         """The batch in a slot, without a copy; the slot is free again when the last of its tensors is gone.
@@ -120,8 +95,6 @@ class Slots:
 
     def pin(self) -> None:
         """Page-lock the memory, so that a GPU copies from it without the host waiting."""
-        if self.is_pinned:
-            return
         runtime, address = torch.cuda.cudart(), self.memory.data_ptr()
         status = int(runtime.cudaHostRegister(address, self.memory.numel(), 0))
         if status:
@@ -132,6 +105,10 @@ class Slots:
         self.is_pinned = True
         # The next mapping may get the same address. Runs before the memory itself is released.
         weakref.finalize(self, _unpin, address, os.getpid(), self.memory)
+
+
+def _round_up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
 
 
 def _unpin(address: int, process: int, memory: Tensor) -> None:

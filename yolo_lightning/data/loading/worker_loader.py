@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -9,11 +10,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_convert
 
 from ...system.cores import usable_cores
 from ...system.memory import keep_freed_memory
@@ -23,37 +24,24 @@ from .ordered import OrderedLoader
 from .sampler import TrainSampler
 from .shared_slots import Slots
 
-PREFETCH_BATCHES = 2
-"""Batches that each worker makes ahead."""
-_HELD_BATCHES = 3
-"""Slots beyond those: the batch in use, the next one, and one that is being copied."""
+PREFETCH_BATCHES = 2  # batches that each worker makes ahead
+_HELD_BATCHES = 3  # slots beyond those: the batch in use, the next one, and one that is being copied
 
 
-class Request(NamedTuple):
-    """A batch for a worker to make."""
-
-    slot: int
-    positions: Sequence[int]
+Request = tuple[int, Sequence[int]]
+"""A batch for a worker to make: its slot, and the positions of its images."""
 
 
 class Filled(NamedTuple):
     """A worker's answer; times in ns, summed over threads."""
 
     slot: int
-    read_ns: int
-    """Time of reading files."""
-    total_ns: int
-    """Time of making samples, reading included."""
+    read_ns: int  # time of reading files
+    total_ns: int  # time of making samples, reading included
 
 
 class SlotWriter(Dataset[Filled]):
-    """Makes whole batches, in a worker process or in the training process.
-
-    Args:
-        dataset: The images.
-        slots: Memory of the batches.
-        threads: Images made at once; more than one only in the training process.
-    """
+    """Makes whole batches: in a worker process with one thread, in the training process with several."""
 
     def __init__(self, dataset: DetectionDataset, slots: Slots, threads: int = 1) -> None:
         self.dataset = dataset
@@ -61,19 +49,19 @@ class SlotWriter(Dataset[Filled]):
         self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def __getitems__(self, request: Request) -> Filled:
-        arrays = self.slots.arrays(request.slot)
+        slot, positions = request
+        images, *fields = self.slots.arrays(slot).values()
 
         def fill(row: int) -> tuple[int, int]:
             before = perf_counter_ns()
-            sample, read_ns = self.dataset.timed_sample(request.positions[row], arrays.images[row])
-            fields: tuple[Any, ...] = arrays[1:]  # without pixels, and there is no truth in training
-            for array, value in zip(fields, sample[1:], strict=False):
+            sample, read_ns = self.dataset.timed_sample(positions[row], images[row])
+            for array, value in zip(fields, sample[1:], strict=False):  # there is no truth in training
                 array[row] = value
             return read_ns, perf_counter_ns() - before
 
-        rows = range(len(request.positions))
+        rows = range(len(positions))
         times = list(self.pool.map(fill, rows) if self.pool else map(fill, rows))
-        return Filled(request.slot, *(sum(column) for column in zip(*times, strict=True)))
+        return Filled(slot, *(sum(column) for column in zip(*times, strict=True)))
 
 
 class Requests:
@@ -82,92 +70,74 @@ class Requests:
     It holds no reference to its loader: in a reference cycle, the workers would outlive the loader until
     the garbage collector runs.
 
-    Args:
-        sampler: The order of the images.
-        slots: Memory of the batches.
-        batch_size: B.
-
     Attributes:
         first_epoch: Epoch of the next iteration's first batch.
         issued: Slots that workers may be writing.
     """
 
-    def __init__(self, sampler: TrainSampler, slots: Slots, batch_size: int) -> None:
+    def __init__(self, sampler: TrainSampler, slots: Slots) -> None:
         self.sampler = sampler
         self.slots = slots
-        self.batch_size = batch_size
         self.first_epoch = 0
         self.issued: set[int] = set()
 
     def __len__(self) -> int:
-        return self.sampler.num_samples // self.batch_size  # of one epoch; iteration does not stop there
+        return len(self.sampler) // self.sampler.batch_size  # of one epoch; iteration does not stop there
 
     def __iter__(self) -> Iterator[Request]:
         # Runs on the first request, when the workers have finished those of an earlier iteration.
         self.slots.free.extend(self.issued)
         self.issued.clear()
-        epoch = self.first_epoch
-        while True:
+        size = self.sampler.batch_size
+        for epoch in itertools.count(self.first_epoch):
             order = self.sampler.order(epoch)
-            for begin in range(0, len(order), self.batch_size):
+            for begin in range(0, len(order), size):
                 slot = self.slots.free.popleft()
                 self.issued.add(slot)
-                yield Request(slot, order[begin : begin + self.batch_size])
-            epoch += 1
+                yield slot, order[begin : begin + size]
 
 
 class WorkerLoader(OrderedLoader):
-    """Batches of squares in seeded order; each iteration is the sampler's epoch.
+    """Batches of squares made by worker processes; each iteration is the sampler's epoch.
 
     Workers begin the next epoch while the last batches of one are used, validated and saved. They
     return a slot number; the pixels are in shared memory already, and a batch is a view of them (see
     ``Slots.lend``).
 
     Args:
-        dataset: The training images.
-        sampler: Their order.
-        batch_size: B.
         workers: Processes that make batches; 0 makes them in this process, on request.
-        device: Device of the training.
         threads: Threads without workers; one for each usable core if left out.
-
-    Attributes:
-        slots: Memory of the batches.
     """
 
     def __init__(
         self,
         dataset: DetectionDataset,
         sampler: TrainSampler,
-        batch_size: int,
         workers: int,
         device: torch.device,
         threads: int | None = None,
     ) -> None:
-        super().__init__(dataset, sampler, batch_size, device)
+        super().__init__(dataset, sampler, device)
         self.workers = workers
         count = workers * PREFETCH_BATCHES + _HELD_BATCHES
-        self.slots = Slots(count, batch_size, dataset.image_size, dataset.capacity)
+        self.slots = Slots(count, self.batch_size, dataset.image_size, dataset.capacity)
         if device.type == "cuda":
             self.slots.pin()
         self._writer = SlotWriter(dataset, self.slots, 1 if workers else threads or usable_cores())
-        self._requests = Requests(sampler, self.slots, batch_size)
+        self._requests = Requests(sampler, self.slots)
         self._results: Iterator[Filled] = iter(())
-        self._at: tuple[int, int] | None = None
-        """Epoch and batch that ``_results`` gives next."""
+        self._at: tuple[int, int] | None = None  # epoch and batch that ``_results`` gives next
         self._iteration = 0
         self._read_ns = self._total_ns = 0
-        self._loader = self._make_loader()
+        self._loader = self._make_loader() if workers else None
 
-    def _make_loader(self) -> DataLoader[Filled] | None:
-        """A ``DataLoader`` whose workers start with its first iteration; None without workers."""
-        if not self.workers:
-            return None
+    def _make_loader(self) -> DataLoader[Filled]:
+        """A ``DataLoader`` whose workers start with its first iteration."""
         return DataLoader(
             self._writer,
             batch_sampler=self._requests,  # type: ignore[arg-type]  # endless, of Requests
             num_workers=self.workers,
-            collate_fn=_unchanged,  # type: ignore[arg-type]
+            collate_fn=default_convert,  # leaves numbers as they are
             prefetch_factor=PREFETCH_BATCHES,
             persistent_workers=True,
             worker_init_fn=prepare_worker,
@@ -203,11 +173,7 @@ class WorkerLoader(OrderedLoader):
         """Stop the workers; another iteration starts new ones."""
         self._results = iter(())
         self._at = None
-        self._loader = self._make_loader()
-
-
-def _unchanged(filled: Filled) -> Filled:
-    return filled
+        self._loader = self._make_loader() if self.workers else None
 
 
 def _obey_parent() -> None:

@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ...data.augment import normalise
 from ...data.batch import Batch
 from ...data.letterbox import to_letterbox
-from ...data.loading.facts import data_that_tells
+from ...data.loading.ordered import data_that_tells
 from ...system.background import BackgroundQueue, Pace
 from ...system.files import write_whole
 from ...system.lightning_internals import logging_step

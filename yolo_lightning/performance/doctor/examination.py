@@ -17,8 +17,7 @@ from ...data.annotations.source import Split
 from ...data.batch import Batch
 from ...data.images.cache import ImageCache
 from ...data.images.choose_cache import CACHE_MODES, CachePlan
-from ...data.loading.facts import Loading
-from ...data.loading.ordered import OrderedLoader
+from ...data.loading.ordered import Loading, OrderedLoader
 from ...data.module import DetectionDataModule
 from ...system.cores import usable_cores
 from ...system.environment import processor_facts

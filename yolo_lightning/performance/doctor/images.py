@@ -22,11 +22,10 @@ from ...data.batch import Batch, label_capacity
 from ...data.cache_folder import available_memory
 from ...data.images.cache import ImageCache
 from ...data.images.decode import Pixels
-from ...data.loading.choose import train_loader
 from ...data.loading.dataset import DetectionDataset, Sample
-from ...data.loading.ordered import OrderedLoader
+from ...data.loading.ordered import DeviceLoader, OrderedLoader
 from ...data.loading.sampler import TrainSampler
-from ...data.loading.worker_loader import PREFETCH_BATCHES
+from ...data.loading.worker_loader import PREFETCH_BATCHES, WorkerLoader
 from ...system.cores import usable_cores
 
 MOST_IMAGES = 256
@@ -83,12 +82,14 @@ class TrainingSample:
         cache: ImageCache | None = None,
         resident: bool = False,
     ) -> OrderedLoader:
-        """Build the loader that training would have; see ``data.loading.choose.train_loader``."""
+        """Build the loader that training would have."""
         dataset = self.dataset
         if cache is not None:
             dataset = DetectionDataset(self.index, self.image_size, self.capacity, train=True, cache=cache)
         sampler = TrainSampler(dataset, batch_size)
-        return train_loader(dataset, sampler, batch_size, workers, device, resident)
+        if resident:
+            return DeviceLoader(dataset, sampler, device)
+        return WorkerLoader(dataset, sampler, workers, device)
 
     @contextmanager
     def memory_cache(self) -> Iterator[ImageCache]:
@@ -98,7 +99,7 @@ class TrainingSample:
             path = Path(folder) / "images.uint8"
             pixels = np.memmap(path, np.uint8, "w+", shape=shape)
             with ThreadPoolExecutor(usable_cores()) as pool:
-                for _ in pool.map(lambda i: self.dataset.sample(i, pixels[i]), range(len(pixels))):
+                for _ in pool.map(lambda i: self.dataset.timed_sample(i, pixels[i]), range(len(pixels))):
                     pass
             yield ImageCache(path, *shape[:2])
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from ...data.images.choose_cache import CacheMode
-from ...data.loading.facts import Loading
+from ...data.loading.ordered import Loading
 from ...training.compilation import CompileOption
 from ...training.precision import Precision, has_native_bf16
 from ..bottleneck import Cause, Measurements, find_bottleneck

@@ -192,7 +192,7 @@ class ShortTraining:
                 augmentation=like.augmentation_config,
             )
         copy = self._copies[form.compile]
-        copy.augmentation.reset()  # all forms begin with the same mosaics
+        copy.augmentation.recent.reset()  # all forms begin with the same mosaics
         if copy.channels_last != form.channels_last:
             copy.channels_last = form.channels_last
             order = torch.channels_last if form.channels_last else torch.contiguous_format

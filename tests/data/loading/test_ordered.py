@@ -7,17 +7,27 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from tests.data.loading.test_worker_loader import BATCH, SIZE, assert_same, end_workers, expected, write_index
+from tests.data.loading.test_worker_loader import (
+    BATCH,
+    SIZE,
+    assert_epoch,
+    assert_same,
+    end_workers,
+    expected,
+    write_index,
+)
+from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.batch import Batch
-from yolo_lightning.data.loading import device_feed
+from yolo_lightning.data.images.cache import open_cache
+from yolo_lightning.data.loading import ordered
 from yolo_lightning.data.loading.dataset import DetectionDataset
-from yolo_lightning.data.loading.device_feed import copy_ahead
+from yolo_lightning.data.loading.ordered import DeviceLoader, OrderedLoader, copy_ahead
 from yolo_lightning.data.loading.sampler import TrainSampler
 from yolo_lightning.data.loading.shared_slots import Slots
 from yolo_lightning.data.loading.worker_loader import WorkerLoader
 
-META = torch.device("meta")
-"""Takes copies without having memory; it stands for a GPU."""
+CPU, GPU, META = torch.device("cpu"), torch.device("cuda", 0), torch.device("meta")
+"""The last takes copies without having memory; it stands for a GPU."""
 
 
 class Source:
@@ -30,7 +40,7 @@ class Source:
     def __iter__(self) -> Iterator[Batch]:
         for number in range(self.batches):
             slot = self.slots.free.popleft()
-            for array in self.slots.arrays(slot):
+            for array in self.slots.arrays(slot).values():
                 array[:] = number
             yield self.slots.lend(slot)
 
@@ -71,8 +81,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         lines.append(f"end on {stream}")
 
     Event.made = []
-    monkeypatch.setattr(device_feed, "side_stream", lambda device: f"side of {device}")
-    monkeypatch.setattr(device_feed, "hand_over", lambda batch, stream: lines.append((batch, stream)))
+    monkeypatch.setattr(ordered, "side_stream", lambda device: f"side of {device}")
+    monkeypatch.setattr(ordered, "hand_over", lambda batch, stream: lines.append((batch, stream)))
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "stream", on)
     return lines
@@ -147,6 +157,72 @@ def test_an_error_of_the_loader_comes_through(told: list[object]) -> None:
     assert [event.waited_for for event in Event.made] == [True]
 
 
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
+    return write_index(tmp_path_factory.mktemp("loaders"))
+
+
+@pytest.fixture
+def made(index: DatasetIndex) -> Iterator[list[OrderedLoader]]:
+    loaders: list[OrderedLoader] = []
+    yield loaders
+    for loader in loaders:
+        if isinstance(loader, WorkerLoader):
+            end_workers(loader)
+
+
+def _train_loader(index: DatasetIndex, workers: int, device: torch.device, on_device: bool) -> OrderedLoader:
+    cache = open_cache(index, SIZE, True, "disk") if on_device else None
+    dataset = DetectionDataset(index, SIZE, 16, True, cache)
+    sampler = TrainSampler(dataset, BATCH, seed=5)
+    if on_device:
+        return DeviceLoader(dataset, sampler, device)
+    return WorkerLoader(dataset, sampler, workers, device)
+
+
+@pytest.mark.parametrize(("workers", "on_device"), [(0, False), (2, False), (0, True)])
+def test_any_loader_gives_the_epoch_on_a_cpu(
+    index: DatasetIndex, made: list[OrderedLoader], workers: int, on_device: bool
+) -> None:
+    loader = _train_loader(index, workers, CPU, on_device)
+    made.append(loader)
+    assert loader.workers == workers
+    for epoch in (0, 3):
+        loader.sampler.set_epoch(epoch)
+        assert_epoch(list(loader), index, epoch)
+
+
+def test_on_a_gpu_batches_are_copied_from_locked_slots(
+    index: DatasetIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked: list[Slots] = []
+    monkeypatch.setattr(Slots, "pin", lambda slots: locked.append(slots))
+    loader = _train_loader(index, 3, GPU, on_device=False)
+    assert isinstance(loader, WorkerLoader) and locked == [loader.slots]
+    assert (loader.device, loader.workers, len(loader)) == (GPU, 3, 3)
+    assert_copies(loader, monkeypatch)
+
+
+def test_on_a_gpu_images_that_live_there_need_no_slots(
+    index: DatasetIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordered, "pixels_on", lambda device, cache: torch.empty(0))
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device: tensor)
+    loader = _train_loader(index, 0, GPU, on_device=True)
+    assert isinstance(loader, DeviceLoader) and loader.device == GPU
+    assert_copies(loader, monkeypatch)
+
+
+def assert_copies(loader: OrderedLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[tuple[object, torch.device]] = []
+    monkeypatch.setattr(
+        ordered, "copy_ahead", lambda batches, device: copied.append((batches, device)) or iter(())
+    )
+    monkeypatch.setattr(type(loader), "_batches", lambda self: "batches")
+    assert list(loader) == []
+    assert copied == [("batches", GPU)]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("workers", [0, 2])
@@ -157,7 +233,7 @@ def test_on_a_gpu_batches_arrive_whole_while_it_is_busy(
     index = write_index(tmp_path_factory.mktemp("feed"))
     dataset = DetectionDataset(index, SIZE, 16, True)
     sampler = TrainSampler(dataset, BATCH, seed=5)
-    loader = WorkerLoader(dataset, sampler, BATCH, workers, device)
+    loader = WorkerLoader(dataset, sampler, workers, device)
     assert loader.slots.is_pinned
     matrix = torch.randn(4096, 4096, device=device)
     try:
@@ -165,7 +241,7 @@ def test_on_a_gpu_batches_arrive_whole_while_it_is_busy(
             sampler.set_epoch(epoch)
             kept = []
             for batch in loader:
-                with torch.cuda.stream(device_feed.side_stream(device)):
+                with torch.cuda.stream(ordered.side_stream(device)):
                     matrix @ matrix  # the next copy comes late
                 assert all(tensor.device == device for tensor in batch)
                 kept.append(Batch(*(tensor.clone() for tensor in batch)))
