@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -67,3 +69,24 @@ def test_a_process_that_fails_for_all_knows_it_before_it_ends(
     monkeypatch.setattr(failure, "_failing", threading.Event())
     FailedElsewhere("the sentence")
     assert is_failing()
+
+
+ENDS_LATE = """
+import threading, time, torch
+from yolo_lightning.distributed.failure import begin
+
+def work(_):  # as on a busy machine, where a thread ends some time after its result is there
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        torch.zeros(1).add_(1)
+
+may_end = threading.Event()
+future = begin(may_end.wait)
+future.add_done_callback(work)
+may_end.set()
+"""
+
+
+def test_a_process_waits_for_a_thread_whose_call_has_ended() -> None:
+    """Python would abort it, with the status of SIGABRT."""
+    assert subprocess.run([sys.executable, "-c", ENDS_LATE], timeout=PATIENCE_S).returncode == 0

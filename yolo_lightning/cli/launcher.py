@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
@@ -169,11 +169,6 @@ class YoloCLI(CommandHooks, LightningCLI):
 
 class DryCLI(YoloCLI):
     """Resolves the options of ``fit`` and builds its objects, but runs and writes nothing."""
-
-    @property
-    def ema(self) -> ExponentialMovingAverage:
-        """Averaging of the weights."""
-        return cast(ExponentialMovingAverage, self.config_init[self.subcommand].ema)
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]

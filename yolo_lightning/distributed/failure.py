@@ -101,6 +101,14 @@ def _leave() -> None:
 atexit.register(_leave)
 
 
+@atexit.register
+def _await_threads() -> None:
+    """Let threads of finished calls end: Python aborts a process that ends while one returns from torch."""
+    for thread in threading.enumerate():
+        if thread.name == "preflight":
+            thread.join(1)
+
+
 def bounded(call: Callable[[], T], seconds: float) -> T:
     """Return or raise what a call does, if it ends in time. One that hangs is left behind in its thread.
 

@@ -100,10 +100,6 @@ def launched_by_hand(variables: Mapping[str, str], devices: int) -> Launch | Non
     Processes that Lightning starts have no ``RANK``. Lightning computes a rank as ``NODE_RANK`` x devices +
     ``LOCAL_RANK`` and ignores ``RANK``, so both must agree.
 
-    Args:
-        variables: ``os.environ``.
-        devices: processes of each node.
-
     Raises:
         InputError: They contradict each other, or the address is missing.
     """
@@ -127,12 +123,10 @@ def address_origin(variables: Mapping[str, str]) -> tuple[str, str]:
     """Name the source of rank zero's address, and what to do when it is wrong."""
     if variables.get("TORCHELASTIC_RUN_ID"):
         return "MASTER_ADDR, from torchrun", "give the first node's torchrun --local-addr with its IP address"
-    if variables.get("MASTER_ADDR"):
-        return Launch.origin, Launch.remedy
     for name in ("SLURM_NODELIST", "SLURM_JOB_NODELIST"):
-        if variables.get(name):
+        if variables.get(name) and not variables.get("MASTER_ADDR"):
             return f"the first name of {name}", "set MASTER_ADDR to the IP address of that node"
-    return "a default", "set MASTER_ADDR to the address of rank zero's host"
+    return Launch.origin, Launch.remedy
 
 
 def join(launch: Launch | None, timeout_s: float) -> Meeting:

@@ -37,6 +37,7 @@ Judge = Callable[[dict[int, Any]], tuple[str, Any]]
 T = TypeVar("T")
 
 LONG_S = PATIENCE.total_seconds()
+"""Limit of a stage unless one is given, in s."""
 GRACE_S = 2.0
 """After one rank has failed, how long rank zero waits for reports of the others, in s."""
 FAREWELL_S = 10.0
@@ -49,11 +50,11 @@ ALL_REDUCE_S = 60.0
 class Meeting:
     """The processes of a run; made by ``join``, ``meet_in_process_group`` or :func:`alone`.
 
-    All ranks call the same methods in the same order, each with the name of what is done, to continue
-    "while …": ``reading the data``. A rank may work as long as it likes, unless a limit is
-    given; when it fails or dies, all ranks end. Then rank zero raises ``InputError`` with the rank and the
-    reason (or what its own work raised, if that was no ``InputError``), and the others ``FailedElsewhere``.
-    When rank zero dies, one process of each host raises ``InputError``.
+    All ranks call the same methods in the same order, each with a stage that continues "while …": ``reading
+    the data``. A rank may work as long as it likes, unless a limit is given; when it fails or dies, all ranks
+    end. Then rank zero raises ``InputError`` with the rank and the reason (or what its own work raised, if
+    that was no ``InputError``), and the others ``FailedElsewhere``. When rank zero dies, one process of each
+    host raises ``InputError``.
     """
 
     rank: int
