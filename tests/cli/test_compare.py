@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.html_page import HtmlPage
 from tests.support.report_run import NASTY, make_run
-from yolo_lightning.cli.compare import compare, run_compare
+from yolo_lightning.cli.report import run_compare
 from yolo_lightning.errors import InputError
 from yolo_lightning.monitoring.report.compare import compare_runs, differences, flatten, short_names
 from yolo_lightning.monitoring.report.read import read_run
@@ -64,7 +64,7 @@ def test_differences_of_two_runs(two: tuple[Path, Path]) -> None:
 
 
 def test_a_plain_table(two: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    compare([str(run) for run in two])
+    run_compare([str(run) for run in two])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["a/version_0", "b/version_0"]
     assert next(line for line in lines if "learning_rate" in line).split() == [
@@ -96,14 +96,14 @@ def test_the_page_lays_curves_over_each_other(tmp_path: Path, capsys: pytest.Cap
 
 def test_runs_that_are_set_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [make_run(tmp_path / name / "version_0") for name in ("a", "b")]
-    compare([*map(str, runs)], output=str(tmp_path / "page.html"))
+    run_compare([*map(str, runs), "--output", str(tmp_path / "page.html")])
     assert "(no option differs)" in capsys.readouterr().out
     assert "No option differs." in (tmp_path / "page.html").read_text()
 
 
 def test_runs_of_metrics_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [make_run(tmp_path / name / "version_0", whole=False) for name in ("a", "b")]
-    compare([*map(str, runs)], output=str(tmp_path / "page.html"))
+    run_compare([*map(str, runs), "--output", str(tmp_path / "page.html")])
     assert "mAP 50-95" in capsys.readouterr().out
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
@@ -24,7 +24,8 @@ from yolo_lightning.errors import InputError
 
 def build(strategy: Any = "auto", **options: Any) -> Any:
     defaults = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "sync_batchnorm": False}
-    return build_strategy(strategy, **{**defaults, "config": DDPConfig(), **options})
+    config = options.pop("config", DDPConfig())
+    return build_strategy(Namespace(strategy=strategy, **{**defaults, **options}), config)
 
 
 @pytest.fixture

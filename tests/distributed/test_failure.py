@@ -1,5 +1,5 @@
-import errno
-import fcntl
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +38,7 @@ def test_the_same_failure_of_several_ranks_is_told_once() -> None:
 def test_one_process_of_a_host_says_what_all_find(monkeypatch: pytest.MonkeyPatch) -> None:
     all_know = threading.Barrier(3, timeout=PATIENCE_S)  # in the place of some seconds, in which they would
     monkeypatch.setattr(failure, "time", SimpleNamespace(sleep=lambda _: all_know.wait()))
-    subject = f"test {time.monotonic_ns()}"  # a lock is of an open file: threads stand for processes
+    subject = f"test {time.monotonic_ns()}"  # a socket has a name once: threads stand for processes
     with ThreadPoolExecutor(3) as pool:
         errors = list(pool.map(lambda _: say_on_host("the sentence", subject), range(3)))
     assert sorted(isinstance(error, FailedElsewhere) for error in errors) == [False, True, True]
@@ -61,19 +61,32 @@ def test_a_process_that_fails_for_all_knows_it_before_it_ends(
     is_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(failure, "_TO_PRINT_S", -failure.SIBLINGS_S)
-    monkeypatch.setattr(failure._State, "is_failing", False)
+    monkeypatch.setattr(failure, "_failing", threading.Event())
     known: list[bool] = []
     monkeypatch.setattr(failure, "_is_first_on_host", lambda _: known.append(is_failing()) or is_first)
     say_on_host("the sentence", "test")
     assert known == [True]
-    monkeypatch.setattr(failure._State, "is_failing", False)
+    monkeypatch.setattr(failure, "_failing", threading.Event())
     FailedElsewhere("the sentence")
     assert is_failing()
 
 
-def test_a_file_system_without_locks_silences_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+ENDS_LATE = """
+import threading, time, torch
+from yolo_lightning.distributed.failure import begin
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    assert failure._is_first_on_host("no locks")
+def work(_):  # as on a busy machine, where a thread ends some time after its result is there
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        torch.zeros(1).add_(1)
+
+may_end = threading.Event()
+future = begin(may_end.wait)
+future.add_done_callback(work)
+may_end.set()
+"""
+
+
+def test_a_process_waits_for_a_thread_whose_call_has_ended() -> None:
+    """Python would abort it, with the status of SIGABRT."""
+    assert subprocess.run([sys.executable, "-c", ENDS_LATE], timeout=PATIENCE_S).returncode == 0

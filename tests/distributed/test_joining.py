@@ -1,13 +1,15 @@
 import socket
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from torch.distributed import TCPStore
 
 from yolo_lightning.distributed import joining
-from yolo_lightning.distributed.joining import _why_unresolved, join
-from yolo_lightning.distributed.launch import Launch
+from yolo_lightning.distributed.failure import bounded
+from yolo_lightning.distributed.joining import Launch, _why_unresolved, join
 from yolo_lightning.distributed.meeting import alone
-from yolo_lightning.distributed.time_limit import bounded
 
 PATIENCE_S = 60
 """For what takes milliseconds."""
@@ -43,9 +45,34 @@ def test_a_name_that_appears_late_is_waited_for(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_one_process_meets_itself() -> None:
-    here = join(Launch(0, 1, 0, "nowhere.invalid", 1))
+    here = join(Launch(0, 1, "nowhere.invalid", 1), PATIENCE_S)
     assert here.share("reading", lambda: 5) == 5
     assert here.decide("reading", lambda: 6) == 6
     with pytest.raises(KeyError):
         alone().share("reading", lambda: {}["x"])  # type: ignore[index]
     here.close()
+
+
+def test_a_run_that_torchrun_starts_again_meets_on_the_same_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What rank zero removes of the first attempt must not be what another rank is about to read."""
+    check = TCPStore.check
+
+    def slow_check(store: TCPStore, keys: list[str]) -> bool:
+        found = check(store, keys)
+        time.sleep(0.5 if found and "welcome" in keys[0] else 0)  # a busy machine
+        return found
+
+    monkeypatch.setattr(TCPStore, "check", slow_check)
+    store = TCPStore("localhost", 0, 2, True, wait_for_workers=False)
+    ranks = [Launch(rank, 2, "localhost", store.port) for rank in range(2)]
+    hello, said, prefixes = "yolo_lightning/hello/1", b"", set()
+    for _ in range(2):
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(joining._reach_rank_zero, ranks[1], PATIENCE_S)
+            while not check(store, [hello]) or store.get(hello) == said:
+                time.sleep(0.01)
+            said = store.get(hello)
+            welcome = joining._receive_all(ranks[0], store, PATIENCE_S)
+            assert other.result()[1] == {**welcome, "failure": ""}
+            prefixes.add(welcome["prefix"])
+    assert len(prefixes) == 2

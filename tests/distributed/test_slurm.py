@@ -23,7 +23,7 @@ def test_the_shipped_script_is_the_job_with_default_values() -> None:
 def test_each_value_reaches_its_line() -> None:
     job = SlurmJob(
         nodes=4, gpus_per_node=2, cpus_per_task=6, time="2-12", partition="a100", account="vision",
-        constraint="nvlink", job_name="coco", signal_seconds=300, more=("--qos=long", "--exclusive"),
+        constraint="nvlink", job_name="coco", signal_seconds=300, sbatch=("--qos=long", "--exclusive"),
         python="/env/bin/python", runs_dir="/runs of all", run_name="first", local_cache="$TMPDIR/images",
         accelerator="gpu", fit_options=("--data.root", "/data/a b", "--model.weights=$HOME/x.pt"),
     )  # fmt: skip
@@ -40,7 +40,7 @@ def test_each_value_reaches_its_line() -> None:
 
 def test_the_options_of_sbatch_come_before_the_first_command() -> None:
     """Slurm reads no further."""
-    lines = sbatch_text(SlurmJob(more=("--qos=long",))).splitlines()
+    lines = sbatch_text(SlurmJob(sbatch=("--qos=long",))).splitlines()
     commands = [n for n, line in enumerate(lines) if line and not line.startswith("#")]
     options = [n for n, line in enumerate(lines) if line.startswith("#SBATCH")]
     assert max(options) < min(commands)
@@ -77,8 +77,8 @@ def test_without_gpus_there_are_as_many_processes_as_asked_for() -> None:
         ({"job_name": "two words"}, "--job-name 'two words'"),
         ({"partition": "a\n#SBATCH --nodes=9"}, "--partition"),
         ({"account": ""}, "--account ''"),
-        ({"more": ("qos=long",)}, "--sbatch 'qos=long'"),
-        ({"more": ("--comment=two words",)}, "--sbatch"),
+        ({"sbatch": ("qos=long",)}, "--sbatch 'qos=long'"),
+        ({"sbatch": ("--comment=two words",)}, "--sbatch"),
         ({"local_cache": '"; rm -r x; "'}, "--local-cache"),
         ({"local_cache": "$(date)"}, "--local-cache"),
         ({"run_name": "a/b"}, "--run-name 'a/b'"),
@@ -97,9 +97,9 @@ def test_what_the_script_sets_is_taken_out_of_the_options() -> None:
         "fit --config a.yaml --trainer.num_nodes 4 --trainer.devices=8 --runs_dir /r --run_name=n "
         "--trainer.accelerator auto --data.root --runs --trainer.max_epochs 3"
     )
-    found = split_fit_options(command, 4, 8, "gpu")
-    assert found.others == shlex.split("--config a.yaml --data.root --runs --trainer.max_epochs 3")
-    assert (found.runs_dir, found.run_name) == ("/r", "n")
+    others, *folders = split_fit_options(command, 4, 8, "gpu")
+    assert others == shlex.split("--config a.yaml --data.root --runs --trainer.max_epochs 3")
+    assert folders == ["/r", "n"]
     assert split_fit_options(["fit"], 1, 1, "cpu") == ([], None, None)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -133,9 +134,10 @@ def fit(
     module: YOLOv5, data: LightningDataModule, ranks: int, callback: Callback, precision: Any = "32-true"
 ) -> None:
     """Two epochs on a data set, one on the joined batch."""
-    strategy = build_strategy(
-        "auto", accelerator="cpu", devices=ranks, num_nodes=1, sync_batchnorm=False, config=DDPConfig()
+    asked = SimpleNamespace(
+        strategy="auto", accelerator="cpu", devices=ranks, num_nodes=1, sync_batchnorm=False
     )
+    strategy = build_strategy(asked, DDPConfig())
     options: dict[str, Any] = dict.fromkeys(
         ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
     )

@@ -12,15 +12,15 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ..data.annotations.source import SPLITS, DataSource
 from ..data.module import PATH_OPTIONS, DetectionDataModule
-from ..distributed.ddp import processes_here, refuse_absent_gpus
+from ..distributed.ddp import is_on_gpu, listed_gpus, processes_here, refuse_absent_gpus
 from ..errors import InputError
 from ..model.weights import load_weights
 from ..runs.checkpoint_files import newest_whole
 from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import DEFAULT_NAME, begun_run_directory, find_checkpoint, run_directory_of
+from ..training.compilation import compiler_obstacle
 from ..training.module import YOLOv5
-from ..training.precision import Precision
-from .settle_auto import settle_step
+from ..training.precision import Precision, default_precision, has_native_bf16
 
 _PRECISIONS = (*get_args(Precision), "32", "bf16", "16")
 _LAUNCHER_VARIABLES = (
@@ -60,8 +60,8 @@ def resolve_options(config: Any, subcommand: str) -> RunStart:
     Raises:
         InputError: an option is wrong.
     """
-    refuse_trainer_options(config.trainer)
-    make_paths_absolute(config)
+    _refuse_trainer_options(config.trainer)
+    _make_paths_absolute(config)
     start = _find_start(config, subcommand)
     _check_sources(config, subcommand)
     if subcommand != "predict":
@@ -74,34 +74,28 @@ def resolve_options(config: Any, subcommand: str) -> RunStart:
     return start
 
 
-def refuse_trainer_options(trainer: Any) -> None:
-    """Refuse options of the Trainer that this package does not support, and name the remedy.
-
-    Raises:
-        InputError: such an option is set.
-    """
-    if trainer.accumulate_grad_batches != 1:
-        raise InputError(
-            "trainer.accumulate_grad_batches is not used here: batches are accumulated up to "
-            "--model.optimizer.nominal_batch_size images a step; set that"
-        )
-    if trainer.gradient_clip_val is not None:
-        raise InputError(
-            "trainer.gradient_clip_val is not used here; set --model.optimizer.gradient_clip_norm"
-        )
-    if str(trainer.precision or "32-true") not in _PRECISIONS:
-        raise InputError(
-            f"trainer.precision {trainer.precision} is not supported; use 32-true, bf16-mixed or 16-mixed"
-        )
-    if trainer.barebones:
-        raise InputError("trainer.barebones leaves out the checkpoints and the metrics; set it to false")
+def _refuse_trainer_options(trainer: Any) -> None:
+    """Refuse options of the Trainer that this package does not support, and name the remedy."""
     refuse_absent_gpus(trainer.accelerator, trainer.devices)
     is_time = not isinstance(trainer.val_check_interval, (int, float, type(None)))
-    if is_time and processes_here(trainer) * int(trainer.num_nodes) > 1:
-        raise InputError(
-            f"trainer.val_check_interval {trainer.val_check_interval} is a time, which the clocks of "
-            "several processes reach in different batches; give a number of batches or a share of an epoch"
-        )
+    refused = {
+        "accumulate_grad_batches is not used here: batches are accumulated up to "
+        "--model.optimizer.nominal_batch_size images a step; set that": trainer.accumulate_grad_batches != 1,
+        "gradient_clip_val is not used here; set --model.optimizer.gradient_clip_norm": (
+            trainer.gradient_clip_val is not None
+        ),
+        f"precision {trainer.precision} is not supported; use 32-true, bf16-mixed or 16-mixed": (
+            str(trainer.precision or "32-true") not in _PRECISIONS
+        ),
+        "barebones leaves out the checkpoints and the metrics; set it to false": trainer.barebones,
+        f"val_check_interval {trainer.val_check_interval} is a time, which the clocks of several processes "
+        "reach in different batches; give a number of batches or a share of an epoch": (
+            is_time and processes_here(trainer) * int(trainer.num_nodes) > 1
+        ),
+    }
+    for sentence, is_given in refused.items():
+        if is_given:
+            raise InputError(f"trainer.{sentence}")
 
 
 def refuse_absent_nodes(trainer: Any) -> None:
@@ -118,7 +112,7 @@ def refuse_absent_nodes(trainer: Any) -> None:
         )
 
 
-def make_paths_absolute(config: Any) -> None:
+def _make_paths_absolute(config: Any) -> None:
     """Make every path absolute and expand ``~``, so that the saved configuration holds from any folder."""
     model, data = config.model, config.data
     for name in PATH_OPTIONS:
@@ -168,9 +162,8 @@ def _find_start(config: Any, subcommand: str) -> RunStart:
         config.model[option] = known.get(option, config.model[option])
     config.model.weights = None  # the checkpoint replaces them, and the file may be gone
     if subcommand != "fit":
-        directory = None
-    else:
-        resumed.check_epochs(config.trainer.max_epochs)
+        return RunStart(checkpoint, step=resumed.step)
+    resumed.check_epochs(config.trainer.max_epochs)
     return RunStart(checkpoint, directory, resumed.step, resumed.purge_step)
 
 
@@ -201,6 +194,40 @@ def _read_classes(config: Any, subcommand: str, checkpoint: Path | None) -> None
     if checkpoint and names != model.class_names:
         rank_zero_warn(f"{data.root}: its classes have other names than those of {checkpoint}")
     model.num_classes, model.class_names = len(names), names
+
+
+def settle_step(config: Any, is_training: bool) -> None:
+    """Fill in what the options leave open, so that equal options on equal machines give equal numbers.
+
+    Training takes the precision of ``default_precision`` and keeps activations channels last; the module
+    decides what to compile. Evaluation uses bfloat16 on a GPU that computes in it, else fp32.
+
+    Raises:
+        InputError: the network is to be compiled although its batch norms are synchronised.
+    """
+    trainer, model = config.trainer, config.model
+    on_gpu = is_on_gpu(trainer.accelerator)
+    if not is_training:
+        if trainer.precision is None and on_gpu:
+            trainer.precision = "bf16-mixed" if has_native_bf16("cuda") else "32-true"
+        return
+    if trainer.sync_batchnorm:  # a synchronised batch norm waits for the device and breaks the graph
+        if model.compile not in ("auto", "augmentation", False):
+            raise InputError(
+                f"model.compile is {model.compile}, but networks with synchronised batch norms are not "
+                "compiled; set --model.compile augmentation or --trainer.sync_batchnorm false"
+            )
+        if on_gpu and model.compile == "auto":
+            model.compile = False if compiler_obstacle("cuda") else "augmentation"
+    precision_reason = order_reason = "as given"
+    if trainer.precision is None:
+        first = (listed_gpus(trainer.devices) or [0])[0]
+        trainer.precision, why = default_precision(f"cuda:{first}" if on_gpu else "cpu")
+        precision_reason = f"because {why}"
+    if model.channels_last == "auto":
+        model.channels_last, order_reason = True, "by rule"
+    order = "channels last" if model.channels_last else "channels first"
+    rank_zero_info(f"step: {trainer.precision} {precision_reason}, {order} {order_reason}")
 
 
 def read_data(data: DetectionDataModule, stage: str, trainer: Any) -> None:

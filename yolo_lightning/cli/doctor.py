@@ -88,5 +88,6 @@ def run_doctor(argv: list[str]) -> None:
     cli = launch(DryCLI, with_run_config(["fit", *of_fit]))
     device = str(cli.trainer.strategy.root_device)
     precision = cast(Precision, cli.trainer.precision)
-    report = diagnose(cli.model, cli.datamodule, precision, device, float(options.seconds), ema=cli.ema)
+    ema = cli.config_init["fit"].ema
+    report = diagnose(cli.model, cli.datamodule, precision, device, float(options.seconds), ema=ema)
     show(report, as_json=options.json)

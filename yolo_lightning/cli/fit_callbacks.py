@@ -1,7 +1,8 @@
-"""The callbacks, the logger and the plugins of ``fit``."""
+"""The callbacks, the logger and the plugins of ``fit``, and the options of a whole run."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,22 @@ from ..runs.resumption import MidEpochResumption
 from ..system.background import BackgroundQueue
 from ..system.lightning_internals import has_checkpoint_io
 from ..system.start_time import PROGRAM_BEGAN_S
-from .run_options import RunOptions
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Run directory, checkpoints and the end of a run."""
+
+    runs_dir: str = "runs"
+    """Folder of all runs."""
+    run_name: str | None = None
+    """Runs of one name are numbered: RUNS_DIR/RUN_NAME/version_K (default: the subcommand)."""
+    checkpoint_minutes: float = 15.0
+    """Minutes after which last.ckpt is written within an epoch, too; 0: only before a stop."""
+    patience: int = 100
+    """Epochs (validations) without a better val/map after which training ends; 0: never."""
+    preflight_seconds: float = 120.0
+    """Longest wait for the other processes at the start, if they are started side by side."""
 
 
 def training_callbacks(
@@ -98,15 +114,9 @@ def _dashboard_callbacks(run: Path, config: DashboardConfig, queue: BackgroundQu
 
 
 def with_checkpoint_io(plugins: Any, strategy: Any) -> list[Any]:
-    """List the user's plugins, and our checkpoint writer unless the user gives one.
-
-    Args:
-        plugins: as ``trainer.plugins``.
-        strategy: as ``trainer.strategy``, or an object.
-    """
+    """List the user's plugins, and our checkpoint writer unless the plugins or the strategy have one."""
     given = plugins if isinstance(plugins, list) else [plugins] if plugins else []
-    writes = any(isinstance(plugin, CheckpointIO) for plugin in given)
-    if writes or has_checkpoint_io(strategy):
+    if any(isinstance(plugin, CheckpointIO) for plugin in given) or has_checkpoint_io(strategy):
         return given
     return [*given, RunCheckpointIO()]
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
@@ -16,11 +16,10 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..data.module import DetectionDataModule
-from ..distributed.all_reduce import ALL_REDUCE_S, FirstAllReduce
 from ..distributed.ddp import DDPConfig, build_strategy
 from ..distributed.facts import facts_of_run, index_facts
-from ..distributed.joining import meet
-from ..distributed.meeting import Meeting
+from ..distributed.joining import find_launch, join
+from ..distributed.meeting import FirstAllReduce, Meeting
 from ..errors import InputError
 from ..inference.predictions import PredictionWriter
 from ..monitoring.options import DashboardConfig
@@ -31,9 +30,8 @@ from ..system.lightning_internals import CommandHooks
 from ..training.ema import ExponentialMovingAverage
 from ..training.module import YOLOv5
 from .check_options import RunStart, read_data, refuse_absent_nodes, resolve_options
-from .fit_callbacks import tensorboard, training_callbacks, with_checkpoint_io
-from .fit_parser import FitParser
-from .run_options import RunOptions
+from .command_parser import FitParser
+from .fit_callbacks import RunOptions, tensorboard, training_callbacks, with_checkpoint_io
 
 _RUN_DIRECTORY = "YOLO_LIGHTNING_RUN_DIRECTORY"
 """Environment variable that gives the run directory to processes that the first one starts."""
@@ -89,7 +87,7 @@ class YoloCLI(CommandHooks, LightningCLI):
         """Meet the other processes, resolve the options, and claim the run directory."""
         config, subcommand = self.config[self.subcommand], str(self.subcommand)
         refuse_absent_nodes(config.trainer)
-        self.meeting = meet(config)
+        self.meeting = join(find_launch(config), config.preflight_seconds)
         self.start = self.meeting.share("checking the options", lambda: resolve_options(config, subcommand))
         directory = self.meeting.decide("claiming the run directory", lambda: self._claim_directory(config))
         config.trainer.default_root_dir = directory
@@ -126,14 +124,7 @@ class YoloCLI(CommandHooks, LightningCLI):
         """Build the Trainer with our callbacks, and with TensorBoard unless another logger was given."""
         options = self.config_init[self.subcommand]
         trainer = options.trainer
-        strategy = build_strategy(
-            trainer.strategy,
-            accelerator=trainer.accelerator,
-            devices=trainer.devices,
-            num_nodes=int(trainer.num_nodes),
-            sync_batchnorm=bool(trainer.sync_batchnorm),
-            config=options.ddp,
-        )
+        strategy = build_strategy(trainer, options.ddp)
         given = trainer.callbacks or []
         trainer.callbacks = [*(given if isinstance(given, list) else [given]), *self._callbacks(options)]
         saves = any(isinstance(callback, Checkpoint) for callback in trainer.callbacks)
@@ -149,7 +140,7 @@ class YoloCLI(CommandHooks, LightningCLI):
     def _callbacks(self, options: Any) -> list[Callback]:
         """Our callbacks of a subcommand, in order."""
         # The first all-reduce connects the processes, before anything else needs the connection.
-        callbacks: list[Callback] = [FirstAllReduce(self.meeting, ALL_REDUCE_S)]
+        callbacks: list[Callback] = [FirstAllReduce(self.meeting)]
         if options.trainer.enable_progress_bar is not False:
             callbacks.append(EpochProgress())
         if self.subcommand == "predict":
@@ -184,11 +175,6 @@ class YoloCLI(CommandHooks, LightningCLI):
 class DryCLI(YoloCLI):
     """Resolves the options of ``fit`` and builds its objects, but runs and writes nothing."""
 
-    @property
-    def ema(self) -> ExponentialMovingAverage:
-        """Averaging of the weights."""
-        return cast(ExponentialMovingAverage, self.config_init[self.subcommand].ema)
-
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         self.start = resolve_options(config, "fit")
@@ -210,10 +196,6 @@ Cli = TypeVar("Cli", bound=YoloCLI)
 
 def launch(cli: type[Cli], args: list[str]) -> Cli:
     """Parse the subcommand and its options, and run it.
-
-    Args:
-        cli: the class.
-        args: the subcommand and its options.
 
     Raises:
         InputError: an option or the data is wrong.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +14,10 @@ from jsonargparse import auto_cli, set_parsing_settings
 from ..runs.directory import with_run_config
 from ..system.cores import limit_threads
 from ..system.memory import keep_freed_memory
-from .compare import run_compare
+from .command_parser import FitParser
 from .doctor import run_doctor
-from .fit_parser import FitParser
 from .launcher import YoloCLI, launch
-from .lightning_messages import quieten
-from .report import run_report
+from .report import run_compare, run_report
 from .submit import submit
 from .synth import synth
 from .visualize import run_visualize
@@ -35,11 +35,25 @@ COMMANDS: dict[str, Callable[[list[str]], Any]] = {
 """Our own commands by name; each is given its arguments."""
 
 
-def run(argv: list[str]) -> None:
-    """Run a command.
+def quieten() -> None:
+    """Hide messages of Lightning that are advertising, or wrong for how this package uses it."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).addFilter(
+            lambda record: not str(record.msg).startswith(("💡", "TPU available", "Seed set"))
+        )
+    for message in (
+        ".*smaller than the logging interval.*",  # nothing is logged by the step
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*does not have many workers.*",  # workers follow the cores
+        ".*checkpoint directory .* exists and is not empty.*",  # a run that resumes
+        ".*callbacks used to create the checkpoint need to be provided.*",  # evaluation needs none of fit's
+        ".*sync_dist=True.*",  # what is logged is the same on all ranks, or is reduced already
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
-    Args:
-        argv: the command and its arguments, without the program's name.
+
+def run(argv: list[str]) -> None:
+    """Run a command, given with its arguments and without the program's name.
 
     Raises:
         InputError: wrong input.

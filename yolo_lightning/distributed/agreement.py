@@ -25,50 +25,43 @@ class Agreement:
     """
 
     def __init__(self, flags: int) -> None:
-        self.flags = flags
         self._group: Any = None
+        """Of gloo; None for a single process."""
         is_initialized = distributed.is_available() and distributed.is_initialized()
-        self._is_alone = not is_initialized or distributed.get_world_size() == 1
-        if not self._is_alone:
+        if is_initialized and distributed.get_world_size() > 1:
             self._group = distributed.new_group(backend="gloo", timeout=_default_timeout())
         self._raised = torch.zeros(flags, dtype=torch.int32)
         self._under_way: distributed.Work | None = None
 
     def exchange(self, flags: Sequence[bool]) -> list[bool]:
         """Send this rank's flags, and return those that any rank raised in the call before."""
-        if self._is_alone:
+        if self._group is None:
             return list(flags)
         answer = self._take()
-        self._send(flags)
+        self._raised = torch.tensor(list(flags), dtype=torch.int32)
+        maximum = distributed.ReduceOp.MAX
+        self._under_way = distributed.all_reduce(self._raised, maximum, group=self._group, async_op=True)
         return answer
 
     def settle(self, flags: Sequence[bool]) -> list[bool]:
         """Wait for all ranks, and return the flags that any rank raises now or raised in the call before."""
-        if self._is_alone:
-            return list(flags)
-        before = self._take()
-        self._send(flags)
-        return [a or b for a, b in zip(before, self._take(), strict=True)]
+        return [a or b for a, b in zip(self.exchange(flags), self._take(), strict=True)]
 
     def least(self, count: int) -> int:
         """Wait for all ranks, and return the smallest count."""
-        if self._is_alone:
+        if self._group is None:
             return count
         smallest = torch.tensor(count)
         distributed.all_reduce(smallest, distributed.ReduceOp.MIN, group=self._group)
         return int(smallest)
 
     def _take(self) -> list[bool]:
-        if self._under_way is None:
-            return [False] * self.flags
-        self._under_way.wait()
-        self._under_way = None
-        return [bool(flag) for flag in self._raised.tolist()]
-
-    def _send(self, flags: Sequence[bool]) -> None:
-        self._raised = torch.tensor(list(flags), dtype=torch.int32)
-        maximum = distributed.ReduceOp.MAX
-        self._under_way = distributed.all_reduce(self._raised, maximum, group=self._group, async_op=True)
+        """Wait for the flags under way, and return them once; none is raised if nothing is under way."""
+        if self._under_way is not None:
+            self._under_way.wait()
+        raised, self._under_way = self._raised.tolist(), None
+        self._raised = torch.zeros_like(self._raised)
+        return [bool(flag) for flag in raised]
 
 
 def _default_timeout() -> timedelta | None:

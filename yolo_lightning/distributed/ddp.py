@@ -72,42 +72,34 @@ class ConfiguredDDP(DDPStrategy):
             self.model.register_comm_hook(None, bf16_compress_hook)
 
 
-def build_strategy(
-    strategy: Any,
-    *,
-    accelerator: Any,
-    devices: Any,
-    num_nodes: int,
-    sync_batchnorm: bool,
-    config: DDPConfig,
-) -> Any:
+def build_strategy(trainer: Any, config: DDPConfig) -> Any:
     """Build the strategy of the Trainer from its options as the user gives them.
 
-    Args:
-        strategy: ``auto``, ``ddp``, or anything else, which is returned as it is.
-        accelerator: ``auto``, ``gpu``, ``cuda``, ``cpu``, …
-        devices: ``auto``, a number, a list of GPUs, or any of them as text; of one node.
-        num_nodes: number of nodes.
-        sync_batchnorm: True if batch norms take their statistics over all processes.
-        config: options of DDP.
-
     Returns:
-        A :class:`ConfiguredDDP` for ``ddp``, and for ``auto`` with more than one process.
+        A :class:`ConfiguredDDP` for ``ddp``, and for ``auto`` with more than one process; anything else as it
+        is.
 
     Raises:
         InputError: synchronised batch norms are asked for on a CPU, or torchrun started another number of
             processes.
     """
-    on_gpu = is_on_gpu(accelerator)
-    if sync_batchnorm and not on_gpu and accelerator in ("auto", "cpu"):
+    strategy, accelerator, on_gpu = trainer.strategy, trainer.accelerator, is_on_gpu(trainer.accelerator)
+    if trainer.sync_batchnorm and not on_gpu and accelerator in ("auto", "cpu"):
         raise InputError(
             "trainer.sync_batchnorm is true, but torch's synchronised batch norms need GPUs; "
             "set --trainer.sync_batchnorm false"
         )
     if strategy not in ("auto", "ddp"):
         return strategy
-    processes = count_devices(devices, torch.cuda.device_count() if on_gpu else 1) * num_nodes
-    _check_torchrun(processes, devices, num_nodes)
+    processes = processes_here(trainer) * int(trainer.num_nodes)
+    started = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else processes
+    if started != processes:  # Lightning would let each process train by itself
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        raise InputError(
+            f"torchrun started {started} processes, but trainer.devices {trainer.devices} on "
+            f"trainer.num_nodes {trainer.num_nodes} are {processes}; give --trainer.devices {local} and "
+            f"--trainer.num_nodes {started // local}"
+        )
     if strategy == "auto" and (processes == 1 or accelerator not in ("auto", "gpu", "cuda", "cpu")):
         return strategy
     return ConfiguredDDP(config, "nccl" if on_gpu else "gloo")
@@ -120,8 +112,7 @@ def count_devices(devices: Any, available: int) -> int:
         devices: ``auto``, -1, a number, a list, or any of them as text (``2``, ``0,1``).
         available: what ``auto`` and -1 stand for.
     """
-    listed = listed_gpus(devices)
-    if listed is not None:
+    if (listed := listed_gpus(devices)) is not None:
         return len(listed)
     return available if str(devices).strip() in ("auto", "-1") else int(devices)
 
@@ -143,28 +134,11 @@ def refuse_absent_gpus(accelerator: Any, devices: Any) -> None:
         return
     available = torch.cuda.device_count()
     listed = listed_gpus(devices)
-    missing = [gpu for gpu in listed or () if gpu >= available]
-    if missing:
+    needed = max(listed, default=-1) + 1 if listed is not None else count_devices(devices, available)
+    if needed > available:
         raise InputError(
-            f"trainer.devices names GPU {missing[0]}, but this machine shows {available}, counted from 0; "
-            "give others, or look at CUDA_VISIBLE_DEVICES"
-        )
-    if listed is None and count_devices(devices, available) > available:
-        raise InputError(
-            f"trainer.devices is {devices}, but this machine shows {available} GPUs; give --trainer.devices "
-            f"{available}, or look at CUDA_VISIBLE_DEVICES"
-        )
-
-
-def _check_torchrun(processes: int, devices: Any, num_nodes: int) -> None:
-    """Refuse options with which Lightning would let each of torchrun's processes train by itself."""
-    started = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else processes
-    if started != processes:
-        local = os.environ.get("LOCAL_WORLD_SIZE", "")
-        raise InputError(
-            f"torchrun started {started} processes, but trainer.devices {devices} on trainer.num_nodes "
-            f"{num_nodes} are {processes}; give --trainer.devices {local} and --trainer.num_nodes "
-            f"{started // max(int(local or 1), 1)}"
+            f"trainer.devices is {devices}, but this machine shows {available} GPUs, counted from 0; give "
+            "others or fewer, or look at CUDA_VISIBLE_DEVICES"
         )
 
 

@@ -1,4 +1,4 @@
-"""Facts of one rank: versions, data, devices, free space, options."""
+"""Facts of each rank (versions, data, devices, free space, options), and their differences in words."""
 
 from __future__ import annotations
 
@@ -6,36 +6,26 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 
 from ..data.annotations.index import DatasetIndex
-from ..data.images.choose_cache import MOST_WORKERS
 from ..data.module import PATH_OPTIONS
 from ..model.network import build_network
-from ..system.cores import usable_cores
 from ..system.environment import PACKAGES, git_commit, package_version
-from .ddp import is_on_gpu, processes_here
-from .launch import find_launch
-from .time_limit import bounded
+from ..system.text import one_line
+from .failure import bounded, name_ranks
 
 FILE_SYSTEM_S = 15.0
 """Longest wait for a file system, in s; a network file system that is gone never answers."""
-SHARED_MEMORY = Path("/dev/shm")
-_BYTES_A_PARAMETER = 12
-"""Bytes of a checkpoint for each parameter: weights, their average and momentum, float32 each."""
-_CHECKPOINTS = 4
-"""Most checkpoints in a run directory: best, last, the previous last, and one being written."""
-_PREFETCH = 2
-"""Batches that each worker of torch's loader makes ahead."""
-_MARGIN_PX = 64
-"""Largest excess of a rectangle of evaluation over the image size: a stride of P6."""
+_CHECKPOINT_BYTES = 4 * 12
+"""Bytes of all checkpoints of a run for each parameter: best, last, the previous last and one being written;
+weights, their average and momentum, float32 each."""
 
 
 @dataclass
@@ -43,7 +33,7 @@ class Facts:
     """Facts of one rank."""
 
     values: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Kind (a key of ``comparison.RULES``) to name to value."""
+    """Kind (a key of ``RULES``) to name to value."""
     problems: list[str] = field(default_factory=list)
     """Problems of this rank, one sentence each."""
 
@@ -53,33 +43,27 @@ def facts_of_run(config: Any, run_directory: Path, is_training: bool, step: int 
 
     Args:
         config: the options of a subcommand, resolved.
-        run_directory: of the run; need not exist yet.
+        run_directory: need not exist yet.
         is_training: True for ``fit``.
         step: of the checkpoint that is resumed.
     """
-    data = {f"data.{name}": Path(config.data[name]) for name in PATH_OPTIONS if config.data[name]}
-    options = option_values(config.as_dict(), leave_out=("runs_dir", *data))
+    paths = {f"data.{name}": Path(config.data[name]) for name in PATH_OPTIONS if config.data[name]}
+    may_differ = {"runs_dir", *paths}
+    options = {name: str(value) for name, value in config.items() if name not in may_differ}
     values = {**machine_facts(), "option": options}
-    paths = dict(data)
     if config.ckpt_path:
-        paths["ckpt_path"] = Path(config.ckpt_path)
-        size = _size(paths["ckpt_path"])
-        values["checkpoint"] = {
-            "the checkpoint that is resumed": f"{config.ckpt_path} at step {step} ({size})"
-        }
-    problems = [
-        *(why_invisible(path, option) for option, path in paths.items()),
-        why_too_little_room(
-            run_directory,
-            _checkpoint_bytes(config) if is_training else 0,
-            "make room, or choose another place with --runs_dir",
-        ),
-        why_too_little_room(
-            SHARED_MEMORY,
-            _shared_memory_bytes(config),
-            "mount it larger, or give fewer --data.num_workers or a smaller --data.batch_size",
-        ),
-    ]
+        path = paths["ckpt_path"] = Path(config.ckpt_path)
+        try:
+            size = f"{bounded(path.stat, FILE_SYSTEM_S).st_size:,} bytes"
+        except (OSError, TimeoutError):
+            size = "missing"
+        values["checkpoint"] = {"the checkpoint that is resumed": f"{path} at step {step} ({size})"}
+    problems = [why_invisible(path, option) for option, path in paths.items()]
+    if is_training:
+        with torch.device("meta"):
+            network = build_network(config.model.architecture, config.model.num_classes)
+        need = _CHECKPOINT_BYTES * sum(parameter.numel() for parameter in network.parameters())
+        problems.append(why_too_little_room(run_directory, need))
     return Facts(values, [problem for problem in problems if problem])
 
 
@@ -100,20 +84,8 @@ def machine_facts() -> dict[str, dict[str, str]]:
     }
 
 
-def _size(path: Path) -> str:
-    """Size of a file that may be gone, on a file system that may not answer."""
-    try:
-        return f"{bounded(path.stat, FILE_SYSTEM_S).st_size:,} bytes"
-    except (OSError, TimeoutError):
-        return "missing"
-
-
 def index_facts(indices: Mapping[str, DatasetIndex]) -> Facts:
-    """Gather the data sets as read here.
-
-    Args:
-        indices: split to its index.
-    """
+    """Gather the data sets as read here, by split."""
     digests = {f"the {split} split": index_digest(index) for split, index in indices.items()}
     return Facts({"index": digests})
 
@@ -126,14 +98,12 @@ def index_digest(index: DatasetIndex) -> str:
     """
     digest = hashlib.sha256(repr((index.split, index.class_names, len(index))).encode())
     digest.update(_relative_paths(index))
-    arrays = (
+    for array in (
         *(index.category_ids, index.image_ids, index.sizes, index.offsets, index.classes),
         *(index.boxes, index.areas, index.crowd, index.trainable),
-    )
-    for array in arrays:
-        little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
-        digest.update(repr((little.dtype.str, little.shape)).encode())
-        digest.update(little.tobytes())
+    ):
+        digest.update(repr((array.dtype.str, array.shape)).encode())
+        digest.update(array.tobytes())
     return f"{len(index):,} images, {len(index.boxes):,} labels, digest {digest.hexdigest()[:16]}"
 
 
@@ -146,25 +116,6 @@ def _relative_paths(index: DatasetIndex) -> bytes:
     folders = [os.path.dirname(path) for path in (whole[: ends[1]], whole[ends[-2] : ends[-1]])]
     cut = len(os.path.commonpath(folders).rstrip(b"/")) + 1
     return b"\0".join(whole[begin + cut : end] for begin, end in pairwise(ends))
-
-
-def option_values(options: Mapping[str, object], leave_out: Collection[str] = ()) -> dict[str, str]:
-    """Flatten nested options to ``dotted.name`` and text.
-
-    Args:
-        options: as ``jsonargparse.Namespace.as_dict`` gives them.
-        leave_out: names, or beginnings of names up to a dot, that may differ from rank to rank.
-    """
-    flat: dict[str, str] = {}
-    for name, value in options.items():
-        if name in leave_out:
-            continue
-        if isinstance(value, Mapping) and value:
-            inner = {rest.removeprefix(f"{name}.") for rest in leave_out if rest.startswith(f"{name}.")}
-            flat |= {f"{name}.{key}": text for key, text in option_values(value, inner).items()}
-        else:
-            flat[name] = repr(value) if not isinstance(value, (str, Path)) else str(value)
-    return flat
 
 
 def why_invisible(path: Path, option: str) -> str | None:
@@ -180,67 +131,88 @@ def why_invisible(path: Path, option: str) -> str | None:
             file.read(1)
         return None
 
-    try:
-        reason = bounded(look, FILE_SYSTEM_S)
-    except TimeoutError:
-        reason = f"does not answer within {FILE_SYSTEM_S:.0f} s"
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror})"
+    reason = _look(look)
     return f"{path}: {reason} on this host; mount it there or correct --{option}" if reason else None
 
 
-def why_too_little_room(folder: Path, need: int, remedy: str) -> str | None:
-    """Say what is wrong with the free space in a folder that may not exist yet, or None.
+def why_too_little_room(folder: Path, need: int) -> str | None:
+    """Say what is wrong with the free space in a folder that may not exist yet, which needs so many bytes."""
 
-    Args:
-        folder: where something is going to be written.
-        need: in bytes; 0 asks for nothing.
-        remedy: what to do.
-    """
-    if need <= 0:
-        return None
-
-    def look() -> int:
+    def look() -> str | None:
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        return shutil.disk_usage(existing).free
+        free = shutil.disk_usage(existing).free
+        return f"{need / 1e9:.2f} GB are needed but {free / 1e9:.2f} GB are free" if free < need else None
 
+    reason = _look(look)
+    return f"{folder}: {reason}; make room, or choose another place with --runs_dir" if reason else None
+
+
+def _look(look: Callable[[], str | None]) -> str | None:
+    """Say what a look at a file system finds wrong, also that it does not answer."""
     try:
-        free = bounded(look, FILE_SYSTEM_S)
+        return bounded(look, FILE_SYSTEM_S)
     except TimeoutError:
-        return f"{folder}: its file system does not answer within {FILE_SYSTEM_S:.0f} s; {remedy}"
+        return f"does not answer within {FILE_SYSTEM_S:.0f} s"
     except OSError as error:
-        return f"{folder}: its free space cannot be read ({error.strerror}); {remedy}"
-    if free >= need:
-        return None
-    return f"{folder}: {need / 1e9:.2f} GB are needed but {free / 1e9:.2f} GB are free; {remedy}"
+        return f"cannot be read ({error.strerror})"
 
 
-def _checkpoint_bytes(config: Any) -> int:
-    """Compute the size of all checkpoints of a run."""
-    with torch.device("meta"):
-        network = build_network(config.model.architecture, config.model.num_classes)
-    return _CHECKPOINTS * _BYTES_A_PARAMETER * sum(p.numel() for p in network.parameters())
+@dataclass(frozen=True)
+class Rule:
+    """Meaning of a difference of one kind."""
+
+    remedy: str
+    is_error: bool = True
 
 
-def _shared_memory_bytes(config: Any) -> int:
-    """Compute what this host needs in /dev/shm; its first process counts for all, the others say 0."""
-    launch, data, trainer = find_launch(config), config.data, config.trainer
-    if launch is None or launch.local_rank:
-        return 0
-    on_gpu, processes = is_on_gpu(trainer.accelerator), processes_here(trainer)
-    return evaluation_bytes(data.image_size, data.batch_size, data.num_workers, processes, on_gpu)
+RULES = {
+    "package": Rule("install the same version on all hosts"),
+    "build": Rule("install the same build of torch on all hosts"),
+    "python": Rule("use the same Python on all hosts"),
+    "patch": Rule("better use the same Python on all hosts", is_error=False),
+    "commit": Rule("check out the same commit on all hosts"),
+    "gpus": Rule("give each host as many GPUs, and look at CUDA_VISIBLE_DEVICES"),
+    "gpu": Rule("every step waits for the slowest", is_error=False),
+    "option": Rule("start all ranks with the same options"),
+    "checkpoint": Rule("put --runs_dir on a file system that all hosts share"),
+    "index": Rule("copy the same images and annotations to all hosts"),
+}
+"""Kind of fact to the meaning of a difference. A kind does not repeat what an earlier one reported."""
+
+_MOST = 5
+"""Differences that are listed."""
+_LONGEST = 121
+"""Characters of a value that are shown."""
 
 
-def evaluation_bytes(
-    image_size: int, batch_size: int, num_workers: int | Literal["auto"], processes: int, on_gpu: bool
-) -> int:
-    """Compute what batches of evaluation take in shared memory at most, for all processes of a host.
+def compare_facts(
+    values: Mapping[int, Mapping[str, Mapping[str, str]]], hosts: Mapping[int, str]
+) -> tuple[str, list[str]]:
+    """Find where ranks differ from rank zero.
 
-    The loader of training maps its memory in another way. On a CPU ``auto`` means no workers.
+    Returns:
+        What is wrong as one line (empty: nothing), and a sentence for each difference that only
+        deserves a warning.
     """
-    workers = 0
-    if num_workers != "auto":
-        workers = num_workers
-    elif on_gpu:
-        workers = max(1, min(MOST_WORKERS, usable_cores() // processes))
-    return processes * workers * _PREFETCH * batch_size * 3 * (image_size + _MARGIN_PX) ** 2  # uint8
+    errors: list[str] = []
+    warnings: list[str] = []
+    told: set[tuple[str, int]] = set()
+    for kind, rule in RULES.items():
+        names = dict.fromkeys(name for found in values.values() for name in found.get(kind, {}))
+        for name in names:
+            own = values[0].get(kind, {}).get(name, "unknown")
+            others: dict[str, list[int]] = {}
+            for rank in sorted(values):
+                value = values[rank].get(kind, {}).get(name, "unknown")
+                if value != own and (name, rank) not in told:
+                    others.setdefault(value, []).append(rank)
+                    told.add((name, rank))
+            if others:
+                first, *parts = (
+                    f"{one_line(value, _LONGEST)} on {name_ranks(ranks, hosts)}"
+                    for value, ranks in ((own, [0]), *others.items())
+                )
+                sentence = f"{name} is {first} but {', '.join(parts)}; {rule.remedy}"
+                (errors if rule.is_error else warnings).append(sentence)
+    more = f" | and {len(errors) - _MOST} other differences" if len(errors) > _MOST else ""
+    return " | ".join(errors[:_MOST]) + more, warnings

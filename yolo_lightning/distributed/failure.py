@@ -1,20 +1,25 @@
-"""Failure of a run: one process reports it, and the others end in silence."""
+"""Failure of a run: one process reports it, the others end in silence; a call that hangs is left behind."""
 
 from __future__ import annotations
 
 import atexit
+import errno
 import hashlib
 import os
+import socket
 import sys
-import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
+from typing import TypeVar
 
 from ..errors import InputError
 from ..system.text import last_line
+
+T = TypeVar("T")
 
 SIBLINGS_S = 3.0
 """Longest time between failures of one host that have the same reason, in s."""
@@ -23,13 +28,10 @@ _TO_PRINT_S = 2.0
 LEAVE_S = 10.0
 """Time for a failed process to end by itself, in s."""
 
-_held: list[int] = []
-"""Locks of what this process said, held until it ends."""
+_held: list[socket.socket] = []
+"""Names of what this process said, taken until it ends."""
+_failing = threading.Event()
 _must_leave = threading.Event()
-
-
-class _State:
-    is_failing = False
 
 
 class FailedElsewhere(InputError):
@@ -37,7 +39,7 @@ class FailedElsewhere(InputError):
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence)
-        _State.is_failing = True
+        _failing.set()
 
 
 def is_failing() -> bool:
@@ -45,20 +47,16 @@ def is_failing() -> bool:
 
     SIGTERM from its launcher is then no request to save a healthy run.
     """
-    return _State.is_failing
+    return _failing.is_set()
 
 
 def say_on_host(sentence: str, subject: str) -> InputError:
     """Return the exception for what other hosts cannot learn: loud in one process of this host, else quiet.
 
     The quiet ones get it after the loud one has printed the sentence, because a launcher that sees any
-    process end ends the others.
-
-    Args:
-        sentence: what is wrong, and what to do.
-        subject: the same for all processes of the host that would say the same.
+    process end ends the others. All processes of the host that would say the same give the same subject.
     """
-    _State.is_failing = True
+    _failing.set()
     if _is_first_on_host(subject):
         return InputError(sentence)
     time.sleep(SIBLINGS_S + _TO_PRINT_S)
@@ -66,41 +64,29 @@ def say_on_host(sentence: str, subject: str) -> InputError:
 
 
 def _is_first_on_host(subject: str) -> bool:
-    """Take the lock of a subject; False if another process of this run and host holds it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
+    """Take the name of a subject, a socket; False if another process of this run and host has it."""
     step = "/".join(os.environ.get(name, "") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     address = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
     run = os.environ.get("TORCHELASTIC_RUN_ID") or step.strip("/") or address.strip(":") or os.getppid()
     digest = hashlib.sha256(f"{os.getuid()}/{run}/{subject}".encode()).hexdigest()[:16]
-    path = os.path.join(tempfile.gettempdir(), f"yolo_lightning_{digest}.lock")
+    name = socket.socket(socket.AF_UNIX)
     try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError:
-        return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        name.bind(f"\0yolo_lightning/{digest}")  # no file: the name ends with the process
     except OSError as error:
-        os.close(lock)
-        return not isinstance(error, BlockingIOError)  # a file system may have no locks
-    _held.append(lock)
-    time.sleep(SIBLINGS_S)  # those that come a little later find the lock held
-    os.unlink(path)
+        name.close()
+        return error.errno != errno.EADDRINUSE
+    _held.append(name)
+    time.sleep(SIBLINGS_S)  # those that come a little later find it taken
     return True
 
 
 def end_soon() -> None:
     """Let this process end with status 2: first by itself, at last by force, as NCCL or gloo may hold it."""
-    _State.is_failing = True
+    _failing.set()
     _must_leave.set()
-
-    def force() -> None:
-        time.sleep(LEAVE_S)
-        _leave()
-
-    threading.Thread(target=force, daemon=True, name="preflight-end").start()
+    timer = threading.Timer(LEAVE_S, _leave)
+    timer.daemon = True
+    timer.start()
 
 
 def _leave() -> None:
@@ -115,12 +101,46 @@ def _leave() -> None:
 atexit.register(_leave)
 
 
+@atexit.register
+def _await_threads() -> None:
+    """Let threads of finished calls end: Python aborts a process that ends while one returns from torch."""
+    for thread in threading.enumerate():
+        if thread.name == "preflight":
+            thread.join(1)
+
+
+def bounded(call: Callable[[], T], seconds: float) -> T:
+    """Return or raise what a call does, if it ends in time. One that hangs is left behind in its thread.
+
+    Signals are handled while the call runs, also where it waits in C code.
+
+    Raises:
+        TimeoutError: The call does not end in time.
+    """
+    future = begin(call)
+    if not wait([future], seconds).done:
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    return future.result()
+
+
+def begin(call: Callable[[], T]) -> Future[T]:
+    """Start a call in a thread that does not keep the process from ending."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="preflight").start()
+    return future
+
+
 def name_ranks(ranks: Sequence[int], hosts: Mapping[int, str]) -> str:
     """Name ranks and where they are: ``rank 1 on a``, ``ranks 2, 3 on b``, ``ranks 1, 2 (a, b)``.
 
-    Args:
-        ranks: at least one, ascending.
-        hosts: rank to host; unknown hosts are left out.
+    Ranks without a host are named without it.
     """
     word = "rank" if len(ranks) == 1 else "ranks"
     numbers = _shorten([str(rank) for rank in ranks])
@@ -145,13 +165,7 @@ def describe_error(error: Exception) -> str:
 
 
 def describe_failures(failures: Mapping[int, str], hosts: Mapping[int, str], world_size: int) -> str:
-    """Join the failures of ranks into one line; the same sentence of several ranks once.
-
-    Args:
-        failures: rank to its sentence, at least one.
-        hosts: rank to host.
-        world_size: processes of the run.
-    """
+    """Join the failures of ranks (rank to sentence) into one line, equal sentences only once."""
     ranks: dict[str, list[int]] = {}
     for rank, sentence in sorted(failures.items()):
         ranks.setdefault(" ".join(sentence.split()), []).append(rank)

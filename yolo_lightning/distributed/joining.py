@@ -1,4 +1,4 @@
-"""Joining: the processes of a run find one another through the store of their process group."""
+"""Joining: each process learns its rank from the launcher, and finds the others through a store."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from lightning.pytorch.plugins.environments import (
+    ClusterEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from torch.distributed import PrefixStore, ProcessGroupGloo, TCPStore
 
 from ..errors import InputError
-from .failure import FailedElsewhere, name_ranks, say_on_host
-from .launch import Launch, find_launch
+from .ddp import processes_here
+from .failure import FailedElsewhere, bounded, name_ranks, say_on_host
 from .meeting import Meeting, alone
 from .messages import PATIENCE, connect
-from .time_limit import bounded
 
-ARRIVAL_S = 120.0
-"""Default wait of the first process for the last, in s."""
 RESOLVE_S = 8.0
 """Longest wait for the address of a name, in s."""
 HERE_S = 10.0
@@ -29,62 +33,131 @@ HERE_S = 10.0
 ANSWER_S = 20.0
 """Longest wait for an answer of the store, in s."""
 _POLL_S = 0.1
-_ROOT = "yolo_lightning"
-_WELCOME = f"{_ROOT}/welcome"
-"""Key under which rank zero writes who has come, or what is wrong."""
+_HELLO = "yolo_lightning/hello"
 
 
-def meet(config: Any) -> Meeting:
-    """Meet the other processes of the run, unless Lightning is going to start them.
+@dataclass(frozen=True)
+class Launch:
+    """This process among those of the run."""
 
-    Args:
-        config: the options of a subcommand.
+    rank: int
+    world_size: int
+    address: str
+    """Name or IP address of the host of rank zero."""
+    port: int
+    """TCP port there."""
+    origin: str = "MASTER_ADDR"
+    """Origin of the address."""
+    remedy: str = "set MASTER_ADDR to a name or an IP address of rank zero's host that all know"
+    """Remedy for a wrong address."""
+
+    @property
+    def me(self) -> str:
+        """This rank and its host in words."""
+        return name_ranks([self.rank], {self.rank: socket.gethostname()})
+
+
+def find_launch(config: Any) -> Launch | None:
+    """Find out who started this process beside others, in the order in which Lightning asks.
+
+    Returns:
+        None for a single process, and where Lightning starts the others itself.
 
     Raises:
-        InputError: As :func:`join`, or the launcher started another number of processes.
+        InputError: The launcher started another number of processes than the options say.
     """
-    launch = find_launch(config)
-    return join(launch, config.preflight_seconds) if launch else alone()
+    origin, remedy = address_origin(os.environ)  # before main_address, which sets MASTER_ADDR
+
+    def launched_by(environment: ClusterEnvironment) -> Launch:
+        rank, world_size = environment.global_rank(), environment.world_size()
+        return Launch(rank, world_size, environment.main_address, environment.main_port, origin, remedy)
+
+    trainer = config.trainer
+    if TorchElasticEnvironment.detect():
+        return launched_by(TorchElasticEnvironment())
+    devices = processes_here(trainer)
+    if SLURMEnvironment.detect():
+        tasks, processes = int(os.environ["SLURM_NTASKS"]), devices * int(trainer.num_nodes)
+        if tasks == processes:
+            if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning cannot do without
+                raise InputError(
+                    f"Slurm was asked for {tasks} tasks, but not how many of them a node has; give "
+                    "--ntasks-per-node, not --ntasks"
+                )
+            return launched_by(SLURMEnvironment())
+        if tasks > 1 and "SLURM_STEP_ID" in os.environ:  # else srun has not started this process
+            raise InputError(
+                f"Slurm started {tasks} tasks, but trainer.devices {trainer.devices} on trainer.num_nodes "
+                f"{trainer.num_nodes} are {processes} processes; give --trainer.devices the tasks of a node "
+                "(--ntasks-per-node) and --trainer.num_nodes the nodes"
+            )
+    return launched_by_hand(os.environ, devices)
 
 
-def join(launch: Launch, timeout_s: float = ARRIVAL_S) -> Meeting:
-    """Wait until all processes of the run are here; called before anything that can fail on one rank alone.
+def launched_by_hand(variables: Mapping[str, str], devices: int) -> Launch | None:
+    """Read what somebody set who started each process by hand: ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``.
 
-    Args:
-        launch: which process this is, and where rank zero is.
-        timeout_s: how long to wait for the others.
+    Processes that Lightning starts have no ``RANK``. Lightning computes a rank as ``NODE_RANK`` x devices +
+    ``LOCAL_RANK`` and ignores ``RANK``, so both must agree.
+
+    Raises:
+        InputError: They contradict each other, or the address is missing.
+    """
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    if not all(variables.get(name) for name in names) or variables["WORLD_SIZE"] == "1":
+        return None
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if not variables.get(name):
+            raise InputError(f"{name} is not set beside RANK and WORLD_SIZE; give all processes the same")
+    rank, local, world = (int(variables[name]) for name in names)
+    node = int(variables.get("NODE_RANK") or variables.get("GROUP_RANK") or 0)
+    if rank != node * devices + local:
+        raise InputError(
+            f"RANK is {rank}, but node {node} x {devices} devices + LOCAL_RANK {local} is "
+            f"{node * devices + local}; set NODE_RANK, LOCAL_RANK and --trainer.devices to fit"
+        )
+    return Launch(rank, world, variables["MASTER_ADDR"], int(variables["MASTER_PORT"]))
+
+
+def address_origin(variables: Mapping[str, str]) -> tuple[str, str]:
+    """Name the source of rank zero's address, and what to do when it is wrong."""
+    if variables.get("TORCHELASTIC_RUN_ID"):
+        return "MASTER_ADDR, from torchrun", "give the first node's torchrun --local-addr with its IP address"
+    for name in ("SLURM_NODELIST", "SLURM_JOB_NODELIST"):
+        if variables.get(name) and not variables.get("MASTER_ADDR"):
+            return f"the first name of {name}", "set MASTER_ADDR to the IP address of that node"
+    return Launch.origin, Launch.remedy
+
+
+def join(launch: Launch | None, timeout_s: float) -> Meeting:
+    """Wait for the other processes of the run before anything that can fail on one rank alone.
 
     Raises:
         InputError: The address does not lead to rank zero, or a rank does not come; names it.
         FailedElsewhere: Another process says so.
     """
-    if launch.world_size == 1:
+    if launch is None or launch.world_size == 1:
         return alone()
-    me = name_ranks([launch.rank], {launch.rank: socket.gethostname()})
-    reason = _why_unresolved(launch.address, min(RESOLVE_S, timeout_s))
-    if reason:
+    if reason := _why_unresolved(launch.address, min(RESOLVE_S, timeout_s)):
         raise say_on_host(
-            f"{me}: the address of rank 0, {launch.address} ({launch.origin}), has no IP address: {reason}; "
-            f"{launch.remedy}",
+            f"{launch.me}: the address of rank 0, {launch.address} ({launch.origin}), has no IP address: "
+            f"{reason}; {launch.remedy}",
             f"no address {launch.address}",
         )
     if launch.rank == 0:
-        store = _serve(launch, me)
-        welcome = _receive_all(launch, store, me, timeout_s)
+        store = _serve(launch)
+        welcome = _receive_all(launch, store, timeout_s)
     else:
-        store, welcome = _reach_rank_zero(launch, me, timeout_s)
-    hosts, own_keys = dict(enumerate(welcome["hosts"])), _own_keys(store, welcome)
+        store, welcome = _reach_rank_zero(launch, timeout_s)
+    hosts, own_keys = dict(enumerate(welcome["hosts"])), PrefixStore(welcome["prefix"], store)
     messages = connect(
-        lambda: ProcessGroupGloo(own_keys, launch.rank, launch.world_size, PATIENCE), launch.rank
+        lambda: ProcessGroupGloo(own_keys, launch.rank, launch.world_size, PATIENCE), launch.me
     )
     return Meeting(launch.rank, launch.world_size, hosts, messages, store)
 
 
 def _why_unresolved(address: str, timeout_s: float) -> str | None:
-    """Say why a name has no address, or None where it has one.
-
-    It is asked for repeatedly within the given time: in a cluster that is starting, names appear late.
-    """
+    """Say why a name has no address within a time: in a cluster that is starting, names appear late."""
     deadline = time.monotonic() + timeout_s
     while True:
         left = deadline - time.monotonic()
@@ -100,7 +173,7 @@ def _why_unresolved(address: str, timeout_s: float) -> str | None:
         time.sleep(1)
 
 
-def _serve(launch: Launch, me: str) -> TCPStore:
+def _serve(launch: Launch) -> TCPStore:
     """Open the store on rank zero, or connect to torchrun's, which outlives the processes that it starts."""
     is_served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     reason = None if is_served else _why_not_here(launch.address, launch.port)
@@ -110,14 +183,11 @@ def _serve(launch: Launch, me: str) -> TCPStore:
         except (RuntimeError, TimeoutError) as error:
             reason = str(error).splitlines()[0]
     where = f"{launch.address}:{launch.port} ({launch.origin}; {launch.remedy})"
-    raise InputError(f"{me} cannot meet the others at {where}: {reason}")
+    raise InputError(f"{launch.me} cannot meet the others at {where}: {reason}")
 
 
 def _why_not_here(address: str, port: int) -> str | None:
-    """Say why this process cannot serve at an address, or None where it can.
-
-    Found out with plain sockets: the store would say it less clearly, after a longer time.
-    """
+    """Say why this process cannot serve at an address; the store would say it later and less clearly."""
     try:
         server = socket.create_server(("", port))
     except OSError as error:
@@ -148,44 +218,39 @@ def _open_store(launch: Launch, serve: bool) -> TCPStore:
         timedelta(seconds=ANSWER_S),
         wait_for_workers=False,
         multi_tenant=True,
-        use_libuv=os.environ.get("USE_LIBUV", "1") == "1",
     )
 
 
-def _receive_all(launch: Launch, store: TCPStore, me: str, timeout_s: float) -> dict[str, Any]:
+def _receive_all(launch: Launch, store: TCPStore, timeout_s: float) -> dict[str, Any]:
     """Wait on rank zero for a hello of each rank, and welcome all."""
-    keys = {rank: _hello_key(rank) for rank in range(1, launch.world_size)}
-    for key in (_WELCOME, *keys.values()):  # of processes that torchrun started before these
+    keys = {rank: f"{_HELLO}/{rank}" for rank in range(1, launch.world_size)}
+    for key in keys.values():  # of processes that torchrun started before these
         store.delete_key(key)
     _forget_process_group(store, launch.world_size)
-    hellos: dict[int, list[dict[str, Any]]] = {}
+    hellos: dict[int, dict[str, Any]] = {}
     wrong, deadline = "", time.monotonic() + timeout_s
     while len(hellos) < len(keys) and not wrong and time.monotonic() < deadline:
-        for rank, key in keys.items():
-            if store.check([key]):
-                hello = json.loads(store.get(key))
-                wrong = wrong or _why_refused(launch, me, hello, hellos.setdefault(rank, []))
+        hellos |= {rank: json.loads(store.get(key)) for rank, key in keys.items() if store.check([key])}
+        for rank, hello in hellos.items():
+            if hello["world_size"] != launch.world_size:
+                wrong = (
+                    f"rank {rank} on {hello['host']} is one of {hello['world_size']} processes but "
+                    f"{launch.me} is one of {launch.world_size}; start all with the same WORLD_SIZE"
+                )
         time.sleep(_POLL_S)
     missing = [rank for rank in keys if rank not in hellos]
     if missing and not wrong:
         wrong = (
-            f"{name_ranks(missing, {})} of {launch.world_size} did not come to {me} at "
-            f"{launch.address}:{launch.port} within {timeout_s:.0f} s; see whether they were started, and "
-            "their logs"
+            f"{name_ranks(missing, {})} of {launch.world_size} did not come to {launch.me} at "
+            f"{launch.address}:{launch.port} within {timeout_s:.0f} s; see whether they were started, each "
+            "with its own RANK, and their logs"
         )
-    hosts = [socket.gethostname(), *(hellos[rank][-1]["host"] for rank in sorted(hellos))]
-    welcome = {
-        "failure": wrong,
-        "world_size": launch.world_size,
-        "token": secrets.token_hex(8),
-        "hosts": hosts,
-        # After a failure it is for each that came, else for the last of each rank.
-        "for": [hello["token"] for known in hellos.values() for hello in (known if wrong else known[-1:])],
-    }
-    store.set(_WELCOME, json.dumps(welcome))
-    if not wrong:
-        wrong = _dismiss_dead(_own_keys(store, welcome), dict(enumerate(hosts)))
-    if wrong:
+    hosts = [socket.gethostname(), *(hellos[rank]["host"] for rank in sorted(hellos))]
+    prefix = f"yolo_lightning/{secrets.token_hex(8)}"  # of keys that an earlier attempt has not written
+    welcome = {"failure": wrong, "prefix": prefix, "hosts": hosts}
+    for hello in hellos.values():
+        store.set(hello["answer"], json.dumps(welcome))
+    if wrong := wrong or _dismiss_dead(PrefixStore(prefix, store), dict(enumerate(hosts))):
         time.sleep(10 * _POLL_S)  # the store ends with this process
         raise InputError(wrong)
     return welcome
@@ -198,35 +263,8 @@ def _dismiss_dead(store: PrefixStore, hosts: dict[int, str]) -> str:
         missing = [rank for rank in missing if not store.check([f"here/{rank}"])]
         time.sleep(_POLL_S)
     wrong = f"{name_ranks(missing, hosts)} exited while the ranks met; see its log" if missing else ""
-    store.set("failure", json.dumps(wrong))
+    store.set("failure", wrong)
     return wrong
-
-
-def _own_keys(store: TCPStore, welcome: dict[str, Any]) -> PrefixStore:
-    """Keys of this attempt of the run, which an earlier one has not written."""
-    return PrefixStore(f"{_ROOT}/{welcome['token']}", store)
-
-
-def _hello_key(rank: int) -> str:
-    return f"{_ROOT}/hello/{rank}"
-
-
-def _why_refused(launch: Launch, me: str, hello: dict[str, Any], known: list[dict[str, Any]]) -> str:
-    """Note the hello of a process, which repeats it until it is welcomed; say what is wrong with it."""
-    if known and hello == known[-1]:
-        return ""
-    if hello in known:  # one that was started anew would not have come back
-        return (
-            f"two processes call themselves rank {hello['rank']}, on {known[-1]['host']} and on "
-            f"{hello['host']}; give each its own RANK (NODE_RANK and LOCAL_RANK)"
-        )
-    known.append(hello)
-    if hello["world_size"] != launch.world_size:
-        return (
-            f"rank {hello['rank']} on {hello['host']} is one of {hello['world_size']} processes but {me} is "
-            f"one of {launch.world_size}; start all with the same WORLD_SIZE"
-        )
-    return ""
 
 
 def _forget_process_group(store: TCPStore, world_size: int) -> None:
@@ -238,29 +276,28 @@ def _forget_process_group(store: TCPStore, world_size: int) -> None:
     try:
         keys = store.list_keys()
     except (AttributeError, RuntimeError):  # an older torch
-        devices = ("cpu", "cuda")
-        keys = [f"default_pg/0//{device}//0" for device in devices]
+        keys = [f"default_pg/0//{device}//0" for device in ("cpu", "cuda")]
         keys += [f"{key}/{rank}" for key in keys for rank in range(world_size)]
     for key in keys:
         if key.startswith("default_pg/"):
             store.delete_key(key)
 
 
-def _reach_rank_zero(launch: Launch, me: str, timeout_s: float) -> tuple[TCPStore, dict[str, Any]]:
+def _reach_rank_zero(launch: Launch, timeout_s: float) -> tuple[TCPStore, dict[str, Any]]:
     """Connect another rank to the store, say hello and wait for the welcome."""
     try:
         store = _find_store(launch, timeout_s)
         welcome = bounded(lambda: _say_hello(launch, store, timeout_s), timeout_s + 2 * ANSWER_S)
         if not welcome["failure"]:
-            keys = _own_keys(store, welcome)
+            keys = PrefixStore(welcome["prefix"], store)
             keys.set(f"here/{launch.rank}", "")
-            welcome["failure"] = json.loads(bounded(lambda: keys.get("failure"), HERE_S + ANSWER_S))
+            welcome["failure"] = bounded(lambda: keys.get("failure"), HERE_S + ANSWER_S).decode()
     except (OSError, RuntimeError, TimeoutError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise say_on_host(
-            f"{me}: rank 0 cannot be reached at {launch.address}:{launch.port} ({launch.origin}) within "
-            f"{timeout_s:.0f} s: {reason}; see whether rank 0 runs and whether the TCP ports between the "
-            f"hosts are open, or {launch.remedy}",
+            f"{launch.me}: rank 0 cannot be reached at {launch.address}:{launch.port} ({launch.origin}) "
+            f"within {timeout_s:.0f} s: {reason}; see whether rank 0 runs and whether the TCP ports between "
+            f"the hosts are open, or {launch.remedy}",
             f"unreachable {launch.address}:{launch.port}",
         ) from None
     if welcome["failure"]:
@@ -284,26 +321,17 @@ def _find_store(launch: Launch, timeout_s: float) -> TCPStore:
 
 
 def _say_hello(launch: Launch, store: TCPStore, timeout_s: float) -> dict[str, Any]:
-    """Repeat this process's hello, as rank zero may remove the first with old ones, until it is welcomed."""
-    token = secrets.token_hex(8)
-    hello = {
-        "rank": launch.rank,
-        "host": socket.gethostname(),
-        "world_size": launch.world_size,
-        "token": token,
-    }
-    deadline, reason = time.monotonic() + timeout_s + ANSWER_S, "rank 0 does not answer"
-    while time.monotonic() < deadline:
-        store.set(_hello_key(launch.rank), json.dumps(hello))
-        if store.check([_WELCOME]):
-            welcome: dict[str, Any] = json.loads(store.get(_WELCOME))
-            if token in welcome["for"]:
-                return welcome
-            reason = (
-                f"it began as one of {welcome['world_size']} processes without this one of "
-                f"{launch.world_size}; start all with the same WORLD_SIZE, each with its own RANK"
-            )
-        time.sleep(
-            _POLL_S * (1 + int(token, 16) % 10 / 10)
-        )  # of two with one rank, now this, now that is read
-    raise TimeoutError(reason)
+    """Repeat this process's hello, as rank zero may remove the first with old ones, until it is welcomed.
+
+    The answer has a key of its own: that to an earlier process cannot be read, nor vanish while it is read.
+    """
+    answer = f"yolo_lightning/welcome/{secrets.token_hex(8)}"
+    hello = {"answer": answer, "host": socket.gethostname(), "world_size": launch.world_size}
+    deadline = time.monotonic() + timeout_s + ANSWER_S
+    while not store.check([answer]):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"it does not answer, or began without this one of {launch.world_size} ranks")
+        store.set(f"{_HELLO}/{launch.rank}", json.dumps(hello))
+        time.sleep(_POLL_S)
+    welcome: dict[str, Any] = json.loads(store.get(answer))
+    return welcome

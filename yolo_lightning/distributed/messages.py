@@ -20,8 +20,7 @@ from typing import Any
 
 import torch
 
-from .failure import end_soon, name_ranks, say_on_host
-from .time_limit import begin, bounded
+from .failure import begin, bounded, end_soon, say_on_host
 
 OPEN_S = 60.0
 """Longest time for gloo to connect all ranks, in s."""
@@ -29,7 +28,6 @@ PATIENCE = timedelta(days=7)
 """Longest wait of gloo for a message: reading a large data set may take hours."""
 _MESSAGE_BYTES = 1 << 18
 """Size of every message, compressed: thousands of paths in an option fit."""
-_TAG = 0
 
 
 class Messages:
@@ -51,7 +49,7 @@ class Messages:
         """
         buffer = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8)
         return self._begin(
-            lambda: self.group.recv([buffer], rank, _TAG),
+            lambda: self.group.recv([buffer], rank, 0),
             lambda: json.loads(zlib.decompressobj().decompress(buffer.numpy().tobytes())),
         )
 
@@ -60,7 +58,7 @@ class Messages:
         text = zlib.compress(json.dumps(message).encode())
         buffer = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8)  # a message of one size needs no second one
         buffer[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-        return self._begin(lambda: self.group.send([buffer], rank, _TAG), lambda: None)
+        return self._begin(lambda: self.group.send([buffer], rank, 0), lambda: None)
 
     def _begin(self, start: Callable[[], Any], result: Callable[[], Any]) -> Future[Any]:
         """Start an exchange here, and wait for its end in a thread."""
@@ -87,16 +85,16 @@ class Messages:
         for rank in range(self.group.size()):
             if rank != self.group.rank():
                 with suppress(RuntimeError):  # gloo ends all that waits when one receive takes too long
-                    self.group.recv([torch.zeros(1)], rank, _TAG + 1).wait(timedelta(milliseconds=1))
+                    self.group.recv([torch.zeros(1)], rank, 1).wait(timedelta(milliseconds=1))
         wait(self._calls, 1)
 
 
-def connect(make_group: Callable[[], Any], rank: int) -> Messages:
+def connect(make_group: Callable[[], Any], me: str) -> Messages:
     """Connect all ranks.
 
     Args:
         make_group: returns the group of gloo; may hang.
-        rank: of this process.
+        me: this rank and its host in words.
 
     Raises:
         InputError: gloo does not connect the ranks in time; the process then ends by force.
@@ -112,9 +110,9 @@ def connect(make_group: Callable[[], Any], rank: int) -> Messages:
         reason = " ".join(str(error).split())[:300]
     end_soon()  # the thread that still connects must not hold the process
     sentence = (
-        f"{name_ranks([rank], {rank: socket.gethostname()})}: gloo, by which the ranks talk to each other, "
-        f"does not connect them within {OPEN_S:.0f} s ({reason}); set GLOO_SOCKET_IFNAME to the interface "
-        "that reaches the other nodes, one plain name such as eth0, and see that no firewall is between them"
+        f"{me}: gloo, by which the ranks talk to each other, does not connect them within {OPEN_S:.0f} s "
+        f"({reason}); see whether a rank has ended, set GLOO_SOCKET_IFNAME to the interface that reaches the "
+        "other nodes, one plain name such as eth0, and see that no firewall is between them"
     )
     raise say_on_host(sentence, "gloo")
 
@@ -135,5 +133,4 @@ def _probe_peer(descriptor: int) -> None:
     with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in options.items():
-            if hasattr(socket, name):
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from ..errors import InputError
 
@@ -16,70 +17,70 @@ TEMPLATE = Path(__file__).with_name("submit_slurm.sh")
 
 _WORD = re.compile(r"[^\s'\"\\`$#]+")
 """Values of an ``#SBATCH`` line that no shell interprets."""
-_INTERACTIVE = ("bash", "interactive")
+
+
+def _option(default: Any, group: str, metavar: str, help: str) -> Any:
+    """Field of a job that is an option of ``submit slurm``."""
+    return field(default=default, metadata={"group": group, "metavar": metavar, "help": help})
 
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """A training job; the defaults are those of ``submit_slurm.sh``.
-
-    Attributes:
-        gpus_per_node: 0 trains on CPUs.
-        tasks_per_node: Processes on a node: with GPUs one for each; without, None is 1.
-        cpus_per_task: Cores for each process, which decode images.
-        time: Limit in Slurm's notation, such as ``24:00:00`` or ``3-12``.
-        signal_seconds: Notice before the limit or a pre-emption, 1 to 65535 s.
-        partition: None leaves the choice to Slurm.
-        account: None for the user's default.
-        constraint: Features that nodes must have, such as ``a100``.
-        more: Further options of sbatch, such as ``--qos=long``.
-        python: Interpreter of the environment that the nodes use; None is that of ``.venv`` where the job
-            is submitted.
-        runs_dir: Folder of all runs; None is ``runs`` where the job is submitted.
-        run_name: None names the run after the job.
-        local_cache: Folder for decoded images on each node; ``$NAME`` is that of each node.
-        accelerator: ``gpu`` or ``cpu``; None leaves it to what the nodes have.
+    """A training job; the defaults are those of ``submit_slurm.sh``, and None leaves the choice to it.
 
     Raises:
         InputError: a value is impossible; says which and what to give.
     """
 
-    nodes: int = 1
-    gpus_per_node: int = 8
-    tasks_per_node: int | None = None
-    cpus_per_task: int = 8
-    time: str = "24:00:00"
-    job_name: str = "yolo-lightning"
-    signal_seconds: int = 120
-    partition: str | None = None
-    account: str | None = None
-    constraint: str | None = None
-    more: Sequence[str] = ()
+    nodes: int = _option(1, "size", "N", "default: 1")
+    gpus_per_node: int = _option(8, "size", "N", "one process each; 0 trains on CPUs (default: 8)")
+    tasks_per_node: int | None = _option(None, "size", "N", "processes on a node without GPUs (default: 1)")
+    cpus_per_task: int = _option(8, "size", "N", "cores for each process, which decode images (default: 8)")
+    time: str = _option("24:00:00", "size", "TIME", "limit: 90 (minutes), 24:00:00, 3-12 (default: 24:00:00)")
+    partition: str | None = _option(None, "queue", "NAME", "as sinfo lists them (default: Slurm's)")
+    account: str | None = _option(None, "queue", "NAME", "who pays (default: Slurm's)")
+    constraint: str | None = _option(None, "queue", "FEATURE", "feature of the nodes, such as a100")
+    job_name: str = _option("yolo-lightning", "queue", "NAME", "default: %(default)s")
+    signal_seconds: int = _option(
+        120, "queue", "S",
+        "notice before the limit or a pre-emption, enough for a batch and a checkpoint (default: 120)",
+    )  # fmt: skip
+    sbatch: Sequence[str] = ()
+    """Further options of sbatch, such as ``--qos=long``."""
+    runs_dir: str | None = _option(None, "place", "DIR", "folder of all runs, for all nodes (default: runs)")
+    run_name: str | None = _option(
+        None, "place", "NAME",
+        "an earlier run of this name is resumed (default: slurm- and the number of the job)",
+    )  # fmt: skip
+    local_cache: str | None = _option(
+        None, "place", "DIR",
+        "folder of a node for decoded images, such as '$TMPDIR' (default: beside the data, shared)",
+    )  # fmt: skip
     python: str | None = None
-    runs_dir: str | None = None
-    run_name: str | None = None
-    local_cache: str | None = None
+    """Interpreter of the environment that the nodes use."""
     accelerator: str | None = None
-    fit_options: Sequence[str] = field(default=())
+    """``gpu`` or ``cpu``."""
+    fit_options: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for name, least in (("nodes", 1), ("gpus_per_node", 0), ("cpus_per_task", 1), ("signal_seconds", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{_option(name)} is {getattr(self, name)}; give {least} or more")
-        if self.tasks_per_node is not None and self.tasks_per_node < 1:
-            raise InputError(f"--tasks-per-node is {self.tasks_per_node}; give 1 or more")
+        for name in ("nodes", "gpus_per_node", "tasks_per_node", "cpus_per_task", "signal_seconds"):
+            value, least = getattr(self, name), 0 if name == "gpus_per_node" else 1
+            if value is not None and value < least:
+                raise InputError(f"{option_name(name)} is {value}; give {least} or more")
         if self.gpus_per_node and self.tasks_per_node not in (None, self.gpus_per_node):
             raise InputError(
                 f"--tasks-per-node is {self.tasks_per_node} but each of a node's {self.gpus_per_node} GPUs "
                 "has one process; leave it out"
             )
-        if self.job_name in _INTERACTIVE:
+        if self.job_name in ("bash", "interactive"):
             raise InputError(f"--job-name {self.job_name} means an interactive job; give another")
         for name in ("job_name", "time", "partition", "account", "constraint"):
             value = getattr(self, name)
             if value is not None and not _WORD.fullmatch(value):
-                raise InputError(f"{_option(name)} {value!r} cannot stand in a job script; give a plain word")
-        for option in self.more:
+                raise InputError(
+                    f"{option_name(name)} {value!r} cannot stand in a job script; give a plain word"
+                )
+        for option in self.sbatch:
             if not re.fullmatch(rf"--[a-z][a-z-]*(={_WORD.pattern})?", option):
                 raise InputError(f"--sbatch {option!r} is not an option of sbatch; write --sbatch=--qos=long")
         if self.local_cache is not None and re.search(r"[\"`\\\n]|\$\(", self.local_cache):
@@ -93,24 +94,13 @@ class SlurmJob:
         return self.gpus_per_node or self.tasks_per_node or 1
 
 
-class FitOptions(NamedTuple):
-    """Options of ``fit``, apart from those that the job script sets itself."""
-
-    others: list[str]
-    runs_dir: str | None
-    run_name: str | None
-
-
 def split_fit_options(
     command: Sequence[str], nodes: int, processes_per_node: int, accelerator: str
-) -> FitOptions:
+) -> tuple[list[str], str | None, str | None]:
     """Remove from a ``fit`` command the options that the job script sets, if they agree with the job.
 
-    Args:
-        command: ``fit`` and its options.
-        nodes: of the job, as the next two.
-        processes_per_node: one for each GPU.
-        accelerator: ``gpu`` or ``cpu``.
+    Returns:
+        The other options, ``runs_dir`` and ``run_name``.
 
     Raises:
         InputError: it is not ``fit``, or an option contradicts the job.
@@ -118,34 +108,27 @@ def split_fit_options(
     if not command or command[0] != "fit":
         given = command[0] if command else "nothing"
         raise InputError(f"after -- comes {given}; a job trains, so give: -- fit --data.root DIR …")
+    count = str(processes_per_node)
+    accelerators = ("gpu", "cuda", "auto") if accelerator == "gpu" else ("cpu", "auto")
     settled = {
         "trainer.num_nodes": ((str(nodes),), f"--nodes is {nodes}"),
-        "trainer.devices": (
-            (str(processes_per_node), "auto"),
-            f"a node of the job has {processes_per_node} processes",
-        ),
-        "trainer.accelerator": (
-            (accelerator, "auto", *(["cuda"] if accelerator == "gpu" else [])),
-            f"the nodes of the job train on {accelerator}",
-        ),
+        "trainer.devices": ((count, "auto"), f"a node of the job has {count} processes"),
+        "trainer.accelerator": (accelerators, f"the nodes of the job train on {accelerator}"),
     }
-    others, found = [], {}
-    words = iter(command[1:])
-    for word in words:
-        name, equals, value = word.removeprefix("--").partition("=")
-        ours = word.startswith("--") and (name in settled or name in ("runs_dir", "run_name", "ckpt_path"))
-        if not ours:
-            others.append(word)
-            continue
-        found[name] = value if equals else next(words, "")
-        if name == "ckpt_path":
-            raise InputError(
-                "--ckpt_path is set by the job, which resumes from its own last.ckpt whenever it starts; to "
-                "resume an earlier run give --run-name, to start from weights --model.weights"
-            )
-        if name in settled and found[name] not in settled[name][0]:
-            raise InputError(f"--{name} is {found[name]} but {settled[name][1]}; leave --{name} out")
-    return FitOptions(others, found.get("runs_dir"), found.get("run_name"))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in (*settled, "runs_dir", "run_name", "ckpt_path"):
+        parser.add_argument(f"--{name}", nargs="?", const="")
+    found, others = parser.parse_known_args(command[1:])
+    if found.ckpt_path is not None:
+        raise InputError(
+            "--ckpt_path is set by the job, which resumes from its own last.ckpt whenever it starts; to "
+            "resume an earlier run give --run-name, to start from weights --model.weights"
+        )
+    for name, (allowed, why) in settled.items():
+        value = getattr(found, name)
+        if value not in (None, *allowed):
+            raise InputError(f"--{name} is {value} but {why}; leave --{name} out")
+    return others, found.runs_dir, found.run_name
 
 
 def sbatch_text(job: SlurmJob) -> str:
@@ -166,7 +149,7 @@ def sbatch_text(job: SlurmJob) -> str:
     for name, value in directives.items():
         if value is not None:
             text = _with_line(text, rf"#?#SBATCH --{name}=.*", f"#SBATCH --{name}={value}")
-    lines = ["#SBATCH --requeue", *(f"#SBATCH {option}" for option in job.more)]
+    lines = ["#SBATCH --requeue", *(f"#SBATCH {option}" for option in job.sbatch)]
     text = _with_line(text, "#SBATCH --requeue", "\n".join(lines))
     assignments = {
         "runs_dir": job.runs_dir and shlex.quote(job.runs_dir),
@@ -189,5 +172,6 @@ def _with_line(text: str, pattern: str, line: str) -> str:
     return replaced
 
 
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+def option_name(field_name: str) -> str:
+    """Option of ``submit slurm`` for a field of :class:`SlurmJob`."""
+    return "--" + field_name.replace("_", "-")

@@ -5,8 +5,8 @@ import pytest
 import torch
 from jsonargparse import Namespace
 
-from yolo_lightning.cli import settle_auto
-from yolo_lightning.cli.settle_auto import settle_step
+from yolo_lightning.cli import check_options
+from yolo_lightning.cli.check_options import settle_step
 from yolo_lightning.errors import InputError
 
 FREE: dict[str, Any] = {"precision": None, "accelerator": "cpu", "devices": 1, "sync_batchnorm": False}
@@ -27,7 +27,7 @@ def bf16_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(settle_auto, "rank_zero_info", lines.append)
+    monkeypatch.setattr(check_options, "rank_zero_info", lines.append)
     return lines
 
 
@@ -65,7 +65,7 @@ def test_evaluation_is_in_fp32_on_a_cpu_and_in_bf16_on_a_gpu_that_has_it(
     assert options == config()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for has_bf16, expected in ((True, "bf16-mixed"), (False, "32-true")):
-        monkeypatch.setattr(settle_auto, "has_native_bf16", lambda _, has_bf16=has_bf16: has_bf16)
+        monkeypatch.setattr(check_options, "has_native_bf16", lambda _, has_bf16=has_bf16: has_bf16)
         options = config(accelerator="auto")
         settle_step(options, is_training=False)
         assert options.trainer.precision == expected
@@ -76,7 +76,7 @@ def test_synchronised_batch_norms_leave_the_network_eager(
     obstacle: str | None, expected: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(settle_auto, "compiler_obstacle", lambda device: obstacle)
+    monkeypatch.setattr(check_options, "compiler_obstacle", lambda device: obstacle)
     options = config(accelerator="gpu", sync_batchnorm=True)
     settle_step(options, is_training=True)
     assert options.model.compile == expected
