@@ -17,6 +17,7 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
 from tests.support.quiet import QUIET
+from yolo_lightning import YOLOv5
 from yolo_lightning.__main__ import main
 from yolo_lightning.cli.launcher import YoloCLI, launch
 from yolo_lightning.system import signals as preemption
@@ -385,23 +386,68 @@ def test_unreadable_image(capsys: pytest.CaptureFixture[str], shapes: Path, tmp_
     assert f"error: {picture}: not a readable image" in capsys.readouterr().err
 
 
-def test_unreadable_image_in_a_worker(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.fixture
+def weights_of_two(tmp_path: Path) -> Path:
+    """Weights of a network with two classes, and a folder ``in`` with one good picture."""
     (tmp_path / "in").mkdir()
     cv2.imwrite(str(tmp_path / "in" / "a.png"), np.zeros((40, 40, 3), np.uint8))
-    torn = (tmp_path / "in" / "a.png").read_bytes()[:60]
-    (tmp_path / "in" / "b.png").write_bytes(torn)
-    from yolo_lightning import YOLOv5
-
     module = YOLOv5(num_classes=2, compile=False)
     module.configure_model()
     torch.save(module.network.state_dict(), tmp_path / "weights.pt")
+    return tmp_path / "weights.pt"
+
+
+def predict(weights: Path, workers: int) -> None:
+    main([
+        "predict", f"--model.weights={weights}", "--data.predict_source=in", f"--data.num_workers={workers}",
+        "--data.image_size=64", "--model.num_classes=2", "--trainer.accelerator=cpu",
+        "--model.score_threshold=0.0001",
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_prediction_leaves_out_images_that_cannot_be_read(
+    capsys: pytest.CaptureFixture[str], weights_of_two: Path, workers: int
+) -> None:
+    torn = Path("in/a.png").read_bytes()[:60]
+    Path("in/b.png").write_bytes(torn)
+    Path("in/c.jpg").write_text("no picture")
+    predict(weights_of_two, workers)
+    printed = capsys.readouterr().out
+    assert "left out     2 of 3 images" in printed
+    assert "b.png: the image is truncated" in printed and "c.jpg: not a readable image" in printed
+    found = json.loads(Path("runs/predict/version_0/predictions.json").read_text())
+    assert {detection["file_name"] for detection in found} == {"a.png"}
+    assert [path.name for path in Path("runs/predict/version_0/images").iterdir()] == ["a.png"]
+
+
+def test_prediction_without_a_readable_image_is_an_error(
+    capsys: pytest.CaptureFixture[str], weights_of_two: Path
+) -> None:
+    Path("in/a.png").write_text("no picture")
     with pytest.raises(SystemExit):
-        main([
-            "predict", "--model.weights=weights.pt", "--data.predict_source=in", "--data.num_workers=1",
-            "--data.image_size=64", "--model.num_classes=2", "--trainer.accelerator=cpu",
-        ])  # fmt: skip
-    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert "b.png" in line and "truncated" in line
+        predict(weights_of_two, 0)
+    message = capsys.readouterr().err
+    assert "none of 1 images can be read" in message and "a.png: not a readable image" in message
+    assert not Path("runs/predict/version_0").exists()
+
+
+def test_weights_of_other_classes_are_trained_but_not_judged(
+    capsys: pytest.CaptureFixture[str], weights_of_two: Path, shapes: Path
+) -> None:
+    message = refused(capsys, "validate", "--data.root", str(shapes), f"--model.weights={weights_of_two}")
+    assert f"{weights_of_two}: has 2 classes but {shapes} has 5, and nothing is trained here" in message
+
+
+def test_a_validation_without_labels_is_announced(
+    capsys: pytest.CaptureFixture[str], shapes: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(shapes, tmp_path / "unlabelled"))
+    annotations = root / "annotations" / "instances_val.json"
+    annotations.write_text(json.dumps(json.loads(annotations.read_text()) | {"annotations": []}))
+    with pytest.warns(UserWarning, match="val has no label, so no metric can be computed"):
+        main(["fit", *small("--data.root", str(root), "--trainer.max_epochs=1")])
+    assert "best mAP" not in capsys.readouterr().out
 
 
 def test_checkpoint_of_another_architecture(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,10 @@ class Images(LightningDataModule):
     def predict_dataloader(self) -> Any:
         image_ids = torch.from_numpy(ids_from_paths([str(path) for path in self.predict_paths]))
         index = torch.arange(len(image_ids))
-        batches = [SimpleNamespace(index=i, image_ids=image_ids[i]) for i in index.split(2)]
+        sizes = torch.ones(len(index), 2)
+        batches = [
+            SimpleNamespace(index=i, image_ids=image_ids[i], original_sizes=sizes[i]) for i in index.split(2)
+        ]
         return torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ from ..data.annotations.source import SPLITS, DataSource
 from ..data.module import PATH_OPTIONS, DetectionDataModule
 from ..distributed.ddp import is_on_gpu, listed_gpus, processes_here, refuse_absent_gpus
 from ..errors import InputError
-from ..model.weights import load_weights
+from ..model.weights import LoadedWeights, load_weights
 from ..runs.checkpoint_files import newest_whole
 from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import DEFAULT_NAME, begun_run_directory, find_checkpoint, run_directory_of
@@ -63,9 +63,11 @@ def resolve_options(config: Any, subcommand: str) -> RunStart:
     _refuse_trainer_options(config.trainer)
     _make_paths_absolute(config)
     start = _find_start(config, subcommand)
-    _check_sources(config, subcommand)
+    weights = _check_sources(config, subcommand)
     if subcommand != "predict":
         _read_classes(config, subcommand, start.checkpoint)
+    if subcommand in ("validate", "test") and weights:
+        _refuse_other_classes(weights, config)
     for name in _SETTLED.keys() & vars(config).keys():
         config[name] = _SETTLED[name]
     YOLOv5(**config.model.as_dict())  # built for its checks of the values
@@ -167,8 +169,8 @@ def _find_start(config: Any, subcommand: str) -> RunStart:
     return RunStart(checkpoint, directory, resumed.step, resumed.purge_step)
 
 
-def _check_sources(config: Any, subcommand: str) -> None:
-    """Check that data and weights are given, and that the weights can be read."""
+def _check_sources(config: Any, subcommand: str) -> LoadedWeights | None:
+    """Check that data and weights are given, and read the weights if they do not come from a checkpoint."""
     data, model = config.data, config.model
     if subcommand != "predict" and not (data.root or data.train_annotations or data.val_annotations):
         raise InputError("data.root is not set; give --data.root with the folder of your data set")
@@ -176,8 +178,18 @@ def _check_sources(config: Any, subcommand: str) -> None:
         raise InputError("data.predict_source is not set; give --data.predict_source with images or folders")
     if subcommand == "predict" and not (config.ckpt_path or model.weights):
         raise InputError("no weights given; pass --ckpt_path or --model.weights")
-    if model.weights:
-        load_weights(model.weights)  # the network loads them again, but only after the data was read
+    # The network loads them again, but only after the data was read.
+    return load_weights(model.weights) if model.weights else None
+
+
+def _refuse_other_classes(weights: LoadedWeights, config: Any) -> None:
+    """Refuse to judge weights by classes that they do not know: their rows would be random."""
+    wanted = config.model.num_classes
+    if weights.num_classes not in (None, wanted):
+        raise InputError(
+            f"{weights.path}: has {weights.num_classes} classes but {config.data.root} has {wanted}, and "
+            "nothing is trained here; give weights of these classes, or train with 'fit'"
+        )
 
 
 def _read_classes(config: Any, subcommand: str, checkpoint: Path | None) -> None:
@@ -241,6 +253,11 @@ def read_data(data: DetectionDataModule, stage: str, trainer: Any) -> None:
     data.build_indices(stage)
     processes = trainer.num_devices * trainer.num_nodes
     for split in data.indices.keys() & {"val", "test"}:
+        if not data.indices[split].most_labels:
+            rank_zero_warn(
+                f"{split} has no label, so no metric can be computed"
+                + (", and best.ckpt is only the newest epoch" if stage == "fit" else "")
+            )
         images = len(data.indices[split])
         if images < processes and getattr(trainer, f"limit_{split}_batches") != 0:
             raise InputError(f"{split} has {images} images for {processes} processes; use at most {images}")

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from ..data.batch import Batch
 from ..data.images.decode import read_image
+from ..errors import InputError
 from ..monitoring.pictures.draw_boxes import Pixels, class_colour, draw_boxes, legible
 from ..system.files import write_whole
 from ..training.contracts import TrainsDetections
@@ -30,6 +31,8 @@ COCO_NAMES = [_CATEGORIES[i] for i in COCO_IDS]
 
 Found = dict[int, tuple[int, npt.NDArray[np.float32]]]
 """Position among the sources -> id of the image, and (n, 6) x1, y1, x2, y2 in px, score, class."""
+
+Entry = TypeVar("Entry")
 
 _MOST_LINES = 20
 """Number of images up to which the detections of each are printed."""
@@ -49,6 +52,8 @@ class PredictionWriter(Callback):
       are COCO's 80, as in official weights; else the class plus one.
     * ``file_name`` is relative to the common folder of all sources.
 
+    Images that cannot be read are named at the end.
+
     ``images/`` has the annotated pictures under the same relative names, so that equal names from
     different folders do not overwrite each other.
 
@@ -59,6 +64,7 @@ class PredictionWriter(Callback):
     def __init__(self, draw: bool = True) -> None:
         self.draw = draw
         self._found: Found = {}
+        self._unreadable: dict[int, str] = {}
         self._directory = Path()
         self._paths: list[Path] = []
         self._file_names: list[str] = []
@@ -67,7 +73,7 @@ class PredictionWriter(Callback):
         self._category_ids: list[int] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._found = {}
+        self._found, self._unreadable = {}, {}
         # With torchrun only rank zero knows the run directory.
         self._directory = Path(trainer.strategy.broadcast(trainer.default_root_dir))
         self._paths = [Path(path) for path in trainer.datamodule.predict_paths]  # type: ignore[attr-defined]
@@ -89,20 +95,29 @@ class PredictionWriter(Callback):
     ) -> None:
         detections, counts = outputs
         tables = detections.float().cpu().numpy()  # (B, D, 6)
+        readable = batch.original_sizes.any(1).tolist()
         per_image = zip(batch.index.tolist(), batch.image_ids.tolist(), counts.tolist(), tables, strict=True)
-        for index, image_id, count, table in per_image:
+        for is_readable, (index, image_id, count, table) in zip(readable, per_image, strict=True):
+            if not is_readable:
+                self._unreadable[index] = _why_unreadable(self._paths[index])
+                continue
             self._found[index] = image_id, table[:count].copy()
             if self.draw:
                 picture = draw_detections(read_image(self._paths[index]), table[:count], self._drawn_names)
                 _write_picture(self._directory / "images" / self._file_names[index], picture)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        found = gather(self._found)
+        found, unreadable = gather(self._found), gather(self._unreadable)
         if not trainer.is_global_zero:
             return
+        if unreadable and not found:
+            raise InputError(f"none of {len(unreadable)} images can be read: {min(unreadable.items())[1]}")
         path = self._directory / "predictions.json"
         write_json(path, to_coco(found, self._file_names, self._category_ids, self._class_names))
         lines = _summary(found, self._file_names, self._class_names)
+        if unreadable:
+            lines.append(f"left out     {len(unreadable)} of {len(found) + len(unreadable)} images:")
+            lines += [f"             {reason}" for _, reason in sorted(unreadable.items())]
         lines.append(f"predictions  {path}")
         if self.draw:
             lines.append(f"pictures     {path.parent / 'images'}")
@@ -133,8 +148,8 @@ def write_json(path: Path, results: list[dict[str, Any]]) -> None:
     write_whole(path, f"[\n{lines}\n]\n" if results else "[]\n")
 
 
-def gather(found: Found) -> Found:
-    """Gather the detections of all processes; every process must call it."""
+def gather(found: dict[int, Entry]) -> dict[int, Entry]:
+    """Gather what all processes have found; every process must call it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return found
     parts: list[Any] = [None] * torch.distributed.get_world_size()
@@ -158,6 +173,15 @@ def draw_detections(image: Pixels, rows: npt.NDArray[np.float32], names: Sequenc
     colours = [class_colour(label) for label in labels]
     drawn = draw_boxes(rgb, rows[:, :4], captions, colours, line_px, font_px=max(10, 7 * line_px))
     return np.asarray(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), np.uint8)
+
+
+def _why_unreadable(path: Path) -> str:
+    """Read an image again: the sentence of a worker is lost on its way."""
+    try:
+        read_image(path)
+    except InputError as error:
+        return str(error)
+    return f"{path}: could not be read for a moment; predict it again"
 
 
 def _write_picture(path: Path, picture: Pixels) -> None:

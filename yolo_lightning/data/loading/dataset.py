@@ -132,7 +132,8 @@ class DetectionDataset(Dataset[Sample]):
 class PredictionDataset(Dataset[Sample]):
     """Images without labels (16 empty rows, M = 0), each in the smallest rectangle of whole strides.
 
-    Scaling and padding are those of classic YOLOv5's ``detect.py``.
+    Scaling and padding are those of classic YOLOv5's ``detect.py``. An image that cannot be read is a black
+    square whose original size is 0 x 0, so that one bad file does not end a run over thousands.
 
     Args:
         paths: The images; their ids are those of ``index.ids_from_paths``.
@@ -141,27 +142,29 @@ class PredictionDataset(Dataset[Sample]):
 
     Attributes:
         canvases: int64 (I, 2), height and width in px of each letterboxed image.
-
-    Raises:
-        InputError: A file is not an image.
     """
 
     def __init__(self, paths: Sequence[Path], image_size: int, stride: int = 32) -> None:
         self.paths = list(paths)
         self.image_ids = ids_from_paths([str(path) for path in paths])
         self.image_size = image_size
-        scaled = [letterbox_geometry(*header_size(path), image_size, rounding=round) for path in paths]
+        scaled = [letterbox_geometry(*_size_or_square(path), image_size, rounding=round) for path in paths]
         self.canvases = np.array([enclosing_rectangle(p.height, p.width, stride, 0) for p in scaled])
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> Sample:
-        image = read_rgb(self.paths[i])
-        height, width = image.shape[:2]
-        canvas = np.empty((*self.canvases[i], 3), np.uint8)
-        place = letterbox_geometry(height, width, self.image_size, canvas.shape[:2], rounding=round)
-        paste(resize(image, place, linear=True), place, canvas)
+        canvas = np.zeros((*self.canvases[i], 3), np.uint8)
+        try:
+            image = read_rgb(self.paths[i])
+        except InputError:
+            height, width = 0, 0
+            place = letterbox_geometry(1, 1, self.image_size, canvas.shape[:2])
+        else:
+            height, width = image.shape[:2]
+            place = letterbox_geometry(height, width, self.image_size, canvas.shape[:2], rounding=round)
+            paste(resize(image, place, linear=True), place, canvas)
         return Sample(
             image=canvas,
             targets=np.zeros((label_capacity(0), 5), np.float32),
@@ -173,6 +176,13 @@ class PredictionDataset(Dataset[Sample]):
             truth=np.zeros((0, 7), np.float32),
             truth_count=0,
         )
+
+
+def _size_or_square(path: Path) -> tuple[int, int]:
+    try:
+        return header_size(path)
+    except InputError:
+        return 1, 1
 
 
 def list_images(source: str | Sequence[str]) -> list[Path]:
