@@ -143,6 +143,26 @@ with watching():
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
+def test_an_interrupt_in_the_middle_of_a_fork_counts_once() -> None:
+    """The terminal sends it to all processes; a new one still shares the descriptor of its parent."""
+    program = """
+import os, signal, sys
+def interrupt_both():  # the first hook in the child: ours has not run yet
+    os.kill(os.getppid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+os.register_at_fork(after_in_child=interrupt_both)
+from yolo_lightning.system.signals import *
+with watching():
+    training_begins()
+    worker = os.fork()
+    if not worker:
+        os._exit(0)
+    os.waitpid(worker, 0)
+    sys.exit(received() != "SIGINT")
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
 def test_a_fork_leaves_interrupts_as_they_were() -> None:
     program = """
 import os, signal

@@ -122,13 +122,29 @@ def _await_second_interrupt(receiver: socket.socket) -> None:
     os._exit(128 + signal.SIGINT)
 
 
+_forking = threading.local()
+
+
+def _before_fork() -> None:
+    """Block SIGINT: until the new process lets go of the descriptor, its signals would count here."""
+    if _State.listens:
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _after_fork() -> None:
+    if hasattr(_forking, "mask"):
+        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+        del _forking.mask
+
+
 def _after_fork_in_child() -> None:
     if _State.listens:  # the descriptor is the parent's
         signal.set_wakeup_fd(-1)
         _State.listens = False
+    _after_fork()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 def in_slurm_job() -> bool:
