@@ -174,6 +174,7 @@ def test_the_attacks_are_real(first: Any, changes: dict[str, Any], marker: Path)
         ("nn.LeakyReLU(negative_slope=2e-1, inplace=True)", nn.LeakyReLU, "negative_slope=0.2"),
         ("nn.Hardtanh(-1, 2.5)", nn.Hardtanh, "min_val=-1, max_val=2.5"),
         ("nn.GELU(approximate='tanh')", nn.GELU, "approximate='tanh'"),
+        ("nn.Identity()", nn.Identity, ""),
     ],
 )
 def test_activations_of_torch_reach_the_network(

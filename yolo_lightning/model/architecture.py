@@ -23,6 +23,7 @@ from .heads import HEADS, P5_ANCHORS_PX, P6_ANCHORS_PX
 
 _NAME = re.compile(r"yolov5([nsmlx])(6?)(u?)")
 _ACTIVATION = re.compile(r"(?:torch\.)?nn\.(\w+)\(([\w=., '\"-]*)\)")
+_ACTIVATION_MODULES = (nn.modules.activation.__name__, nn.Identity.__module__)
 _WORD = re.compile(r"[A-Za-z]\w*")
 NAMES = (
     "yolov5n|s|m|l|x (classic), yolov5n6|s6|m6|l6|x6 (classic P6), yolov5nu|su|mu|lu|xu (anchor-free), "
@@ -67,7 +68,8 @@ def _check_layers(path: Path, description: Any) -> None:
                 f"like {MODEL_FILES / 'yolov5.yaml'}"
             )
     last = description["head"][-1:]
-    if not (last and isinstance(last[0], list) and len(last[0]) == 4 and last[0][2] in tuple(HEADS)):
+    row = last[0] if last and isinstance(last[0], list) else []
+    if not (len(row) == 4 and isinstance(row[0], list) and row[2] in tuple(HEADS)):
         raise InputError(
             f"{path}: the last row of 'head' must be a {' or '.join(HEADS)}, "
             "like [[17, 20, 23], 1, Detect, [nc]]"
@@ -89,9 +91,9 @@ def _not_allowed(row: Any, is_head: bool) -> list[Any]:
         return [row]
     sources, repeats, name, arguments = row
     numbers = [repeats, *(sources if isinstance(sources, list) else [sources])]
-    wrong = [value for value in numbers if not isinstance(value, int)]
+    wrong = [n for n in numbers if not (isinstance(n, int) or (isinstance(n, float) and n.is_integer()))]
     if is_head:
-        return wrong if isinstance(sources, list) else [sources]
+        return wrong
     if not (isinstance(name, str) and is_block(name)):
         wrong.append(name)
     return wrong + [value for value in arguments if not _is_argument(value)]
@@ -110,7 +112,7 @@ def _is_argument(value: Any) -> bool:
 
 
 def _is_plain(value: Any, depth: int = 3) -> bool:
-    if isinstance(value, list):  # an alias of YAML can put a list into itself
+    if isinstance(value, list | tuple):  # an alias of YAML can put a list into itself
         return depth > 0 and all(_is_plain(one, depth - 1) for one in value)
     return value is None or isinstance(value, int | float | str)
 
@@ -121,8 +123,8 @@ def _read_activation(path: Path, description: dict[str, Any]) -> nn.Module | Non
         return None
     try:
         name, arguments = _ACTIVATION.fullmatch(str(text)).groups()  # type: ignore[union-attr]
-        kind = vars(nn.modules.activation)[name]
-        if not issubclass(kind, nn.Module) or kind.__module__ != nn.modules.activation.__name__:
+        kind = nn.Identity if name == "Identity" else vars(nn.modules.activation)[name]
+        if not issubclass(kind, nn.Module) or kind.__module__ not in _ACTIVATION_MODULES:
             raise TypeError(f"{name} is no activation")
         parts = [part.rpartition("=") for part in arguments.split(",") if part.strip()]
         values = [(option.strip(), ast.literal_eval(value.strip())) for option, _, value in parts]
@@ -132,8 +134,8 @@ def _read_activation(path: Path, description: dict[str, Any]) -> nn.Module | Non
         activation: nn.Module = kind(*positional, **{option: value for option, value in values if option})
     except Exception as error:
         raise InputError(
-            f"{path}: activation {text!r} is not allowed; use one of torch.nn with plain arguments, "
-            "of the form nn.LeakyReLU(0.1)"
+            f"{path}: activation {text!r} is not allowed; use an activation of torch.nn with plain "
+            "arguments, of the form nn.LeakyReLU(0.1)"
         ) from error
     return activation
 

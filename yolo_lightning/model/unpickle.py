@@ -7,6 +7,7 @@ and tensors are read from the stand-ins. A file with any other name is refused b
 
 from __future__ import annotations
 
+import pickle
 import re
 import zipfile
 from collections.abc import Iterator
@@ -58,9 +59,8 @@ def read_without_executing(path: Path) -> Any:
     """Content of a ``torch.save`` file, every class in it replaced by an :class:`Inert`.
 
     Raises:
-        InputError: the file asks for a name that is not on the allow-list.
-        pickle.UnpicklingError: the file has the format of torch before 1.6, whose names cannot be listed
-            beforehand, and asks for any class.
+        InputError: the file asks for a name that is not on the allow-list, or for any class if it has the
+            format of torch before 1.6, whose names cannot be listed beforehand.
     """
     wanted: list[str] = []
     if zipfile.is_zipfile(path):
@@ -74,7 +74,15 @@ def read_without_executing(path: Path) -> Any:
         )
     stand_ins = [(type(name.rpartition(".")[2], (Inert,), {}), name) for name in wanted]
     with _only_these_globals(stand_ins):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if not (named := re.search(r"GLOBAL (\S+)", str(error))):
+                raise
+            raise InputError(
+                f"{path}: refused, because it is in the format of before torch 1.6 and asks for {named[1]}; "
+                "save its state dict with a recent torch.save or as .safetensors"
+            ) from error
 
 
 def module_tensors(module: Inert, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import Dataset, default_collate
+import torch
+from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from ...errors import InputError
 from ..annotations.index import DatasetIndex, FloatArray, ids_from_paths, missing_files
@@ -208,10 +209,12 @@ def list_images(source: str | Sequence[str]) -> list[Path]:
 def collate(samples: Sequence[Sample]) -> Batch:
     """Collate B samples of one shape to a batch.
 
-    Images are stacked as (B, H, W, 3) and viewed as (B, 3, H, W). A worker stacks them straight into the
-    shared memory in which they travel.
+    Images are stacked as (B, H, W, 3) and viewed as (B, 3, H, W).
     """
-    images, *columns = default_collate(list(samples))
+    if get_worker_info() is not None:  # stacks straight into the shared memory in which a batch travels
+        images, *columns = default_collate(list(samples))
+    else:  # torch.stack would wait for threads of other cores, which may be busy
+        images, *columns = (torch.from_numpy(np.stack(column)) for column in zip(*samples, strict=True))
     return Batch(images.permute(0, 3, 1, 2), *columns)  # (B, 3, H, W), channels last
 
 
