@@ -65,9 +65,9 @@ def test_every_room_has_its_place() -> None:
     [
         ("data/batch", "from ..training.step import f", "data/batch:1 imports training"),
         (
-            "data/loading/choose",
+            "data/loading/sampler",
             "def f():\n    from ... import YOLOv5",
-            "data/loading/choose:2 imports __init__",
+            "data/loading/sampler:2 imports __init__",
         ),
         ("model/boxes", "import yolo_lightning.data.batch", "model/boxes:1 imports data"),
         ("distributed/ddp", "from ..evaluation import detect", "distributed/ddp:1 imports evaluation"),

@@ -13,6 +13,7 @@ from yolo_lightning.runs.checkpoint_format import (
     validate_first,
     write_within_epoch,
 )
+from yolo_lightning.runs.record import RunRecorder
 
 
 def write(path: Path, epoch: dict[str, int], batches: int, completed: int | None = None, **more: Any) -> Path:
@@ -101,3 +102,7 @@ def test_an_aborted_validation_is_saved_in_any_order_of_callbacks() -> None:
     assert found[0] == found[1]
     assert found[0]["within_epoch"] == {"losses": {}, "random": {"torch": 1}, "validates_first": True}
     assert validation["current"] == {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+
+
+def test_the_record_of_a_run_is_found_by_its_name(tmp_path: Path) -> None:
+    assert RunRecorder(tmp_path).state_key == "RunRecorder"

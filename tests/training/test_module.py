@@ -18,6 +18,7 @@ from yolo_lightning.errors import InputError
 from yolo_lightning.model.heads import HEADS
 from yolo_lightning.model.losses import DetectionLoss, LossConfigs
 from yolo_lightning.training.optimizer import OptimizerConfig
+from yolo_lightning.training.step import training_losses
 
 
 def data(root: Path, **options: Any) -> DetectionDataModule:
@@ -300,3 +301,9 @@ def test_checkpoint_holds_plain_types_and_loads(tmp_path: Path, shapes: Path) ->
 def test_no_planned_number_of_epochs_is_refused(tmp_path: Path, shapes: Path) -> None:
     with pytest.raises(InputError, match="max_epochs is not set"):
         trainer(tmp_path, max_epochs=-1, max_steps=2).fit(YOLOv5(compile=False), data(shapes))
+
+
+def test_nothing_is_compiled_without_a_mode() -> None:
+    module = YOLOv5(num_classes=2, compile=False)
+    module.configure_model()
+    assert module._training_losses is training_losses

@@ -27,7 +27,9 @@ def detect(
         head: head of the network.
         maps: its raw maps for the images of ``batch``.
         batch: the batch, with the letterbox of each image.
-        score_threshold: as for :func:`non_max_suppression`, like the following ones.
+        score_threshold: least score of a detection, 0..1.
+        iou_threshold: greatest IoU of two detections of one class, 0..1.
+        multi_label: each box may be a detection of several classes.
 
     Returns:
         float32 (B, D, 6): x1, y1, x2, y2 in px of the original images, clipped to them, score, class; rows

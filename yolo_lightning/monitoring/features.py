@@ -57,7 +57,6 @@ def feature_maps(
     """Run one eager pass in evaluation mode, and capture the outputs of layers.
 
     The network does not change: neither parameters, gradients, batch-norm statistics nor training mode.
-    ``forward`` is called directly, so that a compiled network is not compiled again for these images.
 
     Args:
         network: on any device, in any precision.
@@ -83,7 +82,7 @@ def feature_maps(
             hook = network.model[number].register_forward_hook(functools.partial(keep, number))
             restore.callback(hook.remove)
         network.eval()
-        raw = network.forward(images.to(parameter.device, parameter.dtype))
+        raw = network(images.to(parameter.device, parameter.dtype))
     return raw, {number: found[number] for number in layers}
 
 

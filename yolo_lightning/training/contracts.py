@@ -43,9 +43,8 @@ class TrainsDetections(Protocol):
     weights: str | None  # file of the initial weights
     category_ids: list[int] | None  # COCO id of each class; None if they are unknown
     waiting: Sequence[Any]  # batches without gradients so far, because their step takes the losses jointly
-    running_losses: Mapping[
-        str, Tensor
-    ]  # mean of each part of the training loss in this epoch, on the device
+    # Mean of each part of the training loss in this epoch, on the device.
+    running_losses: Mapping[str, Tensor]
     on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None  # gets images, targets, mask of each batch
 
     @property

@@ -86,7 +86,7 @@ class RecentImages:
         if images * size * size >= MAX_PIXELS:
             raise InputError(
                 f"a mosaic ring of {self.batches} batches of {batch.images.shape[0]} images of "
-                f"{size} px is over 2^30 pixels: lower the batch size or recent_batches."
+                f"{size} px is over 2^30 pixels: lower the batch size."
             )
         device, grey = batch.images.device, PAD_VALUE * 0x010101
         self.next_row = 0

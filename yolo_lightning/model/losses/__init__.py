@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from .anchor import AnchorLoss, AnchorLossConfig
 from .anchor_free import AnchorFreeLoss, AnchorFreeLossConfig
-from .protocol import DetectionLoss
+from .base import DetectionLoss
 
 __all__ = ["AnchorFreeLoss", "AnchorFreeLossConfig", "AnchorLoss", "AnchorLossConfig", "DetectionLoss"]
 

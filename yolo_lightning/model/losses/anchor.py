@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ...errors import InputError
 from ..boxes import complete_iou
 from .assign_anchor import Candidates, match_candidates
-from .protocol import DetectionLoss
+from .base import DetectionLoss
 
 FOCAL_ALPHA = 0.25
 """Weight of positives in the focal loss; negatives have 1 - alpha (Lin et al. 2017)."""
@@ -132,7 +132,7 @@ class AnchorLoss(DetectionLoss):
     def forward(
         self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor, divisor: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss of a batch, see :class:`~.protocol.DetectionLoss`; classic YOLOv5 multiplies by B.
+        """Mean loss of a batch, see :class:`~.base.DetectionLoss`; classic YOLOv5 multiplies by B.
 
         Args:
             maps: L maps (B, A, H, W, 5 + C) of raw x, y, w, h, objectness and class logits.

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ...errors import InputError
 from ..boxes import boxes_from_distances, cell_centres, complete_iou
 from .assign_task_aligned import ENLARGED_STRIDE, assign, learning_points
-from .protocol import DetectionLoss
+from .base import DetectionLoss
 
 _LAST_BIN_MARGIN = 0.01
 """Least distance of a target from the last bin, in strides, so that it lies between two bins."""
@@ -86,7 +86,7 @@ class AnchorFreeLoss(DetectionLoss):
     def forward(
         self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor, divisor: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss of a batch, see :class:`~.protocol.DetectionLoss`; ultralytics multiplies by B.
+        """Mean loss of a batch, see :class:`~.base.DetectionLoss`; ultralytics multiplies by B.
 
         Args:
             maps: for each level, (B, 4 * reg_max + C, H, W): logits of the distances to the left, top, right

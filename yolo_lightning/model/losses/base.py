@@ -1,4 +1,4 @@
-"""The contract between a loss and the training step."""
+"""Base class of the losses: the contract with the training step."""
 
 from __future__ import annotations
 
