@@ -31,6 +31,9 @@ def compare(runs: list[str], output: str | None = None, runs_dir: str = "runs") 
         raise InputError(f"compare was given {len(runs)} run; give two or more")
     read = [read_run(find_run(run, runs_dir)) for run in runs]
     print(as_text(compare_runs(read)))
+    for run in read:
+        for name in run.unreadable:
+            print(f"{run.directory / name}: skipped, because it cannot be read")
     if output is not None:
         path = Path(output).expanduser()
         try:
