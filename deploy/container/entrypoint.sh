@@ -9,12 +9,13 @@
 # Variables:
 #
 #   JUPYTER_TOKEN         the token (default: a new one, printed)
-#   JUPYTER_PORT          (default: 8888)   JUPYTER_ADDRESS  address to listen on (default: 0.0.0.0)
+#   JUPYTER_PORT          (default: 8888)   JUPYTER_ADDRESS  address to listen on (default: 127.0.0.1)
 #   AUTHORIZED_KEYS       public keys, one a line
 #   AUTHORIZED_KEYS_FILE  a mounted file of public keys (default: /run/secrets/authorized_keys)
-#   SSH_PORT              (default: 22)     SSH_ADDRESS      address to listen on (default: 0.0.0.0)
+#   SSH_PORT              (default: 22)     SSH_ADDRESS      address to listen on (default: 127.0.0.1)
 #   SSHD                  the server's program (default: /usr/sbin/sshd)
 #
+# docker run -p leads to the container's own address: to reach a server that way, set its address to 0.0.0.0.
 # Options after jupyter and ssh go to jupyter and sshd. Everything runs as the container's user, who is not root.
 set -euo pipefail
 
@@ -63,7 +64,7 @@ start_jupyter() {
     export JUPYTER_TOKEN # Jupyter reads it from the environment; on the command line every process could see it
     echo "$port" >"$listening"
     # Another port than the published one could not be reached.
-    exec "$python" -m jupyterlab --no-browser --ServerApp.ip="${JUPYTER_ADDRESS:-0.0.0.0}" \
+    exec "$python" -m jupyterlab --no-browser --ServerApp.ip="${JUPYTER_ADDRESS:-127.0.0.1}" \
         --ServerApp.port="$port" --ServerApp.port_retries=0 --ServerApp.root_dir="$PWD" "$@"
 }
 
@@ -115,7 +116,7 @@ start_ssh() {
         ssh-keygen -q -t ed25519 -N '' -C yolo-lightning -f "$folder/host_key"
     fi
     cat >"$folder/sshd_config" <<CONFIGURATION
-ListenAddress ${SSH_ADDRESS:-0.0.0.0}
+ListenAddress ${SSH_ADDRESS:-127.0.0.1}
 Port $port
 HostKey $folder/host_key
 AuthorizedKeysFile $folder/authorized_keys

@@ -94,6 +94,26 @@ def test_the_page_lays_curves_over_each_other(tmp_path: Path, capsys: pytest.Cap
         assert "version_0" not in drawing  # the legend stands above
 
 
+def test_names_of_a_stranger_are_no_commands_to_the_terminal_and_what_is_skipped_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("\x1b[2J", "\x1b]0;title\x07")
+    runs = [
+        make_run(tmp_path / x / "v", classes=(name, x), data__root=name)
+        for x, name in zip("ab", names, strict=True)
+    ]
+    (runs[1] / "environment.json").write_text("{")
+    run_compare([*map(str, runs), f"--output={tmp_path / 'page.html'}"])
+    said = capsys.readouterr().out
+    assert all(letter.isprintable() for letter in said.replace("\n", ""))
+    assert "?[2J" in said and "?]0;title?" in said
+    assert f"{runs[1]}/environment.json: skipped, because it cannot be read" in said
+    assert (
+        f"{runs[1]}. Skipped, because they cannot be read: environment.json."
+        in (tmp_path / "page.html").read_text()
+    )
+
+
 def test_runs_that_are_set_alike(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [make_run(tmp_path / name / "version_0") for name in ("a", "b")]
     run_compare([*map(str, runs), "--output", str(tmp_path / "page.html")])

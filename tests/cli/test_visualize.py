@@ -176,3 +176,11 @@ def test_a_gpu_draws_what_a_cpu_draws(weights: Path) -> None:
     ]  # fmt: skip
     for on_cpu, on_gpu in zip(*pictures, strict=True):
         assert np.abs(on_cpu - on_gpu).mean() < 2
+
+
+@pytest.mark.parametrize("text", ["data: 3", "data: {image_size: big}", "["])
+def test_a_damaged_configuration_of_the_run_is_named(run: Path, tmp_path: Path, text: str) -> None:
+    copied = shutil.copytree(run, tmp_path / "run")
+    (copied / "config.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"config\.yaml: cannot be read"):
+        visualize("b.png", ckpt_path=copied / "checkpoints" / "best.ckpt")

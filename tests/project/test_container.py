@@ -97,6 +97,8 @@ def test_other_files_agree_with_the_image() -> None:
     assert targets == {f"{WORKSPACE}/runs", f"{WORKSPACE}/datasets", f"/home/{user}/.cache"}
     published = {port.split(":")[-1] for service in services.values() for port in service.get("ports", [])}
     assert published == {"6006", "8888"} and published < ports
+    assert all(port.startswith("127.0.0.1:") for s in services.values() for port in s.get("ports", []))
+    assert services["jupyter"]["environment"]["JUPYTER_ADDRESS"] == "0.0.0.0"  # of the container
     assert services["train"]["ipc"] == "host"
     devcontainer = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
     assert (ROOT / ".devcontainer" / devcontainer["build"]["dockerfile"]).resolve() == ROOT / "Dockerfile"

@@ -72,6 +72,15 @@ def until_open(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
             time.sleep(0.1)
 
 
+def answers_on_loopback_alone(port: int) -> bool:
+    """Tell if a port of 127.0.0.1 is closed on 127.0.0.2, where a server on all addresses would answer."""
+    try:
+        socket.create_connection(("127.0.0.2", port), 10).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def refusal(process: subprocess.Popen[bytes], log: Path) -> str:
     assert process.wait(PATIENCE_S) == 2
     return log.read_text()
@@ -108,9 +117,10 @@ def test_jupyter_answers_who_has_the_token(start: Start, home: Path) -> None:
     port = free_port()
     server = start(
         "jupyter", *(["--allow-root"] if os.getuid() == 0 else []),
-        JUPYTER_PORT=str(port), JUPYTER_ADDRESS="127.0.0.1", JUPYTER_TOKEN="",
+        JUPYTER_PORT=str(port), JUPYTER_TOKEN="",
     )  # fmt: skip
     until_open(port, server, home / "log")
+    assert answers_on_loopback_alone(port)
     tokens = re.findall(r"token=([0-9a-f]{48})", (home / "log").read_text())
     assert len(tokens) == 1
 
@@ -135,6 +145,17 @@ def test_a_given_token_is_told_to_nobody(start: Start, home: Path) -> None:
     assert "jupyterlab" in said and "9 characters" in said and "hush" not in said
 
 
+@pytest.mark.parametrize(
+    ("given", "address"), [({}, "127.0.0.1"), ({"JUPYTER_ADDRESS": "0.0.0.0"}, "0.0.0.0")]
+)
+def test_jupyter_is_open_to_others_only_where_an_address_says_so(
+    start: Start, home: Path, given: dict[str, str], address: str
+) -> None:
+    program(home / "python", 'if [ "$1" = - ]; then exit; fi; echo "$@"')
+    assert start("jupyter", PYTHON=str(home / "python"), **given).wait(PATIENCE_S) == 0
+    assert f"--ServerApp.ip={address} " in (home / "log").read_text()
+
+
 @pytest.fixture
 def ssh(home: Path, start: Start) -> SshServer:
     """Debian's ssh server; CI fails if it cannot be downloaded, other machines skip."""
@@ -150,6 +171,7 @@ def ssh(home: Path, start: Start) -> SshServer:
 def test_ssh_lets_in_a_key_and_nothing_else(ssh: SshServer, home: Path) -> None:
     server = ssh.start(AUTHORIZED_KEYS=ssh.make_key("mine"), OMP_NUM_THREADS="7")
     until_open(ssh.port, server, home / "log")
+    assert answers_on_loopback_alone(ssh.port)
     inside = ssh.connect("mine", command="echo $OMP_NUM_THREADS; id -u; echo $PATH")
     assert inside.stdout.splitlines() == ["7", str(ssh.user), ssh.path], inside.stderr
     ssh.make_key("other")
@@ -168,6 +190,12 @@ def start_again(ssh: SshServer, server: subprocess.Popen[bytes]) -> str:
     until_open(ssh.port, server, ssh.home / "log")
     assert ssh.connect("mine", command="true").returncode == 0
     return before
+
+
+def test_ssh_is_open_to_others_where_an_address_says_so(ssh: SshServer, home: Path) -> None:
+    server = ssh.start(AUTHORIZED_KEYS=ssh.make_key("mine"), SSH_ADDRESS="0.0.0.0")
+    until_open(ssh.port, server, home / "log")
+    assert not answers_on_loopback_alone(ssh.port)
 
 
 def test_ssh_does_not_start_without_a_key(ssh: SshServer, home: Path) -> None:

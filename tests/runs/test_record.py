@@ -1,3 +1,4 @@
+import csv
 import json
 import math
 import subprocess
@@ -22,6 +23,18 @@ def test_a_table_with_columns_that_come_later(tmp_path: Path) -> None:
     path.write_text(metrics_as_csv(rows))
     assert path.read_text().splitlines()[:2] == ["epoch,a,val/map", "0,0.1,"]
     assert read_metrics(path) == rows
+
+
+@pytest.mark.parametrize("first", "=+-@\t\r\n")
+def test_a_name_that_a_spreadsheet_would_compute_is_text_and_stays_so(tmp_path: Path, first: str) -> None:
+    """Names come from the table of the run that is resumed."""
+    path, name = tmp_path / "metrics.csv", f'{first}HYPERLINK("http://x","y")'
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["epoch", name, "val/map_class/=1"], [0, -1, 0.5]])
+    for _ in range(2):
+        path.write_text(metrics_as_csv(read_metrics(path)), newline="")
+        with path.open(newline="") as file:
+            assert [*csv.reader(file)] == [["epoch", f"'{name}", "val/map_class/=1"], ["0", "-1.0", "0.5"]]
 
 
 def test_summary_names_the_first_of_the_best_epochs(tmp_path: Path) -> None:

@@ -65,7 +65,6 @@ class SshServer:
             "PYTHON": "true",  # it makes the greeting, and lies where only root can read
             "SSHD": str(self._programs / "sshd"),
             "SSH_PORT": str(self.port),
-            "SSH_ADDRESS": "127.0.0.1",
         }
         parts = []
         for name in ("session", "auth"):

@@ -51,6 +51,9 @@ def run_compare(argv: list[str]) -> None:
         raise InputError(f"compare was given {len(options.runs)} run; give two or more")
     runs = [read_run(find_run(run, options.runs_dir)) for run in options.runs]
     print(as_text(compare_runs(runs)))
+    for run in runs:
+        for name in run.unreadable:
+            print(f"{run.directory / name}: skipped, because it cannot be read")
     if options.output is not None:
         path = Path(options.output).expanduser()
         try:

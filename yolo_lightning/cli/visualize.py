@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-import yaml
 
 from ..data.augment import normalise
 from ..data.batch import Batch
@@ -26,6 +25,7 @@ from ..monitoring.pictures.views import SCORE_THRESHOLD
 from ..runs.checkpoint_files import newest_whole
 from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import CONFIG, DEFAULT_NAME, find_checkpoint, run_directory_of
+from ..runs.run_files import read_content
 from ..system.files import write_whole
 from .command_parser import RUNS_DIR_HELP, CommandParser
 
@@ -104,8 +104,8 @@ def _read_checkpoint(options: Namespace) -> tuple[DetectionNetwork, LoadedWeight
     weights, run = load_weights(path), run_directory_of(path)
     if run is None:
         return network, weights, _IMAGE_SIZE_PX, Path(_FOLDER)
-    config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
-    return network, weights, int(config["data"]["image_size"]), run / _FOLDER
+    data = (read_content(run, CONFIG) or {}).get("data", {})
+    return network, weights, data.get("image_size", _IMAGE_SIZE_PX), run / _FOLDER
 
 
 def _read_weights(options: Namespace) -> tuple[DetectionNetwork, LoadedWeights, int, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import statistics
@@ -13,7 +14,9 @@ from pathlib import Path
 import yaml
 
 from ..errors import InputError
+from ..system.text import one_line
 from .checkpoint_files import previous_path
+from .run_files import read_bytes
 
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
@@ -146,12 +149,18 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """The rows of a ``metrics.csv``, one an epoch; none when there is no file.
 
     Raises:
-        OSError, ValueError, TypeError, csv.Error: it cannot be read, or is no table of numbers.
+        InputError: it cannot be read, or is no table of numbers with an epoch in each row.
     """
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+    contents = read_bytes(path.parent, path.name)
+    try:
+        table = csv.DictReader(io.StringIO((contents or b"").decode(), newline=""))
+        rows = [{name: float(text) for name, text in row.items() if text} for row in table]
+        if all(0 <= row.get("epoch", -1) < 2**31 and 0 <= row.get("step", 0) < 2**63 for row in rows):
+            return rows
+        problem = "holds no epoch in a row"
+    except (TypeError, ValueError, csv.Error) as error:
+        problem = f"cannot be read as a table of metrics ({one_line(str(error))})"
+    raise InputError(f"{path}: {problem}; give a run whose file is whole")
 
 
 def images_per_second(rows: list[dict[str, float]]) -> float | None:

@@ -151,7 +151,7 @@ def summarise(rows: list[dict[str, float]], checkpoints: Path) -> dict[str, Any]
         "last": _whole_numbers(rows[-1]),
         "epochs": len(rows),
         "images_per_second": images_per_second(rows),
-        "wall_seconds": rows[-1]["wall_seconds"],
+        "wall_seconds": rows[-1].get("wall_seconds"),
         "checkpoints": {
             name: str(path) if (path := checkpoints / f"{name}.ckpt").is_file() else None
             for name in ("best", "last")
@@ -172,7 +172,8 @@ def metrics_as_csv(rows: list[dict[str, float]]) -> str:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
+    # A spreadsheet would compute a name that begins like a formula.
+    writer.writerow({name: f"'{name}" if name[:1] in set("=+-@\t\r\n") else name for name in columns})
     writer.writerows(_whole_numbers(row) for row in rows)
     return buffer.getvalue()
 

@@ -1,15 +1,24 @@
+import copy
 import json
 import re
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.support.html_page import HtmlPage
 from tests.support.report_run import NASTY, environment, evaluation, make_run, write
 from yolo_lightning.errors import InputError
 from yolo_lightning.monitoring.report import sections
+from yolo_lightning.monitoring.report.compare import as_text, compare_runs
 from yolo_lightning.monitoring.report.page import report_page, write_report
 from yolo_lightning.monitoring.report.read import read_run
+from yolo_lightning.runs.directory import read_metrics
+from yolo_lightning.runs.record import metrics_as_csv
 
 ALL = [
     "Results", "Curves", "Precision, recall and confusion", "Pictures", "Time budget", "GPU health",
@@ -73,6 +82,112 @@ def test_what_users_name_is_text(name: str, tmp_path: Path) -> None:
     assert any(name[:10] in text for text in page.texts_of("Precision against recall"))
 
 
+IN_ATTRIBUTES = '"onload=alert(1) x="'
+IN_TAGS = "</style></svg><script>alert(1)</script>"
+
+
+@pytest.mark.parametrize("name", [IN_ATTRIBUTES, IN_TAGS, "<script>", "]]><!--", "$\\frac{$", "_$x^{$"])
+def test_a_name_is_text_in_every_place(name: str, page: HtmlPage, tmp_path: Path) -> None:
+    """Also in attributes, and in the texts of SVG, where Matplotlib would take dollars for a formula."""
+    directory = make_run(tmp_path / name.replace("/", "-") / "v", classes=(name, "dog"), data__root=name)
+    other_names = {"lr/weight": f"lr/{name}", "train/box_loss": f"train/{name}_loss"}
+    table = [
+        {other_names.get(key, key): value for key, value in row.items()}
+        for row in read_metrics(directory / "metrics.csv")
+    ]
+    (directory / "metrics.csv").write_text(metrics_as_csv(table))
+    nasty = {"gpus": [name], "packages": {name: name}, "command": [name], "precision": name, "started": name}
+    write(directory / "environment.json", nasty)
+    write(directory / "gpu_health.json", {"devices": [{name: {name: name}, "faults": [name], "index": name}]})
+    write(directory / "time_budget.json", {"wall_seconds": 2.0, "seconds": {name: 1.0, "step": 1.0}})
+    sound, page = page, read_page(directory)
+    assert {name for name, _ in page.elements} <= {name for name, _ in sound.elements} | {"br"}
+    assert not any(key.startswith("on") for _, attributes in page.elements for key in attributes)
+    plain = {tag for svg in sound.drawings.values() for tag in re.findall(r"<(\w+)", svg)}
+    for svg in page.drawings.values():
+        for element in ET.fromstring(svg).iter():
+            assert element.tag.rpartition("}")[2] in plain
+            assert not any(key.startswith("on") for key in element.attrib)
+    assert "Learning rate at the end of the epoch" in page.drawings
+
+
+def test_a_page_has_only_images_of_the_run_itself(tmp_path: Path) -> None:
+    directory, secret = make_run(tmp_path / "run"), tmp_path / "secret.png"
+    secret.write_bytes((directory / "pictures" / "labels.png").read_bytes() + b"secret")
+    (directory / "pictures" / "worst.jpg").write_text("root:x:0:0:root:/root:/bin/bash")
+    (directory / "pictures" / "labels.png").unlink()
+    (directory / "pictures" / "labels.png").symlink_to(secret)
+    text = report_page(read_run(directory))
+    assert "image/png" not in text and "image/jpeg" not in text
+    assert "Skipped, because they cannot be read: pictures/worst.jpg, pictures/labels.png." in text
+    (directory / "pictures").rename(tmp_path / "elsewhere")
+    (directory / "pictures").symlink_to(tmp_path / "elsewhere")
+    assert "image/" not in report_page(read_run(directory)).replace("image/svg+xml", "")
+
+
+def test_files_behind_links_are_not_on_the_page(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run")
+    names = ["evaluation.json", "environment.json", "config.yaml", "gpu_health.json", "time_budget.json"]
+    for name in names:
+        (directory / name).rename(tmp_path / name)
+        (directory / name).symlink_to(tmp_path / name)
+    page = read_page(directory)
+    assert page.headings == ["Results", "Curves", "Pictures", "Next steps"]
+    assert f"cannot be read: {', '.join(names)}." in page.text
+
+
+BAD = ("x", 1e999, float("nan"), -1, 0, 1e-300, 1e300, None, [], {}, True, 10**400, [None], {"a": None})
+
+
+@pytest.mark.parametrize("name", ["environment.json", "gpu_health.json", "time_budget.json", "config.yaml"])
+def test_no_value_of_another_type_ends_the_page(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each value of the file in turn is replaced by each bad one; the file may be left out, no more."""
+    for plots in ("training_curves", "evaluation_plots"):  # not of these files, and slow
+        monkeypatch.setattr(f"yolo_lightning.monitoring.report.page.{plots}", lambda run: [])
+    directory = make_run(tmp_path / "run")
+    content = yaml.safe_load((directory / name).read_text())
+    tried = 0
+    for path in places(content):
+        for bad in BAD:
+            changed = copy.deepcopy({"": content})
+            inner: Any = changed
+            for key in ("", *path)[:-1]:
+                inner = inner[key]
+            inner[("", *path)[-1]] = bad
+            write = yaml.safe_dump if name.endswith("yaml") else json.dumps
+            (directory / name).write_text(write(changed[""]))
+            run = read_run(directory)
+            assert run.unreadable in ([], [name])
+            report_page(run)
+            as_text(compare_runs([run, run]))
+            tried += 1
+    assert tried > 80
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Path of each value in nested ones; of a list, only the first item's."""
+    yield path
+    items = (
+        value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    )
+    for key, inner in items:
+        yield from places(inner, (*path, key))
+
+
+@pytest.mark.parametrize("value", ["-1", "0", "3e38", "1.7e308", "1e-300", "9" * 400, "nan"])
+def test_no_number_ends_the_page(value: str, tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", whole=False)
+    head, first, *others = (directory / "metrics.csv").read_text().splitlines()
+    numbers = first.split(",")
+    first = ",".join([*numbers[:2], *[value] * len(numbers[2:])])
+    (directory / "metrics.csv").write_text("\n".join([head, first, *others]) + "\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # Matplotlib's
+        assert "Curves" in read_page(directory).headings
+
+
 def test_a_class_has_its_figures_at_the_best_f1(page: HtmlPage) -> None:
     rows = page.rows("outcome")
     assert ["class", "AP 50-95", "AP 50", "precision", "recall", "F1"] in rows
@@ -106,7 +221,7 @@ def test_the_budget_adds_up_to_the_last_digit(page: HtmlPage, text: str) -> None
 def test_shares_are_rounded_so_that_they_add_up() -> None:
     values = [0.04, 0.04, 0.04, 0.049, 0.326, 0.777, 0.05, 1.231]
     seconds = dict(zip("abcdefgh", values, strict=True))
-    shown = [phase.shown_s for phase in sections.phases({"seconds": seconds})]
+    shown = [phase.shown_s for phase in sections.phases({"wall_seconds": 9.0, "seconds": seconds})]
     assert sum(shown) == pytest.approx(round(sum(values), 1))
     assert all(abs(s - v) < 0.1 and round(s, 1) == s for s, v in zip(shown, values, strict=True))
     assert sections.phases({}) == []

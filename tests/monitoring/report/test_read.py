@@ -48,7 +48,18 @@ def test_a_damaged_file_is_named_and_left_out(tmp_path: Path, name: str, text: s
 
 
 @pytest.mark.parametrize(
-    "change", [{"confusion": [[1]]}, {"f1": None}, {"recall": [[1]]}, {"class_names": 3}, {"best_f1": 3}]
+    "change",
+    [
+        {"confusion": [[1]]},
+        {"f1": None},
+        {"recall": [[1]]},
+        {"class_names": 3},
+        {"best_f1": 3},
+        {"epoch": None},
+        {"best_f1": {"confidence": "x", "f1": 1}},
+        {"best_f1": {"confidence": 0.5}},
+        {"confidence": [], "precision": [[], []], "recall": [[], []], "f1": [[], []]},
+    ],
 )
 def test_an_evaluation_of_other_shapes_is_named_and_left_out(
     tmp_path: Path, change: dict[str, object]

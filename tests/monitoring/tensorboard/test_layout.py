@@ -177,6 +177,26 @@ def test_without_a_summary_there_is_no_best(tmp_path: Path, summary: str | None)
     assert "best/map" not in events(tmp_path).Tags()["scalars"]
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"best": 3}', '{"best": {"val/map": "high"}}', "\x80", None])
+def test_a_strange_summary_ends_no_training(tmp_path: Path, text: str | None) -> None:
+    """It was left by another run; the recorder replaces it after this callback."""
+    if text is None:
+        (tmp_path / "file").write_text('{"best": {"val/map": 0.5}}')
+        (tmp_path / "summary.json").symlink_to(tmp_path / "file")
+    else:
+        (tmp_path / "summary.json").write_bytes(text.encode("latin-1"))
+    with pytest.warns(UserWarning, match=r"will not show the best epoch: .*summary\.json: cannot be read"):
+        fit(tmp_path, graph=False)
+    assert "best/map" not in events(tmp_path).Tags()["scalars"]
+
+
+def test_a_text_that_another_run_left_is_no_file_of_others(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("{}")
+    (tmp_path / "environment.json").symlink_to(tmp_path / "secret")
+    fit(tmp_path, graph=False)
+    assert "run/environment.json/text_summary" not in events(tmp_path).Tags()["tensors"]
+
+
 def test_hyper_parameters_of_the_module_and_its_data() -> None:
     module = YOLOv5(architecture="yolov5s", seed=5)
     trainer = Trainer(accelerator="cpu", devices=1, max_epochs=7, logger=False, enable_checkpointing=False)

@@ -136,11 +136,11 @@ class Evaluation:
         }
         arrays: dict[str, Any] = {key: np.array(content[key], np.float64) for key in shapes}  # None is nan
         for key, shape in shapes.items():
-            if arrays[key].shape != shape:
+            if arrays[key].shape != shape or 0 in shape:
                 raise ValueError(f"{key} has shape {arrays[key].shape} instead of {shape}")
         arrays["confusion"] = arrays["confusion"].astype(np.int64)
         best = content.get("best_f1") or {}
-        arrays |= {f"best_{key}": best.get(key) for key in ("confidence", "f1")}
+        arrays |= {f"best_{key}": float(best[key]) if best else None for key in ("confidence", "f1")}
         return cls(epoch=int(content["epoch"]), class_names=names, **arrays)
 
 
@@ -170,7 +170,8 @@ def plot_curves(
     """
     figure = new_figure(3.9, 2.5)
     axes = figure.add_axes((0.15, 0.19, 0.82, 0.69))
-    for number, (name, points) in enumerate(lines):
+    names = printable([name for name, _ in lines], _LONGEST_NAME)
+    for number, (name, (_, points)) in enumerate(zip(names, lines, strict=True)):
         if points:
             dot = "." if len(points) <= _MOST_DOTS else ""
             (line,) = axes.plot(*zip(*points, strict=True), dot + "-", color=f"C{number}", label=name)

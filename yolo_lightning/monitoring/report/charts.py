@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from mimetypes import guess_type
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..metric_names import MAP, MAP_50, METRIC_TITLES, SPEED, loss_title
@@ -33,8 +34,7 @@ _PICTURES = {
     "worst.jpg": ("Worst mistakes", "False detections and missed objects."),
     "labels.png": ("Labels", "Number of each class, sizes and places of the boxes."),
 }
-"""Title and caption by the name of the file, in the order of the page."""
-_TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
+"""Title and caption by the name of the file."""
 Points = Sequence[tuple[float, float]]
 
 
@@ -89,11 +89,9 @@ def evaluation_plots(run: Run) -> list[Chart]:
 
 def pictures(run: Run) -> list[Chart]:
     """The files of ``pictures/``."""
-    files = {run.directory / "pictures" / name: text for name, text in _PICTURES.items()}
     return [
-        Chart(title, _uri(path.read_bytes(), _TYPES[path.suffix]), caption)
-        for path, (title, caption) in files.items()
-        if path.is_file()
+        Chart(_PICTURES[name][0], _uri(contents, str(guess_type(name)[0])), _PICTURES[name][1])
+        for name, contents in run.pictures.items()
     ]
 
 

@@ -160,4 +160,5 @@ def _shortened(text: str) -> str:
 
 
 def _padded(row: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+    line = "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+    return "".join(letter if letter.isprintable() else "?" for letter in line)  # no commands to the terminal

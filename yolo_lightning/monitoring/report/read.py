@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...errors import InputError
 from ...runs.best_epoch import best_row
 from ...runs.directory import CONFIG, METRICS, read_metrics, versions
+from ...runs.run_files import read_content
 from ..pictures.plots import EVALUATION, Evaluation
 
 Row = dict[str, float]
 """The metrics of an epoch, by name, without those that are not finite."""
+_PICTURES = ("augmented.jpg", "predictions.jpg", "worst.jpg", "labels.png")
 
 
 @dataclass(frozen=True)
@@ -32,10 +29,13 @@ class Run:
     evaluation: Evaluation | None
     environment: dict[str, Any]
     config: dict[str, Any]
-    gpu_health: dict[str, Any]
+    gpus: list[dict[str, Any]]
+    """The records of ``gpu_health.json``, one per GPU."""
     time_budget: dict[str, Any]
+    pictures: dict[str, bytes]
+    """Images of ``pictures/`` by name."""
     unreadable: list[str]
-    """Names of files that exist but cannot be read."""
+    """Names of files that exist but cannot be read: damaged ones and links."""
 
     @property
     def name(self) -> str:
@@ -59,11 +59,6 @@ class Run:
             value = value.get(part) if isinstance(value, dict) else None
         return value
 
-    @property
-    def gpus(self) -> list[dict[str, Any]]:
-        """The records of ``gpu_health.json``, one per GPU."""
-        return list(self.gpu_health.get("devices", []))
-
     def checkpoint(self, name: str) -> Path | None:
         """Path of the checkpoint ``best`` or ``last``; None if there is no such file."""
         path = self.directory / "checkpoints" / f"{name}.ckpt"
@@ -74,20 +69,22 @@ def read_run(directory: str | Path) -> Run:
     """Read the files of a run directory; all but ``metrics.csv`` may be missing.
 
     Raises:
-        InputError: there is no ``metrics.csv`` that holds an epoch.
+        InputError: there is no ``metrics.csv`` that can be read and holds an epoch.
     """
     directory = Path(directory).absolute()
-    rows = _read_rows(directory / METRICS)
+    path = directory / METRICS
+    # Matplotlib fails near the end of floats.
+    rows = [{name: x for name, x in row.items() if abs(x) < 1e300} for row in read_metrics(path)]
+    if not rows:
+        raise InputError(f"{path}: {'holds no epoch' if path.exists() else 'is missing'}; give a trained run")
     unreadable: list[str] = []
 
     def read(name: str, convert: Callable[[Any], Any] = dict) -> Any:
-        path = directory / name
-        if path.is_file():
-            try:
-                text = path.read_text(encoding="utf-8")
-                return convert(yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text))
-            except (OSError, AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError):
-                unreadable.append(name)
+        try:
+            content = read_content(directory, name)
+            return None if content is None else convert(content)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            unreadable.append(name)
         return None
 
     return Run(
@@ -96,23 +93,11 @@ def read_run(directory: str | Path) -> Run:
         evaluation=read(EVALUATION, Evaluation.from_json),
         environment=read("environment.json") or {},
         config=read(CONFIG) or {},
-        gpu_health=read("gpu_health.json") or {},
+        gpus=(read("gpu_health.json") or {}).get("devices", []),
         time_budget=read("time_budget.json") or {},
+        pictures={name: found for name in _PICTURES if (found := read(f"pictures/{name}", bytes))},
         unreadable=unreadable,
     )
-
-
-def _read_rows(path: Path) -> list[Row]:
-    if not path.is_file():
-        raise InputError(f"{path}: is missing; give a run that has trained an epoch")
-    try:
-        rows = read_metrics(path)
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as a table of metrics ({error})") from None
-    kept = [{name: value for name, value in row.items() if math.isfinite(value)} for row in rows]
-    if not kept or any("epoch" not in row for row in kept):
-        raise InputError(f"{path}: holds no epoch; give a run that has trained one")
-    return kept
 
 
 def find_run(run: str, runs_dir: str | Path = "runs") -> Path:

@@ -118,7 +118,7 @@ class Phase(NamedTuple):
 
 def phases(budget: dict[str, Any]) -> list[Phase]:
     """The phases of ``time_budget.json``, which add up to the wall time; none if it has no durations."""
-    seconds = phase_seconds(budget)
+    seconds = phase_seconds(budget) if budget.get("wall_seconds", 0) > 0 else {}
     shown = np.diff(np.rint(10 * np.cumsum([0.0, *seconds.values()]))) / 10
     return [
         Phase(key, *PHASES.get(key, (key.replace("_", " ").capitalize(), "")), value, float(rounded))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from ...errors import InputError
 from ...runs.directory import CONFIG
+from ...runs.run_files import read_bytes, read_content
 from ...system.lightning_internals import logging_step
 from ...training.contracts import detection_data, detection_module
 from ..metric_names import loss_title
@@ -72,16 +74,16 @@ class Dashboard(Callback):
         self._texts_are_due = False
         writer = writer_of(trainer)
         for name, language in TEXTS.items():
-            path = self.directory / name
-            if writer is not None and path.is_file():
-                text = f"```{language}\n{path.read_text(encoding='utf-8').rstrip()}\n```"
-                writer.add_text(f"run/{name}", text, logging_step(trainer))
+            with suppress(InputError):  # left by another run
+                if writer and (contents := read_bytes(self.directory, name)):
+                    text = f"```{language}\n{contents.decode(errors='replace').rstrip()}\n```"
+                    writer.add_text(f"run/{name}", text, logging_step(trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the best metrics, even if nothing was left to train: such a start drops its last step."""
         writer = writer_of(trainer)
         if writer is not None:
-            for name, value in _best(self.directory / "summary.json").items():
+            for name, value in _best(self.directory).items():
                 writer.add_scalar(f"best/{name}", value, logging_step(trainer))
             *_, end = hparams({}, {})
             writer._get_file_writer().add_summary(end)
@@ -173,7 +175,11 @@ def write_graph(writer: SummaryWriter, network: nn.Module) -> None:
         )
 
 
-def _best(summary: Path) -> dict[str, float]:
+def _best(directory: Path) -> dict[str, float]:
     """Read ``map`` and ``map_50`` of the best epoch from ``summary.json``; empty if it has none."""
-    best = json.loads(summary.read_text())["best"] if summary.is_file() else {}
+    try:
+        best = (read_content(directory, "summary.json") or {}).get("best", {})
+    except InputError as error:  # left by another run
+        warnings.warn(f"TensorBoard will not show the best epoch: {error}", stacklevel=2)
+        return {}
     return {name: best[f"val/{name}"] for name in ("map", "map_50") if best.get(f"val/{name}") is not None}
