@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,19 +94,18 @@ def stamp(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def refuse_outside(paths: Iterable[str], roots: Sequence[str] | None) -> None:
+def refuse_outside(paths: Sequence[str], roots: Sequence[str] | None) -> None:
     """Refuse paths that lie outside of some resolved folders or lead there, and what is no file.
 
     Raises:
         InputError: There is such a path, and ``roots`` is not None.
     """
-    folders: dict[str, tuple[bool, frozenset[str]]] = {}  # is it inside, and what in it is no plain file
-    for path in paths if roots is not None else ():
-        folder, name = os.path.split(path)
-        if folder not in folders:
-            folders[folder] = is_inside(folder, roots), _not_plain(folder)
-        is_within, odd = folders[folder]
-        if not is_within or (name in odd and not (os.path.isfile(path) and is_inside(path, roots))):
+    folders = {os.path.dirname(path) for path in paths} if roots is not None else set()
+    odd = {os.path.join(folder, name) for folder in folders for name in _not_plain(folder)}
+    bad = {folder for folder in folders if not is_inside(folder, roots)}
+    bad |= {path for path in odd.intersection(paths) if not (os.path.isfile(path) and is_inside(path, roots))}
+    for path in paths if bad else ():
+        if path in bad or os.path.dirname(path) in bad:
             raise InputError(
                 f"{path}: leads to {os.path.realpath(path)}, which is no file in {' or '.join(roots or ())}; "
                 "copy it there, or set --data.allow_outside true if you trust the data set"

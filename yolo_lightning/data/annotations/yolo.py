@@ -137,7 +137,7 @@ class YoloReader(SplitReader):
         roots = self.roots()
         places = [self.images] if self.images else [_resolve(description, split, e, roots) for e in entries]
         listed = [image for place in places for image in _list_images(place, description, roots)]
-        refuse_outside(map(label_path, listed), roots)
+        refuse_outside(list(map(label_path, listed)), roots)
         if not listed:
             names = ", ".join(str(place) for place in places)
             raise InputError(
