@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     yield made
     assert made.marker.read_text() == PRECIOUS
     assert sorted(made.outside.rglob("*")) == before
+    with suppress(InputError):
+        shutil.rmtree(cache_folder.cache_folder(made.data, "ram"), ignore_errors=True)
 
 
 def yolo(place: Place, **more: Any) -> Path:
