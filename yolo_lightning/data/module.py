@@ -21,6 +21,7 @@ from .annotations.source import DataSource, Split
 from .annotations.summary import summarise
 from .batch import label_capacity
 from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
+from .images.decode import MAX_MEGAPIXELS, refuse_large
 from .loading.dataset import DetectionDataset, PredictionDataset, Sample, collate, list_images
 from .loading.ordered import DeviceLoader, Loading, OrderedLoader, TellsLoading
 from .loading.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
@@ -70,6 +71,10 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         test_annotations: COCO JSON of the test split, instead of the one under root.
         test_images: Folder of the test images, instead of the one under root.
         seed: Seed of the order of the training images, 0 or more.
+        allow_outside: Read images and labels that lie outside of the folders named above. A file name in
+            annotations, an entry of a data.yaml, or a symbolic link can lead there; see docs/data.md.
+        max_megapixels: Largest image that is decoded, in millions of px, up to 1073. A decoded image takes
+            3 bytes per px, in each worker.
         pin_memory: Copy evaluation batches to page-locked memory, from which a GPU fetches them while it
             computes; auto does so if there is CUDA. Training batches always are in such memory.
 
@@ -96,6 +101,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         test_images: str | None = None,
         seed: int = 0,
         pin_memory: bool | Literal["auto"] = "auto",
+        allow_outside: bool = False,
+        max_megapixels: int = MAX_MEGAPIXELS,
     ) -> None:
         super().__init__()
         if image_size < 32 or image_size % 32:
@@ -109,10 +116,13 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             raise InputError(f"data.seed {seed} is negative; use 0 or more")
         if cache not in ("auto", *CACHE_MODES):
             raise InputError(f"data.cache '{cache}' is unknown; use auto, none, disk, ram or device")
+        if not 1 <= max_megapixels <= 1073:
+            raise InputError(f"data.max_megapixels {max_megapixels} is out of range; use 1 to 1073")
         self.source = DataSource(
             root=Path(root).expanduser().absolute() if root is not None else None,
             annotations=_paths(train_annotations, val_annotations, test_annotations),
             images=_paths(train_images, val_images, test_images),
+            allow_outside=allow_outside,
         )
         self.image_size = image_size
         self.batch_size = batch_size
@@ -121,6 +131,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.predict_source = predict_source
         self.seed = seed
         self.pin_memory = pin_memory
+        self.max_megapixels = max_megapixels
         self.stride = 32
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
         self.indices: dict[Split, DatasetIndex] = {}  # the indices read so far
@@ -135,7 +146,10 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             InputError: The split is missing or wrong.
         """
         if split not in self.indices:
-            self.indices[split] = index = self.source.read(split, keep=self.cache != "none")
+            index = self.source.read(split, keep=self.cache != "none")
+            largest = int(index.sizes.prod(axis=1, dtype=np.int64).argmax())
+            refuse_large(index.path(largest), index.sizes[largest].tolist(), self.max_megapixels)
+            self.indices[split] = index
             rank_zero_info(summarise(index, f"{split} ({index.source})"))
         return self.indices[split]
 
@@ -183,7 +197,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         Raises:
             InputError: There is no ``predict_source``, or it has no images.
         """
-        return list_images(self.predict_source or [])
+        return list_images(self.predict_source or [], self.source.allow_outside)
 
     def prepare(self, stage: str, device: torch.device | None = None, processes: int | None = None) -> None:
         """Read the indices and build the caches of a stage; one process of a machine builds, the others wait.
@@ -240,7 +254,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
 
     def predict_dataloader(self) -> DataLoader[Sample]:
         """Every image of ``predict_source`` once, images of one shape together."""
-        dataset = PredictionDataset(self.predict_paths, self.image_size, self.stride)
+        dataset = PredictionDataset(self.predict_paths, self.image_size, self.stride, self.max_megapixels)
         return self._evaluation_loader(dataset, None)
 
     def _dataset(self, split: Split) -> DetectionDataset:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from ..data.batch import Batch
-from ..data.images.decode import read_image
+from ..data.images.decode import header_size, read_image, refuse_large
 from ..errors import InputError
 from ..monitoring.pictures.draw_boxes import Pixels, class_colour, draw_boxes, legible
 from ..system.files import write_whole
@@ -99,7 +99,8 @@ class PredictionWriter(Callback):
         per_image = zip(batch.index.tolist(), batch.image_ids.tolist(), counts.tolist(), tables, strict=True)
         for is_readable, (index, image_id, count, table) in zip(readable, per_image, strict=True):
             if not is_readable:
-                self._unreadable[index] = _why_unreadable(self._paths[index])
+                largest = trainer.datamodule.max_megapixels  # type: ignore[attr-defined]
+                self._unreadable[index] = _why_unreadable(self._paths[index], largest)
                 continue
             self._found[index] = image_id, table[:count].copy()
             if self.draw:
@@ -175,9 +176,10 @@ def draw_detections(image: Pixels, rows: npt.NDArray[np.float32], names: Sequenc
     return np.asarray(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), np.uint8)
 
 
-def _why_unreadable(path: Path) -> str:
+def _why_unreadable(path: Path, max_megapixels: int) -> str:
     """Read an image again: the sentence of a worker is lost on its way."""
     try:
+        refuse_large(path, header_size(path), max_megapixels)
         read_image(path)
     except InputError as error:
         return str(error)

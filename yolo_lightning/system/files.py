@@ -27,8 +27,8 @@ def write_whole(path: Path, contents: str | bytes) -> None:
     Raises:
         OSError: it cannot be written; the old file is as it was.
     """
-    with whole_file(path) as temporary:
-        temporary.write_bytes(contents.encode(errors="replace") if isinstance(contents, str) else contents)
+    with whole_file(path) as temporary, temporary.open("xb") as file:  # x: never through a link
+        file.write(contents.encode(errors="replace") if isinstance(contents, str) else contents)
 
 
 @contextmanager

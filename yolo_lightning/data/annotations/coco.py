@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ...errors import InputError
 from .index import Annotations, DatasetIndex, IntArray, build_index, missing_files
-from .reader import Classes, SplitReader, stamp
+from .reader import Classes, SplitReader, refuse_outside, stamp
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class CocoReader(SplitReader):
         ]
         del document
         paths = _locate_images(self._image_folders(), file_names, path, self.split)
+        refuse_outside(paths, self.roots())
         rows = columns.finish(kept)
         image = _lookup(rows.image, image_ids, rows.row_id, path, "image_id", "images")
         classes = _lookup(rows.classes, category_ids, rows.row_id, path, "category_id", "categories")

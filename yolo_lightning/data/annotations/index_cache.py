@@ -1,16 +1,20 @@
 """Cache of a split's index: one process of a machine reads the data set, the others and later runs the file.
 
 A file is named after the facts of its reader (sizes and times of files, the given paths) and the code of the
-readers; that the images exist is checked when it is loaded. It is an uncompressed ``.npz``: arrays and one
-JSON text, with checksums.
+readers; that the images exist is checked when it is loaded. It is an uncompressed ``.npz``, arrays and one
+JSON text, and a signature: who made the data set may have made the file, to be read in its place.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
+import mmap
 import os
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,16 +23,16 @@ import numpy as np
 
 from ...errors import InputError
 from ...system.files import remove_leftovers, whole_file
-from ..cache_folder import disk_folder, lock_folder
+from ..cache_folder import NoRoom, disk_folder, lock_folder, sign
 from .index import DatasetIndex, missing_files
-from .reader import SplitReader
+from .reader import SplitReader, refuse_outside
 
 
 def read_once(reader: SplitReader) -> DatasetIndex:
     """The index of a split from its cache file; if none fits, read the split and write the file.
 
     Of several processes, one reads and the others wait for its file. If the file cannot be written, because
-    a folder is read-only or a disk is full, the index is used all the same.
+    a folder is read-only or a disk is full, the index is used all the same; one of its problems says so.
 
     Raises:
         InputError: Something in the data is wrong.
@@ -36,20 +40,17 @@ def read_once(reader: SplitReader) -> DatasetIndex:
     path = index_path(reader)
     if path is None:
         return reader.read()
-    index = _load(path)
-    if index is not None:
-        return index
     try:
-        lock = lock_folder(path.parent, "index.lock")
-    except OSError:
-        return reader.read()
-    with lock:
-        index = _load(path)  # another process may have written it by now
-        if index is None:
-            index = reader.read()
-            with suppress(OSError):  # without room or permission, the next run reads again
-                _save(index, path)
-        return index
+        with lock_folder(path.parent, "index.lock"):
+            index = _load(path, reader.roots())
+            if index is None:
+                index = reader.read()
+                with suppress(OSError):  # without room or permission, the next run reads again
+                    _save(index, path)
+            return index
+    except NoRoom as error:
+        index = reader.read()
+        return replace(index, problems=(*index.problems, str(error)))
 
 
 def index_path(reader: SplitReader) -> Path | None:
@@ -81,25 +82,31 @@ def _save(index: DatasetIndex, path: Path) -> None:
     path_bytes = fields.pop("path_bytes")
     texts = {"texts": json.dumps(fields, default=str).encode(), "path_bytes": path_bytes}  # str: of a Path
     arrays |= {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
-    with whole_file(path, sync=False) as temporary, temporary.open("wb") as file:
+    with whole_file(path, sync=False) as temporary, temporary.open("xb") as file:
         np.savez(file, **arrays)
+        file.flush()
+        file.write(sign(temporary.read_bytes()))
     family = path.name.rsplit("_", 1)[0]
     for stale in path.parent.glob(f"{family}_*"):
         if stale != path:
             stale.unlink(missing_ok=True)
 
 
-def _load(path: Path) -> DatasetIndex | None:
-    """The index in a file; None if there is no file, it is damaged, or an image is gone."""
+def _load(path: Path, roots: Sequence[str] | None) -> DatasetIndex | None:
+    """The index in a file; None if there is no file, it is damaged or forged, or an image is gone."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if file.zip.testzip() is not None:  # numpy does not look at checksums of what it leaves unread
-                return None
-            fields: dict[str, Any] = {name: file[name] for name in file.files}
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as opened:
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
+                if not hmac.compare_digest(data[-32:], sign(data[:-32])):
+                    return None
+            with np.load(opened, allow_pickle=False) as file:
+                fields: dict[str, Any] = {name: file[name] for name in file.files}
         fields |= json.loads(fields.pop("texts").tobytes())
         fields |= {name: tuple(fields[name]) for name in ("class_names", "problems")}
         fields |= {name: Path(fields[name]) for name in ("root", "source")}
         index = DatasetIndex(**{**fields, "path_bytes": fields["path_bytes"].tobytes(), "from_cache": True})
     except Exception:  # a damaged archive raises errors of nearly every kind
         return None
-    return None if missing_files(index.paths()) else index
+    paths = index.paths()
+    refuse_outside(paths, roots)
+    return None if missing_files(paths) else index

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...errors import InputError
 from .index import DatasetIndex, IntArray
 
 Classes = tuple[tuple[str, ...], IntArray]
@@ -22,11 +23,15 @@ class SplitReader(ABC):
         source: File that describes the split, such as the COCO JSON or the data.yaml.
         split: ``train``, ``val`` or ``test``.
         images: Folder of the images, if given; a format may take something else, too.
+        is_given: The user named ``source`` itself, not a folder that somebody else may have filled.
+        allow_outside: Images may lie anywhere.
     """
 
     source: Path
     split: str
     images: Path | None = None
+    is_given: bool = field(default=False, kw_only=True)
+    allow_outside: bool = field(default=False, kw_only=True)
 
     @staticmethod
     @abstractmethod
@@ -55,6 +60,15 @@ class SplitReader(ABC):
         """Folder of the data set."""
         return self.source.parent
 
+    def named_folders(self) -> list[Path]:
+        """The folders that the user named, where images belong."""
+        given = [self.images if self.images.is_dir() else self.images.parent] if self.images else []
+        return [*given, self.folder]
+
+    def roots(self) -> list[str] | None:
+        """``named_folders``, resolved; None if images may lie anywhere."""
+        return None if self.allow_outside else list(map(os.path.realpath, self.named_folders()))
+
     @abstractmethod
     def read(self) -> DatasetIndex:
         """Read and validate the split.
@@ -78,3 +92,35 @@ class SplitReader(ABC):
 def stamp(status: os.stat_result) -> tuple[int, int, int]:
     """Values that change with the content of a file; st_ctime does so even if st_mtime was put back."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def refuse_outside(paths: Sequence[str], roots: Sequence[str] | None) -> None:
+    """Refuse paths that lie outside of some resolved folders or lead there, and what is no file.
+
+    Raises:
+        InputError: There is such a path, and ``roots`` is not None.
+    """
+    folders = {os.path.dirname(path) for path in paths} if roots is not None else set()
+    odd = {os.path.join(folder, name) for folder in folders for name in _not_plain(folder)}
+    bad = {folder for folder in folders if not is_inside(folder, roots)}
+    bad |= {path for path in odd.intersection(paths) if not (os.path.isfile(path) and is_inside(path, roots))}
+    for path in paths if bad else ():
+        if path in bad or os.path.dirname(path) in bad:
+            raise InputError(
+                f"{path}: leads to {os.path.realpath(path)}, which is no file in {' or '.join(roots or ())}; "
+                "copy it there, or set --data.allow_outside true if you trust the data set"
+            )
+
+
+def is_inside(path: str, roots: Sequence[str] | None) -> bool:
+    """True if a path leads into one of some resolved folders; None means anywhere."""
+    real = os.path.realpath(path)
+    return roots is None or any(real == r or real.startswith(r.rstrip(os.sep) + os.sep) for r in roots)
+
+
+def _not_plain(folder: str) -> frozenset[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
+    except OSError:  # there is no such folder
+        return frozenset()

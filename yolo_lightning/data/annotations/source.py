@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,7 @@ class DataSource:
     root: Path | None = None  # folder of the data set, or its data.yaml
     annotations: dict[Split, Path] = field(default_factory=dict)  # COCO JSON of a split
     images: dict[Split, Path] = field(default_factory=dict)  # folder of the images (YOLO: or a .txt list)
+    allow_outside: bool = False  # images may lie outside of these
 
     def locate(self) -> tuple[type[SplitReader], Path]:
         """The format of the root, and what its ``find`` returned.
@@ -66,7 +67,8 @@ class DataSource:
             reader: SplitReader = CocoReader(self.annotations[split], split, images, folder)
         else:
             kind, place = self.locate()
-            reader = kind.of_split(place, split, images)
+            reader = replace(kind.of_split(place, split, images), is_given=place == self.root)
+        reader = replace(reader, allow_outside=self.allow_outside)
         return read_once(reader) if keep else reader.read()
 
     def classes(self, splits: Sequence[Split] = ("val", "train")) -> Classes:

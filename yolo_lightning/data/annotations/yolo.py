@@ -15,7 +15,7 @@ import yaml
 from ...errors import InputError
 from ..images.decode import header_size
 from .index import IMAGE_SUFFIXES, Annotations, DatasetIndex, build_index, ids_from_paths, missing_files
-from .reader import Classes, SplitReader, stamp
+from .reader import Classes, SplitReader, is_inside, refuse_outside, stamp
 
 _SLACK = 0.1
 """Coordinates may lie out of 0..1 by this much: the box reaches over the edge. Beyond, the unit is wrong."""
@@ -85,6 +85,11 @@ class YoloReader(SplitReader):
         names = read_data_yaml(place).class_names
         return names, np.arange(1, len(names) + 1, dtype=np.int64)
 
+    def named_folders(self) -> list[Path]:
+        # Whoever names a data.yaml has its key 'path' in view; one that is found may be a stranger's.
+        folders = [*super().named_folders(), *(read_data_yaml(self.source).folders if self.is_given else ())]
+        return list(dict.fromkeys(f for x in folders for f in (x, Path(label_path(str(x / "x"))).parent)))
+
     def facts(self) -> Iterator[object]:
         yield str(self.source), self.source.read_bytes()
         listed = self._listed(read_data_yaml(self.source))
@@ -129,8 +134,10 @@ class YoloReader(SplitReader):
             raise InputError(
                 f"{self.source}: there is no {split} split; add the key '{split}' with its images"
             )
-        places = [self.images] if self.images else [_resolve(description, split, e) for e in entries]
-        listed = [image for place in places for image in _list_images(place, description)]
+        roots = self.roots()
+        places = [self.images] if self.images else [_resolve(description, split, e, roots) for e in entries]
+        listed = [image for place in places for image in _list_images(place, description, roots)]
+        refuse_outside(list(map(label_path, listed)), roots)
         if not listed:
             names = ", ".join(str(place) for place in places)
             raise InputError(
@@ -255,8 +262,8 @@ def _names(content: dict[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def _resolve(description: DataYaml, split: str, entry: str) -> Path:
-    """The folder, list or image that an entry of the YAML names."""
+def _resolve(description: DataYaml, split: str, entry: str, roots: Sequence[str] | None) -> Path:
+    """The folder, list or image that an entry of the YAML names, below ``roots`` if there are any."""
     entries = [entry]
     if entry.startswith("../"):  # some exporters write ../train/images for train/images
         entries.append(entry[3:])
@@ -264,16 +271,17 @@ def _resolve(description: DataYaml, split: str, entry: str) -> Path:
         parts = Path(entry).parts
         entries.append(str(Path(*("valid" if part == "val" else part for part in parts))))
     candidates = [Path(os.path.abspath(folder / e)) for e in entries for folder in description.folders]
-    for candidate in candidates:
-        if candidate.exists():
-            return candidate
+    if found := [candidate for candidate in candidates if candidate.exists()]:
+        within = [candidate for candidate in found if is_inside(str(candidate), roots)]
+        refuse_outside([] if within else [str(found[0])], roots)
+        return (within or found)[0]
     raise InputError(f"{description.path}: '{split}' names {candidates[0]}, which does not exist; correct it")
 
 
-def _list_images(source: Path, description: DataYaml) -> list[str]:
+def _list_images(source: Path, description: DataYaml, roots: Sequence[str] | None) -> list[str]:
     """Absolute paths of the images in and below a folder, or in a .txt list."""
     if source.is_dir():
-        return images_below(source)
+        return images_below(source, roots)
     if source.suffix != ".txt":
         raise InputError(f"{source}: neither a folder nor a .txt list of images; correct the path")
     try:
@@ -285,6 +293,7 @@ def _list_images(source: Path, description: DataYaml) -> list[str]:
         paths = [os.path.abspath(folder / entry) for _, entry in entries]
         missing = set(missing_files(paths))
         if not missing:
+            refuse_outside(paths, roots)
             return paths
         wrong = next(n for (n, _), path in zip(entries, paths, strict=True) if path in missing)
     raise InputError(
@@ -292,10 +301,27 @@ def _list_images(source: Path, description: DataYaml) -> list[str]:
     )
 
 
-def images_below(folder: Path) -> list[str]:
-    """Absolute paths of all image files in and below a folder, sorted."""
-    found = []
-    for parent, _, names in os.walk(os.path.abspath(folder), followlinks=True):
+def images_below(folder: Path, roots: Sequence[str] | None) -> list[str]:
+    """Absolute paths of all image files in and below a folder, sorted.
+
+    Links back into it are not followed. Leftovers of systems and editors are passed over.
+
+    Raises:
+        InputError: A link leads out of ``roots``, see :func:`refuse_outside`.
+    """
+    found: list[str] = []
+    seen: set[str] = set()
+    start = os.path.realpath(folder)
+    for parent, folders, names in os.walk(os.path.abspath(folder), followlinks=True):
+        real = os.path.realpath(parent)
+        leads_back = is_inside(real, [start]) or is_inside(start, [real])
+        if real in seen or (seen and leads_back and os.path.islink(parent)):
+            folders.clear()
+            continue
+        seen.add(real)
+        refuse_outside([os.path.join(parent, "")], roots)  # before it is followed through a whole disk
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "@eaDir"]
         images = [name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
-        found += [os.path.join(parent, name) for name in images]
+        found += [os.path.join(parent, name) for name in images if not name.startswith("._")]
+    refuse_outside(found, roots)
     return sorted(found)

@@ -23,6 +23,7 @@ from ...errors import InputError
 from ...system.cores import usable_cores
 from ...system.files import remove_leftovers, whole_file
 from ..annotations.index import DatasetIndex
+from ..annotations.reader import stamp
 from ..cache_folder import FileMode, NoRoom, cache_folder, free_bytes, lock_folder
 from .decode import Pixels, draw, read_bytes
 
@@ -72,13 +73,7 @@ def open_cache(
         atexit.register(_remove, cache.path, os.getpid())
     size = int(np.prod(cache.shape))
     if not _is_complete(cache.path, size):
-        try:
-            lock = lock_folder(folder, "lock")  # the first process builds, the others wait here
-        except OSError as error:
-            raise NoRoom(
-                f"{folder}: the cache cannot be made there ({error.strerror}); set --data.cache none"
-            ) from None
-        with lock:
+        with lock_folder(folder, "lock"):  # the first process builds, the others wait here
             if not _is_complete(cache.path, size):
                 remove_leftovers(folder)
                 free = free_bytes(folder, mode)
@@ -102,7 +97,10 @@ def open_cache(
 
 
 def _is_complete(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+    """True if the file is the user's, and of this size; a link may lead anywhere."""
+    if not path.is_file() or path.is_symlink() or path.parent.is_symlink():
+        return False
+    return (path.stat().st_size, path.stat().st_uid) == (size, os.getuid())
 
 
 def cache_path(index: DatasetIndex, image_size: int, train: bool, mode: FileMode) -> Path:
@@ -115,7 +113,8 @@ def cache_path(index: DatasetIndex, image_size: int, train: bool, mode: FileMode
             status = path.stat()
         except OSError as error:
             raise InputError(f"{path}: the image cannot be read ({error.strerror}); check the path") from None
-        digest.update(repr((str(path), status.st_size, status.st_mtime_ns, index.sizes[i].tolist())).encode())
+        # Nobody can set st_ctime, so that nobody can name a forged file in advance.
+        digest.update(repr((str(path), stamp(status), index.sizes[i].tolist())).encode())
     data_set = hashlib.sha256(str(index.source).encode()).hexdigest()[:8]
     name = f"{data_set}_{index.split}_{image_size}px_{method}_{digest.hexdigest()[:16]}.uint8"
     return cache_folder(index.root, mode) / name
@@ -128,7 +127,7 @@ def _build(cache: ImageCache, index: DatasetIndex, train: bool) -> None:
     is_live = sys.stdout.isatty() or console.is_jupyter  # no bar in a log, even if variables ask for colour
     try:
         with whole_file(cache.path) as temporary:
-            with temporary.open("wb") as file:
+            with temporary.open("xb") as file:
                 if hasattr(os, "posix_fallocate"):  # running out of room later would be a bus error
                     os.posix_fallocate(file.fileno(), 0, size)
                 else:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from ...errors import InputError
@@ -19,6 +21,11 @@ Pixels = npt.NDArray[np.uint8]
 Name = str | os.PathLike[str]
 Size = tuple[int, int]
 """Height and width in px."""
+
+MAX_MEGAPIXELS = 256
+"""Largest image that is decoded by default: 16,000 px a side, which take 0.8 GB."""
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+"""Pillow knows many more, and some do much work to open a file."""
 
 _JPEG = b"\xff\xd8"
 _ORIENTATION_TAG = 0x0112
@@ -44,16 +51,43 @@ def header_size(path: Name) -> Size:
     return _header(path, path)[0]
 
 
+def refuse_large(path: Name, size: Size, max_megapixels: int = MAX_MEGAPIXELS) -> None:
+    """Refuse an image for the size in its header or annotations, before its pixels take memory.
+
+    Raises:
+        InputError: It has more than ``max_megapixels``.
+    """
+    if size[0] * size[1] > max_megapixels * 1e6:
+        raise InputError(
+            f"{path}: the image is {size[1]} x {size[0]} px, more than data.max_megapixels {max_megapixels}; "
+            "shrink or remove it, or set a larger --data.max_megapixels if you trust it"
+        )
+
+
+def _open(file: IO[bytes]) -> ImageFile:
+    """As ``Image.open``, but without its limit, which is lower than ours and of the whole process."""
+    Image.init()
+    start = file.read(16)
+    for factory, accept in (Image.OPEN[name] for name in _FORMATS if name in Image.OPEN):
+        if accept is None or accept(start) is True:
+            file.seek(0)
+            return factory(file, "")
+    raise ValueError("unknown format")
+
+
 def _header(file: Name | BytesIO, name: Name) -> tuple[Size, Size, bool]:
     """Height and width as displayed, the same as stored, and True if it is displayed turned or mirrored."""
     try:
-        with Image.open(file) as image:
+        with file if isinstance(file, BytesIO) else open(file, "rb") as opened, _open(opened) as image:
             width, height = image.size
             if isinstance(image, TiffImageFile):  # newer Pillow versions have turned these already
                 width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
-            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{name}: not a readable image ({error}); replace or remove it") from None
+            # Of PNG files, PngImageFile.getexif() decodes the pixels, to find what stands after them.
+            orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+            if not (0 < width < 2**31 and 0 < height < 2**31):
+                raise ValueError("no size")
+    except Exception:  # a damaged header raises errors of nearly every kind
+        raise InputError(f"{name}: not a readable image; replace or remove it") from None
     displayed = (width, height) if orientation in _TRANSPOSED else (height, width)
     return displayed, (height, width), orientation != 1
 
@@ -85,13 +119,16 @@ def read_rgb(path: Name, size: Size | None = None) -> Pixels:
 def decode_rgb(data: bytes, path: Name, size: Size | None = None) -> Pixels:
     """Decode bytes as :func:`read_rgb` does a file."""
     _refuse_truncated(data, path)
-    pixels = _decode(data, _COLOUR, path)
-    if size is None or pixels.shape[:2] == tuple(size):
-        return pixels
-    stored = _decode(data, _COLOUR | cv2.IMREAD_IGNORE_ORIENTATION, path)
-    if stored.shape[:2] == tuple(size):
-        return stored
-    raise _wrong_size(path, (pixels.shape[0], pixels.shape[1]), size)
+    displayed, stored, _ = _header(BytesIO(data), path)
+    if size is None:
+        refuse_large(path, displayed)
+        return _decode(data, _COLOUR, path)
+    if tuple(size) in (displayed, stored):  # else it may be huge, whatever the annotations say
+        for flags in (_COLOUR, _COLOUR | cv2.IMREAD_IGNORE_ORIENTATION):
+            pixels = _decode(data, flags, path)
+            if pixels.shape[:2] == tuple(size):
+                return pixels
+    raise _wrong_size(path, displayed, size)
 
 
 def decode_scaled(data: bytes, path: Name, size: Size, image_size: int) -> Pixels:
@@ -134,8 +171,8 @@ def _wrong_size(path: Name, found: Size, annotated: Size) -> InputError:
 
 
 def read_image(path: Name) -> Pixels:
-    """Decode a file as ``read_rgb`` does, in BGR, the order in which OpenCV draws and writes."""
-    return cv2.cvtColor(read_rgb(path), cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
+    """Decode a file of any size as ``read_rgb`` does, in BGR, the order in which OpenCV draws and writes."""
+    return cv2.cvtColor(read_rgb(path, header_size(path)), cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
 
 
 def resize(image: Pixels, place: Letterbox, linear: bool) -> Pixels:

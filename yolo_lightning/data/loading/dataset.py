@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter_ns
@@ -16,6 +17,7 @@ from ...errors import InputError
 from ..annotations.index import DatasetIndex, FloatArray, ids_from_paths, missing_files
 from ..annotations.yolo import images_below
 from ..batch import Batch, label_capacity
+from ..images import decode
 from ..images.cache import ImageCache
 from ..images.decode import Pixels, content_slice, draw, header_size, paste, read_bytes, read_rgb, resize
 from ..letterbox import enclosing_rectangle, letterbox_geometry
@@ -140,16 +142,20 @@ class PredictionDataset(Dataset[Sample]):
         paths: The images; their ids are those of ``index.ids_from_paths``.
         image_size: S in px, the longer side of each image.
         stride: Stride of the rectangles, in px.
+        max_mp: Largest image that is decoded, in millions of px.
 
     Attributes:
         canvases: int64 (I, 2), height and width in px of each letterboxed image.
     """
 
-    def __init__(self, paths: Sequence[Path], image_size: int, stride: int = 32) -> None:
+    def __init__(
+        self, paths: Sequence[Path], image_size: int, stride: int = 32, max_mp: int = decode.MAX_MEGAPIXELS
+    ) -> None:
         self.paths = list(paths)
         self.image_ids = ids_from_paths([str(path) for path in paths])
         self.image_size = image_size
-        scaled = [letterbox_geometry(*_size_or_square(path), image_size, rounding=round) for path in paths]
+        self.sizes = [_readable_size(path, max_mp) for path in paths]
+        scaled = [letterbox_geometry(*size, image_size, rounding=round) for size in self.sizes]
         self.canvases = np.array([enclosing_rectangle(p.height, p.width, stride, 0) for p in scaled])
 
     def __len__(self) -> int:
@@ -157,15 +163,12 @@ class PredictionDataset(Dataset[Sample]):
 
     def __getitem__(self, i: int) -> Sample:
         canvas = np.zeros((*self.canvases[i], 3), np.uint8)
+        height, width = self.sizes[i]
+        place = letterbox_geometry(height, width, self.image_size, canvas.shape[:2], rounding=round)
         try:
-            image = read_rgb(self.paths[i])
+            paste(resize(read_rgb(self.paths[i], (height, width)), place, linear=True), place, canvas)
         except InputError:
             height, width = 0, 0
-            place = letterbox_geometry(1, 1, self.image_size, canvas.shape[:2])
-        else:
-            height, width = image.shape[:2]
-            place = letterbox_geometry(height, width, self.image_size, canvas.shape[:2], rounding=round)
-            paste(resize(image, place, linear=True), place, canvas)
         return Sample(
             image=canvas,
             targets=np.zeros((label_capacity(0), 5), np.float32),
@@ -179,23 +182,28 @@ class PredictionDataset(Dataset[Sample]):
         )
 
 
-def _size_or_square(path: Path) -> tuple[int, int]:
+def _readable_size(path: Path, max_mp: int) -> tuple[int, int]:
+    """Height and width in px by the header; 1 x 1, which no reading will confirm, if the file is refused."""
     try:
-        return header_size(path)
+        size = header_size(path)
+        decode.refuse_large(path, size, max_mp)
     except InputError:
         return 1, 1
+    return size
 
 
-def list_images(source: str | Sequence[str]) -> list[Path]:
+def list_images(source: str | Sequence[str], allow_outside: bool = False) -> list[Path]:
     """Image files as given, and all images in and below given folders, sorted.
 
     Raises:
-        InputError: A path does not exist, or a folder has no images.
+        InputError: A path does not exist, a folder has no images, or a link in it leads out of it and
+            ``allow_outside`` is false.
     """
     found: dict[str, None] = {}
     for name in [source] if isinstance(source, str) else source:
         path = Path(name).absolute()
-        images = images_below(path) if path.is_dir() else [str(path)]
+        roots = None if allow_outside else [os.path.realpath(path)]
+        images = images_below(path, roots) if path.is_dir() else [str(path)]
         if not images:
             raise InputError(f"{path}: the folder has no images; give another folder, or an image")
         if missing_files(images):
