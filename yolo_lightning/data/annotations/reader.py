@@ -55,6 +55,11 @@ class SplitReader(ABC):
         """Folder of the data set."""
         return self.source.parent
 
+    @property
+    def layout(self) -> str:
+        """The format and the layout of the files, for the line that says what was read."""
+        return type(self).__name__.removesuffix("Reader")
+
     @abstractmethod
     def read(self) -> DatasetIndex:
         """Read and validate the split.

@@ -44,6 +44,15 @@ def header_size(path: Name) -> Size:
     return _header(path, path)[0]
 
 
+def header_sizes(path: Name) -> tuple[Size, Size]:
+    """Height and width in px as displayed, and the same as stored, read as by :func:`header_size`.
+
+    Raises:
+        InputError: The file is not an image.
+    """
+    return _header(path, path)[:2]
+
+
 def _header(file: Name | BytesIO, name: Name) -> tuple[Size, Size, bool]:
     """Height and width as displayed, the same as stored, and True if it is displayed turned or mirrored."""
     try:
