@@ -100,13 +100,12 @@ def test_errors_in_labels(tmp_path: Path, name: str) -> None:
 def test_poses(tmp_path: Path, shape: str, row: str) -> None:
     write(tmp_path, row, f"{YAML}kpt_shape: {shape}\n")
     check(DataSource(tmp_path))
-    assert DataSource(tmp_path).read("train").layout == ("YOLO" if shape == "null" else "boxes of YOLO poses")
 
 
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ("[3, 2]", r"a\.txt:1: 9 numbers are not a pose; .* and 6 numbers"),
+        ("[3, 2]", r"a\.txt:1: 9 numbers are not a label; .* and 6 numbers"),
         ("17", r"data\.yaml: 'kpt_shape' must be"),
         ("[17, 4]", r"data\.yaml: 'kpt_shape' must be"),
         ("[[1], 2]", r"data\.yaml: 'kpt_shape' must be"),

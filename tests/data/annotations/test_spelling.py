@@ -4,8 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from yolo_lightning.data.annotations.spelling import find_respelled, read_text, with_slashes
+from yolo_lightning.data.annotations import spelling
+from yolo_lightning.data.annotations.spelling import read_text, with_slashes
 from yolo_lightning.errors import InputError
+
+
+def find_respelled(folders: list[Path], names: list[str]) -> list[str] | None:
+    notes: list[str] = []
+    found = spelling.find_respelled(folders, names, Path("list"), notes)
+    assert len(notes) == (found is not None)
+    return found
 
 
 def _touch(root: Path, *names: str) -> None:

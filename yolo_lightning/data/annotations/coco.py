@@ -18,20 +18,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import InputError
-from ..images.decode import header_sizes
+from ..images.decode import refuse_other_size
 from .index import Annotations, DatasetIndex, IntArray, build_index, ids_from_paths, missing_files
 from .outlines import box_around
 from .reader import Classes, SplitReader, stamp
-from .spelling import find_respelled, respelled_note
+from .spelling import find_respelled
 
 _LAYOUTS = (
-    ("COCO", "annotations/instances_*.json", r"annotations/instances_{split}.*"),
-    ("COCO with CVAT's subsets", "annotations/instances_*.json", r"annotations/instances_(?i:{split}).*"),
-    ("COCO in Roboflow's folders", "*/_annotations.coco.json", r"(?i:{split})[^/]*/.*"),
-    ("COCO", "annotations/*.json", r"annotations/(?i:{split}).*"),
+    ("COCO", "annotations/instances_{split}*.json"),
+    ("COCO with CVAT's subsets", "annotations/instances_{Split}*.json"),
+    ("COCO in Roboflow's folders", "{Split}*/_annotations.coco.json"),
+    ("COCO", "annotations/{Split}*.json"),
 )
-"""Name, pattern of the JSON files, expression of a split's; ``val`` begins Validation and valid, too."""
-_SPLITS = ("train", "val", "test")
+"""Names and files of layouts; {Split} is in any case, and ``val`` begins Validation and valid, too."""
 _SIZES_CHECKED = 5_000  # images whose headers are read; a wrong size beyond them stops the training
 
 
@@ -43,20 +42,23 @@ class CocoReader(SplitReader):
 
     @staticmethod
     def find(root: Path) -> Path | None:
-        layouts = _LAYOUTS[:2] if (root / "data.yaml").is_file() else _LAYOUTS
-        found = any((root / "annotations").glob("instances_*.json"))
-        return root if found or any(_files(root, split, layouts) for split in _SPLITS) else None
+        if any((root / "annotations").glob("instances_*.json")):
+            return root
+        is_yolo = (root / "data.yaml").is_file()
+        return (
+            root if not is_yolo and any(_files(root, split) for split in ("train", "val", "test")) else None
+        )
 
     @staticmethod
     def classes(place: Path, splits: Sequence[str]) -> Classes:
         files = [file for split in splits if (file := annotation_file(place, split))]
-        return read_categories(*(files or annotation_files(place)))
+        return read_categories(*(files or _files(place, "")))
 
     @classmethod
     def of_split(cls, place: Path, split: str, images: Path | None) -> CocoReader:
         found = annotation_file(place, split)
         if found is None:
-            names = ", ".join(str(path.relative_to(place)) for path in annotation_files(place))
+            names = ", ".join(str(path.relative_to(place)) for path in _files(place, ""))
             raise InputError(
                 f"{place}: there is no {split} split; add annotations/instances_{split}.json or give "
                 f"--data.{split}_annotations and --data.{split}_images (found: {names})"
@@ -72,9 +74,8 @@ class CocoReader(SplitReader):
 
     @property
     def layout(self) -> str:
-        place = f"{self.source.parent.name}/{self.source.name}"
-        names = (name for name, _, split in _LAYOUTS if _matches(split, self.split, place))
-        return next(names, _LAYOUTS[0][0])
+        layouts = (name for name, files in _LAYOUTS if self.source.match(_pattern(files, self.split)))
+        return next(layouts, "COCO")
 
     def facts(self) -> Iterator[object]:
         for path in (self.source, self.folder, *self._image_folders()):
@@ -95,7 +96,7 @@ class CocoReader(SplitReader):
         ]
         del document
         paths = _locate_images(self._image_folders(), file_names, path, self.split, notes)
-        _check_sizes(paths, sizes, path)
+        _check_sizes(paths, sizes)
         rows = columns.finish(kept)
         image = _lookup(rows.image, columns.images, image_keys, rows.row_id, path, "image_id")
         classes = _lookup(rows.classes, columns.categories, categories, rows.row_id, path, "category_id")
@@ -106,7 +107,7 @@ class CocoReader(SplitReader):
             class_names=names,
             category_ids=category_ids,
             paths=paths,
-            image_ids=_integers(image_keys, lambda: ids_from_paths(file_names)),
+            image_ids=np.array(image_keys) if _are_integers(image_keys) else ids_from_paths(file_names),
             sizes=sizes,
             annotations=replace(rows, image=image, classes=classes),
             describe=lambda _, row_id: f"{path}: annotation {row_id}",
@@ -140,20 +141,14 @@ def annotation_file(root: Path, split: str) -> Path | None:
     return found[0] if found else None
 
 
-def annotation_files(root: Path) -> list[Path]:
-    """All files that a layout has under ``root``, sorted."""
-    return sorted({path for _, pattern, _ in _LAYOUTS for path in root.glob(pattern)})
+def _files(root: Path, split: str) -> list[Path]:
+    """The files of a split in the first of the layouts that has any; those of all splits if it is empty."""
+    found = (sorted(root.glob(_pattern(pattern, split))) for _, pattern in _LAYOUTS)
+    return next(filter(None, found), [])
 
 
-def _files(root: Path, split: str, layouts: Sequence[tuple[str, str, str]] = _LAYOUTS) -> list[Path]:
-    for _, pattern, part in layouts:
-        if found := [p for p in sorted(root.glob(pattern)) if _matches(part, split, p.relative_to(root))]:
-            return found
-    return []
-
-
-def _matches(part: str, split: str, place: Path | str) -> bool:
-    return re.fullmatch(part.format(split=split), str(place)) is not None
+def _pattern(pattern: str, split: str) -> str:
+    return pattern.format(split=split, Split="".join(f"[{c}{c.upper()}]" for c in split))
 
 
 def read_categories(*files: Path) -> Classes:
@@ -247,17 +242,14 @@ def _key(value: Any) -> Any:
         return value
     if value is None:
         raise TypeError("no id")
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    is_number = text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") and len(text) <= 18
-    return int(text) if is_number else text
+    return int(text) if re.fullmatch("0|[1-9][0-9]{0,17}", text) else text
 
 
-def _integers(keys: Sequence[Any], otherwise: Callable[[], IntArray]) -> IntArray:
-    """Ids as integers of 64 bits; others if they are none."""
-    fit = all(isinstance(key, int) and abs(key) < 2**63 for key in keys)
-    return np.array(keys, np.int64) if fit else otherwise()
+def _are_integers(keys: Iterable[Any]) -> bool:
+    return all(isinstance(key, int) and abs(key) < 2**63 for key in keys)
 
 
 def _section(document: dict[str, Any], key: str, path: Path) -> list[Any]:
@@ -287,19 +279,19 @@ def _categories(document: dict[str, Any], path: Path, is_used: Callable[[Any], b
         found[key], parents[key] = str(category["name"]), str(category.get("supercategory"))
     if not found:
         raise InputError(f"{path}: 'categories' is empty; add the classes to learn")
-    if all(isinstance(key, int) for key in found):
+    if _are_integers(found):
         found = dict(sorted(found.items()))
+    grouped = Counter(parents.values())
     for group, name in found.items():
-        others = {parent for key, parent in parents.items() if key != group}
-        if others == {name} and parents[group] != name and not is_used(group):
+        if grouped[name] == len(found) - 1 > 0 and parents[group] != name and not is_used(group):
             return {key: name for key, name in found.items() if key != group}
     return found
 
 
 def _numbered(categories: dict[Any, str]) -> Classes:
     """The classes in their order; their ids are 1 .. C if those of the file are no integers."""
-    ids = _integers(list(categories), lambda: np.arange(1, len(categories) + 1, dtype=np.int64))
-    return tuple(categories.values()), ids
+    ids = list(categories) if _are_integers(categories) else range(1, len(categories) + 1)
+    return tuple(categories.values()), np.array(ids, np.int64)
 
 
 _Images = tuple[list[str], list[Any], npt.NDArray[np.int32]]
@@ -360,20 +352,11 @@ def _lookup(
     return found
 
 
-def _check_sizes(paths: Sequence[str], sizes: npt.NDArray[np.int32], annotations: Path) -> None:
+def _check_sizes(paths: Sequence[str], sizes: npt.NDArray[np.int32]) -> None:
     """Compare the sizes (I, 2) with the headers of the images: of all, or of some that are evenly spread."""
-    chosen = range(0, len(paths), -(-len(paths) // _SIZES_CHECKED))
+    step = -(-len(paths) // _SIZES_CHECKED)
     with ThreadPoolExecutor(16) as pool:  # on a network file system each look is a wait
-        found = list(pool.map(header_sizes, [paths[n] for n in chosen]))
-    wrong = [(n, real) for n, real in zip(chosen, found, strict=True) if tuple(sizes[n].tolist()) not in real]
-    if wrong:
-        n, ((height, width), _) = wrong[0]
-        more = f" (so are {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        swapped = ", which are swapped" if sizes[n].tolist() == [width, height] else ""
-        raise InputError(
-            f"{annotations}: {paths[n]} is {width} x {height} px, other than its width {sizes[n, 1]} and "
-            f"height {sizes[n, 0]}{swapped}{more}; correct the annotations or replace the image"
-        )
+        list(pool.map(refuse_other_size, paths[::step], map(tuple, sizes[::step].tolist())))
 
 
 def _locate_images(
@@ -387,8 +370,7 @@ def _locate_images(
         if not missing:
             return paths
         tries.append((missing, folder))
-    if respelled := find_respelled(folders, names):
-        notes.append(respelled_note(annotations, names, respelled))
+    if respelled := find_respelled(folders, names, annotations, notes):
         return respelled
     missing, folder = min(tries, key=lambda item: len(item[0]))
     if len(missing) == len(names):

@@ -15,9 +15,7 @@ def box_around(segmentation: Any) -> Box:
     """The box around all polygons of an object, or around its mask; all zeros if the mask is empty.
 
     Raises:
-        ValueError: It is neither.
-        TypeError: Likewise.
-        KeyError: Likewise.
+        ValueError, TypeError, KeyError: It is neither.
     """
     if isinstance(segmentation, dict):
         return _box_of_mask(segmentation["counts"], segmentation["size"])

@@ -58,7 +58,7 @@ class SplitReader(ABC):
     @property
     def layout(self) -> str:
         """The format and the layout of the files, for the line that says what was read."""
-        return type(self).__name__.removesuffix("Reader")
+        return type(self).__name__.removesuffix("Reader").upper()
 
     @abstractmethod
     def read(self) -> DatasetIndex:

@@ -39,11 +39,14 @@ def with_slashes(name: str) -> str:
     return name.replace("\\", "/")
 
 
-def find_respelled(folders: Sequence[Path], names: Sequence[str]) -> list[str] | None:
+def find_respelled(
+    folders: Sequence[Path], names: Sequence[str], source: Path, notes: list[str]
+) -> list[str] | None:
     r"""Absolute paths of images that are not under their names, all in or below one of some folders.
 
     A name may have \ for /, be a URL, begin with folders of another machine, and differ in upper case. The
     longest end of it counts that is a file. None if one is not found, or if two names give one file.
+    ``notes`` gets a sentence about the file ``source`` that has the names.
     """
     listings: dict[str, tuple[set[str], dict[str, str]]] = {}  # names, and those unique in lower case
 
@@ -66,13 +69,9 @@ def find_respelled(folders: Sequence[Path], names: Sequence[str]) -> list[str] |
                 break
             paths.append(path)
         if len(paths) == len(names) and len(set(paths)) == len(set(names)):
+            notes.append(f"{source}: images are spelled otherwise than their files; {names[0]} is {paths[0]}")
             return paths
     return None
-
-
-def respelled_note(source: Path, names: Sequence[str], paths: Sequence[str]) -> str:
-    """The sentence for the report that images were found by :func:`find_respelled`."""
-    return f"{source}: names of images are spelled otherwise than the files; {names[0]} is read as {paths[0]}"
 
 
 def _ends(name: str) -> list[str]:

@@ -16,7 +16,7 @@ from ...errors import InputError
 from ..images.decode import header_size
 from .index import IMAGE_SUFFIXES, Annotations, DatasetIndex, build_index, ids_from_paths, missing_files
 from .reader import Classes, SplitReader, stamp
-from .spelling import find_respelled, read_text, respelled_note, with_slashes
+from .spelling import find_respelled, read_text, with_slashes
 
 _SLACK = 0.1
 """Coordinates may lie out of 0..1 by this much: the box reaches over the edge. Beyond, the unit is wrong."""
@@ -97,10 +97,6 @@ class YoloReader(SplitReader):
         names = read_data_yaml(place).class_names
         return names, np.arange(1, len(names) + 1, dtype=np.int64)
 
-    @property
-    def layout(self) -> str:
-        return "boxes of YOLO poses" if read_data_yaml(self.source).pose_numbers else "YOLO"
-
     def facts(self) -> Iterator[object]:
         yield str(self.source), self.source.read_bytes()
         listed = self._listed(read_data_yaml(self.source), [])
@@ -116,7 +112,8 @@ class YoloReader(SplitReader):
         paths = sorted(set(listed))
         with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
             sizes = np.array(list(pool.map(header_size, paths)), np.int32)
-            labels = list(pool.map(lambda image: _labels_of(image, description), paths))
+            rules = description.numbers, description.pose_numbers
+            labels = list(pool.map(lambda image: read_labels(find_label(image), *rules), paths))
         if repeated := len(listed) - len(paths):
             notes.append(f"{path}: the {split} split lists {repeated} images twice; keep one each")
         if not any(label is not None for label in labels):
@@ -182,13 +179,8 @@ def find_label(image: str) -> str:
     usual = label_path(image)
     if os.path.exists(usual):
         return usual
-    beside = usual if os.path.isdir(os.path.dirname(usual)) else os.path.splitext(image)[0] + ".txt"
-    places = (beside, *(os.path.splitext(path)[0] + ".TXT" for path in (usual, beside)))
-    return next(filter(os.path.exists, places), usual)
-
-
-def _labels_of(image: str, description: DataYaml) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    return read_labels(find_label(image), description.numbers, description.pose_numbers)
+    stem = os.path.splitext(usual if os.path.isdir(os.path.dirname(usual)) else image)[0]
+    return next(filter(os.path.exists, (stem + ".txt", stem + ".TXT")), usual)
 
 
 def read_labels(
@@ -216,17 +208,8 @@ def read_labels(
         return None
     except OSError as error:
         raise InputError(f"{path}: the labels cannot be read ({error}); write them again") from None
-    lines = ((number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip())
-    rows = []
-    for number, line in lines:
-        where = f"{path}:{number}"
-        fields = _fields(line, where)
-        if pose_numbers and len(fields) not in (5, 5 + pose_numbers):
-            raise InputError(
-                f"{where}: {len(fields)} numbers are not a pose; write 'class cx cy width height' and "
-                f"{pose_numbers} numbers, as 'kpt_shape' in the data.yaml says"
-            )
-        rows.append((number, *_parse(fields, numbers, where, is_pose=pose_numbers > 0)))
+    lines = ((n, _fields(line, f"{path}:{n}")) for n, line in enumerate(text.splitlines(), start=1))
+    rows = [(n, *_parse(fields, numbers, pose_numbers, f"{path}:{n}")) for n, fields in lines if fields]
     return np.array(rows, np.float64).reshape(-1, 6)
 
 
@@ -241,27 +224,30 @@ def _fields(line: str, where: str) -> list[str]:
 
 
 def _parse(
-    fields: Sequence[str], numbers: Mapping[int, int], where: str, is_pose: bool = False
+    fields: Sequence[str], numbers: Mapping[int, int], pose_numbers: int, where: str
 ) -> tuple[float, float, float, float, float]:
     """Class and xyxy, relative to the image, of one line."""
-    if not is_pose and len(fields) != 5 and (len(fields) < 7 or len(fields) % 2 == 0):
+    count = len(fields)
+    if count not in (5, 5 + pose_numbers) and (pose_numbers or count < 7 or count % 2 == 0):
+        more = "or the class and at least three points of a polygon"
+        more = f"and {pose_numbers} numbers, as 'kpt_shape' says" if pose_numbers else more
         raise InputError(
-            f"{where}: {len(fields)} numbers are not a label; write 'class cx cy width height', "
-            f"or the class and at least three points of a polygon"
+            f"{where}: {count} numbers are not a label; write 'class cx cy width height', {more}"
         )
+    fields = fields[:5] if pose_numbers else fields
     try:
-        number, *values = (float(field) for field in (fields[:5] if is_pose else fields))
+        number, *values = (float(field) for field in fields)
     except ValueError:
         raise InputError(f"{where}: '{' '.join(fields[:6])}' is not all numbers; correct the line") from None
     label = numbers.get(number)  # type: ignore[call-overload]  # 2.0 is 2
     if label is None:
-        last = len(numbers) - 1
-        known = f"0 to {last}" if last in numbers else ", ".join(map(str, numbers))
+        last = max(numbers)
+        known = f"0 to {last}" if last == len(numbers) - 1 else ", ".join(map(str, numbers))
         raise InputError(
             f"{where}: class {fields[0]} is not one of {known}; correct it or "
             f"add the class to 'names' in the data.yaml"
         )
-    for field, value in zip(fields[1:], values, strict=is_pose is False):
+    for field, value in zip(fields[1:], values, strict=True):
         if not -_SLACK <= value <= 1 + _SLACK:
             raise InputError(
                 f"{where}: {field} is out of 0..1; divide x and width by the image's width, "
@@ -296,13 +282,7 @@ def _join(labels: list[Any], sizes: np.ndarray[Any, np.dtype[np.int32]]) -> Anno
 def _load(path: Path) -> Any:
     """The content of a YAML, in which every number and word is the text that it is written as."""
     try:
-        text = read_text(path)
-        try:
-            return yaml.load(text, yaml.BaseLoader)
-        except yaml.YAMLError:
-            if "\t" not in text:
-                raise
-            return yaml.load(text.expandtabs(2), yaml.BaseLoader)  # YAML forbids tabs, editors write them
+        return yaml.load(read_text(path).expandtabs(2), yaml.BaseLoader)  # YAML itself forbids most tabs
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -382,8 +362,7 @@ def _list_images(source: Path, description: DataYaml, notes: list[str]) -> list[
             return paths
         wrong = next(n for (n, _), path in zip(entries, paths, strict=True) if path in missing)
     names = [entry for _, entry in entries]
-    if respelled := find_respelled((source.parent, *description.folders), names):
-        notes.append(respelled_note(source, names, respelled))
+    if respelled := find_respelled((source.parent, *description.folders), names, source, notes):
         return respelled
     raise InputError(
         f"{source}:{wrong}: {lines[wrong - 1].strip()} does not exist; correct or remove the line"

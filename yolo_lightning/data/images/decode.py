@@ -44,13 +44,15 @@ def header_size(path: Name) -> Size:
     return _header(path, path)[0]
 
 
-def header_sizes(path: Name) -> tuple[Size, Size]:
-    """Height and width in px as displayed, and the same as stored, read as by :func:`header_size`.
+def refuse_other_size(path: Name, size: Size) -> None:
+    """Refuse an image whose header has another size than :func:`read_rgb` would take.
 
     Raises:
-        InputError: The file is not an image.
+        InputError: The file is not an image, or has another height and width in px.
     """
-    return _header(path, path)[:2]
+    displayed, stored, _ = _header(path, path)
+    if size not in (displayed, stored):
+        raise _wrong_size(path, displayed, size)
 
 
 def _header(file: Name | BytesIO, name: Name) -> tuple[Size, Size, bool]:
