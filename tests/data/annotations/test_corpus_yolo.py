@@ -48,6 +48,8 @@ LABELS: dict[str, str | bytes] = {
     "commas": ROW.replace(" ", ","),
     "commas and spaces": ROW.replace(" ", ", "),
     "comma at the end": ROW + ",",
+    "semicolons": ROW.replace(" ", ";"),
+    "semicolons and decimal commas": "0;0,375;0,375;0,25;0,25",
     "points parted by commas": "0 0.25,0.25 0.5,0.25 0.5,0.5 0.25,0.5",
     "polygon": "0 0.25 0.25 0.5 0.25 0.5 0.5 0.25 0.5",
     "closed polygon": "0 0.25 0.25 0.5 0.25 0.5 0.5 0.25 0.5 0.25 0.25",
@@ -68,7 +70,6 @@ def test_labels(tmp_path: Path, name: str) -> None:
 LABEL_ERRORS: dict[str, tuple[str | bytes, str]] = {
     "decimal commas": ("0 0,375 0,375 0,25 0,25", r"a\.txt:1: .* write 0\.5, not 0,5"),
     "decimal commas of 0 and 1": ("0 0,0 0,0 1,0 1,0", r"a\.txt:1: .* write 0\.5, not 0,5"),
-    "semicolons": (ROW.replace(" ", ";"), r"a\.txt:1: 1 numbers are not a label"),
     "a confidence": (ROW + " 0.9", r"a\.txt:1: 6 numbers are not a label"),
     "class by name": ("disc" + ROW[1:], r"a\.txt:1: 'disc .* is not all numbers"),
     "a header": (f"class,x,y,w,h\n{ROW}", r"a\.txt:1: .*"),
@@ -273,7 +274,11 @@ def test_texts_beside_images_are_no_labels_if_there_is_a_folder_of_labels(tmp_pa
     write(tmp_path)
     write_image(tmp_path / "images/train/b.png", 48, 64)
     (tmp_path / "images/train/b.txt").write_text("a caption")
-    assert [len(DataSource(tmp_path).read("train").labels(n)) for n in range(2)] == [1, 0]
+    index = DataSource(tmp_path).read("train")
+    assert [len(index.labels(n)) for n in range(2)] == [1, 0]
+    assert any(
+        "1 files beside images are not read" in problem and "b.txt" in problem for problem in index.problems
+    )
 
 
 def test_a_label_file_that_moves_is_seen_at_the_next_start(tmp_path: Path) -> None:

@@ -121,6 +121,14 @@ class YoloReader(SplitReader):
                 f"{path}: none of the {len(paths)} images of the {split} split has a label file (looked for "
                 f"{label_path(paths[0])} and others); put the labels there"
             )
+        bare = (image for image, label in zip(paths, labels, strict=True) if label is None)
+        if beside := [
+            p for p in (os.path.splitext(image)[0] + ".txt" for image in bare) if os.path.exists(p)
+        ]:
+            notes.append(
+                f"{path}: {len(beside)} files beside images are not read, such as {beside[0]}, because there "
+                f"is a folder of labels; move them there if they are labels"
+            )
         return build_index(
             root=path.parent,
             split=split,
@@ -214,7 +222,9 @@ def read_labels(
 
 
 def _fields(line: str, where: str) -> list[str]:
-    """The numbers of one line, parted by spaces, tabs or commas."""
+    """The numbers of one line, parted by spaces, tabs, semicolons or commas."""
+    if ";" in line:
+        line = (line if "." in line else line.replace(",", ".")).replace(";", " ")
     fields = line.split()
     if "," not in line:
         return fields
