@@ -235,6 +235,15 @@ def test_paths_from_the_folder_above_and_the_working_directory(
     check(DataSource(deep))
 
 
+def test_a_path_as_it_is_written_comes_first(tmp_path: Path) -> None:
+    for place in ("one/valid/images", "val/images", "images"):
+        write_image(tmp_path / place / "a.png", 48, 64)
+    (tmp_path / "data.yaml").write_text("path: one\nval: val/images\ntest: ../images\nnames: [disc]\n")
+    source = DataSource(tmp_path)
+    assert source.read("val").path(0) == tmp_path / "val/images/a.png"
+    assert source.read("test").path(0) == tmp_path / "images/a.png"
+
+
 LISTS = [
     "images/train/a.png",
     "./images/train/a.png",

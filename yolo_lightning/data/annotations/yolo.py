@@ -346,8 +346,8 @@ def _resolve(description: DataYaml, split: str, entry: str) -> Path:
     own = description.path.absolute().parent
     if own.name in parts:  # Roboflow begins with the folder of the YAML, or with folders of another machine
         entries.append(str(Path(*parts[len(parts) - parts[::-1].index(own.name) :])))
-    folders = (*description.folders, own.parent, Path.cwd())
-    candidates = [Path(os.path.abspath(folder / e)) for folder in folders for e in entries]
+    searched = (description.folders, (own.parent, Path.cwd()))  # the second only if the first has none
+    candidates = [Path(os.path.abspath(f / e)) for folders in searched for e in entries for f in folders]
     for candidate in candidates:
         if candidate.exists():
             return candidate
