@@ -3,16 +3,18 @@ import json
 import math
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from yolo_lightning.runs.directory import read_metrics
-from yolo_lightning.runs.record import RunRecorder, metrics_as_csv, summarise
+from yolo_lightning.runs.record import RunRecorder, SaveConfig, metrics_as_csv, summarise
 from yolo_lightning.system import environment
 from yolo_lightning.system.cores import usable_cores
 
@@ -134,3 +136,16 @@ def test_a_resumed_run_keeps_earlier_rows_and_replaces_later_ones(tmp_path: Path
     assert [row["epoch"] for row in after] == [0, 1, 2]
     assert after[:2] == before[:2]
     assert [row["wall_seconds"] for row in after] == sorted(row["wall_seconds"] for row in after)
+
+
+def test_names_of_classes_that_look_like_numbers_stay_texts(tmp_path: Path) -> None:
+    names = ["1e3", "1.5e3", "1_0E-2", "02146", "no", "12:30", ".5", "null", "~"]
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--names", type=list[str] | None)
+    parser.add_argument("--rate", type=float)
+    trainer: Any = SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path)
+    saved: Any = SaveConfig(parser, parser.parse_object({"names": names, "rate": 1e-5}))
+    saved.on_train_start(trainer, None)
+    again = parser.parse_args(["--config", str(tmp_path / "config.yaml")])
+    assert (again.names, again.rate) == (names, 1e-5)

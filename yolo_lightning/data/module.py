@@ -52,7 +52,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
 
     Args:
         root: Folder of the data set, or its data.yaml. A folder with
-            annotations/instances_{train,val,test}*.json is COCO, any other with a data.yaml is YOLO.
+            annotations/instances_{train,val,test}*.json is COCO, any other with a data.yaml is YOLO. COCO
+            in the folders of CVAT and Roboflow is read, too.
         image_size: Side of the square that images are letterboxed to, in px; a multiple of 32.
         batch_size: Images of a batch in each process.
         num_workers: Processes of each loader that decode images; 0 decodes in the main process, with one
@@ -150,7 +151,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             largest = int(index.sizes.prod(axis=1, dtype=np.int64).argmax())
             refuse_large(index.path(largest), index.sizes[largest].tolist(), self.max_megapixels)
             self.indices[split] = index
-            rank_zero_info(summarise(index, f"{split} ({index.source})"))
+            rank_zero_info(summarise(index, f"{split} ({index.layout}, {index.source})"))
         return self.indices[split]
 
     def build_indices(self, stage: str) -> None:

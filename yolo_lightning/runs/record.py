@@ -7,6 +7,7 @@ import io
 import json
 import math
 import platform
+import re
 import sys
 import time
 from pathlib import Path
@@ -123,6 +124,17 @@ class RunRecorder(Checkpoint):
         self._earlier_seconds = state_dict["wall_seconds"]
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts such as 1e3, the name of a class: a number for jsonargparse, but not for YAML 1.1."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
 class SaveConfig(SaveConfigCallback):
     """Writes the options that really ran, so that ``--config RUN/config.yaml`` runs them again."""
 
@@ -139,8 +151,8 @@ class SaveConfig(SaveConfigCallback):
             for name in _NOT_KEPT & vars(config).keys():
                 del config[name]
             text = self.parser.dump(config, skip_none=False, skip_validation=True)
-            if not text.isascii():  # jsonargparse reads it in the encoding of whatever locale there is then
-                text = yaml.safe_dump(yaml.safe_load(text), sort_keys=False)
+            # ASCII, because jsonargparse reads it in the encoding of whatever locale there is then.
+            text = yaml.dump(yaml.safe_load(text), Dumper=_Dumper, sort_keys=False)
             write_whole(Path(trainer.default_root_dir, CONFIG), text)
 
 

@@ -106,7 +106,11 @@ def _with(**changes: Any) -> dict[str, Any]:
             _with(annotations=[{**annotation(55, 7, 5, [0, 0, 1, 1]), "bbox": [0, 0, 1]}]),
             "annotation 55 needs",
         ),
-        (_with(annotations=[{**annotation(55, 7, 5, [0, 0, 1, 1]), "image_id": "7"}]), "annotation 55 needs"),
+        (
+            _with(annotations=[{**annotation(55, 7, 5, [0, 0, 1, 1]), "image_id": None}]),
+            "annotation 55 needs",
+        ),
+        (_with(annotations=[{**annotation(55, 7, 5, [0, 0, 1, 1]), "image_id": "x"}]), "has image_id 'x'"),
         (_with(annotations=[annotation(55, 7, 5, [0, 0, float("nan"), 1])]), "annotation 55 needs"),
     ],
 )

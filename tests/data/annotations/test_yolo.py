@@ -136,7 +136,7 @@ def test_another_name_for_the_yaml_and_two_of_them(tmp_path: Path) -> None:
         ("- a", "not a data.yaml"),
         ("train: images", "'names' must list"),
         ("names: [a, b]\nnc: 3", "'nc' is 3 but 'names' has 2"),
-        ("names: {0: a, 2: b}", "the keys of 'names' must be 0 to 1"),
+        ("names: {a: 0, b: 1}", "the key 'a' of 'names' must be the number of a class"),
     ],
 )
 def test_wrong_yaml_gives_one_sentence(tmp_path: Path, text: str, message: str) -> None:
@@ -174,8 +174,8 @@ def test_label_path_changes_the_last_images_folder_only() -> None:
 
 def test_labels_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf0 0.5 0.5 1 1\r\n")
-    rows = read_labels(str(tmp_path / "a.txt"), 1)
+    rows = read_labels(str(tmp_path / "a.txt"), {0: 0})
     assert rows is not None and rows.tolist() == [[1, 0, 0, 0, 1, 1]]
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe0")
     with pytest.raises(InputError, match="cannot be read"):
-        read_labels(str(tmp_path / "a.txt"), 1)
+        read_labels(str(tmp_path / "a.txt"), {0: 0})

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import InputError
-from .index import Annotations, DatasetIndex, IntArray, build_index, missing_files
+from ..images.decode import refuse_other_size
+from .index import Annotations, DatasetIndex, IntArray, build_index, ids_from_paths, missing_files
+from .outlines import box_around
 from .reader import Classes, SplitReader, refuse_outside, stamp
+from .spelling import find_respelled
+
+_LAYOUTS = (
+    ("COCO", "annotations/instances_{split}*.json"),
+    ("COCO with CVAT's subsets", "annotations/instances_{Split}*.json"),
+    ("COCO in Roboflow's folders", "{Split}*/_annotations.coco.json"),
+    ("COCO", "annotations/{Split}*.json"),
+)
+"""Names and files of layouts; {Split} is in any case, and ``val`` begins Validation and valid, too."""
+_SIZES_CHECKED = 5_000  # images whose headers are read; a wrong size beyond them stops the training
 
 
 @dataclass(frozen=True)
@@ -28,20 +42,26 @@ class CocoReader(SplitReader):
 
     @staticmethod
     def find(root: Path) -> Path | None:
-        return root if any((root / "annotations").glob("instances_*.json")) else None
+        if any((root / "annotations").glob("instances_*.json")):
+            return root
+        is_yolo = (root / "data.yaml").is_file()
+        return (
+            root if not is_yolo and any(_files(root, split) for split in ("train", "val", "test")) else None
+        )
 
     @staticmethod
     def classes(place: Path, splits: Sequence[str]) -> Classes:
         files = [file for split in splits if (file := annotation_file(place, split))]
-        return read_categories(*(files or (place / "annotations").glob("instances_*.json")))
+        return read_categories(*(files or _files(place, "")))
 
     @classmethod
     def of_split(cls, place: Path, split: str, images: Path | None) -> CocoReader:
         found = annotation_file(place, split)
         if found is None:
+            names = ", ".join(str(path.relative_to(place)) for path in _files(place, ""))
             raise InputError(
                 f"{place}: there is no {split} split; add annotations/instances_{split}.json or give "
-                f"--data.{split}_annotations and --data.{split}_images"
+                f"--data.{split}_annotations and --data.{split}_images (found: {names})"
             )
         return cls(found, split, images, place)
 
@@ -52,6 +72,11 @@ class CocoReader(SplitReader):
         parent = self.source.parent
         return parent.parent if parent.name == "annotations" else parent
 
+    @property
+    def layout(self) -> str:
+        layouts = (name for name, files in _LAYOUTS if self.source.match(_pattern(files, self.split)))
+        return next(layouts, "COCO")
+
     def facts(self) -> Iterator[object]:
         for path in (self.source, self.folder, *self._image_folders()):
             yield str(path), os.path.abspath(path), path.is_dir()
@@ -60,8 +85,9 @@ class CocoReader(SplitReader):
     def read(self) -> DatasetIndex:
         path = self.source
         document, columns = _load(path)
-        names, category_ids = _categories(document, path)
-        file_names, image_ids, sizes = _images(document, path, self.split)
+        categories = _categories(document, path, columns.categories.__contains__)
+        names, category_ids = _numbered(categories)
+        file_names, image_keys, sizes = _images(document, path, self.split)
         kept = _annotation_rows(document, path)
         notes = [
             f"{path}: {count} images name the same file {name}; keep one"
@@ -69,11 +95,12 @@ class CocoReader(SplitReader):
             if count > 1
         ]
         del document
-        paths = _locate_images(self._image_folders(), file_names, path, self.split)
+        paths = _locate_images(self._image_folders(), file_names, path, self.split, notes)
         refuse_outside(paths, self.roots())
+        _check_sizes(paths, sizes)
         rows = columns.finish(kept)
-        image = _lookup(rows.image, image_ids, rows.row_id, path, "image_id", "images")
-        classes = _lookup(rows.classes, category_ids, rows.row_id, path, "category_id", "categories")
+        image = _lookup(rows.image, columns.images, image_keys, rows.row_id, path, "image_id")
+        classes = _lookup(rows.classes, columns.categories, categories, rows.row_id, path, "category_id")
         return build_index(
             root=self.folder,
             split=self.split,
@@ -81,7 +108,7 @@ class CocoReader(SplitReader):
             class_names=names,
             category_ids=category_ids,
             paths=paths,
-            image_ids=image_ids,
+            image_ids=np.array(image_keys) if _are_integers(image_keys) else ids_from_paths(file_names),
             sizes=sizes,
             annotations=replace(rows, image=image, classes=classes),
             describe=lambda _, row_id: f"{path}: annotation {row_id}",
@@ -94,30 +121,42 @@ class CocoReader(SplitReader):
             return [self.images]
         name = self.source.stem.removeprefix("instances_")
         places = (f"images/{name}", name, f"images/{self.split}", self.split, "images", "")
-        return [self.folder / place for place in dict.fromkeys(places)]
+        beside = self.source.parent
+        more = (self.folder / "images" / name / "Data", beside, beside / "images")
+        return list(dict.fromkeys([*(self.folder / place for place in places), *more]))
 
 
 def annotation_file(root: Path, split: str) -> Path | None:
-    """The one ``annotations/instances_<split>*.json`` under ``root``; None when there is none.
+    """The one JSON of a split under ``root``, in the first of the layouts that has any; None without one.
 
     Raises:
         InputError: There are several.
     """
-    found = sorted((root / "annotations").glob(f"instances_{split}*.json"))
+    found = _files(root, split)
     if len(found) > 1:
-        names = ", ".join(path.name for path in found)
+        names = ", ".join(str(path.relative_to(root)) for path in found)
         raise InputError(
-            f"{root / 'annotations'}: {names} are all annotations of the {split} split; "
+            f"{root}: {names} are all annotations of the {split} split; "
             f"choose one with --data.{split}_annotations"
         )
     return found[0] if found else None
+
+
+def _files(root: Path, split: str) -> list[Path]:
+    """The files of a split in the first of the layouts that has any; those of all splits if it is empty."""
+    found = (sorted(root.glob(_pattern(pattern, split))) for _, pattern in _LAYOUTS)
+    return next(filter(None, found), [])
+
+
+def _pattern(pattern: str, split: str) -> str:
+    return pattern.format(split=split, Split="".join(f"[{c}{c.upper()}]" for c in split))
 
 
 def read_categories(*files: Path) -> Classes:
     """The classes of the smallest of some COCO JSONs, sorted by category id, without its annotations."""
     path = min(files, key=lambda file: (file.stat().st_size, file.name))
     document = _categories_only(path) or _load(path)[0]
-    return _categories(document, path)
+    return _numbered(_categories(document, path, lambda key: any(_is_used(key, file) for file in files)))
 
 
 class _Columns:
@@ -130,34 +169,43 @@ class _Columns:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.row_id, self.image, self.category = array("q"), array("q"), array("q")
+        self.images: dict[Any, int] = {}  # a number for each id: it may be a text, and an array has integers
+        self.categories: dict[Any, int] = {}
         self.boxes, self.areas, self.crowd = array("d"), array("d"), array("b")
 
     def hook(self, item: dict[str, Any]) -> Any:
-        if not ("image_id" in item and "category_id" in item and "bbox" in item):
+        box, outline = item.get("bbox"), item.get("segmentation")
+        if not ("image_id" in item and "category_id" in item and (box or outline)):
             return item
         row = len(self.crowd)
         name = item.get("id", row)
         try:
-            x, y, width, height = (float(value) for value in item["bbox"])
+            if box:
+                x, y, width, height = (float(value) for value in box)
+                x2, y2 = x + width, y + height
+            else:
+                x, y, x2, y2 = box_around(outline)
+                width, height = x2 - x, y2 - y
             area = item.get("area")
             area = width * height if area is None else float(area)
             if not np.isfinite((x, y, width, height, area)).all():
                 raise ValueError
-            self.image.append(item["image_id"])
-            self.category.append(item["category_id"])
-            self.row_id.append(name if isinstance(name, int) else row)
-        except (TypeError, ValueError, OverflowError):
+            image, category = _key(item["image_id"]), _key(item["category_id"])
+            self.image.append(self.images.setdefault(image, len(self.images)))
+            self.category.append(self.categories.setdefault(category, len(self.categories)))
+            self.row_id.append(name if isinstance(name, int) and abs(name) < 2**63 else row)
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise InputError(
-                f"{self.path}: annotation {name} needs integers (of 64 bits) as ids, four numbers "
-                f"as bbox and a number as area; correct or remove it"
+                f"{self.path}: annotation {name} needs ids, a number as area, and four numbers as bbox, or "
+                f"without it a segmentation of polygons or of a mask; correct or remove it"
             ) from None
-        self.boxes.extend((x, y, x + width, y + height))
+        self.boxes.extend((x, y, x2, y2))
         self.areas.append(area)
         self.crowd.append(bool(item.get("iscrowd", 0)))
         return row
 
     def finish(self, kept: IntArray) -> Annotations:
-        """The annotations of the rows ``kept``, with image and category ids as in the file."""
+        """The annotations of the rows ``kept``, with the numbers of their image and category ids."""
         return Annotations(
             image=np.array(self.image, np.int64)[kept],
             row_id=np.array(self.row_id, np.int64)[kept],
@@ -178,7 +226,7 @@ def _load(path: Path) -> tuple[dict[str, Any], _Columns]:
             f"repair the line or export the annotations again"
         ) from None
     except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text in UTF-8; export the annotations again") from None
+        raise InputError(f"{path}: not a text in UTF-8; save the file as UTF-8") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     if not isinstance(document, dict):
@@ -189,41 +237,77 @@ def _load(path: Path) -> tuple[dict[str, Any], _Columns]:
     return document, columns
 
 
+def _key(value: Any) -> Any:
+    """What ids are compared by: 7, 7.0 and "7" are one; texts and all else that JSON has may be ids, too."""
+    if type(value) is int:
+        return value
+    if value is None:
+        raise TypeError("no id")
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return int(text) if re.fullmatch("0|[1-9][0-9]{0,17}", text) else text
+
+
+def _are_integers(keys: Iterable[Any]) -> bool:
+    return all(isinstance(key, int) and abs(key) < 2**63 for key in keys)
+
+
 def _section(document: dict[str, Any], key: str, path: Path) -> list[Any]:
+    """A list of the document; some tools write a map, whose keys are the ids."""
     section = document.get(key)
+    if isinstance(section, dict):
+        return [{"id": n, **item} if isinstance(item, dict) else item for n, item in section.items()]
     if not isinstance(section, list):
-        raise InputError(f"{path}: the list '{key}' is missing; export the annotations as COCO instances")
+        what = "missing" if key not in document else f"no list but {json.dumps(section)[:40]}"
+        raise InputError(f"{path}: the list '{key}' is {what}; export the annotations as COCO instances")
     return section
 
 
-def _categories(document: dict[str, Any], path: Path) -> Classes:
-    found: dict[int, str] = {}
+def _categories(document: dict[str, Any], path: Path, is_used: Callable[[Any], bool]) -> dict[Any, str]:
+    """The name of each category by the key of its id, sorted if all are integers, otherwise as in the file.
+
+    Roboflow adds a category that groups the others and has no annotations; it is none.
+    """
+    found: dict[Any, str] = {}
+    parents: dict[Any, str] = {}
     for n, category in enumerate(_section(document, "categories", path)):
-        known = isinstance(category, dict) and isinstance(category.get("id"), int) and "name" in category
-        if not known or abs(category["id"]) >= 2**63:
-            raise InputError(f"{path}: entry {n} of 'categories' needs an integer id and a name; add them")
-        if category["id"] in found:
-            raise InputError(f"{path}: two categories have the id {category['id']}; give each its own")
-        found[category["id"]] = str(category["name"])
+        if not isinstance(category, dict) or category.get("id") is None or category.get("name") is None:
+            raise InputError(f"{path}: entry {n} of 'categories' needs an id and a name; add them")
+        key = _key(category["id"])
+        if key in found:
+            raise InputError(f"{path}: two categories have the id {key}; give each its own")
+        found[key], parents[key] = str(category["name"]), str(category.get("supercategory"))
     if not found:
         raise InputError(f"{path}: 'categories' is empty; add the classes to learn")
-    ids = sorted(found)
-    return tuple(found[i] for i in ids), np.array(ids, np.int64)
+    if _are_integers(found):
+        found = dict(sorted(found.items()))
+    grouped = Counter(parents.values())
+    for group, name in found.items():
+        if grouped[name] == len(found) - 1 > 0 and parents[group] != name and not is_used(group):
+            return {key: name for key, name in found.items() if key != group}
+    return found
 
 
-_Images = tuple[list[str], IntArray, npt.NDArray[np.int32]]
+def _numbered(categories: dict[Any, str]) -> Classes:
+    """The classes in their order; their ids are 1 .. C if those of the file are no integers."""
+    ids = list(categories) if _are_integers(categories) else range(1, len(categories) + 1)
+    return tuple(categories.values()), np.array(ids, np.int64)
+
+
+_Images = tuple[list[str], list[Any], npt.NDArray[np.int32]]
 
 
 def _images(document: dict[str, Any], path: Path, split: str) -> _Images:
-    """File names, ids int64 (I,) and sizes int32 (I, 2) height, width in px."""
+    """File names, keys of the ids (I) and sizes int32 (I, 2) height, width in px."""
     images = _section(document, "images", path)
     if not images:
         raise InputError(f"{path}: the {split} split has no images; add some or point to another file")
-    names, ids, sizes = [], array("q"), array("i")
+    names, keys, sizes = [], [], array("i")
     for n, image in enumerate(images):
         try:
             names.append(os.fspath(image["file_name"]))
-            ids.append(image["id"])
+            keys.append(_key(image["id"]))
             height, width = int(image["height"]), int(image["width"])
             if height < 1 or width < 1:
                 raise ValueError
@@ -231,16 +315,13 @@ def _images(document: dict[str, Any], path: Path, split: str) -> _Images:
         except (KeyError, TypeError, ValueError, OverflowError):
             name = image.get("id", n) if isinstance(image, dict) else n
             raise InputError(
-                f"{path}: image {name} needs an integer id, a file_name, and a width and height of at "
+                f"{path}: image {name} needs an id, a file_name, and a width and height of at "
                 f"least 1 px; correct or remove it"
             ) from None
-    image_ids = np.array(ids, np.int64)
-    values, counts = np.unique(image_ids, return_counts=True)
-    if counts.max() > 1:
-        raise InputError(
-            f"{path}: {counts.max()} images have the id {values[counts.argmax()]}; give each its own"
-        )
-    return names, image_ids, np.array(sizes, np.int32).reshape(-1, 2)
+    key, count = Counter(keys).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{path}: {count} images have the id {key}; give each its own")
+    return names, keys, np.array(sizes, np.int32).reshape(-1, 2)
 
 
 def _annotation_rows(document: dict[str, Any], path: Path) -> IntArray:
@@ -250,28 +331,38 @@ def _annotation_rows(document: dict[str, Any], path: Path) -> IntArray:
         if type(row) is not int:
             name = row.get("id", n) if isinstance(row, dict) else n
             raise InputError(
-                f"{path}: annotation {name} lacks image_id, category_id or bbox; "
+                f"{path}: annotation {name} lacks image_id, category_id, or a bbox or segmentation; "
                 f"add it or remove the annotation"
             )
     return np.array(rows, np.int64)
 
 
 def _lookup(
-    values: IntArray, ids: IntArray, row_id: IntArray, path: Path, key: str, section: str
+    values: IntArray, numbers: dict[Any, int], keys: Iterable[Any], row_id: IntArray, path: Path, name: str
 ) -> IntArray:
-    """Position of each of ``values`` (T,) in ``ids``, int64 (T,)."""
-    order = np.argsort(ids)
-    found = order[np.searchsorted(ids, values, sorter=order).clip(max=len(ids) - 1)]
-    wrong = np.flatnonzero(ids[found] != values)
+    """Position in ``keys`` of each of ``values`` (T,), numbers of keys, int64 (T,)."""
+    positions = {key: n for n, key in enumerate(keys)}
+    found = np.array([positions.get(key, -1) for key in numbers], np.int64)[values]
+    wrong = np.flatnonzero(found < 0)
     if len(wrong):
+        section = {"image_id": "images", "category_id": "categories"}[name]
         raise InputError(
-            f"{path}: annotation {row_id[wrong[0]]} has {key} {values[wrong[0]]}, which is not in "
-            f"'{section}'; add it there or remove the annotation"
+            f"{path}: annotation {row_id[wrong[0]]} has {name} {list(numbers)[values[wrong[0]]]!r}, which is "
+            f"not in '{section}'; add it there or remove the annotation"
         )
     return found
 
 
-def _locate_images(folders: Sequence[Path], names: Sequence[str], annotations: Path, split: str) -> list[str]:
+def _check_sizes(paths: Sequence[str], sizes: npt.NDArray[np.int32]) -> None:
+    """Compare the sizes (I, 2) with the headers of the images: of all, or of some that are evenly spread."""
+    step = -(-len(paths) // _SIZES_CHECKED)
+    with ThreadPoolExecutor(16) as pool:  # on a network file system each look is a wait
+        list(pool.map(refuse_other_size, paths[::step], map(tuple, sizes[::step].tolist())))
+
+
+def _locate_images(
+    folders: Sequence[Path], names: Sequence[str], annotations: Path, split: str, notes: list[str]
+) -> list[str]:
     """The absolute paths of all images, from the first folder that has them."""
     tries = []
     for folder in folders:
@@ -280,6 +371,8 @@ def _locate_images(folders: Sequence[Path], names: Sequence[str], annotations: P
         if not missing:
             return paths
         tries.append((missing, folder))
+    if respelled := find_respelled(folders, names, annotations, notes):
+        return respelled
     missing, folder = min(tries, key=lambda item: len(item[0]))
     if len(missing) == len(names):
         tried = ", ".join(str(folder) for folder in folders)
@@ -291,6 +384,13 @@ def _locate_images(folders: Sequence[Path], names: Sequence[str], annotations: P
         f"{annotations}: {len(missing)} of its {len(names)} images are not in {folder} (such as "
         f"{', '.join(os.path.basename(path) for path in missing[:3])}); add them or remove them from 'images'"
     )
+
+
+def _is_used(key: Any, path: Path) -> bool:
+    """True if an annotation has a category: a search, as reading may take long."""
+    name = re.escape(json.dumps(key).strip('"').encode())
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        return re.search(rb'"category_id"\s*:\s*"?' + name + rb'(\.0)?"?\s*[,}]', text) is not None
 
 
 def _categories_only(path: Path) -> dict[str, Any] | None:

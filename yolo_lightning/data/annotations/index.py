@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -51,6 +51,7 @@ class DatasetIndex:
     trainable: BoolArray  # (T,)
     problems: tuple[str, ...]  # one sentence each, naming the file and the line or annotation
     from_cache: bool = False  # read from its cache file
+    layout: str = ""  # what the data set is, in words
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -84,6 +85,18 @@ class DatasetIndex:
         rows = self.rows(i)
         columns = (self.classes[rows, None], self.boxes[rows], self.areas[rows, None], self.crowd[rows, None])
         return np.concatenate([column.astype(np.float32) for column in columns], axis=1)
+
+    def with_classes(self, class_names: tuple[str, ...], category_ids: IntArray) -> DatasetIndex:
+        """This index with the numbers and ids that its classes have elsewhere, matched by their names.
+
+        Unchanged if a name is not there, or is not unique.
+        """
+        places = {name: n for n, name in enumerate(class_names)}
+        own = set(self.class_names)
+        if not own <= places.keys() or len(own) < len(self.class_names) or len(places) < len(class_names):
+            return self
+        table = np.array([places[name] for name in self.class_names], np.int64)
+        return replace(self, classes=table[self.classes], class_names=class_names, category_ids=category_ids)
 
     @property
     def most_labels(self) -> int:

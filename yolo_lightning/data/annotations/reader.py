@@ -56,6 +56,11 @@ class SplitReader(ABC):
         return cls(place, split, images)
 
     @property
+    def layout(self) -> str:
+        """The format and the layout of the files, for the line that says what was read."""
+        return type(self).__name__.removesuffix("Reader").upper()
+
+    @property
     def folder(self) -> Path:
         """Folder of the data set."""
         return self.source.parent

@@ -47,8 +47,8 @@ class DataSource:
                 return reader, place
         raise InputError(
             f"{root}: no data set found; a COCO data set has annotations/instances_train.json and "
-            f"instances_val.json with images/train and images/val, a YOLO data set has data.yaml with "
-            f"images/... and labels/..."
+            f"instances_val.json with images/train and images/val (Roboflow's: train/_annotations.coco.json "
+            f"and valid/_annotations.coco.json), a YOLO data set has data.yaml with images/... and labels/..."
         )
 
     def read(self, split: Split, keep: bool = False) -> DatasetIndex:
@@ -69,14 +69,30 @@ class DataSource:
             kind, place = self.locate()
             reader = replace(kind.of_split(place, split, images), is_given=place == self.root)
         reader = replace(reader, allow_outside=self.allow_outside)
-        return read_once(reader) if keep else reader.read()
+        index = replace(read_once(reader) if keep else reader.read(), layout=reader.layout)
+        reference = self._training_classes()
+        return index.with_classes(*reference) if reference else index
 
     def classes(self, splits: Sequence[Split] = ("val", "train")) -> Classes:
         """The classes alone, from the YAML or from the smallest annotation file of ``splits``.
 
+        Other splits that have the same names get the numbers of those to train with.
+
         Raises:
             InputError: There is no data set, or its classes cannot be read.
         """
+        found = self._classes_of(splits)
+        reference = self._training_classes() if "test" in splits else None
+        return reference if reference and set(found[0]) <= set(reference[0]) else found
+
+    def _training_classes(self) -> Classes | None:
+        """The classes that ``fit`` takes; None if they cannot be read: a test needs no other split."""
+        try:
+            return self._classes_of(("val", "train"))
+        except (InputError, OSError):
+            return None
+
+    def _classes_of(self, splits: Sequence[Split]) -> Classes:
         files = [path for split, path in self.annotations.items() if split in splits and path.is_file()]
         if files:
             return read_categories(*files)

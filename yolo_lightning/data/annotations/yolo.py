@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,14 @@ from ...errors import InputError
 from ..images.decode import header_size
 from .index import IMAGE_SUFFIXES, Annotations, DatasetIndex, build_index, ids_from_paths, missing_files
 from .reader import Classes, SplitReader, is_inside, refuse_outside, stamp
+from .spelling import find_respelled, read_text, with_slashes
 
 _SLACK = 0.1
 """Coordinates may lie out of 0..1 by this much: the box reaches over the edge. Beyond, the unit is wrong."""
 _CHUNK_IMAGES = 500  # images that one thread looks at in one go
+_SUFFIXES = {".yaml", ".yml"}
+_NULLS = ("", "~", "null", "Null", "NULL", None)
+"""What YAML takes for no value; all else in a data.yaml is the text that somebody wrote: 007, no or 12:30."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class DataYaml:
     folders: tuple[Path, ...]  # folders that the entries of the splits are relative to, in search order
     splits: dict[str, tuple[str, ...]]  # entries of train, val and test; without those that have none
     class_names: tuple[str, ...]  # of the classes 0 .. C-1
+    numbers: dict[int, int]  # the class of each number in the label files
+    pose_numbers: int = 0  # numbers of the points of a pose, which follow the box
 
 
 def data_yaml(root: Path) -> Path | None:
@@ -41,7 +47,7 @@ def data_yaml(root: Path) -> Path | None:
     if (root / "data.yaml").is_file():
         return root / "data.yaml"
     found = []
-    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
+    for path in sorted(path for path in root.iterdir() if path.suffix.lower() in _SUFFIXES):
         content = _load(path)
         keys = content.keys() if isinstance(content, dict) else set()
         if "names" in keys and {"train", "val", "valid", "test"} & keys:
@@ -61,13 +67,19 @@ def read_data_yaml(path: Path) -> DataYaml:
     content = _load(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a data.yaml (a map with train, val and names); write it so")
-    folders = [path.parent / str(content.get("path") or ""), path.parent]
+    base = content.get("path")
+    folders = [path.parent / ("" if base in _NULLS else with_slashes(str(base))), path.parent]
     splits: dict[str, tuple[str, ...]] = {}
     for split in ("train", "val", "test"):
-        value = content.get(split) or (content.get("valid") if split == "val" else None)
-        if value:
+        value = content.get(split)
+        if value in _NULLS and split == "val":
+            value = content.get("valid")
+        if value and value not in _NULLS:
             splits[split] = tuple(str(v) for v in (value if isinstance(value, list) else [value]))
-    return DataYaml(path, tuple(dict.fromkeys(folders)), splits, _names(content, path))
+    names = _names(content, path)
+    numbers = {number: label for label, number in enumerate(names)}
+    pose_numbers = _pose_numbers(content.get("kpt_shape"), path)
+    return DataYaml(path, tuple(dict.fromkeys(folders)), splits, tuple(names.values()), numbers, pose_numbers)
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ class YoloReader(SplitReader):
     @staticmethod
     def find(root: Path) -> Path | None:
         if root.is_file():
-            return root if root.suffix in {".yaml", ".yml"} else None
+            return root if root.suffix.lower() in _SUFFIXES else None
         return data_yaml(root)
 
     @staticmethod
@@ -92,7 +104,7 @@ class YoloReader(SplitReader):
 
     def facts(self) -> Iterator[object]:
         yield str(self.source), self.source.read_bytes()
-        listed = self._listed(read_data_yaml(self.source))
+        listed = self._listed(read_data_yaml(self.source), [])
         chunks = [listed[n : n + _CHUNK_IMAGES] for n in range(0, len(listed), _CHUNK_IMAGES)]
         with ThreadPoolExecutor(16) as pool:  # on a network file system each look is a wait
             yield from pool.map(_image_stamps, chunks)
@@ -100,12 +112,13 @@ class YoloReader(SplitReader):
     def read(self) -> DatasetIndex:
         path, split = self.source, self.split
         description = read_data_yaml(path)
-        listed = self._listed(description)
-        paths, num_classes = sorted(set(listed)), len(description.class_names)
+        notes: list[str] = []
+        listed = self._listed(description, notes)
+        paths = sorted(set(listed))
         with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
             sizes = np.array(list(pool.map(header_size, paths)), np.int32)
-            labels = list(pool.map(lambda image: read_labels(label_path(image), num_classes), paths))
-        notes = []
+            rules = description.numbers, description.pose_numbers
+            labels = list(pool.map(lambda image: read_labels(find_label(image), *rules), paths))
         if repeated := len(listed) - len(paths):
             notes.append(f"{path}: the {split} split lists {repeated} images twice; keep one each")
         if not any(label is not None for label in labels):
@@ -113,21 +126,29 @@ class YoloReader(SplitReader):
                 f"{path}: none of the {len(paths)} images of the {split} split has a label file (looked for "
                 f"{label_path(paths[0])} and others); put the labels there"
             )
+        bare = (image for image, label in zip(paths, labels, strict=True) if label is None)
+        if beside := [
+            p for p in (os.path.splitext(image)[0] + ".txt" for image in bare) if os.path.exists(p)
+        ]:
+            notes.append(
+                f"{path}: {len(beside)} files beside images are not read, such as {beside[0]}, because there "
+                f"is a folder of labels; move them there if they are labels"
+            )
         return build_index(
             root=path.parent,
             split=split,
             source=path,
             class_names=description.class_names,
-            category_ids=np.arange(1, num_classes + 1, dtype=np.int64),
+            category_ids=self.classes(path, ())[1],
             paths=paths,
             image_ids=ids_from_paths(paths),
             sizes=sizes,
             annotations=_join(labels, sizes),
-            describe=lambda image, line: f"{label_path(image)}:{line}",
+            describe=lambda image, line: f"{find_label(image)}:{line}",
             notes=notes,
         )
 
-    def _listed(self, description: DataYaml) -> list[str]:
+    def _listed(self, description: DataYaml, notes: list[str]) -> list[str]:
         """Absolute paths of the images, in the order of the entries."""
         split, entries = self.split, description.splits.get(self.split, ())
         if not (self.images or entries):
@@ -136,8 +157,8 @@ class YoloReader(SplitReader):
             )
         roots = self.roots()
         places = [self.images] if self.images else [_resolve(description, split, e, roots) for e in entries]
-        listed = [image for place in places for image in _list_images(place, description, roots)]
-        refuse_outside(list(map(label_path, listed)), roots)
+        listed = [image for place in places for image in _list_images(place, description, roots, notes)]
+        refuse_outside(list(map(find_label, listed)), roots)
         if not listed:
             names = ", ".join(str(place) for place in places)
             raise InputError(
@@ -155,7 +176,7 @@ def _image_stamps(images: Sequence[str]) -> list[tuple[str, object, object]]:
         except OSError as error:
             return error.errno
 
-    return [(image, look(image), look(label_path(image))) for image in images]
+    return [(image, look(image), (label := find_label(image), look(label))) for image in images]
 
 
 def label_path(image: str) -> str:
@@ -165,11 +186,30 @@ def label_path(image: str) -> str:
     return os.path.splitext(moved)[0] + ".txt"
 
 
-def read_labels(path: str, num_classes: int) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+def find_label(image: str) -> str:
+    """The label file of an image; where it should be if there is none.
+
+    That is :func:`label_path`, also with an upper-case suffix; without its folder, a file beside the image.
+    """
+    usual = label_path(image)
+    if os.path.exists(usual):
+        return usual
+    stem = os.path.splitext(usual if os.path.isdir(os.path.dirname(usual)) else image)[0]
+    return next(filter(os.path.exists, (stem + ".txt", stem + ".TXT")), usual)
+
+
+def read_labels(
+    path: str, numbers: Mapping[int, int], pose_numbers: int = 0
+) -> np.ndarray[Any, np.dtype[np.float64]] | None:
     """The rows of one label file.
 
     Its lines are ``class cx cy w h``, relative to the image's width and height, or
-    ``class x1 y1 x2 y2 x3 y3 ...``, a polygon, which is replaced by its bounding box.
+    ``class x1 y1 x2 y2 x3 y3 ...``, a polygon, which is replaced by its bounding box. Commas may part them.
+
+    Args:
+        path: The file.
+        numbers: The class 0 .. C-1 of each number that a line may begin with.
+        pose_numbers: Numbers of the points that follow each box; there are no polygons then.
 
     Returns:
         float64 (n, 6): line number, class, x1, y1, x2, y2 relative to the image; None if there is no file.
@@ -178,30 +218,50 @@ def read_labels(path: str, num_classes: int) -> np.ndarray[Any, np.dtype[np.floa
         InputError: A line is not a label.
     """
     try:
-        text = Path(path).read_text("utf-8-sig")
+        text = read_text(Path(path))
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise InputError(f"{path}: the labels cannot be read ({error}); write them again") from None
-    lines = ((number, line.split()) for number, line in enumerate(text.splitlines(), start=1))
-    rows = [(number, *_parse(fields, num_classes, f"{path}:{number}")) for number, fields in lines if fields]
+    lines = ((n, _fields(line, f"{path}:{n}")) for n, line in enumerate(text.splitlines(), start=1))
+    rows = [(n, *_parse(fields, numbers, pose_numbers, f"{path}:{n}")) for n, fields in lines if fields]
     return np.array(rows, np.float64).reshape(-1, 6)
 
 
-def _parse(fields: Sequence[str], num_classes: int, where: str) -> tuple[float, float, float, float, float]:
+def _fields(line: str, where: str) -> list[str]:
+    """The numbers of one line, parted by spaces, tabs, semicolons or commas."""
+    if ";" in line:
+        line = (line if "." in line else line.replace(",", ".")).replace(";", " ")
+    fields = line.split()
+    if "," not in line:
+        return fields
+    if "." not in line and any("," in field.strip(",") for field in fields[1:]):  # 0,5 may be 0.5, or 0 and 5
+        raise InputError(f"{where}: '{line.strip()[:40]}' has commas for decimal points; write 0.5, not 0,5")
+    return line.replace(",", " ").split()
+
+
+def _parse(
+    fields: Sequence[str], numbers: Mapping[int, int], pose_numbers: int, where: str
+) -> tuple[float, float, float, float, float]:
     """Class and xyxy, relative to the image, of one line."""
-    if len(fields) != 5 and (len(fields) < 7 or len(fields) % 2 == 0):
+    count = len(fields)
+    if count not in (5, 5 + pose_numbers) and (pose_numbers or count < 7 or count % 2 == 0):
+        more = "or the class and at least three points of a polygon"
+        more = f"and {pose_numbers} numbers, as 'kpt_shape' says" if pose_numbers else more
         raise InputError(
-            f"{where}: {len(fields)} numbers are not a label; write 'class cx cy width height', "
-            f"or the class and at least three points of a polygon"
+            f"{where}: {count} numbers are not a label; write 'class cx cy width height', {more}"
         )
+    fields = fields[:5] if pose_numbers else fields
     try:
-        label, *values = (float(field) for field in fields)
+        number, *values = (float(field) for field in fields)
     except ValueError:
         raise InputError(f"{where}: '{' '.join(fields[:6])}' is not all numbers; correct the line") from None
-    if label not in range(num_classes):
+    label = numbers.get(number)  # type: ignore[call-overload]  # 2.0 is 2
+    if label is None:
+        last = max(numbers)
+        known = f"0 to {last}" if last == len(numbers) - 1 else ", ".join(map(str, numbers))
         raise InputError(
-            f"{where}: class {fields[0]} is not one of 0 to {num_classes - 1}; correct it or "
+            f"{where}: class {fields[0]} is not one of {known}; correct it or "
             f"add the class to 'names' in the data.yaml"
         )
     for field, value in zip(fields[1:], values, strict=True):
@@ -237,29 +297,48 @@ def _join(labels: list[Any], sizes: np.ndarray[Any, np.dtype[np.int32]]) -> Anno
 
 
 def _load(path: Path) -> Any:
+    """The content of a YAML, in which every number and word is the text that it is written as."""
     try:
-        return yaml.safe_load(path.read_text("utf-8"))
+        return yaml.load(read_text(path).expandtabs(2), yaml.BaseLoader)  # YAML itself forbids most tabs
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise InputError(f"{path}{line}: broken YAML ({problem}); correct the line") from None
-    except (OSError, UnicodeDecodeError) as error:
+        remedy = "write / for \\" if "escape" in problem else "correct the line"
+        raise InputError(f"{path}{line}: broken YAML ({problem}); {remedy}") from None
+    except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}); check the path") from None
 
 
-def _names(content: dict[str, Any], path: Path) -> tuple[str, ...]:
+def _names(content: dict[str, Any], path: Path) -> dict[int, str]:
+    """The name of each class by its number, sorted."""
     names = content.get("names")
-    if isinstance(names, dict):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            raise InputError(f"{path}: the keys of 'names' must be 0 to {len(names) - 1}; renumber them")
-        names = [names[i] for i in range(len(names))]
-    if not isinstance(names, list) or not names:
+    if isinstance(names, list):
+        names = {str(number): name for number, name in enumerate(names)}
+    if not isinstance(names, dict) or not names:
         raise InputError(f"{path}: 'names' must list the classes; add it")
+    for key, name in names.items():
+        if not (isinstance(name, str) and name):
+            raise InputError(
+                f"{path}: the name of class {key} in 'names' is not a text; write the name alone"
+            )
+        if not (key.isascii() and key.isdigit() and len(key) < 10):
+            raise InputError(f"{path}: the key '{key}' of 'names' must be the number of a class; correct it")
     count = content.get("nc")
-    if count is not None and count != len(names):
+    if count not in _NULLS and count not in (str(len(names)), f"{len(names)}.0"):
         raise InputError(f"{path}: 'nc' is {count} but 'names' has {len(names)} classes; make them agree")
-    return tuple(str(name) for name in names)
+    return {number: name for number, name in sorted((int(key), name) for key, name in names.items())}
+
+
+def _pose_numbers(shape: Any, path: Path) -> int:
+    """Numbers that follow a box if ``kpt_shape`` is [points, 2 or 3]; 0 without it."""
+    if shape in _NULLS:
+        return 0
+    if isinstance(shape, list) and len(shape) == 2 and str(shape[0]).isdigit() and shape[1] in ("2", "3"):
+        return int(shape[0]) * int(shape[1])
+    raise InputError(
+        f"{path}: 'kpt_shape' must be the number of points, and 2 or 3, such as [17, 3]; correct it"
+    )
 
 
 def _resolve(description: DataYaml, split: str, entry: str, roots: Sequence[str] | None) -> Path:
@@ -267,10 +346,15 @@ def _resolve(description: DataYaml, split: str, entry: str, roots: Sequence[str]
     entries = [entry]
     if entry.startswith("../"):  # some exporters write ../train/images for train/images
         entries.append(entry[3:])
+    parts = Path(with_slashes(entry)).parts
+    entries += [str(Path(*parts)), str(Path(*parts[1:] if parts[:1] == ("..",) else parts))]
     if split == "val":
-        parts = Path(entry).parts
         entries.append(str(Path(*("valid" if part == "val" else part for part in parts))))
-    candidates = [Path(os.path.abspath(folder / e)) for e in entries for folder in description.folders]
+    own = description.path.absolute().parent
+    if own.name in parts:  # Roboflow begins with the folder of the YAML, or with folders of another machine
+        entries.append(str(Path(*parts[len(parts) - parts[::-1].index(own.name) :])))
+    searched = (description.folders, (own.parent, Path.cwd()))  # the second only if the first has none
+    candidates = [Path(os.path.abspath(f / e)) for folders in searched for e in entries for f in folders]
     if found := [candidate for candidate in candidates if candidate.exists()]:
         within = [candidate for candidate in found if is_inside(str(candidate), roots)]
         refuse_outside([] if within else [str(found[0])], roots)
@@ -278,16 +362,18 @@ def _resolve(description: DataYaml, split: str, entry: str, roots: Sequence[str]
     raise InputError(f"{description.path}: '{split}' names {candidates[0]}, which does not exist; correct it")
 
 
-def _list_images(source: Path, description: DataYaml, roots: Sequence[str] | None) -> list[str]:
+def _list_images(
+    source: Path, description: DataYaml, roots: Sequence[str] | None, notes: list[str]
+) -> list[str]:
     """Absolute paths of the images in and below a folder, or in a .txt list."""
     if source.is_dir():
         return images_below(source, roots)
-    if source.suffix != ".txt":
+    if source.suffix.lower() != ".txt":
         raise InputError(f"{source}: neither a folder nor a .txt list of images; correct the path")
     try:
-        lines = source.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{source}: the list cannot be read ({error}); write it as UTF-8") from None
+        lines = read_text(source).splitlines()
+    except OSError as error:
+        raise InputError(f"{source}: the list cannot be read ({error}); check the path") from None
     entries = [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
     for folder in (source.parent, *description.folders):
         paths = [os.path.abspath(folder / entry) for _, entry in entries]
@@ -296,6 +382,10 @@ def _list_images(source: Path, description: DataYaml, roots: Sequence[str] | Non
             refuse_outside(paths, roots)
             return paths
         wrong = next(n for (n, _), path in zip(entries, paths, strict=True) if path in missing)
+    names = [entry for _, entry in entries]
+    if respelled := find_respelled((source.parent, *description.folders), names, source, notes):
+        refuse_outside(respelled, roots)
+        return respelled
     raise InputError(
         f"{source}:{wrong}: {lines[wrong - 1].strip()} does not exist; correct or remove the line"
     )

@@ -75,6 +75,17 @@ def _open(file: IO[bytes]) -> ImageFile:
     raise ValueError("unknown format")
 
 
+def refuse_other_size(path: Name, size: Size) -> None:
+    """Refuse an image whose header has another size than :func:`read_rgb` would take.
+
+    Raises:
+        InputError: The file is not an image, or has another height and width in px.
+    """
+    displayed, stored, _ = _header(path, path)
+    if size not in (displayed, stored):
+        raise _wrong_size(path, displayed, size)
+
+
 def _header(file: Name | BytesIO, name: Name) -> tuple[Size, Size, bool]:
     """Height and width as displayed, the same as stored, and True if it is displayed turned or mirrored."""
     try:

@@ -1,0 +1,83 @@
+"""Text and names of images as labelling tools on other machines write them."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+from ...errors import InputError
+
+_DEEPEST = 16  # folders of a name that are looked at
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with a byte order mark, which tells it for certain.
+
+    Raises:
+        InputError: It has another encoding.
+        OSError: It cannot be read.
+    """
+    data = path.read_bytes()
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-16 without the mark has them
+        raise InputError(f"{path}: cannot be read, it is not a text in UTF-8; save the file as UTF-8")
+    return text
+
+
+def with_slashes(name: str) -> str:
+    r"""A path with / for \; in "images\train" YAML has made the t, too, a tab."""
+    for letter, code in zip("abtnvfr", "\a\b\t\n\v\f\r", strict=True):
+        name = name.replace(code, f"/{letter}")
+    return name.replace("\\", "/")
+
+
+def find_respelled(
+    folders: Sequence[Path], names: Sequence[str], source: Path, notes: list[str]
+) -> list[str] | None:
+    r"""Absolute paths of images that are not under their names, all in or below one of some folders.
+
+    A name may have \ for /, be a URL, begin with folders of another machine, and differ in upper case. The
+    longest end of it counts that is a file. None if one is not found, or if two names give one file.
+    ``notes`` gets a sentence about the file ``source`` that has the names.
+    """
+    listings: dict[str, tuple[set[str], dict[str, str]]] = {}  # names, and those unique in lower case
+
+    def look(folder: Path, end: str) -> str | None:
+        parent, name = os.path.split(os.path.join(os.path.abspath(folder), end))
+        if parent not in listings:
+            entries = os.listdir(parent) if os.path.isdir(parent) else []
+            alike = Counter(entry.lower() for entry in entries)
+            unique = {entry.lower(): entry for entry in entries if alike[entry.lower()] == 1}
+            listings[parent] = set(entries), unique
+        names, unique = listings[parent]
+        found = name if name in names else unique.get(name.lower())
+        return found and os.path.join(parent, found)
+
+    for folder in folders:
+        paths = []
+        for name in names:
+            path = next(filter(None, (look(folder, end) for end in _ends(name))), None)
+            if path is None:
+                break
+            paths.append(path)
+        if len(paths) == len(names) and len(set(paths)) == len(set(names)):
+            notes.append(f"{source}: images are spelled otherwise than their files; {names[0]} is {paths[0]}")
+            return paths
+    return None
+
+
+def _ends(name: str) -> list[str]:
+    """The path in a name, then without its first folder, and so on to the file name alone."""
+    name = name.split("/data/local-files/?d=")[-1]  # Label Studio
+    if "://" in name:
+        name = unquote(name.split("://", 1)[1].split("?")[0].split("#")[0])
+    parts = [part for part in with_slashes(name).split("/") if part not in ("", ".", "..")][-_DEEPEST:]
+    return ["/".join(parts[n:]) for n in range(len(parts))]
