@@ -227,12 +227,12 @@ def test_paths_from_the_folder_above_and_the_working_directory(
     (tmp_path / "yaml").mkdir()
     path = tmp_path / "yaml/data.yaml"
     path.write_text(f"train: {entry}\nnames: [disc]\n")
-    check(DataSource(path))
+    check(DataSource(path, allow_outside=True))
     deep = tmp_path / "a/b/data.yaml"
     deep.parent.mkdir(parents=True)
     path.rename(deep)
     monkeypatch.chdir(tmp_path)
-    check(DataSource(deep))
+    check(DataSource(deep, allow_outside=True))
 
 
 def test_a_path_as_it_is_written_comes_first(tmp_path: Path) -> None:
