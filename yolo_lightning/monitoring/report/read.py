@@ -14,7 +14,8 @@ import yaml
 
 from ...errors import InputError
 from ...runs.best_epoch import best_row
-from ...runs.directory import CONFIG, METRICS, read_metrics, versions
+from ...runs.directory import METRICS, read_metrics, versions
+from ...runs.run_config import CONFIG
 from ..pictures.plots import EVALUATION, Evaluation
 
 Row = dict[str, float]
