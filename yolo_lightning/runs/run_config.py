@@ -130,9 +130,10 @@ def _is_plain(value: Any) -> bool:
 
 def _refuse(file: Path, key: str, value: Any) -> NoReturn:
     shown = value.get("class_path", value) if isinstance(value, dict) else value
+    shown = repr(shown)[:200] if isinstance(shown, str) else reprlib.repr(shown)
     option = ".".join(key.split(".")[:2])
     raise InputError(
-        f"{file}: {key} is {reprlib.repr(shown)}; from a run's configuration only plain values and a few "
+        f"{file}: {key} is {shown}; from a run's configuration only plain values and a few "
         f"classes of Lightning are taken. Give --{option} yourself, or --trust_config if you trust whoever "
         "made this run: its configuration can then run any code"
     )

@@ -50,7 +50,7 @@ def architecture_of(known: dict[str, Any], given: str | None, where: object) -> 
     Raises:
         InputError: an old checkpoint has the path of a YAML, and none is given.
     """
-    architecture: str = known["architecture"]
+    architecture = str(known.get("architecture"))
     if is_self_contained(architecture):
         return architecture
     if given is None:
