@@ -97,7 +97,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_it_goes_on_later(
 
     if how != "limit":
         Path(how).unlink()
-    [status], written = run(["fit", "--ckpt_path=last", f"--runs_dir={folder}"])
+    [status], written = run(["fit", "--ckpt_path=last", "--trust_config", f"--runs_dir={folder}"])
     assert status == 0, written[-3000:]
     assert epochs_in(checkpoints / "last.ckpt") == 4
     assert len((checkpoints.parent / "metrics.csv").read_text().splitlines()) == 5

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from yolo_lightning.errors import InputError
 from yolo_lightning.runs.checkpoint_format import (
     FORMAT_VERSION,
+    keep_own_paths,
     read_resumption,
     validate_first,
     write_within_epoch,
@@ -106,3 +108,58 @@ def test_an_aborted_validation_is_saved_in_any_order_of_callbacks() -> None:
 
 def test_the_record_of_a_run_is_found_by_its_name(tmp_path: Path) -> None:
     assert RunRecorder(tmp_path).state_key == "RunRecorder"
+
+
+HOSTILE_PATHS = (
+    *("local://{}", "file://{}", "memory://{}", "{}", "{}/mine.ckpt", "{}/../outside/mine.ckpt", "own/a.txt"),
+    *("../outside/mine.ckpt", "own/folder.ckpt", "own/gone.ckpt", "own/link.ckpt", "~", "", "\0", "x" * 9999),
+)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """The folder of a callback's checkpoints, and another with the user's files beside it."""
+    own, outside = tmp_path / "own", tmp_path / "outside"
+    (own / "folder.ckpt").mkdir(parents=True)
+    outside.mkdir()
+    for path in (own / "a.ckpt", own / "b.ckpt", own / "a.txt", outside / "mine.ckpt"):
+        path.write_text("")
+    (own / "link.ckpt").symlink_to(outside / "mine.ckpt")
+    return own
+
+
+@pytest.mark.parametrize("pattern", HOSTILE_PATHS)
+def test_no_path_but_of_its_own_files_reaches_a_callback(
+    pattern: str, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own.parent)
+    path = pattern.format(own.parent / "outside")
+    for text in (path, str(own.parent / path) if path and "://" not in path else path):
+        callback = ModelCheckpoint(dirpath=own)
+        score = torch.tensor(1.0)
+        state = {"best_model_score": score, "best_k_models": {text: score}, "dirpath": callback.dirpath}
+        state |= dict.fromkeys(("best_model_path", "last_model_path", "kth_best_model_path"), text)
+        keep_own_paths({"callbacks": {callback.state_key: state}}, [callback])
+        callback.load_state_dict(state)
+        found = callback.best_model_path, callback.last_model_path, callback.kth_best_model_path
+        assert (*found, callback.best_k_models) == ("", "", "", {})
+
+
+@pytest.mark.parametrize("value", [None, 7, [], {}, ["a"], torch.zeros(2)])
+def test_what_is_no_path_is_none(value: Any, own: Path) -> None:
+    callback = ModelCheckpoint(dirpath=own)
+    names = ("best_k_models", "best_model_path", "last_model_path", "kth_best_model_path")
+    state = dict.fromkeys(names, value)
+    keep_own_paths({"callbacks": {callback.state_key: state}}, [callback])
+    assert [state[name] for name in names] == [{}, "", "", ""]
+    keep_own_paths({"callbacks": {callback.state_key: value}}, [callback])
+
+
+def test_a_callback_keeps_its_own_files(own: Path) -> None:
+    callback = ModelCheckpoint(dirpath=own)
+    a, b = str(own / "a.ckpt"), str(own / "b.ckpt")
+    state = {"best_k_models": {a: 1, b: 2}, "best_model_path": b, "last_model_path": b}
+    whole = state | {"kth_best_model_path": a}
+    changed = {callback.state_key: state | {"kth_best_model_path": "local://x"}}
+    keep_own_paths({"callbacks": changed}, [callback])
+    assert changed == {callback.state_key: whole}

@@ -10,6 +10,7 @@ from yolo_lightning.runs.directory import (
     run_directory_of,
     with_run_config,
 )
+from yolo_lightning.runs.run_config import run_options
 
 
 def test_versions_count_up_and_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +61,7 @@ def test_the_config_of_the_run_comes_before_the_options(tmp_path: Path) -> None:
     (run / "checkpoints" / "last.ckpt").write_text("")
     (run / "config.yaml").write_text("")
     given = ["--ckpt_path=last", "--run_name", "mine", f"--runs_dir={tmp_path}", "--trainer.max_epochs", "9"]
-    config = ["--config", str(run / "config.yaml")]
+    config = ["--config", run_options(run, [])]
     assert with_run_config(["fit", *given]) == ["fit", *config, *given]
     alone = ["--run_name=null", "--trainer.num_nodes=1", "--trainer.devices=1"]
     # Predictions do not go among the trainings of that name, nor on all its nodes, unless that is asked for.
@@ -82,7 +83,7 @@ def test_the_name_of_the_run_can_stand_in_a_config(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text(f"run_name: mine\nruns_dir: {tmp_path}\n")
     given = ["--config", str(mine), "--ckpt_path", "last"]
-    assert with_run_config(["fit", *given]) == ["fit", "--config", str(run / "config.yaml"), *given]
+    assert with_run_config(["fit", *given]) == ["fit", "--config", run_options(run, []), *given]
 
 
 def test_no_file_has_no_rows(tmp_path: Path) -> None:
@@ -101,4 +102,4 @@ def test_a_home_folder_is_found_again(tmp_path: Path, monkeypatch: pytest.Monkey
     assert find_checkpoint("last", "~/runs", "mine") == checkpoint
     assert find_checkpoint("~/runs/mine/version_0/checkpoints/last.ckpt", "runs", "fit") == checkpoint
     argv = ["fit", "--config=~/my.yaml", "--ckpt_path=last"]
-    assert with_run_config(argv)[1:3] == ["--config", str(folder / "config.yaml")]
+    assert with_run_config(argv)[1:3] == ["--config", run_options(folder, [])]

@@ -14,11 +14,13 @@ from ..data.annotations.source import SPLITS, DataSource
 from ..data.module import PATH_OPTIONS, DetectionDataModule
 from ..distributed.ddp import is_on_gpu, listed_gpus, processes_here, refuse_absent_gpus
 from ..errors import InputError
+from ..model.architecture import self_contained, short_name
 from ..model.weights import LoadedWeights, load_weights
 from ..runs.checkpoint_files import newest_whole
 from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import DEFAULT_NAME, begun_run_directory, find_checkpoint, run_directory_of
 from ..training.compilation import compiler_obstacle
+from ..training.hyper_parameters import architecture_of
 from ..training.module import YOLOv5
 from ..training.precision import Precision, default_precision, has_native_bf16
 
@@ -124,8 +126,7 @@ def _make_paths_absolute(config: Any) -> None:
         data.predict_source = [_absolute(s) for s in ([sources] if isinstance(sources, str) else sources)]
     if model.weights:
         model.weights = _absolute(model.weights)
-    if Path(model.architecture).suffix in {".yaml", ".yml"}:
-        model.architecture = _absolute(model.architecture)
+    model.architecture = self_contained(os.path.expanduser(model.architecture))
     config.runs_dir = _absolute(config.runs_dir)
 
 
@@ -156,9 +157,13 @@ def _find_start(config: Any, subcommand: str) -> RunStart:
     # The configuration of the run comes before the user's options, so that a difference is the user's.
     default = None if directory else _DEFAULT_ARCHITECTURE
     asked, known = config.model.architecture, resumed.hyper_parameters
+    given = asked if asked != _DEFAULT_ARCHITECTURE else None
+    known["architecture"] = architecture_of(known, given, checkpoint)
     if asked not in (default, known["architecture"]):
+        held, other = map(short_name, (known["architecture"], asked))
         raise InputError(
-            f"{checkpoint}: holds a {known['architecture']}, not a {asked}; leave --model.architecture out"
+            f"{checkpoint}: holds {'another' if held == other else f'a {held}, not a'} {other}; "
+            "leave --model.architecture out"
         )
     for option in ("architecture", "num_classes", "class_names", "category_ids", "channels_last"):
         config.model[option] = known.get(option, config.model[option])

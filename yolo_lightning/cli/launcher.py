@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jsonargparse import ActionYesNo
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -74,6 +75,10 @@ class YoloCLI(CommandHooks, LightningCLI):
         parser.add_class_arguments(DDPConfig, "ddp")
         parser.add_class_arguments(DashboardConfig, "dashboard")
         parser.add_class_arguments(ExponentialMovingAverage, "ema")
+        parser.add_argument(
+            "--trust_config", action=ActionYesNo, nargs="?",
+            help="let the config.yaml of the run of --ckpt_path name any class, and so run any code",
+        )  # fmt: skip
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 

@@ -24,9 +24,11 @@ from ..monitoring.pictures.draw_boxes import Pixels, encode
 from ..monitoring.pictures.views import SCORE_THRESHOLD
 from ..runs.checkpoint_files import newest_whole
 from ..runs.checkpoint_format import read_resumption
-from ..runs.directory import CONFIG, DEFAULT_NAME, find_checkpoint, run_directory_of
+from ..runs.directory import DEFAULT_NAME, find_checkpoint, run_directory_of
+from ..runs.run_config import CONFIG
 from ..runs.run_files import read_content
 from ..system.files import write_whole
+from ..training.hyper_parameters import architecture_of
 from .command_parser import RUNS_DIR_HELP, CommandParser
 
 _FOLDER = "visualize"
@@ -100,7 +102,9 @@ def _read_checkpoint(options: Namespace) -> tuple[DetectionNetwork, LoadedWeight
         raise InputError(f"--ckpt_path {options.ckpt_path}: {where}")
     path = newest_whole(found, print)
     known = read_resumption(path).hyper_parameters
-    network = build_network(options.architecture or known["architecture"], int(known["num_classes"]))
+    network = build_network(
+        options.architecture or architecture_of(known, None, path), int(known["num_classes"])
+    )
     weights, run = load_weights(path), run_directory_of(path)
     if run is None:
         return network, weights, _IMAGE_SIZE_PX, Path(_FOLDER)

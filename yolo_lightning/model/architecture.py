@@ -8,6 +8,7 @@ torch.nn and ultralytics, arguments are plain values, and the activation is buil
 from __future__ import annotations
 
 import ast
+import json
 import re
 import reprlib
 from pathlib import Path
@@ -31,8 +32,39 @@ NAMES = (
 )
 
 
+_KEYS = (
+    *("backbone", "head", "anchors", "activation", "nc", "scale", "scales", "depth_multiple"),
+    *("width_multiple", "end2end", "reg_max", "kpt_shape"),
+)
+"""Keys of a model YAML that the parser or this file reads."""
+
+
+def is_self_contained(architecture: str) -> bool:
+    """Tell the name of a model, and the content of a YAML, from a path."""
+    return architecture.startswith("{") or _NAME.fullmatch(architecture) is not None
+
+
+def self_contained(architecture: str) -> str:
+    """Replace the path of a model YAML by its content, as JSON in one line, which a checkpoint can hold.
+
+    Raises:
+        InputError: as :func:`read_architecture`.
+    """
+    description, *_ = read_architecture(architecture)
+    if is_self_contained(architecture):
+        return architecture
+    return json.dumps({key: description[key] for key in _KEYS if key in description}, default=str)
+
+
+def short_name(architecture: str) -> str:
+    """Name of a model for messages."""
+    return "model of a YAML" if architecture.startswith("{") else architecture
+
+
 def read_architecture(architecture: str) -> tuple[dict[str, Any], Tensor | None, nn.Module | None]:
     """Content of a model YAML, checked; its anchors (L, A, 2) in px, and its activation, if it has them.
+
+    ``architecture`` is a name, a path, or the content of a YAML from :func:`self_contained`.
 
     Raises:
         InputError: the name is unknown, or the YAML does not describe a YOLOv5 detector, or asks for a layer,
@@ -44,14 +76,15 @@ def read_architecture(architecture: str) -> tuple[dict[str, Any], Tensor | None,
         file = MODEL_FILES / ("yolov5-p6.yaml" if p6 else "yolov5.yaml")
         anchors = None if anchor_free else torch.tensor(P6_ANCHORS_PX if p6 else P5_ANCHORS_PX).float()
         return {**yaml.safe_load(file.read_text()), "scale": size}, anchors, None
-    path = Path(architecture)
-    if path.suffix not in {".yaml", ".yml"}:
+    is_content = architecture.startswith("{")
+    path = Path("model.architecture" if is_content else architecture)
+    if not is_content and path.suffix not in {".yaml", ".yml"}:
         raise InputError(f"model.architecture {architecture!r} is not known; use {NAMES}")
-    if not path.is_file():
+    if not is_content and not path.is_file():
         raise InputError(f"model.architecture {architecture}: there is no such file; use {NAMES}")
     try:
-        description = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        description = json.loads(architecture) if is_content else yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file"
         ) from error

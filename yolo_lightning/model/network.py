@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .architecture import read_architecture
+from .architecture import read_architecture, short_name
 from .blocks import MODEL_FILES, SPPF, build_layers
 from .heads import HEADS, Head
 
@@ -89,12 +89,12 @@ def build_network(architecture: str, num_classes: int) -> DetectionNetwork:
         channels, strides = _measure(layers, frozenset(saved) | frozenset(sources), sources)
     except Exception as error:  # layers that do not fit one another fail in any way
         raise InputError(
-            f"{architecture}: the layers cannot be built ({type(error).__name__}: {error}); compare the file "
-            f"with {MODEL_FILES / 'yolov5.yaml'}, whose blocks and format it has to use"
+            f"{short_name(architecture)}: the layers cannot be built ({type(error).__name__}: {error}); "
+            f"compare the file with {MODEL_FILES / 'yolov5.yaml'}, whose blocks and format it has to use"
         ) from error
     if anchors_px is not None and len(anchors_px) != len(strides):
         raise InputError(
-            f"{architecture}: anchors has {len(anchors_px)} levels but {head_name} reads "
+            f"{short_name(architecture)}: anchors has {len(anchors_px)} levels but {head_name} reads "
             f"{len(strides)}; give one row of anchors a level"
         )
     head = HEADS[head_name](num_classes, channels, strides, anchors_px)

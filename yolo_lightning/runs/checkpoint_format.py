@@ -6,14 +6,18 @@ its writers and its readers. This file alone changes what Lightning wrote.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ..errors import InputError
 from ..system.lightning_internals import LoopState
+from ..training.hyper_parameters import checked_hyper_parameters
 
 FORMAT_VERSION = 1
 """Number to raise when an older yolo-lightning can no longer read what is written."""
@@ -93,6 +97,36 @@ def validate_first(checkpoint: dict[str, Any], random: dict[str, Any]) -> None:
     checkpoint[WITHIN_EPOCH] = checkpoint.get(WITHIN_EPOCH, {}) | {"validates_first": True, "random": random}
 
 
+def keep_own_paths(checkpoint: dict[str, Any], callbacks: Iterable[Any]) -> None:
+    """Take from the states of callbacks that save checkpoints every path but those of their own files.
+
+    Lightning removes the older ones of these files, and whole folders where it takes a path for an address.
+    """
+    for callback in callbacks:
+        state = checkpoint["callbacks"].get(callback.state_key)
+        if not (isinstance(callback, ModelCheckpoint) and isinstance(state, dict)):
+            continue
+        folder = Path(callback.dirpath or "").resolve()
+
+        def is_own(path: Any, folder: Path = folder) -> bool:
+            return (
+                isinstance(path, str)
+                and path.endswith(ModelCheckpoint.FILE_EXTENSION)
+                and os.path.isabs(path)
+                and os.path.isfile(path)
+                and Path(path).resolve().is_relative_to(folder)
+            )
+
+        best = state.get("best_k_models")
+        kept = {path: score for path, score in best.items() if is_own(path)} if isinstance(best, dict) else {}
+        state["best_k_models"] = kept
+        for name in ("best_model_path", "last_model_path", "kth_best_model_path"):
+            if not is_own(state.get(name)):
+                state[name] = ""
+        if state["kth_best_model_path"] not in kept:
+            state["kth_best_model_path"] = next(iter(kept), "")
+
+
 @dataclass(frozen=True)
 class Resumption:
     """The position that a run resumes from."""
@@ -157,7 +191,7 @@ def _position(path: Path, contents: dict[str, Any]) -> Resumption:
             logged += 1  # they also hold what was logged with the last batch
     return Resumption(
         path=path,
-        hyper_parameters=contents["hyper_parameters"],
+        hyper_parameters=checked_hyper_parameters(contents["hyper_parameters"], path),
         epochs=int(epoch["processed"]),
         batches=int(batch["processed"]) if within else 0,
         step=int(contents["global_step"]),

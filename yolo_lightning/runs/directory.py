@@ -16,9 +16,9 @@ import yaml
 from ..errors import InputError
 from ..system.text import one_line
 from .checkpoint_files import previous_path
+from .run_config import CONFIG, run_options
 from .run_files import read_bytes
 
-CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
@@ -101,10 +101,15 @@ def with_run_config(argv: list[str]) -> list[str]:
     """Put the configuration of the checkpoint's run between the subcommand and the options given.
 
     So ``fit --ckpt_path last`` and ``validate --ckpt_path RUN/checkpoints/best.ckpt`` need no other
-    option, and each option that is given still counts. :func:`find_checkpoint` may raise.
+    option, and each option that is given still counts. Without ``--trust_config`` that configuration is
+    data, see :func:`run_options`.
+
+    Raises:
+        InputError: there is no such checkpoint, or its run's configuration is refused.
     """
     given: dict[str, str] = {}
-    for name, value in _option_values(argv[1:]):
+    options = [*_option_values(argv[1:])]
+    for name, value in options:
         given |= _run_of_config(value) if name in {"config", "c"} else {name: value}
     if "ckpt_path" not in given:
         return argv
@@ -118,7 +123,10 @@ def with_run_config(argv: list[str]) -> list[str]:
         own.append("--run_name=null")  # what is not training gets a directory under a name of its own
         if not any(os.environ.get(name) for name in ("WORLD_SIZE", "SLURM_STEP_ID")):  # and waits for nobody
             own += ["--trainer.num_nodes=1", "--trainer.devices=1"]
-    return [argv[0], "--config", str(run / CONFIG), *own, *argv[1:]]
+    trusted = given.get("trust_config", "no").lower()  # the option before, if it stands alone
+    is_trusted = trusted in {"", "true", "yes"} or trusted.startswith("-")
+    config = str(run / CONFIG) if is_trusted else run_options(run, options)
+    return [argv[0], "--config", config, *own, *argv[1:]]
 
 
 def _option_values(argv: list[str]) -> Iterator[tuple[str, str]]:

@@ -25,10 +25,8 @@ from ..system.environment import PACKAGES, git_commit, package_version
 from ..system.files import write_whole
 from ..system.lightning_internals import logging_step
 from .best_epoch import best_row
-from .directory import CONFIG, METRICS, images_per_second, read_metrics
-
-_NOT_KEPT = {"config", "ckpt_path", "weights_only", "verbose", "return_predictions"}
-"""Options that belong to one start, not to the run."""
+from .directory import METRICS, images_per_second, read_metrics
+from .run_config import CONFIG, NOT_KEPT
 
 
 class RunRecorder(Checkpoint):
@@ -148,7 +146,7 @@ class SaveConfig(SaveConfigCallback):
     def _write(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
             config = self.config.clone()
-            for name in _NOT_KEPT & vars(config).keys():
+            for name in NOT_KEPT & vars(config).keys():
                 del config[name]
             text = self.parser.dump(config, skip_none=False, skip_validation=True)
             # ASCII, because jsonargparse reads it in the encoding of whatever locale there is then.

@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from ..system.lightning_internals import advance_logging_step, is_validation_due, make_timed_validation_due
 from ..system.streams import run_beside
 from ..training.module import YOLOv5
-from .checkpoint_format import WITHIN_EPOCH, check_version, give_again, write_within_epoch
+from .checkpoint_format import WITHIN_EPOCH, check_version, give_again, keep_own_paths, write_within_epoch
 
 
 class MidEpochResumption(Callback):
@@ -47,6 +47,7 @@ class MidEpochResumption(Callback):
     ) -> None:
         check_version(checkpoint, trainer.ckpt_path or "the checkpoint")
         if trainer.state.fn == TrainerFn.FITTING:
+            keep_own_paths(checkpoint, trainer.callbacks)  # type: ignore[attr-defined]
             self._restored = checkpoint.get(WITHIN_EPOCH, {})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

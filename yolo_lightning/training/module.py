@@ -17,7 +17,7 @@ from ..data.batch import Batch, row_mask
 from ..errors import InputError
 from ..evaluation.detect import MeanLosses, detect
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision, log_values
-from ..model.architecture import read_architecture
+from ..model.architecture import self_contained, short_name
 from ..model.losses import AnchorFreeLossConfig, AnchorLossConfig, DetectionLoss, LossConfigs
 from ..model.network import DetectionNetwork, build_network
 from ..model.weights import load_weights, transfer_weights
@@ -25,6 +25,7 @@ from ..system.lightning_internals import attached_trainer
 from ..system.streams import run_beside
 from .compilation import CompileOption, decide_compilation
 from .contracts import DetectionData, TrainsDetections, detection_data
+from .hyper_parameters import architecture_of, checked_hyper_parameters
 from .optimizer import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
 from .step import (
     GradientAccumulator,
@@ -83,7 +84,7 @@ class YOLOv5(LightningModule, TrainsDetections):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # during the warm-up the accumulation changes with each batch
-        read_architecture(architecture)  # refuses a wrong one early
+        architecture = self_contained(architecture)  # refuses a wrong one early
         self.architecture = architecture
         self.num_classes = num_classes
         self.class_names = class_names
@@ -111,6 +112,20 @@ class YOLOv5(LightningModule, TrainsDetections):
             {"architecture": architecture, "channels_last": self.channels_last, "seed": seed}
             | {name: asdict(getattr(self, f"{name}_config")) for name in configs}
         )
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As Lightning's, but nothing that the checkpoint names is imported or opened.
+
+        Raises:
+            InputError: a hyper-parameter of the checkpoint is refused.
+        """
+        contents = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
+        if hasattr(checkpoint_path, "seek"):
+            checkpoint_path.seek(0)
+        known = checked_hyper_parameters(contents["hyper_parameters"], checkpoint_path)
+        kwargs["architecture"] = architecture_of(known, kwargs.get("architecture"), checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def setup(self, stage: str) -> None:
         """Take the classes from the data."""
@@ -146,9 +161,8 @@ class YOLOv5(LightningModule, TrainsDetections):
             data.stride = stride = max(self.network.strides)
             self.criterion.image_size_px = data.image_size  # validation has rectangles
             if data.image_size % stride:
-                raise InputError(
-                    f"data.image_size is {data.image_size}; {self.architecture} needs a multiple of {stride}"
-                )
+                name = short_name(self.architecture)
+                raise InputError(f"data.image_size is {data.image_size}; {name} needs a multiple of {stride}")
         self._compile()
 
     def _compile(self) -> None:

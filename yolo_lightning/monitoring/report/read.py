@@ -9,7 +9,8 @@ from typing import Any
 
 from ...errors import InputError
 from ...runs.best_epoch import best_row
-from ...runs.directory import CONFIG, METRICS, read_metrics, versions
+from ...runs.directory import METRICS, read_metrics, versions
+from ...runs.run_config import CONFIG
 from ...runs.run_files import read_content
 from ..pictures.plots import EVALUATION, Evaluation
 

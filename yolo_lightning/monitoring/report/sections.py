@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...model.architecture import short_name
 from .read import Row, Run
 
 _OF_CLASS = "val/map_class/"
@@ -75,7 +76,7 @@ def described(run: Run) -> str:
     """Network, data, hardware and start of a run, in a line."""
     size, batch = run.option("data.image_size"), run.option("data.batch_size")
     parts = [
-        run.option("model.architecture"),
+        short_name(str(run.option("model.architecture") or "")),
         run.option("data.root"),
         f"{size} px" if size else None,
         f"batch {batch}" if batch else None,

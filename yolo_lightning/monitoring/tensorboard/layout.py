@@ -16,7 +16,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from ...errors import InputError
-from ...runs.directory import CONFIG
+from ...model.architecture import short_name
+from ...runs.run_config import CONFIG
 from ...runs.run_files import read_bytes, read_content
 from ...system.lightning_internals import logging_step
 from ...training.contracts import detection_data, detection_module
@@ -137,7 +138,7 @@ def hyper_parameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, 
     data, module = detection_data(trainer), detection_module(pl_module)
     weights = module and module.weights
     found = {
-        "architecture": given.get("architecture"),
+        "architecture": short_name(str(given.get("architecture"))),
         "weights": Path(str(weights)).name if weights else "none",
         "classes": given.get("num_classes"),
         "image_size": data and data.image_size,

@@ -19,6 +19,7 @@ from ...data.images.cache import ImageCache
 from ...data.images.choose_cache import CACHE_MODES, CachePlan
 from ...data.loading.ordered import Loading, OrderedLoader
 from ...data.module import DetectionDataModule
+from ...model.architecture import short_name
 from ...system.cores import usable_cores
 from ...system.environment import processor_facts
 from ...training.compilation import CompileOption, compiler_obstacle, decide_compilation
@@ -113,7 +114,8 @@ class Examination:
         copy_ms = 3 * data.image_size**2 / 1e6 / copy_gb_per_s if copy_gb_per_s else 0.0
         return Report(
             machine=describe_machine(self.device),
-            network=f"{self.module.architecture}, batches of {data.batch_size} x {data.image_size} px",
+            network=f"{short_name(self.module.architecture)}, "
+            f"batches of {data.batch_size} x {data.image_size} px",
             images=-(-len(self.indices["train"]) // data.batch_size) * data.batch_size,
             image_cost=cost,
             steps=times,
