@@ -211,10 +211,7 @@ def test_a_root_that_is_a_link_or_below_one_is_as_any_other(
 
 
 def test_paths_within_the_root_and_folders_that_were_named_are_read(place: Place) -> None:
-    coco(place)
-    for name in ("a.png", "b.png"):
-        shutil.copy(place.data / "images/train/b.png", place.data / "images/val" / name)
-    coco(place, "../val/a.png", str(place.data / "images/val/b.png"))
+    coco(place, "../val/b.png", str(place.data / "images/val/b.png"))
     (place.data / "images/train/link.png").symlink_to("../val/c.png")
     assert len(place.module().index("train")) == 5
     coco(place)
