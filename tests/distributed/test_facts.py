@@ -96,16 +96,16 @@ def test_a_file_system_that_never_answers(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(facts, "bounded", lambda _, seconds: hang(seconds))
     assert "does not answer within 15 s on this host" in str(why_invisible(tmp_path, "data.root"))
-    assert "does not answer within 15 s; make room" in str(why_too_little_room(tmp_path, 1))
+    assert "does not answer within 15 s; make room" in str(why_too_little_room(tmp_path, 1, "make room"))
 
 
 def test_room_is_asked_of_the_file_system_that_the_folder_is_going_to_be_on(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "fit"
     free = shutil.disk_usage(tmp_path).free
-    assert why_too_little_room(folder, free // 2) is None
-    told = why_too_little_room(folder, free + (1 << 50))
-    assert told is not None and told.startswith(f"{folder}: ")
-    assert told.endswith(" GB are free; make room, or choose another place with --runs_dir")
+    assert why_too_little_room(folder, free // 2, "make room") is None
+    assert why_too_little_room(folder, 0, "make room") is None
+    told = why_too_little_room(folder, free + (1 << 50), "make room")
+    assert told is not None and told.startswith(f"{folder}: ") and told.endswith(" GB are free; make room")
 
 
 def test_facts_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,10 +184,10 @@ def all_options(root: Path, ckpt_path: Path | None = None, **data: Any) -> Names
 
 
 def test_options_by_dotted_name_without_those_that_may_differ(tmp_path: Path) -> None:
-    options = all_options(tmp_path, predict_source=["a", "b"], batch_size=None)
+    options = all_options(tmp_path, predict_source=["a", "b"], cache=None)
     told = facts_of_run(options, tmp_path, is_training=False).values["option"]
     assert told["data.predict_source"] == "['a', 'b']"
-    assert (told["data.batch_size"], told["trainer.accelerator"]) == ("None", "cpu")
+    assert (told["data.cache"], told["trainer.accelerator"]) == ("None", "cpu")
     assert not {"data.root", "runs_dir"} & told.keys()
 
 
@@ -210,13 +210,52 @@ def test_a_resumed_checkpoint_is_compared_by_its_step_also_where_it_is_missing(t
     assert [problem for problem in found.problems if "ckpt_path" in problem]
 
 
-def test_there_is_room_for_four_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Path, int]] = []
-    monkeypatch.setattr(facts, "why_too_little_room", lambda *need: asked.append(need) or "runs is full")
+@pytest.fixture
+def needed(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Bytes that are asked for, by the name of the folder; too many for each."""
+    asked: dict[str, int] = {}
+
+    def no_room(folder: Path, need: int, remedy: str) -> str:
+        asked[folder.name] = need
+        return f"{folder.name} is full; {remedy}"
+
+    monkeypatch.setattr(facts, "why_too_little_room", no_room)
+    return asked
+
+
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "SLURM_LOCALID"])
+@pytest.mark.parametrize(
+    ("local_rank", "workers", "shared_memory"),
+    [(0, 3, 2 * 3 * 2 * 8 * 3 * (640 + 64) ** 2), (1, 3, 0), (0, 0, 0), (0, "auto", 0)],
+)
+def test_the_first_process_of_a_host_counts_the_shared_memory_of_all(
+    variable: str,
+    local_rank: int,
+    workers: int | str,
+    shared_memory: int,
+    needed: dict[str, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(local_rank))
+    options = all_options(tmp_path, image_size=640, batch_size=8, num_workers=workers)
+    facts_of_run(options, tmp_path, is_training=True)
+    assert needed["shm"] == shared_memory  # auto: on a CPU there are no workers
+
+
+def test_there_is_room_for_four_checkpoints(needed: dict[str, int], tmp_path: Path) -> None:
     (tmp_path / "image.jpg").touch()
     found = facts_of_run(all_options(tmp_path), tmp_path / "runs", is_training=True)
     parameters = sum(p.numel() for p in build_network("yolov5n", 3).parameters())
-    # best, last, last.previous, and the one that is written
-    assert asked == [(tmp_path / "runs", 4 * 12 * parameters)]
-    assert found.problems == ["runs is full"]
-    assert facts_of_run(all_options(tmp_path), tmp_path / "runs", is_training=False).problems == []
+    assert needed["runs"] == 4 * 12 * parameters  # best, last, last.previous, and the one that is written
+    runs, shm = found.problems
+    assert runs == "runs is full; make room, or choose another place with --runs_dir"
+    assert shm.startswith("shm is full; mount it larger, or give fewer --data.num_workers")
+
+
+def test_without_training_there_is_no_checkpoint(needed: dict[str, int], tmp_path: Path) -> None:
+    (tmp_path / "image.jpg").touch()
+    facts_of_run(all_options(tmp_path), tmp_path / "runs", is_training=False)
+    assert "runs" not in needed

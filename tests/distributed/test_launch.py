@@ -80,7 +80,10 @@ def test_processes_that_nobody_numbered(absent: str) -> None:
     [
         ({"MASTER_ADDR": ""}, "MASTER_ADDR is not set"),
         ({"MASTER_PORT": ""}, "MASTER_PORT is not set"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT is 'http'; set it to a whole number"),
+        ({"RANK": "abc"}, "RANK is 'abc'; set it to a whole number"),
         ({"RANK": "2"}, r"RANK is 2, but node 1 x 2 devices \+ LOCAL_RANK 1 is 3"),
+        ({"WORLD_SIZE": "2"}, "RANK is 3 and WORLD_SIZE 2; ranks are counted from 0 to 1"),
     ],
 )
 def test_numbers_that_contradict_each_other(change: dict[str, str], sentence: str) -> None:

@@ -389,6 +389,14 @@ def test_an_address_of_another_host_and_a_port_that_is_taken(ranks: Ranks) -> No
     assert "it is taken by another program; set MASTER_PORT" in told[1]
 
 
+def test_a_number_that_two_processes_have(ranks: Ranks) -> None:
+    ranks.start("goes_well", 3, [0, 1, 1])
+    statuses, told = ranks.end()
+    assert statuses == [2, 2, 2]
+    assert told[0].startswith("error: two processes call themselves rank 1, on host1 and on host1;")
+    assert told[1:] == ["", ""]
+
+
 def test_another_number_of_processes(ranks: Ranks) -> None:
     port = str(free_port())
     ranks.start("waits_in_vain", 3, [0], MASTER_PORT=port)

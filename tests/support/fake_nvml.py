@@ -161,6 +161,9 @@ class FakeNvml:
     def nvmlDeviceGetCurrentClocksEventReasons(self, handle: Any) -> int:
         return self._ask(handle, "nvmlDeviceGetCurrentClocksEventReasons").reasons
 
+    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: Any) -> int:
+        return self._ask(handle, "nvmlDeviceGetCurrentClocksThrottleReasons").reasons
+
     def nvmlDeviceGetTotalEccErrors(self, handle: Any, errorType: int, counterType: int) -> int:
         assert counterType == pynvml.NVML_VOLATILE_ECC
         return self._ask(handle, "nvmlDeviceGetTotalEccErrors").ecc[errorType]

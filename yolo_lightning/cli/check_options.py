@@ -81,25 +81,27 @@ def resolve_options(config: Any, subcommand: str) -> RunStart:
 def _refuse_trainer_options(trainer: Any) -> None:
     """Refuse options of the Trainer that this package does not support, and name the remedy."""
     refuse_absent_gpus(trainer.accelerator, trainer.devices)
+    if trainer.accumulate_grad_batches != 1:
+        raise InputError(
+            "trainer.accumulate_grad_batches is not used here: batches are accumulated up to "
+            "--model.optimizer.nominal_batch_size images a step; set that"
+        )
+    if trainer.gradient_clip_val is not None:
+        raise InputError(
+            "trainer.gradient_clip_val is not used here; set --model.optimizer.gradient_clip_norm"
+        )
+    if str(trainer.precision or "32-true") not in _PRECISIONS:
+        raise InputError(
+            f"trainer.precision {trainer.precision} is not supported; use 32-true, bf16-mixed or 16-mixed"
+        )
+    if trainer.barebones:
+        raise InputError("trainer.barebones leaves out the checkpoints and the metrics; set it to false")
     is_time = not isinstance(trainer.val_check_interval, (int, float, type(None)))
-    refused = {
-        "accumulate_grad_batches is not used here: batches are accumulated up to "
-        "--model.optimizer.nominal_batch_size images a step; set that": trainer.accumulate_grad_batches != 1,
-        "gradient_clip_val is not used here; set --model.optimizer.gradient_clip_norm": (
-            trainer.gradient_clip_val is not None
-        ),
-        f"precision {trainer.precision} is not supported; use 32-true, bf16-mixed or 16-mixed": (
-            str(trainer.precision or "32-true") not in _PRECISIONS
-        ),
-        "barebones leaves out the checkpoints and the metrics; set it to false": trainer.barebones,
-        f"val_check_interval {trainer.val_check_interval} is a time, which the clocks of several processes "
-        "reach in different batches; give a number of batches or a share of an epoch": (
-            is_time and processes_here(trainer) * int(trainer.num_nodes) > 1
-        ),
-    }
-    for sentence, is_given in refused.items():
-        if is_given:
-            raise InputError(f"trainer.{sentence}")
+    if is_time and processes_here(trainer) * int(trainer.num_nodes) > 1:
+        raise InputError(
+            f"trainer.val_check_interval {trainer.val_check_interval} is a time, which the clocks of several "
+            "processes reach in different batches; give a number of batches or a share of an epoch"
+        )
 
 
 def refuse_absent_nodes(trainer: Any) -> None:

@@ -103,7 +103,7 @@ def _parser() -> CommandParser:
     groups = {name: parser.add_argument_group(name) for name in ("size", "queue", "place")}
     for option in fields(SlurmJob):
         if option.metadata:
-            details = {"type": int if str(option.type).startswith("int") else str, **option.metadata}
+            details = dict(option.metadata)
             group = groups[details.pop("group")]
             group.add_argument(option_name(option.name), default=option.default, **details)
     groups["queue"].add_argument(

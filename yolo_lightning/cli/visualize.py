@@ -175,23 +175,36 @@ def _parser() -> CommandParser:
     usage = "(--ckpt_path CKPT | --weights FILE) --source IMAGE ... [options]"
     parser = CommandParser("visualize", usage, _DESCRIPTION)
     parser.add_argument("--source", nargs="+", required=True, metavar="IMAGE", help="images or folders")
-    network = parser.add_mutually_exclusive_group(required=True).add_argument
-    network(
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
         "--ckpt_path", metavar="CKPT", help="a run's checkpoint: a path, or 'best' or 'last' of the newest"
     )
-    network("--weights", metavar="FILE", help="other weights, such as an official .pt")
-    add = parser.add_argument
-    add("--layers", nargs="+", type=int, metavar="N",
-        help="numbers of layers (default: those that the head reads: 17 20 23; P6: 23 26 29 32)")  # fmt: skip
-    add("--output", metavar="DIR", help=f"folder for the pictures (default: RUN/{_FOLDER}, or {_FOLDER})")
-    add("--image_size", type=int, metavar="PX",
-        help=f"longer side of the scaled images (default: the run's, else {_IMAGE_SIZE_PX})")  # fmt: skip
-    add("--channels", type=int, default=32, metavar="N", help="most tiles in a grid (default: 32)")
-    add("--interpolation", choices=get_args(features.Interpolation), default="nearest",
-        help="nearest shows the cells of a map, bilinear blends them (default: nearest)")  # fmt: skip
-    add("--architecture", metavar="FILE",
-        help="YAML of a model of your own, if it is not found automatically")  # fmt: skip
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
-    add("--runs_dir", default="runs", metavar="DIR", help=RUNS_DIR_HELP)
-    add("--run_name", metavar="NAME", help=f"run of 'best' and 'last' (default: {DEFAULT_NAME})")
+    source.add_argument("--weights", metavar="FILE", help="other weights, such as an official .pt")
+    parser.add_argument(
+        "--layers",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="numbers of layers (default: those that the head reads: 17 20 23; P6: 23 26 29 32)",
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help=f"folder for the pictures (default: RUN/{_FOLDER}, or {_FOLDER})"
+    )
+    parser.add_argument(
+        "--image_size",
+        type=int,
+        metavar="PX",
+        help=f"longer side of the scaled images (default: the run's, else {_IMAGE_SIZE_PX})",
+    )
+    parser.add_argument("--channels", type=int, default=32, metavar="N", help="tiles of a grid (default: 32)")
+    parser.add_argument(
+        "--interpolation",
+        choices=get_args(features.Interpolation),
+        default="nearest",
+        help="nearest shows the cells of a map, bilinear blends them (default: nearest)",
+    )
+    parser.add_argument("--architecture", metavar="FILE", help="YAML of your own model, if it is not found")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    parser.add_argument("--runs_dir", default="runs", metavar="DIR", help=RUNS_DIR_HELP)
+    parser.add_argument("--run_name", metavar="NAME", help=f"run of 'best', 'last' (default: {DEFAULT_NAME})")
     return parser

@@ -15,10 +15,13 @@ from typing import Any
 import torch
 
 from ..data.annotations.index import DatasetIndex
+from ..data.images.choose_cache import MOST_WORKERS
 from ..data.module import PATH_OPTIONS
 from ..model.network import build_network
+from ..system.cores import usable_cores
 from ..system.environment import PACKAGES, git_commit, package_version
 from ..system.text import one_line
+from .ddp import is_on_gpu, processes_here
 from .failure import bounded, name_ranks
 
 FILE_SYSTEM_S = 15.0
@@ -26,6 +29,11 @@ FILE_SYSTEM_S = 15.0
 _CHECKPOINT_BYTES = 4 * 12
 """Bytes of all checkpoints of a run for each parameter: best, last, the previous last and one being written;
 weights, their average and momentum, float32 each."""
+SHARED_MEMORY = Path("/dev/shm")
+_PREFETCH = 2
+"""Batches that each worker of torch's loader makes ahead."""
+_MARGIN_PX = 64
+"""Largest excess of a rectangle of evaluation over the image size: a stride of P6."""
 
 
 @dataclass
@@ -63,7 +71,10 @@ def facts_of_run(config: Any, run_directory: Path, is_training: bool, step: int 
         with torch.device("meta"):
             network = build_network(config.model.architecture, config.model.num_classes)
         need = _CHECKPOINT_BYTES * sum(parameter.numel() for parameter in network.parameters())
-        problems.append(why_too_little_room(run_directory, need))
+        remedy = "make room, or choose another place with --runs_dir"
+        problems.append(why_too_little_room(run_directory, need, remedy))
+    remedy = "mount it larger, or give fewer --data.num_workers or a smaller --data.batch_size"
+    problems.append(why_too_little_room(SHARED_MEMORY, evaluation_bytes(config), remedy))
     return Facts(values, [problem for problem in problems if problem])
 
 
@@ -135,7 +146,7 @@ def why_invisible(path: Path, option: str) -> str | None:
     return f"{path}: {reason} on this host; mount it there or correct --{option}" if reason else None
 
 
-def why_too_little_room(folder: Path, need: int) -> str | None:
+def why_too_little_room(folder: Path, need: int, remedy: str) -> str | None:
     """Say what is wrong with the free space in a folder that may not exist yet, which needs so many bytes."""
 
     def look() -> str | None:
@@ -144,7 +155,7 @@ def why_too_little_room(folder: Path, need: int) -> str | None:
         return f"{need / 1e9:.2f} GB are needed but {free / 1e9:.2f} GB are free" if free < need else None
 
     reason = _look(look)
-    return f"{folder}: {reason}; make room, or choose another place with --runs_dir" if reason else None
+    return f"{folder}: {reason}; {remedy}" if reason else None
 
 
 def _look(look: Callable[[], str | None]) -> str | None:
@@ -155,6 +166,21 @@ def _look(look: Callable[[], str | None]) -> str | None:
         return f"does not answer within {FILE_SYSTEM_S:.0f} s"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
+
+
+def evaluation_bytes(config: Any) -> int:
+    """Compute what batches of evaluation take at most in the shared memory of this host.
+
+    Its first process counts for all, the others say 0. The loader of training maps its memory in another way.
+    """
+    if int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0):
+        return 0
+    data, processes, workers = config.data, processes_here(config.trainer), config.data.num_workers
+    if workers == "auto":  # on a CPU there are none
+        on_gpu = is_on_gpu(config.trainer.accelerator)
+        workers = max(1, min(MOST_WORKERS, usable_cores() // processes)) if on_gpu else 0
+    pixels = data.batch_size * (data.image_size + _MARGIN_PX) ** 2  # of 3 bytes
+    return int(processes * workers * _PREFETCH * 3 * pixels)
 
 
 @dataclass(frozen=True)

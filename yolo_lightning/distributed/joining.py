@@ -101,7 +101,7 @@ def launched_by_hand(variables: Mapping[str, str], devices: int) -> Launch | Non
     ``LOCAL_RANK`` and ignores ``RANK``, so both must agree.
 
     Raises:
-        InputError: They contradict each other, or the address is missing.
+        InputError: They contradict each other, or one is missing or no number.
     """
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
     if not all(variables.get(name) for name in names) or variables["WORLD_SIZE"] == "1":
@@ -109,14 +109,22 @@ def launched_by_hand(variables: Mapping[str, str], devices: int) -> Launch | Non
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if not variables.get(name):
             raise InputError(f"{name} is not set beside RANK and WORLD_SIZE; give all processes the same")
-    rank, local, world = (int(variables[name]) for name in names)
-    node = int(variables.get("NODE_RANK") or variables.get("GROUP_RANK") or 0)
+    node_name = "NODE_RANK" if variables.get("NODE_RANK") else "GROUP_RANK"
+    numbers: dict[str, int] = {}
+    for name in (*names, node_name, "MASTER_PORT"):
+        try:
+            numbers[name] = int(variables.get(name) or 0)
+        except ValueError:
+            raise InputError(f"{name} is '{variables[name]}'; set it to a whole number") from None
+    rank, local, world, node, port = numbers.values()
     if rank != node * devices + local:
         raise InputError(
             f"RANK is {rank}, but node {node} x {devices} devices + LOCAL_RANK {local} is "
             f"{node * devices + local}; set NODE_RANK, LOCAL_RANK and --trainer.devices to fit"
         )
-    return Launch(rank, world, variables["MASTER_ADDR"], int(variables["MASTER_PORT"]))
+    if not 0 <= rank < world:
+        raise InputError(f"RANK is {rank} and WORLD_SIZE {world}; ranks are counted from 0 to {world - 1}")
+    return Launch(rank, world, variables["MASTER_ADDR"], port)
 
 
 def address_origin(variables: Mapping[str, str]) -> tuple[str, str]:
@@ -227,16 +235,15 @@ def _receive_all(launch: Launch, store: TCPStore, timeout_s: float) -> dict[str,
     for key in keys.values():  # of processes that torchrun started before these
         store.delete_key(key)
     _forget_process_group(store, launch.world_size)
-    hellos: dict[int, dict[str, Any]] = {}
+    hellos: dict[int, list[dict[str, Any]]] = {}
     wrong, deadline = "", time.monotonic() + timeout_s
     while len(hellos) < len(keys) and not wrong and time.monotonic() < deadline:
-        hellos |= {rank: json.loads(store.get(key)) for rank, key in keys.items() if store.check([key])}
-        for rank, hello in hellos.items():
-            if hello["world_size"] != launch.world_size:
-                wrong = (
-                    f"rank {rank} on {hello['host']} is one of {hello['world_size']} processes but "
-                    f"{launch.me} is one of {launch.world_size}; start all with the same WORLD_SIZE"
-                )
+        for rank, key in keys.items():
+            if store.check([key]):
+                hello, known = json.loads(store.get(key)), hellos.setdefault(rank, [])
+                wrong = wrong or _why_refused(launch, rank, hello, known)
+                if hello not in known:
+                    known.append(hello)
         time.sleep(_POLL_S)
     missing = [rank for rank in keys if rank not in hellos]
     if missing and not wrong:
@@ -245,15 +252,31 @@ def _receive_all(launch: Launch, store: TCPStore, timeout_s: float) -> dict[str,
             f"{launch.address}:{launch.port} within {timeout_s:.0f} s; see whether they were started, each "
             "with its own RANK, and their logs"
         )
-    hosts = [socket.gethostname(), *(hellos[rank]["host"] for rank in sorted(hellos))]
+    hosts = [socket.gethostname(), *(hellos[rank][-1]["host"] for rank in sorted(hellos))]
     prefix = f"yolo_lightning/{secrets.token_hex(8)}"  # of keys that an earlier attempt has not written
     welcome = {"failure": wrong, "prefix": prefix, "hosts": hosts}
-    for hello in hellos.values():
-        store.set(hello["answer"], json.dumps(welcome))
+    for known in hellos.values():
+        for hello in known if wrong else known[-1:]:  # the processes before the last of a rank are dead
+            store.set(hello["answer"], json.dumps(welcome))
     if wrong := wrong or _dismiss_dead(PrefixStore(prefix, store), dict(enumerate(hosts))):
         time.sleep(10 * _POLL_S)  # the store ends with this process
         raise InputError(wrong)
     return welcome
+
+
+def _why_refused(launch: Launch, rank: int, hello: dict[str, Any], known: list[dict[str, Any]]) -> str:
+    """Say what is wrong with a process, whose hello comes after those that are known of its rank."""
+    if hello in known[:-1]:  # a process that replaces a dead one would have the last word
+        return (
+            f"two processes call themselves rank {rank}, on {known[-1]['host']} and on {hello['host']}; give "
+            "each its own RANK (NODE_RANK and LOCAL_RANK)"
+        )
+    if hello["world_size"] != launch.world_size:
+        return (
+            f"rank {rank} on {hello['host']} is one of {hello['world_size']} processes but {launch.me} is "
+            f"one of {launch.world_size}; start all with the same WORLD_SIZE"
+        )
+    return ""
 
 
 def _dismiss_dead(store: PrefixStore, hosts: dict[int, str]) -> str:
@@ -332,6 +355,7 @@ def _say_hello(launch: Launch, store: TCPStore, timeout_s: float) -> dict[str, A
         if time.monotonic() > deadline:
             raise TimeoutError(f"it does not answer, or began without this one of {launch.world_size} ranks")
         store.set(f"{_HELLO}/{launch.rank}", json.dumps(hello))
-        time.sleep(_POLL_S)
+        # Out of step, so that rank zero reads either of two processes with one rank.
+        time.sleep(_POLL_S * (1 + secrets.randbelow(10) / 10))
     welcome: dict[str, Any] = json.loads(store.get(answer))
     return welcome

@@ -126,7 +126,7 @@ class Meeting:
         failures |= dict.fromkeys(ended, f"exited without an error message while {stage}; see its log")
         if not failures:
             late = f"does not answer within {timeout_s:.0f} s while the others are {stage}; see its log"
-            failures = dict.fromkeys(range(self.world_size) - reports.keys(), late)
+            failures = dict.fromkeys(set(range(self.world_size)) - reports.keys(), late)
         answer = None
         if failures:
             sentence = describe_failures(failures, self.hosts, self.world_size)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ _WORD = re.compile(r"[^\s'\"\\`$#]+")
 """Values of an ``#SBATCH`` line that no shell interprets."""
 
 
-def _option(default: Any, group: str, metavar: str, help: str) -> Any:
+def _option(default: Any, group: str, metavar: str, help: str, type: Callable[[str], Any] = str) -> Any:
     """Field of a job that is an option of ``submit slurm``."""
-    return field(default=default, metadata={"group": group, "metavar": metavar, "help": help})
+    return field(default=default, metadata={"group": group, "metavar": metavar, "help": help, "type": type})
+
+
+_number = partial(_option, type=int)
 
 
 @dataclass(frozen=True)
@@ -32,16 +36,16 @@ class SlurmJob:
         InputError: a value is impossible; says which and what to give.
     """
 
-    nodes: int = _option(1, "size", "N", "default: 1")
-    gpus_per_node: int = _option(8, "size", "N", "one process each; 0 trains on CPUs (default: 8)")
-    tasks_per_node: int | None = _option(None, "size", "N", "processes on a node without GPUs (default: 1)")
-    cpus_per_task: int = _option(8, "size", "N", "cores for each process, which decode images (default: 8)")
+    nodes: int = _number(1, "size", "N", "default: 1")
+    gpus_per_node: int = _number(8, "size", "N", "one process each; 0 trains on CPUs (default: 8)")
+    tasks_per_node: int | None = _number(None, "size", "N", "processes on a node without GPUs (default: 1)")
+    cpus_per_task: int = _number(8, "size", "N", "cores for each process, which decode images (default: 8)")
     time: str = _option("24:00:00", "size", "TIME", "limit: 90 (minutes), 24:00:00, 3-12 (default: 24:00:00)")
     partition: str | None = _option(None, "queue", "NAME", "as sinfo lists them (default: Slurm's)")
     account: str | None = _option(None, "queue", "NAME", "who pays (default: Slurm's)")
     constraint: str | None = _option(None, "queue", "FEATURE", "feature of the nodes, such as a100")
     job_name: str = _option("yolo-lightning", "queue", "NAME", "default: %(default)s")
-    signal_seconds: int = _option(
+    signal_seconds: int = _number(
         120, "queue", "S",
         "notice before the limit or a pre-emption, enough for a batch and a checkpoint (default: 120)",
     )  # fmt: skip

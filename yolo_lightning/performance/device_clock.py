@@ -99,9 +99,11 @@ class DeviceClock:
 
     def _collect(self) -> None:
         """Add up the intervals that the device has passed, in their order."""
-        while len(self._marks) > 1 and self._marks[1][0].query():
-            start, _ = self._marks.popleft()
-            end, ends = self._marks[0]
+        while len(self._marks) > 1:
+            (start, _), (end, ends) = self._marks[0], self._marks[1]
+            if not end.query():
+                break
+            self._marks.popleft()
             if ends == "idle":
                 self._times.idle_ms += start.elapsed_time(end)
             elif ends == "busy":

@@ -23,7 +23,7 @@ def played(*states: State) -> tuple[list[str], Aggregate]:
                 lines += watch.see_xids(gpu.take_xids())
                 interval = meter.see(gpu.read(), float(second > 0))
                 sums.add(interval)
-                lines += [*watch.see_left_out(gpu.left_out), *watch.see(now_s, interval)]
+                lines += [*watch.see_left_out(gpu.left_out).values(), *watch.see(now_s, interval)]
         return lines, sums
 
 
@@ -98,6 +98,7 @@ def test_an_idle_gpu_is_neither_throttled_nor_a_reference() -> None:
     assert sums.throttled_seconds == 0
     meter = ThrottleMeter(2000)
     meter.see(GpuReading({"sm_clock_mhz": 1995, "utilisation": 0.1}, {}), 1)  # a clock without load
+    meter.see(GpuReading({"sm_clock_mhz": 1990}, {}, is_idle=True), 1)  # as MIG, without utilisation
     meter.see(GpuReading({"sm_clock_mhz": 1800, "utilisation": 0.9}, {}), 1)
     found = meter.see(GpuReading({"sm_clock_mhz": 900}, {}, frozenset({"HwSlowdown"})), 2)
     assert (found.reference_mhz, found.lost_s, found.is_bound) == (1800, 1, False)
@@ -187,3 +188,14 @@ def test_aggregates_keep_least_mean_and_largest() -> None:
     not_throttled = {"throttled_fraction": 0, "throttle_lost_s": 0}
     assert sums.scalars() == {"power_w": 300, "temperature_c": 60} | not_throttled
     assert "sm_clock_mhz" not in sums.as_dict()
+
+
+def test_the_summary_has_reasons_in_order_and_rounded_times() -> None:
+    sums = Aggregate()
+    for reason in ("SwThermalSlowdown", "HwSlowdown", "SwPowerCap"):
+        sums.add(Interval(1.00004, GpuReading({}, {}, frozenset({reason}))))
+    summary = sums.as_dict()
+    assert (summary["seconds"], summary["throttled_seconds"]) == (3.0, 3.0)
+    assert [*summary["throttled_seconds_by_reason"].items()] == [
+        ("HwSlowdown", 1.0), ("SwPowerCap", 1.0), ("SwThermalSlowdown", 1.0)
+    ]  # fmt: skip

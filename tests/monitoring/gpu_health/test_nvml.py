@@ -104,6 +104,16 @@ def test_what_costs_nothing_is_no_throttling(opened: Any) -> None:
     assert gpu.read().throttling == frozenset()
 
 
+def test_an_older_driver_has_another_name_for_the_reasons(opened: Any) -> None:
+    _, gpu = opened(
+        State(reasons=POWER, errors={"nvmlDeviceGetCurrentClocksEventReasons": "FunctionNotFound"})
+    )
+    assert gpu.read().throttling == {"SwPowerCap"}
+    assert gpu.left_out == {}
+    for name in REASONS:
+        assert getattr(pynvml, name) == getattr(pynvml, name.replace("Event", "Throttle"))
+
+
 def test_a_hasty_look_leaves_out_what_takes_long(opened: Any) -> None:
     fake, gpu = opened(State())
     looks = fake.rare_looks

@@ -87,6 +87,7 @@ def test_without_nvml_there_is_one_line_and_an_end(error: str, text: str) -> Non
     found, [line] = ended(FakeNvml(init=error), where=", rank 2 on node")
     assert line.startswith("GPU health, rank 2 on node: not watched: ")
     assert text in line
+    assert found.report() == {"faults": [line]}
     assert found.take().scalars() == {}
 
 
@@ -116,7 +117,8 @@ def test_what_another_process_says_is_not_said() -> None:
     fake = FakeNvml([State(errors=errors), State(xids=(31,))])
     found, lines = ended(fake, says_general=False)
     assert ["Xid 31" in line for line in lines] == [True]
-    assert found.report()["faults"] == lines
+    permission, xid = found.report()["faults"]  # not that there are no ECC errors
+    assert "permission denied for power" in permission and [xid] == lines
 
 
 class Hanging:

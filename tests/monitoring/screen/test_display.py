@@ -47,6 +47,11 @@ def test_ends_of_a_bar(bar: Bar) -> None:
     assert "━── 27/28" in line(bar, 60)
 
 
+def test_without_a_total_it_counts() -> None:
+    bar = Bar("testing", math.inf, 100.0, done=12, notes=["slowly"])
+    assert line(bar, 60) == "testing 12  0:41  slowly"
+
+
 def test_nothing_to_do() -> None:
     assert line(Bar("testing", 0, 100.0), 60).startswith("testing   0% ─")
 

@@ -106,6 +106,16 @@ def test_a_resumed_run_remembers_the_best(tmp_path: Path, capsys: pytest.Capture
     assert "best val/map 0.3000 in epoch 2" in out
 
 
+def test_a_second_fit_has_a_star_only_if_it_is_better(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (make_trainer(tmp_path, max_epochs=2) for _ in range(2))
+    second.callbacks[0] = first.callbacks[0]  # type: ignore[attr-defined]
+    for trainer, stars in ((first, [True, True]), (second, [False, False])):
+        trainer.fit(Tiny(), loader(), loader(2))
+        assert [row[-1] == "*" for row in rows(capsys.readouterr().out)] == stars
+
+
 def test_interrupted_training_says_where_everything_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

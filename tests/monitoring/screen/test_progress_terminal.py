@@ -50,6 +50,25 @@ def test_a_terminal_shows_bars_and_the_same_lines(tmp_path: Path, monkeypatch: p
     assert [text.split()[0] for text in screen.coloured if "━" not in text] == ["1/3", "2/3", "best"]
 
 
+class Endless(torch.utils.data.IterableDataset[Any]):
+    """Three batches, whose number nobody knows before."""
+
+    def __iter__(self) -> Any:
+        return iter(loader(3).dataset)
+
+
+@pytest.mark.usefixtures("eager_drawing")
+def test_a_loader_without_length_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = use_terminal(monkeypatch)
+    trainer = make_trainer(tmp_path, num_sanity_val_steps=0)
+    unknown = torch.utils.data.DataLoader(Endless(), batch_size=None)
+    trainer.fit(Tiny(), unknown, unknown)
+    seen = frames(terminal)
+    assert any(frame.startswith("epoch 1/3 3  0:0") for frame in seen)
+    assert any(frame.startswith("validating 2  0:0") for frame in seen)
+    assert not any("inf" in frame for frame in seen)
+
+
 def test_what_others_write_is_above_the_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = use_terminal(monkeypatch)
     monkeypatch.setattr(sys, "stderr", terminal)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
 import sys
 import threading
+import weakref
 
 import pytest
 
@@ -106,6 +108,12 @@ def test_other_streams_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         assert sys.stderr is errors and handler.stream is errors
     finally:
         logger.removeHandler(handler)
+
+
+def test_a_display_that_is_over_is_forgotten() -> None:
+    display = weakref.ref(TerminalDisplay(io.StringIO()))
+    gc.collect()
+    assert display() is None
 
 
 def test_threads_do_not_tear_lines(monkeypatch: pytest.MonkeyPatch) -> None:

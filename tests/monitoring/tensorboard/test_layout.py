@@ -23,6 +23,7 @@ from yolo_lightning.model.network import build_network
 from yolo_lightning.monitoring.tensorboard.layout import (
     METRICS,
     Dashboard,
+    empty_copy,
     hyper_parameters,
     layout,
     write_graph,
@@ -256,6 +257,22 @@ def test_a_network_that_cannot_be_traced_is_one_warning(
     assert "\n" not in lines[0]
     assert "No graph saved" not in capsys.readouterr().out
     assert "val/map" in events(tmp_path).Tags()["scalars"]
+
+
+def test_an_empty_copy_shares_nothing_and_keeps_the_shapes() -> None:
+    network = build_network("yolov5n", 3).to(memory_format=torch.channels_last)
+    copied = empty_copy(network)
+    assert not copied.training and network.training
+    own = {value.data_ptr() for value in network.state_dict().values()}
+    for name, value in copied.state_dict().items():
+        assert value.shape == network.state_dict()[name].shape
+        assert value.data_ptr() not in own
+        assert not value.any()
+
+
+def test_the_graph_of_a_network_on_another_device_copies_no_weight_there() -> None:
+    network = build_network("yolov5n", 3).to("meta")  # as a GPU; its values cannot be copied to the CPU
+    assert {value.device.type for value in empty_copy(network).state_dict().values()} == {"cpu"}
 
 
 def test_other_ranks_and_other_loggers_are_left_alone(

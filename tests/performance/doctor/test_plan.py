@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import TypedDict
 
 import pytest
 
@@ -30,6 +30,18 @@ CACHED_TIMING = Timing(0.1, 12.0, 12.1)
 DECODING = Plan("none", 0, FAST)
 
 
+class Findings(TypedDict):
+    """Arguments of ``judge``."""
+
+    now: Plan
+    now_timing: Timing
+    better: Plan
+    better_timing: Timing
+    loading: Loading
+    copy_ms: float
+    on_cuda: bool
+
+
 def found(
     now: Plan,
     timing: Timing,
@@ -38,10 +50,16 @@ def found(
     read_fraction: float = 0.1,
     on_cuda: bool = False,
     copy_ms: float = 0.0,
-) -> tuple[Any, ...]:
-    """Arguments of ``judge``."""
-    loading = Loading(now.cache, now.workers, 8, read_fraction, "device")
-    return now, timing, better, better_timing, loading, copy_ms, on_cuda
+) -> Findings:
+    return {
+        "now": now,
+        "now_timing": timing,
+        "better": better,
+        "better_timing": better_timing,
+        "loading": Loading(now.cache, now.workers, 8, read_fraction, "device"),
+        "copy_ms": copy_ms,
+        "on_cuda": on_cuda,
+    }
 
 
 @pytest.mark.parametrize(
@@ -71,26 +89,26 @@ def found(
     ],
 )
 def test_the_bottleneck_is_what_costs_most(
-    findings: tuple[Any, ...], bottleneck: Cause | None, words: list[str]
+    findings: Findings, bottleneck: Cause | None, words: list[str]
 ) -> None:
-    verdict = judge(*findings)
+    verdict = judge(**findings)
     assert verdict.bottleneck == bottleneck
     for word in words:
         assert word in verdict.sentence
 
 
 def test_what_is_gained_is_the_ratio_of_what_was_measured_together() -> None:
-    verdict = judge(*found(DECODING, Timing(17, 12, 29), better_timing=Timing(0.1, 12, 14.5)))
+    verdict = judge(**found(DECODING, Timing(17, 12, 29), better_timing=Timing(0.1, 12, 14.5)))
     assert verdict.gain == 2.0
     assert verdict.options == {"data.cache": "device", "data.num_workers": "auto"}
 
 
 def test_nothing_is_recommended_that_is_not_faster() -> None:
     for together_ms in (29.0, 28.5, 40.0):  # 1.017 times as fast at most
-        verdict = judge(*found(DECODING, Timing(17, 12, 29), better_timing=Timing(0.1, 12, together_ms)))
+        verdict = judge(**found(DECODING, Timing(17, 12, 29), better_timing=Timing(0.1, 12, together_ms)))
         assert (verdict.options, verdict.gain) == ({}, 1.0)
         assert verdict.bottleneck == "decoding"  # it is named all the same
-    assert judge(*found(CACHED, Timing(0.1, 12, 15), better_timing=Timing(0.1, 12, 12))).options == {}
+    assert judge(**found(CACHED, Timing(0.1, 12, 15), better_timing=Timing(0.1, 12, 12))).options == {}
 
 
 @pytest.mark.parametrize(

@@ -66,13 +66,16 @@ class GpuHealth(Callback):
         pl_module.log_dict(values, sync_dist=True, rank_zero_only=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, pl_module, with_table=True)
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, with_table: bool) -> None:
         """Stop and report, without asking other ranks, which may be gone."""
         sampler = self._sampler
         self.teardown(trainer, pl_module, "fit")
         if sampler is None or not trainer.is_global_zero:
             return
         reports = [_report(sampler, trainer), *self._reports[1:]]
-        if lines := table(reports):
+        if with_table and (lines := table(reports)):
             pl_module.print("\n".join(lines))
         devices = [report for report in reports if report.keys() > {"rank", "host"}]
         if devices:
@@ -83,8 +86,9 @@ class GpuHealth(Callback):
                 warnings.warn(f"{path} could not be written: {error}", stacklevel=2)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        was_stopped = isinstance(exception, KeyboardInterrupt | SystemExit)  # by the user, not by an error
         with contextlib.suppress(Exception):  # an error here would hide the one that ends the run
-            self.on_train_end(trainer, pl_module)
+            self._finish(trainer, pl_module, with_table=was_stopped)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._sampler is not None:

@@ -74,14 +74,14 @@ class FaultWatch:
         remedy = "see 'dmesg | grep Xid'"
         return self._new((xid, f"the driver reports {xid} ({text}); {remedy}") for xid, text in texts.items())
 
-    def see_left_out(self, left_out: Mapping[str, str]) -> list[str]:
-        """Report readings that are not available: name -> reason."""
+    def see_left_out(self, left_out: Mapping[str, str]) -> dict[str, str]:
+        """Report readings that are not available, name -> reason; return reason -> line."""
         new: defaultdict[str, list[str]] = defaultdict(list)
         for name, why in left_out.items():
             if name not in self._reported:
                 new[why].append(name)
         self._reported.update(left_out)
-        return [f"{self._title}: {why} {', '.join(names)}: not watched" for why, names in new.items()]
+        return {why: f"{self._title}: {why} {', '.join(names)}: not watched" for why, names in new.items()}
 
     def lost(self, error: Exception) -> list[str]:
         """Report that the driver has lost the GPU."""

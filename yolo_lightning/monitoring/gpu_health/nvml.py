@@ -24,6 +24,7 @@ _REMEDIES = {
 """Errors when NVML is opened -> why it cannot be used, and what to do."""
 LOST = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
 """Errors of a GPU to which the driver has lost access."""
+FORBIDDEN = "permission denied for"  # why a reading is left out that this user may not see
 _ABSENT = (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound, AttributeError)
 """Errors of values that this GPU, this driver or this pynvml does not have."""
 
@@ -55,6 +56,7 @@ class GpuReading(NamedTuple):
     """Memory errors since the driver was loaded, and rows of memory that were, or could not be, replaced."""
     throttling: frozenset[str] = frozenset()
     """Keys of ``THROTTLE_REASONS``; empty on an idle GPU."""
+    is_idle: bool = False
 
 
 class NvmlUnavailable(Exception):
@@ -113,6 +115,9 @@ class NvmlGpu:
         except pynvml.NVMLError as error:
             unknown = f"NVML does not know the GPU {bus_id} ({error})"
             raise NvmlUnavailable(_REMEDIES.get(type(error), unknown)) from None
+        self._reasons = "nvmlDeviceGetCurrentClocksEventReasons"
+        if self._get("throttle reasons", self._reasons) is None:  # a driver before 535; the bits are equal
+            self._reasons = "nvmlDeviceGetCurrentClocksThrottleReasons"
         self.facts = self._read_facts()
         """Values that do not change, as far as they are known."""
         try:
@@ -141,7 +146,7 @@ class NvmlGpu:
             "max_sm_clock_mhz": get("clocks", "nvmlDeviceGetMaxClockInfo", pynvml.NVML_CLOCK_SM),
             "max_memory_clock_mhz": get("clocks", "nvmlDeviceGetMaxClockInfo", pynvml.NVML_CLOCK_MEM),
         }
-        self.left_out.clear()  # nobody watches facts
+        self.left_out.clear()  # nobody watches facts, and reasons may have another name
         if facts["slowdown_c"] is None and facts["max_operating_c"] is None:  # as on newer GPUs
             margin = get("temperature limit", "nvmlDeviceGetMarginTemperature")
             temperature = get("temperature", "nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU)
@@ -182,10 +187,10 @@ class NvmlGpu:
             if rows is not None:
                 corrected, uncorrected, counters["remapping_pending"], counters["remapping_failed"] = rows
                 counters["remapped_rows"] = corrected + uncorrected
-        bits = get("throttle reasons", "nvmlDeviceGetCurrentClocksEventReasons") or 0
+        bits = get("throttle reasons", self._reasons) or 0
         reasons = [n for n in THROTTLE_REASONS if bits & getattr(pynvml, f"nvmlClocksEventReason{n}")]
-        is_idle = bits & pynvml.nvmlClocksEventReasonGpuIdle
-        return GpuReading(_known(values), _known(counters), frozenset(() if is_idle else reasons))
+        is_idle = bool(bits & pynvml.nvmlClocksEventReasonGpuIdle)
+        return GpuReading(_known(values), _known(counters), frozenset(() if is_idle else reasons), is_idle)
 
     def take_xids(self) -> list[int]:
         """Critical errors (Xid numbers) reported by the driver since the last call."""
@@ -212,7 +217,7 @@ class NvmlGpu:
         if isinstance(error, LOST):
             raise error
         if isinstance(error, pynvml.NVMLError_NoPermission):
-            self.left_out[title] = "permission denied for"
+            self.left_out[title] = FORBIDDEN
         elif isinstance(error, _ABSENT):
             self.left_out[title] = "cannot read"
 

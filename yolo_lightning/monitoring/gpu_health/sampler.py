@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .faults import FaultWatch
-from .nvml import LOST, NvmlGpu, NvmlUnavailable, open_gpu
+from .nvml import FORBIDDEN, LOST, NvmlGpu, NvmlUnavailable, open_gpu
 from .summary import Aggregate, ThrottleMeter
 
 PERIOD_S = 1.0
@@ -106,13 +106,14 @@ class GpuSampler:
                 self._facts |= reading.counters
                 self._recent.add(interval)
                 self._whole.add(interval)
-            self._report(faults.see_left_out(gpu.left_out), is_general=True)
+            for why, line in faults.see_left_out(gpu.left_out).items():  # what a GPU lacks is no fault
+                self._report([line], is_general=True, is_fault=why == FORBIDDEN)
             self._report(faults.see(now_s, interval))
             self._stopping.wait(PERIOD_S)
 
-    def _report(self, lines: list[str], is_general: bool = False) -> None:
+    def _report(self, lines: list[str], is_general: bool = False, is_fault: bool = True) -> None:
         for line in lines:
-            if not is_general:
+            if is_fault:
                 self._faults.append(line)
             if not is_general or self._says_general:
                 with contextlib.suppress(Exception):  # the output may be closed, or training may be over

@@ -64,7 +64,7 @@ class ThrottleMeter:
         """Measure the interval of ``seconds`` that ends with this reading."""
         if reading.throttling:
             return Interval(seconds, reading, self._seen_mhz or self._max_mhz, not self._seen_mhz)
-        if reading.values.get("utilisation", 1.0) >= _LOAD:
+        if not reading.is_idle and reading.values.get("utilisation", 1.0) >= _LOAD:
             self._seen_mhz = max(reading.values.get("sm_clock_mhz", 0.0), self._seen_mhz)
         return Interval(seconds, reading)
 
@@ -112,7 +112,9 @@ class Aggregate:
 
     def as_dict(self) -> dict[str, Any]:
         """Summary for JSON, without the values that the GPU does not report."""
-        fields = asdict(self)
+        times = {n: round(getattr(self, n), 3) for n in ("seconds", "throttled_seconds", "lost_seconds")}
+        by_reason = {name: round(s, 3) for name, s in sorted(self.throttled_seconds_by_reason.items())}
+        fields = asdict(self) | times | {"throttled_seconds_by_reason": by_reason}
         return fields.pop("values") | fields
 
 

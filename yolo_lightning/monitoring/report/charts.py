@@ -83,8 +83,10 @@ def comparison_curves(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
 
 def evaluation_plots(run: Run) -> list[Chart]:
     """Precision, recall, F1 and confusion of the best epoch; none without ``evaluation.json``."""
-    figures = plot_evaluation(run.evaluation) if run.evaluation else {}
-    return [Chart(_PLOTS[name][0], _svg_uri(figure), _PLOTS[name][1]) for name, figure in figures.items()]
+    if not run.evaluation:
+        return []
+    figures = plot_evaluation(run.evaluation)
+    return [Chart(title, _svg_uri(figures[name]), caption) for name, (title, caption) in _PLOTS.items()]
 
 
 def pictures(run: Run) -> list[Chart]:

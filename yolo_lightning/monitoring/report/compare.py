@@ -139,13 +139,14 @@ def _metric(
 
 def as_text(comparison: Comparison) -> str:
     """A plain table for a terminal; a star marks the best of a line."""
-    c = comparison
-    parts = [[["", *c.names]]]
-    parts += [[[name, *map(_shortened, texts)] for name, texts in table] for table in (c.options, c.machine)]
-    parts += [[[metric.name, *_starred(metric)] for metric in table] for table in (c.metrics, c.speed)]
+    parts = [[["", *comparison.names]]]
+    for table in (comparison.options, comparison.machine):
+        parts.append([[name, *map(_shortened, texts)] for name, texts in table])
+    for metrics in (comparison.metrics, comparison.speed):
+        parts.append([[metric.name, *_starred(metric)] for metric in metrics])
     widths = [max(map(len, column)) for column in zip(*itertools.chain(*parts), strict=True)]
     blocks = ["\n".join(_padded(row, widths) for row in part) for part in parts if part]
-    if not c.options:
+    if not comparison.options:
         blocks.insert(1, "(no option differs)")
     return "\n\n".join(blocks)
 

@@ -26,7 +26,7 @@ class Bar:
 
     label: str
     total: float
-    """Value of ``done`` at the end."""
+    """Value of ``done`` at the end; infinite if it is unknown."""
     began_s: float
     """Start, by the clock that is also given for drawing."""
     done: int = 0
@@ -37,14 +37,16 @@ class Bar:
         """Return texts of the line, of at most ``width`` characters together, and their Rich styles."""
         full, empty = ("#", ".") if ascii_only else ("━", "─")
         part = min(self.done / self.total, 1.0) if self.total else 0.0
-        head = f"{self.label} {part:4.0%} "
-        tail = f" {self.done}/{self.total}  {clock(now - self.began_s)}"
+        head, counted, least = f"{self.label} {part:4.0%} ", f"{self.done}/{self.total}", _LEAST
+        if math.isinf(self.total):
+            head, counted, least = f"{self.label} ", f"{self.done}", 0
+        tail = f" {counted}  {clock(now - self.began_s)}"
         for note in self.notes:
-            if len(head) + _LEAST + len(tail) + 2 + len(note) > width:
+            if len(head) + least + len(tail) + 2 + len(note) > width:
                 break
             tail += f"  {note}"
         room = min(width - len(head) - len(tail), _MOST)
-        if room < _LEAST:
+        if room < _LEAST or math.isinf(self.total):
             return [((head + tail.lstrip())[:width], "")]
         filled = int(part * room)
         return [(head, ""), (full * filled, "cyan"), (empty * (room - filled), "dim"), (tail, "")]

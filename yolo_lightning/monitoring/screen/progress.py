@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -59,6 +60,7 @@ class EpochProgress(ProgressBar):
         self._losses_read_s = 0.0
         self._losses_text = ""
         self._validated: dict[str, float] = {}
+        self._is_best = False
         self._best: dict[str, float] = {}
 
     def disable(self) -> None:
@@ -156,7 +158,7 @@ class EpochProgress(ProgressBar):
         text = left_text(trainer, self._time_left.within_epoch(self._train_bar.done))
         notes = (f"run {text} left" if text else "", self._losses_text, _stall_text(trainer))
         self._train_bar.notes = [note for note in notes if note]
-        if (bar := self._evaluation_bar).done:
+        if (bar := self._evaluation_bar).done and math.isfinite(bar.total):
             pace_s = (now - bar.began_s) / bar.done
             bar.notes = [f"{clock(pace_s * (bar.total - bar.done))} left"]
         self._display.draw(now)
@@ -164,7 +166,8 @@ class EpochProgress(ProgressBar):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_seconds = perf_counter() - self._epoch_start_s
         score = self._validated.get("map", -1.0)  # of the last validation, as best.ckpt; below 0: no labels
-        if is_judged(score) and is_better(score, self._best.get("map")):
+        self._is_best = is_judged(score) and is_better(score, self._best.get("map"))
+        if self._is_best:
             self._best = {"map": score, "epoch": trainer.current_epoch}
         self._close_bars()
 
@@ -197,11 +200,10 @@ class EpochProgress(ProgressBar):
         cells["seconds"] = number(self._epoch_seconds, ".1f")
         left = clock(0) if is_last else left_text(trainer, self._time_left.after_epoch())
         cells["left"] = left or "-"
-        is_best = self._best.get("epoch") == self._epoch
-        header, row = self._table.lines(cells, is_best, self._display.width)
+        header, row = self._table.lines(cells, self._is_best, self._display.width)
         if header:
             self._say(header, "bold")
-        self._say(row, "bold green" if is_best else "")
+        self._say(row, "bold green" if self._is_best else "")
         self._epoch_seconds = None
 
     def _print_results(self, trainer: Trainer) -> None:

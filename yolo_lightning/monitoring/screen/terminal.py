@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import weakref
 from contextlib import suppress
 from threading import RLock, get_ident
 from typing import Any, TextIO
@@ -42,8 +43,7 @@ class TerminalDisplay(Display):
         """Bars that Rich draws; it needs the old ones to erase them after the last bar was closed."""
         self._above: list[_LinesAbove] = []
         """Streams that stand in for others while there are bars."""
-        # A loader worker, forked while bars are shown, prints as if there were none.
-        os.register_at_fork(after_in_child=self.let_go)
+        _terminals.add(self)
 
     @property
     def width(self) -> int | None:
@@ -171,3 +171,16 @@ class _LinesAbove:
         if rest and os.getpid() == self._process:
             with suppress(OSError, ValueError):
                 self._stream.write(rest)
+
+
+_terminals: weakref.WeakSet[TerminalDisplay] = weakref.WeakSet()
+
+
+def _let_go_in_child() -> None:
+    """Let a loader worker, forked while bars are shown, print as if there were none."""
+    for display in list(_terminals):
+        display.let_go()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_child)

@@ -156,6 +156,17 @@ def hyper_parameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, 
     return {name: value for name, value in found.items() if isinstance(value, str | int | float)}
 
 
+def empty_copy(network: nn.Module) -> nn.Module:
+    """Copy a network to the CPU in evaluation mode, not compiled and with zeros as weights."""
+    # A copy of the whole network would take memory of the GPU before it is moved to the CPU.
+    memo: dict[int, Any] = {
+        id(value): nn.Parameter(torch.zeros_like(value, device="cpu"), requires_grad=False)
+        for value in network.parameters()
+    }
+    memo |= {id(value): torch.zeros_like(value, device="cpu") for value in network.buffers()}
+    return copy.deepcopy(network, memo).eval()
+
+
 @torch.no_grad()
 def write_graph(writer: SummaryWriter, network: nn.Module) -> None:
     """Log the graph of a network, traced as a copy on the CPU; an error is only a warning."""
@@ -164,7 +175,7 @@ def write_graph(writer: SummaryWriter, network: nn.Module) -> None:
         warnings.filterwarnings("ignore", message=message)
     try:
         side = _CELLS * max(network.strides)  # type: ignore[arg-type]
-        images, copied = torch.zeros(1, 3, side, side), copy.deepcopy(network).cpu().eval()
+        images, copied = torch.zeros(1, 3, side, side), empty_copy(network)
         list_of_maps = copied.forward
         copied.forward = lambda images: tuple(list_of_maps(images))  # tracing accepts no lists
         traced = torch.jit.trace(copied, (images,), check_trace=False)

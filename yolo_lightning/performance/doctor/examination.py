@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 
@@ -61,6 +61,13 @@ _BUSY = 0.1
 """Part of the time that threads of this process may wait for a core before the figures count as rough."""
 
 
+class _Comparison(NamedTuple):
+    now_timing: Timing
+    better: Plan
+    better_timing: Timing
+    read_fraction: float  # of the configured loader
+
+
 class Examination:
     """Measures a training as it is configured, and the options that could make it faster.
 
@@ -104,13 +111,13 @@ class Examination:
             better = self._better_plan(times)
             if {now.cache, better.cache} != {"none"}:
                 self.cache = stack.enter_context(self.sample.memory_cache())
-            now_timing, better, better_timing, read_fraction = self._compare(better, times)
+            compared = self._compare(better, times)
         if _waited_for_cores_s() - waited_s > _BUSY * (time.perf_counter() - began_s):
             self.notes.append("other programs used the cores meanwhile: the figures are rough")
-        self._note_cost(cost, now_timing, better)
+        self._note_cost(cost, compared.now_timing, compared.better)
         fitting = self.cache_plan.fastest_fitting.mode
         fits = None if fitting == "none" else fitting
-        loading = Loading(now.cache, now.workers, self.cores, read_fraction, fits)
+        loading = Loading(now.cache, now.workers, self.cores, compared.read_fraction, fits)
         copy_ms = 3 * data.image_size**2 / 1e6 / copy_gb_per_s if copy_gb_per_s else 0.0
         return Report(
             machine=describe_machine(self.device),
@@ -121,10 +128,18 @@ class Examination:
             steps=times,
             copy_gb_per_s=copy_gb_per_s,
             now=now,
-            now_timing=now_timing,
-            better=better,
-            better_timing=better_timing,
-            verdict=judge(now, now_timing, better, better_timing, loading, copy_ms, self.on_cuda),
+            now_timing=compared.now_timing,
+            better=compared.better,
+            better_timing=compared.better_timing,
+            verdict=judge(
+                now=now,
+                now_timing=compared.now_timing,
+                better=compared.better,
+                better_timing=compared.better_timing,
+                loading=loading,
+                copy_ms=copy_ms,
+                on_cuda=self.on_cuda,
+            ),
             notes=self.notes,
         )
 
@@ -219,12 +234,8 @@ class Examination:
         together_ms = statistics.median(clock.burst_ms) / self.training.batch_size
         return Timing(loader_ms, step.image_ms, together_ms)
 
-    def _compare(self, better: Plan, times: list[StepTime]) -> tuple[Timing, Plan, Timing, float]:
-        """Measure the configured plan, the better one, and other numbers of workers where no cache helps.
-
-        Returns the speed of the configured plan, the better plan, its speed, and the ``read_fraction`` of the
-        configured loader.
-        """
+    def _compare(self, better: Plan, times: list[StepTime]) -> _Comparison:
+        """Measure the configured plan, the better one, and other numbers of workers where no cache helps."""
         now = self.now
         steps = {time.form: time for time in times}
         rate = self._load(now, 5.0)
@@ -245,7 +256,7 @@ class Examination:
                 found = self._train(other, other_ms, steps[other.form], 5.0)
                 if found.together_ms * LEAST_GAIN < timing.together_ms:
                     better, timing = other, found
-        return now_timing, better, timing, rate.read_fraction
+        return _Comparison(now_timing, better, timing, rate.read_fraction)
 
     def _note_cost(self, cost: ImageCost, now_timing: Timing, better: Plan) -> None:
         now = self.now

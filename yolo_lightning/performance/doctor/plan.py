@@ -63,9 +63,14 @@ class StepTime:
         return math.isnan(reference) or abs(self.loss - reference) <= LOSS_TOLERANCE * abs(reference)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain types; None for NaN and infinity, which JSON lacks."""
+        """Plain types; None for what was not measured."""
         values = asdict(self) | {"form": self.form._asdict(), "images_per_second": 1000 / self.image_ms}
-        return {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values.items()}
+        return without_nan(values)
+
+
+def without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """Replace NaN and infinity, which JSON lacks, by None."""
+    return {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values.items()}
 
 
 class Plan(NamedTuple):
@@ -146,6 +151,7 @@ def is_worthwhile(loader_ms: float, better_loader_ms: float, step_ms: float, on_
 
 
 def judge(
+    *,
     now: Plan,
     now_timing: Timing,
     better: Plan,

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...system.text import duration
 from .images import ImageCost
-from .plan import Plan, StepTime, Timing, Verdict, command_line
+from .plan import Plan, StepTime, Timing, Verdict, command_line, without_nan
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,9 @@ class Report:
 
 
 def _plan_json(plan: Plan, timing: Timing) -> dict[str, Any]:
-    return {
-        "cache": plan.cache,
-        "workers": plan.workers,
-        **plan.form._asdict(),
+    speeds = {
         "loader_images_per_second": 1000 / timing.loader_ms,
         "step_images_per_second": 1000 / timing.step_ms,
         "images_per_second": 1000 / timing.together_ms,
     }
+    return {"cache": plan.cache, "workers": plan.workers, **plan.form._asdict(), **without_nan(speeds)}
