@@ -11,7 +11,6 @@ import ctypes
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,10 @@ EXIT_STATUS = 75
 """Exit status of a run that was asked to stop and has saved itself: EX_TEMPFAIL, "try again later"."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+_END = b"\0"
+"""Number of no signal; the end of the pipe would not do, which new processes hold open."""
 
 
 class _State:
@@ -85,10 +88,10 @@ def _ending_at_second_interrupt() -> Iterator[None]:
     Python runs handlers in the main thread only, between its instructions. But it writes each signal into
     the wakeup descriptor at once, which a thread reads here.
     """
-    receiver, sender = socket.socketpair()
-    with receiver, sender:
-        sender.setblocking(False)
-        theirs = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    receiver, sender = os.pipe()
+    os.set_blocking(sender, False)
+    theirs = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
+    try:
         if theirs != -1:  # an event loop has taken the only descriptor, as in Jupyter
             signal.set_wakeup_fd(theirs)
             yield
@@ -102,17 +105,20 @@ def _ending_at_second_interrupt() -> Iterator[None]:
             if _State.listens:  # not in a process that was forked from this one
                 _State.listens = False
                 theirs = signal.set_wakeup_fd(-1)
-                if theirs != sender.fileno():
+                if theirs != sender:
                     signal.set_wakeup_fd(theirs)
-                sender.shutdown(socket.SHUT_WR)
+                os.write(sender, _END)
                 reader.join()
+    finally:
+        os.close(sender)
+        os.close(receiver)
 
 
-def _await_second_interrupt(receiver: socket.socket) -> None:
+def _await_second_interrupt(receiver: int) -> None:
     seen = 0
     while seen < 2:
-        numbers = receiver.recv(64)
-        if not numbers:
+        numbers = os.read(receiver, 64)
+        if _END in numbers:
             return
         seen += numbers.count(signal.SIGINT)
     # By the signal itself, so that the shell sees what ended the process.
