@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -164,17 +165,19 @@ def make_many_small(plan: Plan, images: int, side: int) -> Path:
 
 
 def make_large_json(plan: Plan, images: int, boxes: int) -> Path:
-    """A data set of COCO's size whose images are empty files: for reading its annotations alone."""
-    root = plan.data / f"annotations_{images}_{boxes}_v{_VERSION}"
+    """A data set of COCO's size whose images are one black picture: for reading its annotations alone."""
+    root = plan.data / f"annotated_{images}_{boxes}_v{_VERSION}"
     with _made_whole(root) as part:
         if part is None:
             return root
         print(f"making annotations of {images} images in {root}", flush=True)
         generator = np.random.default_rng(0)
         (part / "images" / "train").mkdir(parents=True)
-        for i in range(images):
-            (part / "images" / "train" / f"{i:012d}.jpg").touch()
-        sizes = generator.integers(300, 641, (images, 2))
+        sizes = np.tile((480, 640), (images, 1))
+        picture = part / "images" / "train" / f"{0:012d}.jpg"
+        picture.write_bytes(encode_jpeg(np.zeros((480, 640, 3), np.uint8), 1 << 20))
+        for i in range(1, images):
+            os.link(picture, picture.with_name(f"{i:012d}.jpg"))
         _write_coco_json(part, "train", sizes, generator.integers(images, size=boxes), generator)
     return root
 

@@ -64,7 +64,7 @@ def test_another_shape_starts_a_new_ring(other: Batch) -> None:
 
 
 def test_too_large_is_refused() -> None:
-    with pytest.raises(InputError, match="lower the batch size or recent_batches"):
+    with pytest.raises(InputError, match="lower the batch size"):
         RecentImages(2**20).write(make_batch(4, 32), torch.tensor(0))
 
 
