@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
+from tests.support.fit_parser import fit_parser as fit_parser
 from tests.support.quiet import QUIET
 from yolo_lightning import YOLOv5
 from yolo_lightning.__main__ import main
-from yolo_lightning.cli.launcher import YoloCLI, launch
 from yolo_lightning.system import signals as preemption
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -49,22 +47,6 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     assert len(lines) == 1
     assert not list(Path("runs").glob("*/*"))
     return lines[0]
-
-
-@pytest.fixture(scope="module")
-def fit_parser() -> Iterator[LightningArgumentParser]:
-    """The parser of ``fit``, which takes a second to build."""
-    found: list[LightningArgumentParser] = []
-
-    class Parsers(YoloCLI):
-        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-            found.append(self._subcommand_parsers["fit"])
-            raise SystemExit
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    with pytest.raises(SystemExit):
-        launch(Parsers, ["fit"])
-    yield found[0]
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
-from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
+from tests.support.fit_parser import fit_parser as fit_parser
 from yolo_lightning.__main__ import main
-from yolo_lightning.cli.launcher import YoloCLI, launch
 from yolo_lightning.errors import InputError
 from yolo_lightning.runs.directory import with_run_config
 from yolo_lightning.runs.run_config import GROUPS, OBJECTS, run_options
@@ -168,6 +167,14 @@ def test_what_the_command_line_gives_is_not_taken_from_the_run(run: Path, tmp_pa
     assert options(run, f"--trainer={mine}")["trainer"]["callbacks"] == [other]
 
 
+def test_a_configuration_that_is_a_link_is_not_read(run: Path, tmp_path: Path) -> None:
+    make_run(run, {"trainer": {"max_epochs": 3}})
+    (run / "config.yaml").rename(tmp_path / "mine.yaml")
+    (run / "config.yaml").symlink_to(tmp_path / "mine.yaml")
+    with pytest.raises(InputError, match=r"config\.yaml: cannot be read without following links"):
+        options(run)
+
+
 def test_directories_are_those_of_the_command_line_or_the_run(run: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     stranger = {"runs_dir": str(home), "run_name": "../../x", "trainer": {"default_root_dir": str(home)}}
@@ -188,22 +195,6 @@ def test_directories_are_those_of_the_command_line_or_the_run(run: Path, tmp_pat
         value = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {name: text}}
         with pytest.raises(InputError, match=name):
             options(make_run(run, {"trainer": {"logger": value}}))
-
-
-@pytest.fixture(scope="module")
-def fit_parser() -> LightningArgumentParser:
-    """The parser of ``fit``, which takes a second to build."""
-    found: list[LightningArgumentParser] = []
-
-    class Parsers(YoloCLI):
-        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-            found.append(self._subcommand_parsers["fit"])
-            raise SystemExit
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    with pytest.raises(SystemExit):
-        launch(Parsers, ["fit"])
-    return found[0]
 
 
 def test_groups_and_objects_are_those_of_the_parser(fit_parser: LightningArgumentParser) -> None:

@@ -106,7 +106,7 @@ class RunCheckpointIO(TorchCheckpointIO):
             self._newest[path] = self._run(write_snapshot)
 
     def submit_again(self, source: Path, path: Path, keep_previous: bool = False) -> None:
-        """As :meth:`submit`, for what was submitted as ``source``, which is not written twice."""
+        """Give the checkpoint that was submitted as ``source`` a second name, so that it is written once."""
         written = self._newest[source]
 
         def name() -> None:

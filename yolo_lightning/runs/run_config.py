@@ -12,6 +12,7 @@ import yaml
 
 from ..errors import InputError
 from ..model.architecture import is_self_contained
+from .run_files import read_bytes
 
 CONFIG = "config.yaml"
 NOT_KEPT = {"config", "ckpt_path", "trust_config", "weights_only", "verbose", "return_predictions"}
@@ -62,7 +63,7 @@ def run_options(run: Path, given: list[tuple[str, str]]) -> str:
 
 def _read(file: Path) -> dict[Any, Any]:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = (read_bytes(file.parent, file.name) or b"").decode()
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise ValueError("it has an alias")  # a few of them stand for more than a memory holds
         return dict(yaml.safe_load(text) or {})

@@ -115,7 +115,7 @@ class YOLOv5(LightningModule, TrainsDetections):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As Lightning's, but nothing that the checkpoint names is imported or opened.
+        """Load a module as Lightning does, without importing or opening what the checkpoint names.
 
         Raises:
             InputError: a hyper-parameter of the checkpoint is refused.

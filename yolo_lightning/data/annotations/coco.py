@@ -238,7 +238,7 @@ def _load(path: Path) -> tuple[dict[str, Any], _Columns]:
 
 
 def _key(value: Any) -> Any:
-    """What ids are compared by: 7, 7.0 and "7" are one; texts and all else that JSON has may be ids, too."""
+    """Key that compares ids: 7, 7.0 and "7" are one id. Any JSON value but null may be an id."""
     if type(value) is int:
         return value
     if value is None:

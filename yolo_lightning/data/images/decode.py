@@ -65,7 +65,7 @@ def refuse_large(path: Name, size: Size, max_megapixels: int = MAX_MEGAPIXELS) -
 
 
 def _open(file: IO[bytes]) -> ImageFile:
-    """As ``Image.open``, but without its limit, which is lower than ours and of the whole process."""
+    """Open an image as ``Image.open`` does, without its limit, which is lower than ours."""
     Image.init()
     start = file.read(16)
     for factory, accept in (Image.OPEN[name] for name in _FORMATS if name in Image.OPEN):
