@@ -295,9 +295,9 @@ def test_read_only_data_is_kept_in_the_users_folder_or_not_at_all(
             indices = [source.read("train", keep=True) for _ in range(2)]
             assert [index.from_cache for index in indices] == from_cache
             for index in indices:
-                *problems, last = index.problems
-                assert home == "home" or "yolo_lightning: the cache cannot be made there" in last
-                found = index if home == "home" else dataclasses.replace(index, problems=tuple(problems))
+                *findings, last = index.findings
+                assert home == "home" or "yolo_lightning: the cache cannot be made there" in str(last)
+                found = index if home == "home" else dataclasses.replace(index, findings=tuple(findings))
                 assert_equal(found, fresh)
         assert sorted((tmp_path / "data").rglob("*")) == before
         assert len(list((tmp_path / "home/yolo_lightning").glob("*.npz"))) == 1

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from ...errors import InputError
 from ..images.decode import refuse_other_size
+from .findings import Finding
 from .index import Annotations, DatasetIndex, IntArray, build_index, ids_from_paths, missing_files
 from .outlines import box_around
 from .reader import Classes, SplitReader, refuse_outside, stamp
@@ -89,13 +90,13 @@ class CocoReader(SplitReader):
         names, category_ids = _numbered(categories)
         file_names, image_keys, sizes = _images(document, path, self.split)
         kept = _annotation_rows(document, path)
-        notes = [
-            f"{path}: {count} images name the same file {name}; keep one"
+        findings = [
+            Finding("repeated image", str(path), f"{count} images name the same file {name}", "keep one")
             for name, count in Counter(file_names).items()
             if count > 1
         ]
         del document
-        paths = _locate_images(self._image_folders(), file_names, path, self.split, notes)
+        paths = _locate_images(self._image_folders(), file_names, path, self.split, findings)
         refuse_outside(paths, self.roots())
         _check_sizes(paths, sizes)
         rows = columns.finish(kept)
@@ -112,7 +113,7 @@ class CocoReader(SplitReader):
             sizes=sizes,
             annotations=replace(rows, image=image, classes=classes),
             describe=lambda _, row_id: f"{path}: annotation {row_id}",
-            notes=notes,
+            findings=findings,
         )
 
     def _image_folders(self) -> list[Path]:
@@ -361,7 +362,7 @@ def _check_sizes(paths: Sequence[str], sizes: npt.NDArray[np.int32]) -> None:
 
 
 def _locate_images(
-    folders: Sequence[Path], names: Sequence[str], annotations: Path, split: str, notes: list[str]
+    folders: Sequence[Path], names: Sequence[str], annotations: Path, split: str, findings: list[Finding]
 ) -> list[str]:
     """The absolute paths of all images, from the first folder that has them."""
     tries = []
@@ -371,7 +372,7 @@ def _locate_images(
         if not missing:
             return paths
         tries.append((missing, folder))
-    if respelled := find_respelled(folders, names, annotations, notes):
+    if respelled := find_respelled(folders, names, annotations, findings):
         return respelled
     missing, folder = min(tries, key=lambda item: len(item[0]))
     if len(missing) == len(names):

@@ -24,6 +24,7 @@ import numpy as np
 from ...errors import InputError
 from ...system.files import remove_leftovers, whole_file
 from ..cache_folder import NoRoom, disk_folder, lock_folder, sign
+from .findings import Finding
 from .index import DatasetIndex, missing_files
 from .reader import SplitReader, refuse_outside
 
@@ -32,7 +33,7 @@ def read_once(reader: SplitReader) -> DatasetIndex:
     """The index of a split from its cache file; if none fits, read the split and write the file.
 
     Of several processes, one reads and the others wait for its file. If the file cannot be written, because
-    a folder is read-only or a disk is full, the index is used all the same; one of its problems says so.
+    a folder is read-only or a disk is full, the index is used all the same; one of its findings says so.
 
     Raises:
         InputError: Something in the data is wrong.
@@ -50,7 +51,8 @@ def read_once(reader: SplitReader) -> DatasetIndex:
             return index
     except NoRoom as error:
         index = reader.read()
-        return replace(index, problems=(*index.problems, str(error)))
+        finding = Finding.from_error("no cache", error, is_error=False)
+        return replace(index, findings=(*index.findings, finding))
 
 
 def index_path(reader: SplitReader) -> Path | None:
@@ -102,7 +104,8 @@ def _load(path: Path, roots: Sequence[str] | None) -> DatasetIndex | None:
             with np.load(opened, allow_pickle=False) as file:
                 fields: dict[str, Any] = {name: file[name] for name in file.files}
         fields |= json.loads(fields.pop("texts").tobytes())
-        fields |= {name: tuple(fields[name]) for name in ("class_names", "problems")}
+        fields["class_names"] = tuple(fields["class_names"])
+        fields["findings"] = tuple(Finding(*values) for values in fields["findings"])
         fields |= {name: Path(fields[name]) for name in ("root", "source")}
         index = DatasetIndex(**{**fields, "path_bytes": fields["path_bytes"].tobytes(), "from_cache": True})
     except Exception:  # a damaged archive raises errors of nearly every kind

@@ -70,6 +70,8 @@ class DataSource:
             reader = replace(kind.of_split(place, split, images), is_given=place == self.root)
         reader = replace(reader, allow_outside=self.allow_outside)
         index = replace(read_once(reader) if keep else reader.read(), layout=reader.layout)
+        if errors := [str(finding) for finding in index.findings if finding.is_error]:
+            raise InputError(errors[0])
         reference = self._training_classes()
         return index.with_classes(*reference) if reference else index
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ...errors import InputError
+from .findings import Finding
 
 _DEEPEST = 16  # folders of a name that are looked at
 
@@ -40,13 +41,13 @@ def with_slashes(name: str) -> str:
 
 
 def find_respelled(
-    folders: Sequence[Path], names: Sequence[str], source: Path, notes: list[str]
+    folders: Sequence[Path], names: Sequence[str], source: Path, findings: list[Finding]
 ) -> list[str] | None:
     r"""Absolute paths of images that are not under their names, all in or below one of some folders.
 
     A name may have \ for /, be a URL, begin with folders of another machine, and differ in upper case. The
     longest end of it counts that is a file. None if one is not found, or if two names give one file.
-    ``notes`` gets a sentence about the file ``source`` that has the names.
+    ``findings`` gets one about the file ``source`` that has the names.
     """
     listings: dict[str, tuple[set[str], dict[str, str]]] = {}  # names, and those unique in lower case
 
@@ -69,7 +70,8 @@ def find_respelled(
                 break
             paths.append(path)
         if len(paths) == len(names) and len(set(paths)) == len(set(names)):
-            notes.append(f"{source}: images are spelled otherwise than their files; {names[0]} is {paths[0]}")
+            what = f"images are spelled otherwise than their files, {names[0]} is {paths[0]}"
+            findings.append(Finding("other spelling", str(source), what, "nothing has to be done"))
             return paths
     return None
 

@@ -14,6 +14,7 @@ import yaml
 
 from ...errors import InputError
 from ..images.decode import header_size
+from .findings import Finding
 from .index import IMAGE_SUFFIXES, Annotations, DatasetIndex, build_index, ids_from_paths, missing_files
 from .reader import Classes, SplitReader, is_inside, refuse_outside, stamp
 from .spelling import find_respelled, read_text, with_slashes
@@ -112,28 +113,27 @@ class YoloReader(SplitReader):
     def read(self) -> DatasetIndex:
         path, split = self.source, self.split
         description = read_data_yaml(path)
-        notes: list[str] = []
-        listed = self._listed(description, notes)
+        findings: list[Finding] = []
+        listed = self._listed(description, findings)
         paths = sorted(set(listed))
         with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
             sizes = np.array(list(pool.map(header_size, paths)), np.int32)
             rules = description.numbers, description.pose_numbers
             labels = list(pool.map(lambda image: read_labels(find_label(image), *rules), paths))
         if repeated := len(listed) - len(paths):
-            notes.append(f"{path}: the {split} split lists {repeated} images twice; keep one each")
+            what = f"the {split} split lists {repeated} images twice"
+            findings.append(Finding("repeated image", str(path), what, "keep one each"))
         if not any(label is not None for label in labels):
-            notes.append(
-                f"{path}: none of the {len(paths)} images of the {split} split has a label file (looked for "
-                f"{label_path(paths[0])} and others); put the labels there"
-            )
+            what = f"none of the {len(paths)} images of the {split} split has a label file"
+            what += f" (looked for {label_path(paths[0])} and others)"
+            findings.append(Finding("no labels", str(path), what, "put the labels there"))
         bare = (image for image, label in zip(paths, labels, strict=True) if label is None)
         if beside := [
             p for p in (os.path.splitext(image)[0] + ".txt" for image in bare) if os.path.exists(p)
         ]:
-            notes.append(
-                f"{path}: {len(beside)} files beside images are not read, such as {beside[0]}, because there "
-                f"is a folder of labels; move them there if they are labels"
-            )
+            what = f"{len(beside)} files beside images are not read, such as {beside[0]}"
+            what += ", because there is a folder of labels"
+            findings.append(Finding("labels not read", str(path), what, "move them there if they are labels"))
         return build_index(
             root=path.parent,
             split=split,
@@ -145,10 +145,10 @@ class YoloReader(SplitReader):
             sizes=sizes,
             annotations=_join(labels, sizes),
             describe=lambda image, line: f"{find_label(image)}:{line}",
-            notes=notes,
+            findings=findings,
         )
 
-    def _listed(self, description: DataYaml, notes: list[str]) -> list[str]:
+    def _listed(self, description: DataYaml, findings: list[Finding]) -> list[str]:
         """Absolute paths of the images, in the order of the entries."""
         split, entries = self.split, description.splits.get(self.split, ())
         if not (self.images or entries):
@@ -157,7 +157,7 @@ class YoloReader(SplitReader):
             )
         roots = self.roots()
         places = [self.images] if self.images else [_resolve(description, split, e, roots) for e in entries]
-        listed = [image for place in places for image in _list_images(place, description, roots, notes)]
+        listed = [image for place in places for image in _list_images(place, description, roots, findings)]
         refuse_outside(list(map(find_label, listed)), roots)
         if not listed:
             names = ", ".join(str(place) for place in places)
@@ -363,7 +363,7 @@ def _resolve(description: DataYaml, split: str, entry: str, roots: Sequence[str]
 
 
 def _list_images(
-    source: Path, description: DataYaml, roots: Sequence[str] | None, notes: list[str]
+    source: Path, description: DataYaml, roots: Sequence[str] | None, findings: list[Finding]
 ) -> list[str]:
     """Absolute paths of the images in and below a folder, or in a .txt list."""
     if source.is_dir():
@@ -383,7 +383,7 @@ def _list_images(
             return paths
         wrong = next(n for (n, _), path in zip(entries, paths, strict=True) if path in missing)
     names = [entry for _, entry in entries]
-    if respelled := find_respelled((source.parent, *description.folders), names, source, notes):
+    if respelled := find_respelled((source.parent, *description.folders), names, source, findings):
         refuse_outside(respelled, roots)
         return respelled
     raise InputError(
