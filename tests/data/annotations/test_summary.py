@@ -16,7 +16,8 @@ def _index(names: tuple[str, ...], classes: list[int], areas: list[float]) -> Da
     return build_index(
         root=Path("/x"), split="train", source=Path("a.json"), class_names=names,
         category_ids=np.arange(len(names)), paths=[f"/x/{i}.png" for i in range(5)], image_ids=np.arange(5),
-        sizes=np.full((5, 2), 100, np.int32), describe=lambda path, row: f"{path}: {row}", findings=[Finding("k", "a", "note", "mend")],
+        sizes=np.full((5, 2), 100, np.int32), describe=lambda path, row: f"{path}: {row}",
+        findings=[Finding("k", "a", "note", "mend")],
         annotations=Annotations(
             np.arange(n) % 2, np.arange(n), np.array(classes, np.int64), boxes, np.array(areas, np.float64),
             np.zeros(n, np.bool_),
