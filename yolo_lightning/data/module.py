@@ -22,6 +22,7 @@ from .annotations.reader import Classes
 from .annotations.source import DataSource, Split
 from .annotations.summary import summarise
 from .batch import label_capacity
+from .check.splits import FIT_SECONDS, check_splits
 from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
 from .images.decode import MAX_MEGAPIXELS, refuse_large
 from .loading.dataset import DetectionDataset, PredictionDataset, Sample, collate, list_images
@@ -164,14 +165,14 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             self._read([split])
         return self.indices[split]
 
-    def _read(self, splits: Iterable[Split]) -> None:
-        """Read splits; what is wrong in all of them is one report."""
-        indices = {}
-        for split in splits:
-            if split not in self.indices:
-                indices[split] = self.inspect(split)
-                title = f"{split} ({indices[split].layout}, {indices[split].source})"
-                rank_zero_info(summarise(indices[split], title))
+    def _read(self, splits: Iterable[Split], examine: bool = False) -> None:
+        """Read splits, and ``examine`` their image files; what is wrong in all of them is one report."""
+        indices = {split: self.inspect(split) for split in splits if split not in self.indices}
+        if examine:
+            found = check_splits(indices, self.image_size, FIT_SECONDS, keep=self.cache != "none")
+            indices = {split: index.without(found[split]) for split, index in indices.items()}
+        for split, index in indices.items():
+            rank_zero_info(summarise(index, f"{split} ({index.layout}, {index.source})"))
         if self.on_error == "raise":
             refuse_errors(finding for index in indices.values() for finding in index.findings)
         for split, index in indices.items():
@@ -188,7 +189,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             try:
                 refuse_large(index.path(i), index.sizes[i].tolist(), self.max_megapixels)
             except InputError as error:
-                errors.append(Finding.from_error("large image", error, str(index.path(i))))
+                errors.append(Finding.of_image(str(index.path(i)), error))
         return index.without(errors) if errors else index
 
     def _refuse_many_errors(self, split: Split, index: DatasetIndex) -> None:
@@ -213,15 +214,10 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         Raises:
             InputError: A split is missing or wrong, or the splits have different classes.
         """
-        self._read(_SPLITS_OF_STAGE[stage])
+        self._read(_SPLITS_OF_STAGE[stage], examine=stage == "fit")
         if stage == "fit":
             train, val = self.index("train"), self.index("val")
-            same_ids = np.array_equal(train.category_ids, val.category_ids)
-            if train.class_names != val.class_names or not same_ids:
-                raise InputError(
-                    f"{val.source}: its classes are not those of {train.source}; "
-                    f"make the categories of the two files equal"
-                )
+            refuse_other_classes(train, val)
             if not train.trainable.any():
                 raise InputError(
                     f"{train.source}: the train split has no label to learn from; "
@@ -348,3 +344,17 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         """Stop the training workers."""
         if self._train_loader is not None:
             self._train_loader.close()
+
+
+def refuse_other_classes(train: DatasetIndex, val: DatasetIndex) -> None:
+    """Refuse two splits with different classes.
+
+    Raises:
+        InputError: Their names or ids differ.
+    """
+    same_ids = np.array_equal(train.category_ids, val.category_ids)
+    if train.class_names != val.class_names or not same_ids:
+        raise InputError(
+            f"{val.source}: its classes are not those of {train.source}; "
+            f"make the categories of the two files equal"
+        )

@@ -280,3 +280,26 @@ def test_splits_with_other_names_are_refused(tmp_path: Path) -> None:
     write(tmp_path, other, "annotations/instances_val.json", "images/val")
     with pytest.raises(InputError, match="its classes are not those of"):
         DetectionDataModule(str(tmp_path), cache="none").build_indices("fit")
+
+
+def test_ids_of_several_annotations_are_counted(tmp_path: Path) -> None:
+    content = document()
+    content["annotations"] += [{**content["annotations"][0], "bbox": [n, n, 9, 9]} for n in range(3)]
+    write(tmp_path, content)
+    (finding,) = [
+        f for f in DataSource(tmp_path).read("train").findings if f.kind == "repeated annotation id"
+    ]
+    assert finding.what.startswith("1 ids belong to several annotations, such as 0")
+
+
+def test_images_that_are_respelled_or_gone(tmp_path: Path) -> None:
+    content = document()
+    content["images"] += [{**content["images"][0], "id": n, "file_name": f"x\\{n}.png"} for n in (7, 8, 9)]
+    content["images"][0]["file_name"] = "x\\0.png"
+    write(tmp_path, content)
+    for n in (7, 8):
+        write_image(tmp_path / f"images/train/{n}.png", 48, 64, seed=n)
+    index = DataSource(tmp_path).find_errors("train")
+    assert [Path(path).name for path in index.paths()] == ["0.png", "7.png", "8.png"]
+    (error,) = [finding for finding in index.findings if finding.is_error]
+    assert error.kind == "missing image" and "9.png does not exist" in error.what

@@ -305,3 +305,39 @@ def test_other_names_of_the_yaml(tmp_path: Path, name: str) -> None:
     check(DataSource(tmp_path / name))
     found: Any = source.locate()
     assert found[1] == tmp_path / name
+
+
+def test_files_with_labels_that_are_not_read_are_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    for name in ("b.XCF", "c.svg", "notes.md"):
+        (tmp_path / "images/train" / name).write_bytes(b"\0")
+    for name in ("b.txt", "c.TXT"):
+        (tmp_path / "labels/train" / name).write_text(ROW)
+    (finding,) = [f for f in DataSource(tmp_path).read("train").findings if f.kind == "images not read"]
+    assert finding.what.startswith("2 files with labels are not read (.XCF, .svg), such as ")
+
+
+def test_label_files_without_images_are_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    for name, text in (
+        ("gone.txt", ROW),
+        ("classes.txt", "disc\nsquare"),
+        ("empty.txt", ""),
+        ("1.txt", "1 2 3"),
+    ):
+        (tmp_path / "labels/train" / name).write_text(text)
+    index = DataSource(tmp_path).read("train", keep=True)
+    (finding,) = [finding for finding in index.findings if finding.kind == "labels without image"]
+    assert finding.where == str(tmp_path / "labels/train/gone.txt") and finding.severity == "warning"
+    (tmp_path / "labels/train/gone.txt").unlink()
+    assert not any(
+        "no image" in problem for problem in DataSource(tmp_path).read("train", keep=True).problems
+    )
+
+
+def test_labels_of_the_other_split_in_one_folder_are_no_orphans(tmp_path: Path) -> None:
+    write(tmp_path, yaml="train: train.txt\nval: val.txt\nnames: [disc, square]\n")
+    write_image(tmp_path / "images/train/b.png")
+    (tmp_path / "labels/train/b.txt").write_text(ROW)
+    (tmp_path / "train.txt").write_text("images/train/a.png\n")
+    assert len(DataSource(tmp_path).read("train").findings) == 1  # the class that is not used

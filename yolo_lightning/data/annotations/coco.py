@@ -395,6 +395,10 @@ def _resolve(
             place = paths[image[n]] if image[n] >= 0 else ""
             remedy = "add it there or remove the annotation"
             findings.append(Finding(f"unknown {name}", str(path), what, remedy, place, is_error=True))
+    ids, counts = np.unique(rows.row_id, return_counts=True)
+    if (counts > 1).any():
+        what = f"{(counts > 1).sum():,} ids belong to several annotations, such as {ids[counts > 1][0]}"
+        findings.append(Finding("repeated annotation id", str(path), what, "give each its own"))
     known = (image >= 0) & (classes >= 0)
     rows = replace(rows, image=image, classes=classes)
     return Annotations(**{name: values[known] for name, values in vars(rows).items()})
@@ -415,8 +419,7 @@ def _check_sizes(images: Sequence[tuple[int, str]], sizes: npt.NDArray[np.int32]
         try:
             refuse_other_size(path, (height, width))
         except InputError as error:
-            kind = "image of another size" if " px " in str(error) else "unreadable image"
-            return [Finding.from_error(kind, error, path)]
+            return [Finding.of_image(path, error)]
         return []
 
     step = max(1, -(-len(images) // _SIZES_CHECKED))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
@@ -23,6 +24,7 @@ class Finding(NamedTuple):
     image: str = ""  # absolute path of the image that it concerns, if it is one image
     is_error: bool = False  # the image cannot be used as it is; its whole image is left out
     is_note: bool = False  # nothing has to be done
+    beside: str = ""  # a second image that it concerns, such as the original of a copy
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}; {self.remedy}"
@@ -38,6 +40,16 @@ class Finding(NamedTuple):
         where, _, rest = str(error).partition(": ")
         what, _, remedy = rest.rpartition("; ")
         return cls(kind, where, what, remedy, image, is_error)
+
+    @classmethod
+    def of_image(cls, path: str, error: Exception) -> Finding:
+        """The finding that an ``InputError`` about an image file describes."""
+        text = str(error).removeprefix(path)
+        if "not a readable" in text and os.path.isfile(path) and not os.path.getsize(path):
+            return cls("empty image", path, "the file is empty", "replace or remove it", path, is_error=True)
+        kinds = {"truncated": "truncated image", " px but": "image of another size", " px": "large image"}
+        kind = next((kind for part, kind in kinds.items() if part in text), "unreadable image")
+        return cls.from_error(kind, error, path)
 
 
 def by_kind(findings: Iterable[Finding]) -> dict[tuple[str, str], list[Finding]]:

@@ -1,16 +1,13 @@
 """Cache of a split's index: one process of a machine reads the data set, the others and later runs the file.
 
 A file is named after the facts of its reader (sizes and times of files, the given paths) and the code of the
-readers; that the images exist is checked when it is loaded. It is an uncompressed ``.npz``, arrays and one
-JSON text, and a signature: who made the data set may have made the file, to be read in its place.
+readers; that the images exist is checked when it is loaded. It holds arrays and one JSON text.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
-import mmap
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ...system.files import remove_leftovers, whole_file
-from ..cache_folder import NoRoom, disk_folder, lock_folder, sign
+from ..cache_folder import NoRoom, disk_folder, lock_folder
+from ..signed_arrays import read_arrays, write_arrays
 from .findings import Finding
 from .index import DatasetIndex, missing_files
 from .reader import SplitReader, refuse_outside, stamp
@@ -77,22 +74,12 @@ def _code() -> str:
 
 
 def _save(index: DatasetIndex, path: Path) -> None:
-    """Write the file, and remove those that it replaces."""
-    remove_leftovers(path.parent)
     fields = {name: value for name, value in vars(index).items() if name != "from_cache"}
     arrays = {name: fields.pop(name) for name, value in vars(index).items() if isinstance(value, np.ndarray)}
     path_bytes = fields.pop("path_bytes")
     fields["stamps"] = _stamps(index.findings)
     texts = {"texts": json.dumps(fields, default=str).encode(), "path_bytes": path_bytes}  # str: of a Path
-    arrays |= {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
-    with whole_file(path, sync=False) as temporary, temporary.open("xb") as file:
-        np.savez(file, **arrays)
-        file.flush()
-        file.write(sign(temporary.read_bytes()))
-    family = path.name.rsplit("_", 1)[0]
-    for stale in path.parent.glob(f"{family}_*"):
-        if stale != path:
-            stale.unlink(missing_ok=True)
+    write_arrays(path, arrays | {name: np.frombuffer(text, np.uint8) for name, text in texts.items()})
 
 
 def _stamps(findings: Sequence[Finding]) -> list[list[int]]:
@@ -109,12 +96,7 @@ def _stamps(findings: Sequence[Finding]) -> list[list[int]]:
 def _load(path: Path, roots: Sequence[str] | None) -> DatasetIndex | None:
     """The index in a file; None if there is no file, it is damaged or forged, or an image has changed."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as opened:
-            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
-                if not hmac.compare_digest(data[-32:], sign(data[:-32])):
-                    return None
-            with np.load(opened, allow_pickle=False) as file:
-                fields: dict[str, Any] = {name: file[name] for name in file.files}
+        fields: dict[str, Any] = dict(read_arrays(path))
         fields |= json.loads(fields.pop("texts").tobytes())
         fields["class_names"] = tuple(fields["class_names"])
         fields["findings"] = tuple(Finding(*values) for values in fields["findings"])

@@ -120,7 +120,9 @@ class YoloReader(SplitReader):
 
     def facts(self) -> Iterator[object]:
         yield str(self.source), self.source.read_bytes()
-        listed = self._listed(read_data_yaml(self.source), [])
+        findings: list[Finding] = []
+        listed = self._listed(read_data_yaml(self.source), findings)
+        yield findings
         chunks = [listed[n : n + _CHUNK_IMAGES] for n in range(0, len(listed), _CHUNK_IMAGES)]
         with ThreadPoolExecutor(16) as pool:  # on a network file system each look is a wait
             yield from pool.map(_image_stamps, chunks)
@@ -140,7 +142,7 @@ class YoloReader(SplitReader):
                 size = header_size(image)
             except InputError as error:
                 size = 1, 1
-                wrong.append(Finding.from_error("unreadable image", error))
+                wrong.append(Finding.of_image(image, error))
             return size, labels, [finding._replace(image=image, is_error=True) for finding in wrong]
 
         with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
@@ -191,7 +193,41 @@ class YoloReader(SplitReader):
             raise InputError(
                 f"{names}: the {split} split has no images; add some or correct '{split}' in {self.source}"
             )
+        findings += _labels_without_images(listed, self.source)
         return listed
+
+
+def _labels_without_images(images: Sequence[str], source: Path) -> Iterator[Finding]:
+    """Label files beside which there is no image, or one of a format that is not read."""
+    unread: list[str] = []
+    for folder in dict.fromkeys(map(os.path.dirname, images)):
+        place = os.path.dirname(label_path(os.path.join(folder, "x")))
+        place = place if os.path.isdir(place) else folder
+        files = [os.path.splitext(name) for name in os.listdir(folder)]
+        read = {stem for stem, suffix in files if suffix.lower() in IMAGE_SUFFIXES}
+        others = {stem: suffix for stem, suffix in files if suffix.lower() not in (".txt", *IMAGE_SUFFIXES)}
+        for stem, suffix in sorted(map(os.path.splitext, os.listdir(place))):
+            path = os.path.join(place, stem + suffix)
+            if suffix.lower() != ".txt" or stem in read or not _has_labels(path):
+                continue
+            if stem in others:
+                unread.append(os.path.join(folder, stem + others[stem]))
+                continue
+            what, remedy = "there is no image for these labels", "add the image, or remove the file"
+            yield Finding("labels without image", path, what, remedy)
+    if unread:
+        suffixes = ", ".join(sorted({os.path.splitext(path)[1] for path in unread}))
+        what = f"{len(unread)} files with labels are not read ({suffixes}), such as {unread[0]}"
+        yield Finding("images not read", str(source), what, "convert them to JPEG or PNG")
+
+
+def _has_labels(path: str) -> bool:
+    """True if a text begins with a label; others are lists of names or notes."""
+    try:
+        fields = [] if os.path.islink(path) else _fields(read_text(Path(path)).partition("\n")[0])
+        return len([float(field) for field in fields]) >= 5
+    except (OSError, ValueError, _WrongLine):
+        return False
 
 
 def _image_stamps(images: Sequence[str]) -> list[tuple[str, object, object]]:
