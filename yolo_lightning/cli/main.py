@@ -15,6 +15,7 @@ from ..runs.directory import with_run_config
 from ..system.cores import limit_threads
 from ..system.memory import keep_freed_memory
 from .command_parser import FitParser
+from .convert import run_convert
 from .doctor import run_doctor
 from .launcher import YoloCLI, launch
 from .report import run_compare, run_report
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[[list[str]], Any]] = {
     "synth": lambda argv: auto_cli(
         synth, args=argv, as_positional=False, prog="yolo-lightning synth", parser_class=FitParser
     ),
+    "convert": run_convert,
     "doctor": run_doctor,
     "submit": lambda argv: sys.exit(submit(argv)),
     "report": run_report,
