@@ -52,7 +52,8 @@ def test_long_lists_of_problems_are_cut_on_screen_with_their_total(tmp_path: Pat
     index = _index(np.tile([[50.0, 5, 70, 20]], (40, 1)))
     assert len(index.problems) == 40 + 39  # all clipped, all but the first repeated
     lines = summarise(index).splitlines()
-    assert "79 problems:" in lines[-7] and lines[-1].strip() == "... and 74 more"
+    assert lines[-14].strip() == "warning: 40 of 'box out of the image':" and len(lines) == 18
+    assert lines[-8].strip() == "... and 35 more" and lines[-1].strip() == "... and 34 more"
 
 
 def _index(boxes: np.ndarray) -> DatasetIndex:

@@ -30,8 +30,7 @@ def test_sizes_have_the_bounds_of_coco() -> None:
         "5 images (3 without labels), 5 labels of 1 classes",
         "  labels by class: a 5",
         "  box sizes: 2 small, 2 medium, 1 large; side 0 to 96 px, median 32 px",
-        "  1 problem:",
-        "    a: note; mend",
+        "  warning: a: note; mend",
     ]
 
 

@@ -18,13 +18,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .findings import Finding
+from .findings import EVERY_IMAGE, Finding
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
+# fmt: off
+IMAGE_SUFFIXES = frozenset((
+    ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+))
+# fmt: on
+"""Suffixes of the files that are images; ``images/decode.py`` reads these formats."""
 SHOWN = 5  # names or problems that a message lists
 
 _TOLERANCE_PX = 0.05
@@ -100,6 +106,29 @@ class DatasetIndex:
         table = np.array([places[name] for name in self.class_names], np.int64)
         return replace(self, classes=table[self.classes], class_names=class_names, category_ids=category_ids)
 
+    def without(self, errors: Sequence[Finding]) -> DatasetIndex:
+        """This index with more findings, and without the images of those that are errors."""
+        wrong = {finding.image for finding in errors if finding.is_error}
+        paths = self.paths()
+        kept = np.array([path not in wrong and EVERY_IMAGE not in wrong for path in paths], np.bool_)
+        counts = np.diff(self.offsets)
+        rows = np.repeat(kept, counts)
+        encoded = [os.fsencode(path) for path, keep in zip(paths, kept, strict=True) if keep]
+        return replace(
+            self,
+            path_bytes=b"".join(encoded),
+            path_offsets=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
+            image_ids=self.image_ids[kept],
+            sizes=self.sizes[kept],
+            offsets=np.cumsum([0, *counts[kept]], dtype=np.int64),
+            classes=self.classes[rows],
+            boxes=self.boxes[rows],
+            areas=self.areas[rows],
+            crowd=self.crowd[rows],
+            trainable=self.trainable[rows],
+            findings=(*self.findings, *errors),
+        )
+
     @property
     def problems(self) -> tuple[str, ...]:
         """The findings as sentences."""
@@ -148,7 +177,7 @@ def build_index(
     """
     findings = tuple(findings)
     wrong = {finding.image for finding in findings if finding.is_error}
-    kept = (i for i, path in enumerate(paths) if path not in wrong)
+    kept = (i for i, path in enumerate(paths) if path not in wrong and EVERY_IMAGE not in wrong)
     order = np.array(sorted(kept, key=paths.__getitem__), np.int64)
     names, sizes = [paths[i] for i in order], sizes[order]
     encoded = [os.fsencode(name) for name in names]
@@ -226,7 +255,7 @@ def _unused_classes(class_names: tuple[str, ...], classes: IntArray, source: Pat
     more = f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else ""
     shown = f"{', '.join(unused[:SHOWN])}{more}"
     what, remedy = f"no label has the {noun} {shown}", "remove unused categories, or add labels"
-    return [Finding("unused class", str(source), what, remedy)]
+    return [Finding("unused class", str(source), what, remedy, is_note=True)]
 
 
 def _repeats(image: IntArray, classes: IntArray, boxes: FloatArray, candidates: BoolArray) -> BoolArray:

@@ -26,7 +26,7 @@ from ...system.files import remove_leftovers, whole_file
 from ..cache_folder import NoRoom, disk_folder, lock_folder, sign
 from .findings import Finding
 from .index import DatasetIndex, missing_files
-from .reader import SplitReader, refuse_outside
+from .reader import SplitReader, refuse_outside, stamp
 
 
 def read_once(reader: SplitReader) -> DatasetIndex:
@@ -82,6 +82,7 @@ def _save(index: DatasetIndex, path: Path) -> None:
     fields = {name: value for name, value in vars(index).items() if name != "from_cache"}
     arrays = {name: fields.pop(name) for name, value in vars(index).items() if isinstance(value, np.ndarray)}
     path_bytes = fields.pop("path_bytes")
+    fields["stamps"] = _stamps(index.findings)
     texts = {"texts": json.dumps(fields, default=str).encode(), "path_bytes": path_bytes}  # str: of a Path
     arrays |= {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
     with whole_file(path, sync=False) as temporary, temporary.open("xb") as file:
@@ -94,8 +95,19 @@ def _save(index: DatasetIndex, path: Path) -> None:
             stale.unlink(missing_ok=True)
 
 
+def _stamps(findings: Sequence[Finding]) -> list[list[int]]:
+    """Stamps of the images that are left out: the facts of a reader may not have them."""
+    stamps = []
+    for image in dict.fromkeys(finding.image for finding in findings if finding.is_error):
+        try:
+            stamps.append(list(stamp(os.stat(image))))
+        except OSError:
+            stamps.append([])
+    return stamps
+
+
 def _load(path: Path, roots: Sequence[str] | None) -> DatasetIndex | None:
-    """The index in a file; None if there is no file, it is damaged or forged, or an image is gone."""
+    """The index in a file; None if there is no file, it is damaged or forged, or an image has changed."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as opened:
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
@@ -107,6 +119,8 @@ def _load(path: Path, roots: Sequence[str] | None) -> DatasetIndex | None:
         fields["class_names"] = tuple(fields["class_names"])
         fields["findings"] = tuple(Finding(*values) for values in fields["findings"])
         fields |= {name: Path(fields[name]) for name in ("root", "source")}
+        if fields.pop("stamps") != _stamps(fields["findings"]):
+            return None
         index = DatasetIndex(**{**fields, "path_bytes": fields["path_bytes"].tobytes(), "from_cache": True})
     except Exception:  # a damaged archive raises errors of nearly every kind
         return None

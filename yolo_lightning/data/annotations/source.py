@@ -12,6 +12,7 @@ from .coco import CocoReader, read_categories
 from .cvat import CvatReader
 from .darknet import DarknetReader, PlainYoloReader
 from .documents import find_broken
+from .findings import refuse_errors
 from .index import DatasetIndex
 from .index_cache import read_once
 from .label_studio import LabelStudioReader
@@ -103,16 +104,26 @@ class DataSource:
         return "train" in found and "val" not in found
 
     def read(self, split: Split, keep: bool = False) -> DatasetIndex:
-        """Read and validate one split.
+        """Read one split without errors, see :meth:`find_errors`.
+
+        Raises:
+            InputError: The split is missing, or something in it is wrong.
+        """
+        index = self.find_errors(split, keep)
+        refuse_errors(index.findings)
+        return index
+
+    def find_errors(self, split: Split, keep: bool = False) -> DatasetIndex:
+        """Read and validate one split; images of errors are left out, and there may be none left.
 
         Without a val split, train and val share the images of train, see :func:`take_share`.
         ``keep`` uses the index cache: take the index from its file if nothing has changed since, or write it.
 
         Raises:
-            InputError: The split is missing, or something in it is wrong.
+            InputError: The split is missing, or cannot be read as a whole.
         """
         if self._is_shared(split):
-            whole = replace(self, val_share=0.0).read("train", keep)
+            whole = replace(self, val_share=0.0).find_errors("train", keep)
             return take_share(whole, split, self.val_share)
         images = self.images.get(split)
         if images is not None and not images.exists():
@@ -125,8 +136,6 @@ class DataSource:
             reader = replace(kind.of_split(place, split, images), is_given=place == self.root)
         reader = replace(reader, allow_outside=self.allow_outside)
         index = replace(read_once(reader) if keep else reader.read(), layout=reader.layout)
-        if errors := [str(finding) for finding in index.findings if finding.is_error]:
-            raise InputError(errors[0])
         reference = self._training_classes()
         return index.with_classes(*reference) if reference else index
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
+from .findings import EVERY_IMAGE, Finding, refuse_errors
 from .index import DatasetIndex
 
 
@@ -23,20 +24,23 @@ def take_share(index: DatasetIndex, split: str, share: float) -> DatasetIndex:
         InputError: There are fewer than two images.
     """
     if len(index) < 2:
+        refuse_errors(index.findings)
         raise InputError(f"{index.source}: has no val split and fewer than two images; add images")
     paths = index.paths()
-    ranks = np.array([_hash(os.path.relpath(path, index.root)) for path in paths])
-    is_val = (ranks < share) | (ranks == ranks.min())
-    is_val &= ranks < ranks.max()
-    kept = is_val if split == "val" else ~is_val
+    hashes = np.array([_hash(path, index.root) for path in paths])
+    limit = min(max(share, np.nextafter(hashes.min(), 1)), hashes.max())  # at least one of each
+    kept = (hashes < limit) == (split == "val")
+
+    def is_kept(finding: Finding) -> bool:
+        image = finding.image
+        return image in ("", EVERY_IMAGE) or (_hash(image, index.root) < limit) == (split == "val")
+
     rows = np.repeat(kept, np.diff(index.offsets))
     lengths = np.diff(index.path_offsets)[kept]
-    names = {path for path, is_kept in zip(paths, kept.tolist(), strict=True) if is_kept}
-    others = set(paths) - names
     return replace(
         index,
         split=split,
-        path_bytes=b"".join(os.fsencode(path) for path in paths if path in names),
+        path_bytes=b"".join(os.fsencode(paths[i]) for i in np.flatnonzero(kept)),
         path_offsets=np.cumsum([0, *lengths.tolist()], dtype=np.int64),
         image_ids=index.image_ids[kept],
         sizes=index.sizes[kept],
@@ -46,12 +50,12 @@ def take_share(index: DatasetIndex, split: str, share: float) -> DatasetIndex:
         areas=index.areas[rows],
         crowd=index.crowd[rows],
         trainable=index.trainable[rows],
-        findings=tuple(finding for finding in index.findings if finding.image not in others),
+        findings=tuple(filter(is_kept, index.findings)),
         layout=f"{index.layout}, no val split: {share:.0%} of the images validate (--data.val_share)",
     )
 
 
-def _hash(path: str) -> float:
-    """A number in 0..1 for a relative path, the same on all systems."""
-    text = Path(path).as_posix().encode(errors="surrogateescape")
+def _hash(path: str, root: Path) -> float:
+    """A number in 0..1 for a path below ``root``, the same on all systems."""
+    text = Path(os.path.relpath(path, root)).as_posix().encode(errors="surrogateescape")
     return int.from_bytes(hashlib.sha256(text).digest()[:6], "big") / 2**48
