@@ -186,7 +186,7 @@ def test_only_broken_files_are_named(tmp_path: Path) -> None:
 def test_missing_image_is_an_error(tmp_path: Path) -> None:
     sets.write_voc(tmp_path)
     (tmp_path / "b.png").unlink()
-    with pytest.raises(InputError, match=r"b\.xml: its image b is not below the folder"):
+    with pytest.raises(InputError, match=r"b\.xml: its image b or b\.png is not below the folder"):
         read(tmp_path)
 
 
@@ -686,7 +686,7 @@ def test_names_that_lead_out_are_looked_up_inside(tmp_path: Path) -> None:
     root = tmp_path / "set"
     labelme(shape(), name="../secret.png")(root)
     put(root / "b.json", sets.labelme_json("../secret.png", shape()))
-    with pytest.raises(InputError, match=r"b\.json: its image \.\./secret\.png is not below the folder"):
+    with pytest.raises(InputError, match=r"b\.json: its image \.\./secret\.png .* is not below the folder"):
         read(root)
     assert len(read(root, allow_outside=True)) == 1
 

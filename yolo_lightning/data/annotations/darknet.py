@@ -60,7 +60,7 @@ class PlainYoloReader(YoloReader):
         if not root.is_dir():
             return None
         texts = islice(files_below(root, ".txt"), _LOOKED_AT)
-        return root if any(_is_label_file(path) for path in texts) else None
+        return root if any(_is_label_file(Path(path)) for path in texts) else None
 
     @staticmethod
     def describe(place: Path) -> DataYaml:

@@ -15,24 +15,29 @@ from xml.etree import ElementTree
 from ...errors import InputError
 from .spelling import read_text
 
-LOOKED_AT = 20
+LOOKED_AT = 10
 """Files of a folder that are opened to find out its format."""
 
 
-def files_below(place: Path, suffix: str) -> Iterator[Path]:
-    """The files with a suffix in and below a folder, the upper ones first; a file itself.
+class BrokenFileError(InputError):
+    """A file that cannot be parsed."""
+
+
+def files_below(place: str | Path, suffix: str) -> Iterator[str]:
+    """Paths of the files with a suffix in and below a folder, the upper ones first; or of a file itself.
 
     Leftovers of systems and editors are passed over.
     """
-    if place.is_file():
-        yield from [place] if place.suffix.lower() == suffix else []
+    if os.path.isfile(place):
+        yield from [str(place)] if str(place).lower().endswith(suffix) else []
         return
-    for parent, folders, names in os.walk(place):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "@eaDir")
-        for name in sorted(names):
-            path = os.path.join(parent, name)
-            if name.lower().endswith(suffix) and name[0] != "." and os.path.isfile(path):
-                yield Path(path)
+    with os.scandir(place) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
+    entries = [entry for entry in entries if not (entry.name.startswith(".") or entry.name == "@eaDir")]
+    yield from (e.path for e in entries if e.name.lower().endswith(suffix) and e.is_file())
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from files_below(entry.path, suffix)
 
 
 def find_broken(root: Path) -> str:
@@ -40,24 +45,23 @@ def find_broken(root: Path) -> str:
     for suffix in (".json", ".xml"):
         for path in islice(files_below(root, suffix), LOOKED_AT):
             try:
-                load(path)
+                load(Path(path))
             except (InputError, OSError) as error:
                 return f"{error}, or "
     return ""
 
 
 @lru_cache(maxsize=LOOKED_AT)
-def load_again(path: Path, _: object) -> Any:
+def load_again(path: str, _: object) -> Any:
     """The content of a file that several formats look at."""
-    return load(path)
+    return load(Path(path))
 
 
 def load(path: Path) -> Any:
     """The content of a JSON, an XML (its root element) or a CSV (a list of rows).
 
     Raises:
-        InputError: It is broken, or an XML that declares a document type or entities.
-        OSError: It cannot be read.
+        BrokenFileError: It cannot be read, or is an XML with a document type.
     """
     suffix = path.suffix.lower()
     try:
@@ -70,9 +74,11 @@ def load(path: Path) -> Any:
         where, what = f"{path}:{error.lineno}", f"JSON at column {error.colno} ({error.msg})"
     except ElementTree.ParseError as error:
         where, what = f"{path}:{error.position[0]}", f"XML at column {error.position[1]} ({error})"
-    except (csv.Error, LookupError, RecursionError, ValueError) as error:
+    except InputError as error:
+        raise BrokenFileError(str(error)) from None
+    except (csv.Error, LookupError, OSError, RecursionError, ValueError) as error:
         where, what = str(path), f"file ({error})"
-    raise InputError(f"{where}: broken {what}; repair it or export the annotations again")
+    raise BrokenFileError(f"{where}: broken {what}; repair it or export the annotations again")
 
 
 class _PlainTree(ElementTree.TreeBuilder):

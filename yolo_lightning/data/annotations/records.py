@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import os
 from abc import abstractmethod
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from ...errors import InputError
 from ..images.decode import header_size, refuse_other_size
-from .documents import LOOKED_AT, files_below, load, load_again
+from .documents import LOOKED_AT, BrokenFileError, files_below, load, load_again
 from .findings import Finding
 from .image_files import ImageFiles, split_in
 from .index import Annotations, DatasetIndex, build_index, ids_from_paths
@@ -27,7 +26,9 @@ from .reader import Classes, SplitReader, refuse_outside, stamp
 from .spelling import path_parts
 from .yolo import images_below
 
+_CHUNK_FILES = 500  # files that one thread looks at in one go
 _MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+"""What reading of content raises that is not as its format says."""
 
 
 class Label(NamedTuple):
@@ -52,24 +53,18 @@ class NotLabelledError(Exception):
     """An object without a box, or an image that nobody has looked at; the argument says why."""
 
 
-@dataclass
-class _Parsed:
-    """All files of a data set, read."""
+class _Image(NamedTuple):
+    record: Record  # without objects
+    file: Path  # of the annotations
+    split: str
+    labels: list[tuple[int, Label]]  # each with the number of its object, from 1
+    errors: list[Finding]
 
-    names: tuple[str, ...] = ()
-    ordered: dict[str, None] = field(
-        default_factory=dict
-    )  # names in the order of the files, if they have one
-    images: list[tuple[Record, Path, str]] = field(default_factory=list)  # without objects; file; split
-    findings: list[tuple[int, Finding]] = field(default_factory=list)  # position in ``images``, or -1
-    passed_over: dict[tuple[str, str], list[Path]] = field(
-        default_factory=dict
-    )  # by split ("": all), and reason
-    image: array[int] = field(default_factory=lambda: array("q"))  # (T,) of each label
-    row: array[int] = field(default_factory=lambda: array("q"))  # (T,) number of the object, from 1
-    classes: array[int] = field(default_factory=lambda: array("q"))  # (T,)
-    boxes: array[float] = field(default_factory=lambda: array("d"))  # (T * 4)
-    crowd: array[int] = field(default_factory=lambda: array("b"))  # (T,)
+
+class _Parsed(NamedTuple):
+    names: tuple[str, ...]  # of the classes
+    images: list[_Image]  # of all splits
+    findings: list[tuple[str, Finding]]  # each with its split, "" for all
 
 
 @dataclass(frozen=True)
@@ -125,7 +120,7 @@ class RecordReader(SplitReader):
         return rule
 
     @classmethod
-    def annotation_files(cls, place: Path) -> list[Path]:
+    def annotation_files(cls, place: Path) -> list[str]:
         """The files of the data set."""
         return list(files_below(place, cls.suffix))
 
@@ -147,7 +142,7 @@ class RecordReader(SplitReader):
 
     @classmethod
     def splits(cls, place: Path) -> frozenset[str]:
-        return frozenset(split for _, _, split in cls._parsed(place).images) - {"none"}
+        return frozenset(image.split for image in cls._parsed(place).images) - {"none"}
 
     @property
     def layout(self) -> str:
@@ -158,12 +153,11 @@ class RecordReader(SplitReader):
         return self.source if self.source.is_dir() else self.source.parent
 
     def facts(self) -> Iterator[object]:
-        yield str(self.source)
         files = self.annotation_files(self.source)
-        images = images_below(self.images or self.folder, self.roots())
+        files += images_below(self.images or self.folder, self.roots())
+        chunks = [files[n : n + _CHUNK_FILES] for n in range(0, len(files), _CHUNK_FILES)]
         with ThreadPoolExecutor(16) as pool:  # on a network file system each look is a wait
-            for path, status in zip([*files, *images], pool.map(os.stat, [*files, *images]), strict=True):
-                yield str(path), stamp(status)
+            yield from pool.map(lambda chunk: [(path, stamp(os.stat(path))) for path in chunk], chunks)
 
     @classmethod
     def _parsed(cls, place: Path) -> _Parsed:
@@ -172,189 +166,146 @@ class RecordReader(SplitReader):
 
     def read(self) -> DatasetIndex:
         parsed, roots = self._parsed(self.source), self.roots()
-        refuse_outside(list(map(str, self.annotation_files(self.source))), roots)
-        files = ImageFiles(
-            images_below(self.images or self.folder, roots), str(self.folder), self.allow_outside
-        )
-        found: dict[str, int] = {}  # number of the image by its path
-        findings = self._passed_over(parsed)
-        wrong = {n for n, _ in parsed.findings}
-        own = [n for n, (_, _, split) in enumerate(parsed.images) if split == self.split]
-        located = {}
-        for n in own:
-            record, file, _ = parsed.images[n]
-            path = files.find(record.names, file.parent, self.split)
-            located[n] = path or ""
-            if path is None and n not in wrong:
-                name, what = record.names[0], "is not below the folder, or is there several times"
-                would_be = os.path.join(file.parent, *path_parts(name))
-                finding = Finding(
-                    "missing image",
-                    str(file),
-                    f"its image {name[:200]} {what}",
-                    record.remedy,
-                    would_be,
-                    True,
-                )
-                findings.append(finding)
-            elif path in found:
-                what = f"{path} is annotated by {parsed.images[found[path]][1]}, too, which is used"
+        refuse_outside(self.annotation_files(self.source), roots)
+        listed = images_below(self.images or self.folder, roots)
+        files = ImageFiles(listed, str(self.folder), self.allow_outside)
+        own = [image for image in parsed.images if image.split == self.split]
+        found: dict[str, _Image] = {}
+        findings = [finding for split, finding in parsed.findings if split in (self.split, "")]
+        for image in own:
+            record, file = image.record, image.file
+            path = files.find(record.names, file.parent, self.split) or ""
+            findings += [error._replace(image=path) for error in image.errors]
+            if path in found:
+                what = f"{path} is annotated by {found[path].file}, too, which is used"
                 findings.append(Finding("repeated image", str(file), what, "keep one"))
             elif path:
-                found[path] = n
-        findings += [f._replace(image=located[n]) for n, f in parsed.findings if n in located]
-        findings += [f for n, f in parsed.findings if n < 0]
+                found[path] = image
+            elif not image.errors:
+                names = " or ".join(name[:200] for name in dict.fromkeys(record.names) if name)
+                what = f"its image {names} is not below the folder, or is there several times"
+                missing = os.path.join(file.parent, *path_parts(record.names[0]))
+                findings.append(Finding("missing image", str(file), what, record.remedy, missing, True))
         if not found:
-            raise InputError(self._no_images(own, findings))
-        is_all = self.splits(self.source) == {self.split}
-        if bare := {path for path in files.paths if is_all or files.split(path) == self.split} - found.keys():
-            what = f"{len(bare)} images have no annotations and are left out, such as {min(bare)}"
-            findings.append(
-                Finding("not annotated", str(self.source), what, "annotate them, as empty if they are")
-            )
-        return self._index(parsed, dict(sorted(found.items())), findings)
+            raise InputError(self._no_images(parsed, own, findings))
+        has_others = len(own) < len(parsed.images)
+        mine = (path for path in listed if not has_others or files.split(path) == self.split)
+        if bare := [path for path in mine if path not in found]:
+            what = f"{len(bare):,} images have no annotations and are left out, such as {bare[0]}"
+            remedy = "annotate them, as empty if they are"
+            findings.append(Finding("not annotated", str(self.source), what, remedy))
+        return self._index(parsed.names, dict(sorted(found.items())), findings)
 
-    def _index(self, parsed: _Parsed, found: dict[str, int], findings: list[Finding]) -> DatasetIndex:
-        paths = list(found)
+    def _index(
+        self, names: tuple[str, ...], found: dict[str, _Image], findings: list[Finding]
+    ) -> DatasetIndex:
         with ThreadPoolExecutor(16) as pool:
-            looks = list(pool.map(_look, paths, (parsed.images[n][0].size for n in found.values())))
-        places = np.full(len(parsed.images), -1)
-        places[list(found.values())] = np.arange(len(paths))
-        image = places[np.array(parsed.image, np.int64)]
-        kept = image >= 0
-        boxes = np.array(parsed.boxes, np.float64).reshape(-1, 4)[kept]
-
-        def describe(path: str, row: int) -> str:
-            file = parsed.images[found[path]][1]
-            return f"{file}: object {row} of {os.path.basename(path)}"
-
+            looks = list(pool.map(_look, found, (image.record.size for image in found.values())))
+        labels = [label for image in found.values() for label in image.labels]
+        counts = [len(image.labels) for image in found.values()]
+        numbers = {name: number for number, name in enumerate(names)}
+        boxes = np.array([label.box for _, label in labels], np.float64).reshape(-1, 4)
         return build_index(
             root=self.folder,
             split=self.split,
             source=self.source,
-            class_names=parsed.names,
-            category_ids=np.arange(1, len(parsed.names) + 1, dtype=np.int64),
-            paths=paths,
-            image_ids=ids_from_paths(paths),
+            class_names=names,
+            category_ids=np.arange(1, len(names) + 1, dtype=np.int64),
+            paths=list(found),
+            image_ids=ids_from_paths(list(found)),
             sizes=np.array([size for size, _ in looks], np.int32),
             annotations=Annotations(
-                image=image[kept],
-                row_id=np.array(parsed.row, np.int64)[kept],
-                classes=np.array(parsed.classes, np.int64)[kept],
+                image=np.repeat(np.arange(len(found)), counts),
+                row_id=np.array([row for row, _ in labels], np.int64),
+                classes=np.array([numbers[label.name] for _, label in labels], np.int64),
                 boxes=boxes,
                 areas=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1),
-                crowd=np.array(parsed.crowd, np.bool_)[kept],
+                crowd=np.array([label.crowd for _, label in labels], np.bool_),
             ),
-            describe=describe,
+            describe=lambda path, row: f"{found[path].file}: object {row} of {os.path.basename(path)}",
             findings=[*findings, *(finding for _, finding in looks if finding)],
         )
 
-    def _passed_over(self, parsed: _Parsed) -> list[Finding]:
-        """A finding for each reason why something of this split is no label."""
-        return [
-            Finding(
-                "passed over",
-                str(files[0]),
-                f"{why} ({len(files):,} such are passed over)",
-                "label it otherwise",
-            )
-            for (split, why), files in parsed.passed_over.items()
-            if split in (self.split, "")
-        ]
-
-    def _no_images(self, own: list[int], findings: list[Finding]) -> str:
+    def _no_images(self, parsed: _Parsed, own: list[_Image], findings: list[Finding]) -> str:
         if not own:
-            splits = ", ".join(sorted(self.splits(self.source)))
-            return (
-                f"{self.source}: there is no {self.split} split (found: {splits or 'none'}); "
-                f"put its files into a folder {self.split}"
-            )
-        first = next((str(finding) for finding in findings if finding.is_error), "")
-        return f"{self.source}: the {self.split} split has no usable images, {first or 'add some'}"
+            splits = ", ".join(sorted({image.split for image in parsed.images}))
+            what = f"{self.source}: there is no {self.split} split (found: {splits or 'none'})"
+            return f"{what}; put its files into a folder {self.split}"
+        first = next((str(finding) for finding in findings if finding.is_error), "add some")
+        return f"{self.source}: the {self.split} split has no usable images, {first}"
 
 
 @lru_cache(maxsize=1)  # the classes and both splits come from it
-def _parse(kind: type[RecordReader], place: Path, files: tuple[tuple[Path, object], ...]) -> _Parsed:
+def _parse(kind: type[RecordReader], place: Path, files: tuple[tuple[str, object], ...]) -> _Parsed:
     """Read all files of a data set.
 
     Raises:
         InputError: None of them has a class.
     """
-    parsed, rule = _Parsed(), kind.split_rule(place)
-    names: list[str] = []
-    numbers: dict[str, int] = {}
-    for path, _ in files:
+    parsed, rule = _Parsed((), [], []), kind.split_rule(place)
+    passed_over: dict[tuple[str, str], list[Path]] = {}  # by split and reason
+    order: dict[str, None] = {}
+    for path in (Path(path) for path, _ in files):
         try:
             document = load(path)
-        except (InputError, OSError) as error:
-            split = rule(path, record := Record([path.stem], ())) or "train"
-            parsed.findings.append((len(parsed.images), Finding.from_error("broken file", error)))
-            parsed.images.append((record, path, split))
-            continue
-        if not kind.recognises(document):
-            parsed.passed_over.setdefault(("", f"the file is not {kind.title}"), []).append(path)
-            continue
-        try:
-            parsed.ordered |= dict.fromkeys(kind.class_list(document))
+            if not kind.recognises(document):
+                raise NotLabelledError(f"the file is not {kind.title}")
+            order |= dict.fromkeys(kind.class_list(document))
             entries = list(kind.entries(document, path))
+        except NotLabelledError as reason:
+            passed_over.setdefault(("", str(reason)), []).append(path)
+        except BrokenFileError as error:
+            record = Record([path.stem], ())
+            split = rule(path, record) or "train"
+            parsed.images.append(_Image(record, path, split, [], [Finding.from_error("broken file", error)]))
         except InputError:
             raise
         except _MALFORMED as error:
-            parsed.findings.append((-1, _malformed(str(path), error)))
-            continue
-        for number, entry in enumerate(entries, start=1):
-            _parse_entry(kind, parsed, entry, number, path, rule, numbers)
-    names = list(numbers)
-    order = list(parsed.ordered) or sorted(names)
-    order += sorted(set(names) - set(order))
-    places = np.array([order.index(name) for name in names], np.int64)
-    parsed.classes = array("q", places[np.array(parsed.classes, np.int64)].tolist())
-    parsed.names = tuple(order)
-    if not order:
-        errors = (str(finding) for _, finding in parsed.findings if finding.is_error)
-        raise InputError(
-            next(errors, f"{place}: there is no label in its {kind.title} files; label some images")
-        )
-    return parsed
+            parsed.findings.append(("", _malformed(str(path), error)))
+        else:
+            for number, entry in enumerate(entries, start=1):
+                try:
+                    record = kind.record(entry, path)
+                except NotLabelledError as reason:
+                    passed_over.setdefault(("", str(reason)), []).append(path)
+                except _MALFORMED as error:
+                    parsed.findings.append(("", _malformed(f"{path}: image {number}", error)))
+                else:
+                    split = record.split or rule(path, record) or "train"
+                    parsed.images.append(_read_labels(kind, record, path, split, passed_over))
+    for (split, why), where in passed_over.items():
+        what = f"{why} ({len(where):,} such are passed over)"
+        parsed.findings.append((split, Finding("passed over", str(where[0]), what, "label it otherwise")))
+    used = {label.name for image in parsed.images for _, label in image.labels}
+    names = [*order, *sorted(used - order.keys())]
+    if not names:
+        errors = [error for image in parsed.images for error in image.errors]
+        errors += [finding for _, finding in parsed.findings if finding.is_error]
+        nothing = f"{place}: there is no label in its {kind.title} files; label some images"
+        raise InputError(str(errors[0]) if errors else nothing)
+    return parsed._replace(names=tuple(names))
 
 
-def _parse_entry(
+def _read_labels(
     kind: type[RecordReader],
-    parsed: _Parsed,
-    entry: Any,
-    number: int,
+    record: Record,
     path: Path,
-    rule: Callable[[Path, Record], str],
-    numbers: dict[str, int],
-) -> None:
-    """Add what a file says about one image."""
-    try:
-        record = kind.record(entry, path)
-    except NotLabelledError as reason:
-        parsed.passed_over.setdefault(("", str(reason)), []).append(path)
-        return
-    except _MALFORMED as error:
-        parsed.findings.append((-1, _malformed(f"{path}: image {number}", error)))
-        return
-    image, split = len(parsed.images), record.split or rule(path, record) or "train"
-    parsed.images.append((record._replace(objects=()), path, split))
+    split: str,
+    passed_over: dict[tuple[str, str], list[Path]],
+) -> _Image:
+    image = _Image(record._replace(objects=()), path, split, [], [])
     for row, item in enumerate(record.objects, start=1):
         try:
-            name, box, crowd = kind.label(item, record)
-            name = name.strip()
-            if not (name and all(map(math.isfinite, box))):
+            label = kind.label(item, record)
+            label = label._replace(name=label.name.strip())
+            if not (label.name and all(map(math.isfinite, label.box))):
                 raise ValueError("no class or no finite numbers")
+            image.labels.append((row, label))
         except NotLabelledError as reason:
-            parsed.passed_over.setdefault((split, str(reason)), []).append(path)
+            passed_over.setdefault((split, str(reason)), []).append(path)
         except _MALFORMED as error:
-            where = f"{path}: object {row} of {record.names[0][:200]}"
-            parsed.findings.append((image, _malformed(where, error)))
-        else:
-            parsed.image.append(image)
-            parsed.row.append(row)
-            parsed.classes.append(numbers.setdefault(name, len(numbers)))
-            parsed.boxes.extend(box)
-            parsed.crowd.append(crowd)
+            image.errors.append(_malformed(f"{path}: object {row} of {record.names[0][:200]}", error))
+    return image
 
 
 def _malformed(where: str, error: Exception) -> Finding:

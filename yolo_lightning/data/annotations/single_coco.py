@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from .coco import CocoReader, read_categories
+from .documents import LOOKED_AT
 from .reader import Classes
 from .yolo import data_yaml
 
@@ -27,7 +28,9 @@ class SingleCocoReader(CocoReader):
         if CocoReader.splits(root) or data_yaml(root):
             return None
         for pattern in _PLACES:
-            found = [path for path in sorted(root.glob(pattern)) if _is_coco(path)]
+            files = sorted(root.glob(pattern))
+            # Of many, each is of one image.
+            found = [path for path in files if len(files) <= LOOKED_AT and _is_coco(path)]
             if len(found) > 1:
                 names = ", ".join(str(path.relative_to(root)) for path in found)
                 raise InputError(

@@ -57,5 +57,5 @@ def take_share(index: DatasetIndex, split: str, share: float) -> DatasetIndex:
 
 def _hash(path: str, root: Path) -> float:
     """A number in 0..1 for a path below ``root``, the same on all systems."""
-    text = Path(os.path.relpath(path, root)).as_posix().encode(errors="surrogateescape")
-    return int.from_bytes(hashlib.sha256(text).digest()[:6], "big") / 2**48
+    below = path.removeprefix(os.path.join(root, "")).replace(os.sep, "/")
+    return int.from_bytes(hashlib.sha256(os.fsencode(below)).digest()[:6], "big") / 2**48

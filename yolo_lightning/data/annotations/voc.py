@@ -11,6 +11,7 @@ from typing import Any
 from .documents import files_below
 from .image_files import split_in
 from .index import IMAGE_SUFFIXES
+from .outlines import around
 from .records import Label, Record, RecordReader, whole_size
 from .spelling import path_parts, read_text
 
@@ -37,7 +38,7 @@ class VocReader(RecordReader):
         size = whole_size(entry.findtext("size/height"), entry.findtext("size/width"))
         database = entry.findtext("source/database") or ""
         first = 1.0 if database.startswith("The VOC20") else 0.0
-        objects = [(item, first) for item in entry.findall("object")]
+        objects = [(item, first) for item in entry.findall("object") if item.findtext("deleted") != "1"]
         # A copied or renamed XML keeps the name of another image.
         names = (path.stem, (entry.findtext("filename") or "").strip())
         return Record(names, objects, size)
@@ -45,15 +46,17 @@ class VocReader(RecordReader):
     @staticmethod
     def label(item: Any, record: Record) -> Label:
         element, first = item
+        if outline := element.findall("polygon/pt"):  # LabelMe's XML
+            box = around((p.findtext("x") for p in outline), (p.findtext("y") for p in outline), least=2)
+            return Label(element.findtext("name"), box)
         x1, y1, x2, y2 = (float(element.find("bndbox").findtext(k)) for k in ("xmin", "ymin", "xmax", "ymax"))
         is_difficult = float(element.findtext("difficult") or 0) == 1
         return Label(element.findtext("name"), (x1 - first, y1 - first, x2, y2), is_difficult)
 
     @staticmethod
     def split_rule(place: Path) -> Callable[[Path, Record], str]:
-        lists = [
-            path for path in files_below(place, ".txt") if path.parent.parts[-2:] == ("ImageSets", "Main")
-        ]
+        texts = map(Path, files_below(place, ".txt"))
+        lists = [path for path in texts if path.parent.parts[-2:] == ("ImageSets", "Main")]
         if not lists:
             return RecordReader.split_rule(place)
         splits: dict[tuple[Path, str], str] = {}  # by the folder above ImageSets, and the name without suffix

@@ -29,9 +29,9 @@ class VottReader(RecordReader):
         )
 
     @classmethod
-    def annotation_files(cls, place: Path) -> list[Path]:
+    def annotation_files(cls, place: Path) -> list[str]:
         files = list(files_below(place, cls.suffix))
-        exported = [path for path in files if path.name.endswith("-export.json")]
+        exported = [path for path in files if path.endswith("-export.json")]
         return exported or files  # an export repeats the assets
 
     @staticmethod
