@@ -56,7 +56,7 @@ YOLOV5 = {
 OURS = re.compile(
     r"(?<![/\w])yolo-lightning\b(?!/)|-m yolo_lightning\b|"
     r"(launch_torchrun|submit_slurm|run_quickstart)\.sh\b|"
-    r"^(fit|validate|test|predict|doctor|submit|synth|visualize|report|compare)\b|^--"
+    r"^(fit|validate|test|predict|convert|doctor|submit|synth|visualize|report|compare)\b|^--"
 )
 """Part of a command line before our own options."""
 OF_OTHERS = {"--build-arg", "--gpus", "--ipc", "--network", "--overlap", "--shm-size", "--sysctl"}

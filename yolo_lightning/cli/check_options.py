@@ -203,7 +203,8 @@ def _read_classes(config: Any, subcommand: str, checkpoint: Path | None) -> None
     """Take the classes from the data, so that the saved configuration holds them."""
     data, model = config.data, config.model
     annotations = {split: getattr(data, f"{split}_annotations") for split in SPLITS}
-    source = DataSource(data.root and Path(data.root), {s: Path(p) for s, p in annotations.items() if p})
+    given = {split: Path(path) for split, path in annotations.items() if path}
+    source = DataSource(data.root and Path(data.root), given, format=data.format)
     names = list(source.classes(("test",) if subcommand == "test" else ("val", "train"))[0])
     if model.num_classes not in (None, len(names)):
         raise InputError(

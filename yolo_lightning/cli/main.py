@@ -16,6 +16,7 @@ from ..system.cores import limit_threads
 from ..system.memory import keep_freed_memory
 from .check import run_check
 from .command_parser import FitParser
+from .convert import run_convert
 from .doctor import run_doctor
 from .launcher import YoloCLI, launch
 from .report import run_compare, run_report
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Callable[[list[str]], Any]] = {
         synth, args=argv, as_positional=False, prog="yolo-lightning synth", parser_class=FitParser
     ),
     "check": run_check,
+    "convert": run_convert,
     "doctor": run_doctor,
     "submit": lambda argv: sys.exit(submit(argv)),
     "report": run_report,

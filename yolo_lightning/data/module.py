@@ -19,7 +19,7 @@ from ..system.cores import usable_cores
 from .annotations.findings import Finding, count_images, refuse_errors
 from .annotations.index import DatasetIndex, IntArray
 from .annotations.reader import Classes
-from .annotations.source import DataSource, Split
+from .annotations.source import FORMAT_NAMES, DataSource, Split
 from .annotations.summary import summarise
 from .batch import label_capacity
 from .check.splits import FIT_SECONDS, check_splits
@@ -51,12 +51,12 @@ def _paths(train: str | None, val: str | None, test: str | None) -> dict[Split, 
 
 
 class DetectionDataModule(LightningDataModule, TellsLoading):
-    """Labelled images of a COCO or YOLO data set, and images to predict on.
+    """Labelled images of a data set, and images to predict on.
 
     Args:
-        root: Folder of the data set, or its data.yaml. A folder with
-            annotations/instances_{train,val,test}*.json is COCO, any other with a data.yaml is YOLO. COCO
-            in the folders of CVAT and Roboflow is read, too.
+        root: Folder of the data set, or its data.yaml or other file. A folder with
+            annotations/instances_{train,val,test}*.json is COCO, any other with a data.yaml is YOLO. What
+            other tools write is told by the files; see docs/data.md.
         image_size: Side of the square that images are letterboxed to, in px; a multiple of 32.
         batch_size: Images of a batch in each process.
         num_workers: Processes of each loader that decode images; 0 decodes in the main process, with one
@@ -79,6 +79,10 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             annotations, an entry of a data.yaml, or a symbolic link can lead there; see docs/data.md.
         max_megapixels: Largest image that is decoded, in millions of px, up to 1073. A decoded image takes
             3 bytes per px, in each worker.
+        format: Format of the data set: auto, coco, yolo, darknet, voc, cvat, supervisely, labelme, via, vott,
+            label-studio or csv.
+        val_share: Share of the training images that validates if the data set has no val split, chosen by a
+            hash of the path; 0 needs a val split.
         on_error: What happens if images or labels are found to be wrong before training: raise lists all
             of them and stops; skip leaves these images out, lists them, and goes on.
         max_skipped: Largest share of the images of a split that skip leaves out, 0 to 1; above it, the run
@@ -111,6 +115,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         pin_memory: bool | Literal["auto"] = "auto",
         allow_outside: bool = False,
         max_megapixels: int = MAX_MEGAPIXELS,
+        format: str = "auto",
+        val_share: float = 0.2,
         on_error: Literal["raise", "skip"] = "raise",
         max_skipped: float = 0.1,
     ) -> None:
@@ -128,6 +134,10 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             raise InputError(f"data.cache '{cache}' is unknown; use auto, none, disk, ram or device")
         if not 1 <= max_megapixels <= 1073:
             raise InputError(f"data.max_megapixels {max_megapixels} is out of range; use 1 to 1073")
+        if format not in ("auto", *FORMAT_NAMES):
+            raise InputError(f"data.format '{format}' is unknown; use auto, {', '.join(FORMAT_NAMES)}")
+        if not 0 <= val_share < 1:
+            raise InputError(f"data.val_share {val_share} is out of range; use 0 to 0.99")
         if on_error not in ("raise", "skip"):
             raise InputError(f"data.on_error '{on_error}' is unknown; use raise or skip")
         if not 0 <= max_skipped <= 1:
@@ -137,6 +147,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             annotations=_paths(train_annotations, val_annotations, test_annotations),
             images=_paths(train_images, val_images, test_images),
             allow_outside=allow_outside,
+            format=format,
+            val_share=val_share,
         )
         self.image_size = image_size
         self.batch_size = batch_size

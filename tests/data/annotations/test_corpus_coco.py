@@ -213,8 +213,9 @@ def test_a_data_yaml_wins_over_the_layouts_that_are_not_cocos(tmp_path: Path) ->
 
 
 def test_subsets_without_the_split_are_named(tmp_path: Path) -> None:
-    write(tmp_path, document(), "annotations/instances_default.json")
-    with pytest.raises(InputError, match=r"no train split; .*found: annotations/instances_default\.json"):
+    for name in ("instances_a", "instances_b"):
+        write(tmp_path, document(), f"annotations/{name}.json")
+    with pytest.raises(InputError, match=r"instances_a\.json, annotations/instances_b\.json are all COCO"):
         DataSource(tmp_path).read("train")
 
 

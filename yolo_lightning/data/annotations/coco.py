@@ -40,7 +40,12 @@ _SIZES_CHECKED = 5_000  # images whose headers are read; a wrong size beyond the
 class CocoReader(SplitReader):
     """A split of a COCO JSON; ``images`` is the folder that ``file_name`` is relative to."""
 
+    name = "coco"
     root: Path | None = None  # folder to search for the images; that of the JSON if None
+
+    @classmethod
+    def splits(cls, place: Path) -> frozenset[str]:
+        return frozenset(split for split in ("train", "val", "test") if _files(place, split))
 
     @staticmethod
     def find(root: Path) -> Path | None:

@@ -1,8 +1,9 @@
-"""Boxes around outlines: the polygons and run-length masks that COCO's ``segmentation`` holds."""
+"""Boxes around outlines: COCO's polygons and run-length masks, and the shapes of labelling tools."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -69,3 +70,33 @@ def _decode(counts: str) -> list[int]:
             lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
             value = shift = 0
     return lengths
+
+
+def around(xs: Iterable[Any], ys: Iterable[Any], least: int = 1) -> Box:
+    """The box around points.
+
+    Raises:
+        ValueError: There are fewer than ``least`` points.
+    """
+    x, y = list(map(float, xs)), list(map(float, ys))
+    if not least <= len(x) == len(y):
+        raise ValueError(f"{len(x)} points")
+    return min(x), min(y), max(x), max(y)
+
+
+def around_ellipse(x: Any, y: Any, rx: Any, ry: Any, radians: float = 0.0) -> Box:
+    """The box around an ellipse with the centre x, y, which is turned by an angle."""
+    x, y, rx, ry = float(x), float(y), float(rx), float(ry)
+    c, s = math.cos(radians), math.sin(radians)
+    dx, dy = math.hypot(rx * c, ry * s), math.hypot(rx * s, ry * c)
+    return x - dx, y - dy, x + dx, y + dy
+
+
+def around_turned(box: Box, degrees: float, pivot: tuple[float, float]) -> Box:
+    """The box around one that is turned clockwise around a point."""
+    if not degrees:
+        return box
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    px, py = pivot
+    corners = [(x - px, y - py) for x in box[::2] for y in box[1::2]]
+    return around((px + x * c - y * s for x, y in corners), (py + x * s + y * c for x, y in corners))

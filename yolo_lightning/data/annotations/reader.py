@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from ...errors import InputError
 from .index import DatasetIndex, IntArray
@@ -27,6 +28,9 @@ class SplitReader(ABC):
         allow_outside: Images may lie anywhere.
     """
 
+    name: ClassVar[str]
+    """The format as ``data.format`` names it."""
+
     source: Path
     split: str
     images: Path | None = None
@@ -45,6 +49,11 @@ class SplitReader(ABC):
 
         Options are parsed meanwhile, so it must be fast.
         """
+
+    @classmethod
+    def splits(cls, place: Path) -> frozenset[str]:
+        """The splits of the data set that ``find`` has found; none if the format cannot tell."""
+        return frozenset()
 
     @classmethod
     def of_split(cls, place: Path, split: str, images: Path | None) -> SplitReader:

@@ -9,17 +9,44 @@ from typing import Literal
 
 from ...errors import InputError
 from .coco import CocoReader, read_categories
+from .cvat import CvatReader
+from .darknet import DarknetReader, PlainYoloReader
+from .documents import find_broken
 from .findings import refuse_errors
 from .index import DatasetIndex
 from .index_cache import read_once
+from .label_studio import LabelStudioReader
+from .labelme import LabelmeReader
 from .reader import Classes, SplitReader
+from .single_coco import SingleCocoReader
+from .supervisely import SuperviselyReader
+from .tables import TableReader
+from .val_share import take_share
+from .via import ViaReader
+from .voc import VocReader
+from .vott import VottReader
 from .yolo import YoloReader
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
-FORMATS: tuple[type[SplitReader], ...] = (CocoReader, YoloReader)
+FORMATS: tuple[type[SplitReader], ...] = (
+    SingleCocoReader,
+    CocoReader,
+    YoloReader,
+    DarknetReader,
+    VocReader,
+    CvatReader,
+    SuperviselyReader,
+    LabelmeReader,
+    ViaReader,
+    VottReader,
+    LabelStudioReader,
+    TableReader,
+    PlainYoloReader,
+)
 """The first that recognises a folder reads it: a folder with both is COCO; its data.yaml, given, is YOLO."""
+FORMAT_NAMES = tuple(dict.fromkeys(reader.name for reader in FORMATS))
 
 
 @dataclass(frozen=True)
@@ -30,6 +57,8 @@ class DataSource:
     annotations: dict[Split, Path] = field(default_factory=dict)  # COCO JSON of a split
     images: dict[Split, Path] = field(default_factory=dict)  # folder of the images (YOLO: or a .txt list)
     allow_outside: bool = False  # images may lie outside of these
+    format: str = "auto"  # or one of FORMAT_NAMES
+    val_share: float = 0.0  # share of the images that validates if there is no val split
 
     def locate(self) -> tuple[type[SplitReader], Path]:
         """The format of the root, and what its ``find`` returned.
@@ -43,14 +72,36 @@ class DataSource:
         if not root.exists():
             raise InputError(f"{root}: the folder does not exist; correct --data.root")
         for reader in FORMATS:
-            place = reader.find(root)
+            place = reader.find(root) if self.format in ("auto", reader.name) else None
             if place is not None:
                 return reader, place
+        if self.format != "auto":
+            raise InputError(
+                f"{root}: no {self.format} data set found; correct --data.format, or leave it out"
+            )
         raise InputError(
-            f"{root}: no data set found; a COCO data set has annotations/instances_train.json and "
-            f"instances_val.json with images/train and images/val (Roboflow's: train/_annotations.coco.json "
-            f"and valid/_annotations.coco.json), a YOLO data set has data.yaml with images/... and labels/..."
+            f"{root}: no data set found; {find_broken(root)}a COCO data set has "
+            "annotations/instances_train.json and instances_val.json with images/train and images/val "
+            "(Roboflow's: train/_annotations.coco.json and valid/_annotations.coco.json), a YOLO data set "
+            "has data.yaml with images/... and labels/..., and other formats "
+            f"({', '.join(FORMAT_NAMES[2:])}) are told by their files"
         )
+
+    def splits(self) -> list[Split]:
+        """The splits that can be read: those that there are, and val if it is a share of train."""
+        found: set[str] = set(self.annotations)
+        if not (found and self.root is None):
+            kind, place = self.locate()
+            found |= kind.splits(place) | self.images.keys()
+        return [split for split in SPLITS if split in found or (split == "val" and self._is_shared(split))]
+
+    def _is_shared(self, split: Split) -> bool:
+        """True if train and val have to share the images of train."""
+        if split == "test" or not self.val_share or self.annotations or "val" in self.images:
+            return False
+        kind, place = self.locate()
+        found = kind.splits(place)
+        return "train" in found and "val" not in found
 
     def read(self, split: Split, keep: bool = False) -> DatasetIndex:
         """Read one split without errors, see :meth:`find_errors`.
@@ -65,11 +116,15 @@ class DataSource:
     def find_errors(self, split: Split, keep: bool = False) -> DatasetIndex:
         """Read and validate one split; images of errors are left out, and there may be none left.
 
+        Without a val split, train and val share the images of train, see :func:`take_share`.
         ``keep`` uses the index cache: take the index from its file if nothing has changed since, or write it.
 
         Raises:
             InputError: The split is missing, or cannot be read as a whole.
         """
+        if self._is_shared(split):
+            whole = replace(self, val_share=0.0).find_errors("train", keep)
+            return take_share(whole, split, self.val_share)
         images = self.images.get(split)
         if images is not None and not images.exists():
             raise InputError(f"{images}: the images do not exist; correct --data.{split}_images")

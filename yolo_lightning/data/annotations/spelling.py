@@ -94,8 +94,13 @@ def find_respelled(
 
 def _ends(name: str) -> list[str]:
     """The path in a name, then without its first folder, and so on to the file name alone."""
+    parts = path_parts(name)
+    return ["/".join(parts[n:]) for n in range(len(parts))]
+
+
+def path_parts(name: str) -> list[str]:
+    """The folders and the file of the path in a name, without what only moves between folders."""
     name = name.split("/data/local-files/?d=")[-1]  # Label Studio
     if "://" in name:
         name = unquote(name.split("://", 1)[1].split("?")[0].split("#")[0])
-    parts = [part for part in with_slashes(name).split("/") if part not in ("", ".", "..")][-_DEEPEST:]
-    return ["/".join(parts[n:]) for n in range(len(parts))]
+    return [part for part in with_slashes(name).split("/") if part not in ("", ".", "..")][-_DEEPEST:]

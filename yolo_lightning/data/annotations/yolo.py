@@ -102,6 +102,8 @@ def read_data_yaml(path: Path) -> DataYaml:
 class YoloReader(SplitReader):
     """A split of a YOLO data.yaml; ``images`` is a folder or .txt list instead of the entry in the YAML."""
 
+    name = "yolo"
+
     @staticmethod
     def find(root: Path) -> Path | None:
         if root.is_file():
@@ -109,19 +111,29 @@ class YoloReader(SplitReader):
         return data_yaml(root)
 
     @staticmethod
-    def classes(place: Path, splits: Sequence[str]) -> Classes:
-        names = read_data_yaml(place).class_names
+    def describe(place: Path) -> DataYaml:
+        """What the data.yaml says; a subclass has another source of it."""
+        return read_data_yaml(place)
+
+    @classmethod
+    def classes(cls, place: Path, splits: Sequence[str]) -> Classes:
+        names = cls.describe(place).class_names
         return names, np.arange(1, len(names) + 1, dtype=np.int64)
+
+    @classmethod
+    def splits(cls, place: Path) -> frozenset[str]:
+        return frozenset(cls.describe(place).splits)
 
     def named_folders(self) -> list[Path]:
         # Whoever names a data.yaml has its key 'path' in view; one that is found may be a stranger's.
-        folders = [*super().named_folders(), *(read_data_yaml(self.source).folders if self.is_given else ())]
+        folders = [*super().named_folders(), *(self.describe(self.source).folders if self.is_given else ())]
         return list(dict.fromkeys(f for x in folders for f in (x, Path(label_path(str(x / "x"))).parent)))
 
     def facts(self) -> Iterator[object]:
-        yield str(self.source), self.source.read_bytes()
+        description = self.describe(self.source)
+        yield str(self.source), description
         findings: list[Finding] = []
-        listed = self._listed(read_data_yaml(self.source), findings)
+        listed = self._listed(description, findings)
         yield findings
         chunks = [listed[n : n + _CHUNK_IMAGES] for n in range(0, len(listed), _CHUNK_IMAGES)]
         with ThreadPoolExecutor(16) as pool:  # on a network file system each look is a wait
@@ -129,7 +141,7 @@ class YoloReader(SplitReader):
 
     def read(self) -> DatasetIndex:
         path, split = self.source, self.split
-        description = read_data_yaml(path)
+        description = self.describe(path)
         findings: list[Finding] = []
         listed = self._listed(description, findings)
         paths = sorted(set(listed))
@@ -164,7 +176,7 @@ class YoloReader(SplitReader):
         annotations = _join(labels, np.array(sizes, np.int32))
         findings += _count_from_one(description, annotations.classes, list(chain.from_iterable(wrong)))
         return build_index(
-            root=path.parent,
+            root=self.folder,
             split=split,
             source=path,
             class_names=description.class_names,
