@@ -89,6 +89,46 @@ def test_the_page_has_pictures_and_escapes_names(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "all.json").read_text())["findings"]) == 2
 
 
+@pytest.mark.parametrize("form", ["coco", "yolo"])
+def test_a_fixed_copy_has_no_errors_and_the_original_is_as_before(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, fixed = tmp_path / "set", tmp_path / "fixed"
+    if form == "coco":
+        plant_in_coco(root, 3 * len(COCO_FAULTS))
+        path = root / "annotations/instances_train.json"
+        document = json.loads(path.read_text())
+        labels = document["annotations"]
+        labels[1]["bbox"], labels[2]["bbox"] = [50, 30, 30, 30], [70, 5, 9, 9]  # reaches out; lies outside
+        document["annotations"] += [labels[4], {**labels[5], "image_id": 999}]  # repeated; of no image
+        path.write_text(json.dumps(document))
+    else:
+        plant_in_yolo(root, 3 * len(YOLO_FAULTS))
+        for n, text in enumerate(
+            ("1 0.9 0.5 0.4 0.2", "0 1.05 0.5 0.02 0.2", "0 .5 .5 .2 .2\n0 .5 .5 .2 .2")
+        ):
+            (root / f"labels/train/train{3 * n + 1}.txt").write_text(text)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    assert check(root, "--fix", fixed) == 1
+    capsys.readouterr()
+    assert before == {p: p.read_bytes() for p in root.rglob("*") if p.is_file() and "cache" not in str(p)}
+    found = as_json(capsys, fixed)
+    count = 3 * len(COCO_FAULTS if form == "coco" else YOLO_FAULTS)
+    assert found["counts"]["error"] == found["counts"]["warning"] == 0
+    assert found["splits"]["train"] == {"images": count * 2 // 3, "labels": count * 2 // 3 - 1}
+    with pytest.raises(InputError, match="is not an empty folder; give a new one as --fix"):
+        run_check(["--data.root", str(root), "--fix", str(fixed)])
+
+
+def test_what_only_the_user_can_decide_is_not_fixed(tmp_path: Path) -> None:
+    plant_in_yolo(tmp_path / "set", 4, faults={})
+    for path in (tmp_path / "set/labels/train").iterdir():
+        path.write_text("0 0.5 0.6 0.9 0.95")  # two corners
+    with pytest.raises(InputError, match=r"seem to be two corners, .* --fix has written nothing"):
+        run_check(["--data.root", str(tmp_path / "set"), "--fix", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
 def test_wrong_input_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the folder does not exist"):
         run_check(["--data.root", str(tmp_path / "none")])

@@ -13,12 +13,14 @@ from ..data.annotations.findings import Finding, by_kind, list_findings
 from ..data.annotations.index import DatasetIndex
 from ..data.annotations.source import SPLITS, Split
 from ..data.annotations.summary import summarise
+from ..data.check.fix import write_fixed
 from ..data.check.splits import check_splits
 from ..data.module import DetectionDataModule, refuse_other_classes
 from ..errors import InputError
 from ..monitoring.report.check import check_page
 from ..system.files import write_whole
 from .command_parser import FitParser
+from .convert import find_new_folder
 
 _DESCRIPTION = """Find what is wrong in a data set: images, labels, duplicates within and across splits. Exit
 status: 0 without errors (warnings do not count), 1 with errors, 2 for wrong options. A second check takes
@@ -36,6 +38,11 @@ def run_check(argv: list[str]) -> None:
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write all findings as JSON")
     parser.add_argument("--html", metavar="FILE", help="write a page with pictures")
     parser.add_argument(
+        "--fix", metavar="OUT",
+        help="folder to make: a copy without what is wrong, as YOLO if the data set is, otherwise as COCO; "
+        "the images are hard links where possible",
+    )  # fmt: skip
+    parser.add_argument(
         "--seconds", type=float, default=600.0, metavar="N",
         help="stated cost of decoding a split (1 ms an image and 10 ms a megapixel, on each core), above "
         "which only a sample of it is decoded, evenly spread",
@@ -45,6 +52,7 @@ def run_check(argv: list[str]) -> None:
     if not options.seconds > 0:
         raise InputError(f"--seconds {options.seconds} is no cost; give more than 0")
     data = DetectionDataModule(**options.data.as_dict())
+    output = find_new_folder("--fix", options.fix, data.source.root) if options.fix else None
     indices, broken = find_all(data, options.seconds)
     found = {split: index.findings for split, index in indices.items()}
     findings = [*broken, *(finding for group in found.values() for finding in group)]
@@ -56,6 +64,9 @@ def run_check(argv: list[str]) -> None:
         _write("--json", options.json, text) if options.json != "-" else print(text)
     if options.html:
         _write("--html", options.html, check_page(name, indices, findings, data.max_megapixels))
+    if output:
+        write_fixed(indices, output, broken)
+        print(output, file=sys.stderr)
     sys.exit(1 if any(finding.is_error for finding in findings) else 0)
 
 

@@ -33,11 +33,7 @@ def run_convert(argv: list[str]) -> None:
     parser.add_class_arguments(DetectionDataModule, "data", skip=others)
     options = parser.parse_args(argv)
     source = DetectionDataModule(**options.data.as_dict()).source
-    output = Path(options.output).expanduser().absolute()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output}: is not an empty folder; give a new one as --output")
-    if source.root and output.resolve().is_relative_to(source.root.resolve()):
-        raise InputError(f"{output}: lies in the data set and would become part of it; give another --output")
+    output = find_new_folder("--output", options.output, source.root)
     indices: dict[str, DatasetIndex] = {split: source.read(split) for split in source.splits()}
     if not indices:
         raise InputError(f"{source.root}: has no split; see docs/data.md for the layout")
@@ -51,3 +47,17 @@ def run_convert(argv: list[str]) -> None:
         for what, count in cut.get(split, {}).items():
             print(f"  {what}: {count:,}")
     print(f"Train on it with: yolo-lightning fit --data.root {options.output}")
+
+
+def find_new_folder(option: str, name: str, root: Path | None) -> Path:
+    """The folder to write a data set to.
+
+    Raises:
+        InputError: It has files, or lies in the data set ``root``.
+    """
+    output = Path(name).expanduser().absolute()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output}: is not an empty folder; give a new one as {option}")
+    if root and output.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{output}: lies in the data set and would become part of it; give another {option}")
+    return output

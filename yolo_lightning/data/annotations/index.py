@@ -111,13 +111,17 @@ class DatasetIndex:
         wrong = {finding.image for finding in errors if finding.is_error}
         paths = self.paths()
         kept = np.array([path not in wrong and EVERY_IMAGE not in wrong for path in paths], np.bool_)
+        return replace(self.subset(kept), findings=(*self.findings, *errors))
+
+    def subset(self, kept: BoolArray) -> DatasetIndex:
+        """This index with some of its images, bool (I,), and all its findings."""
         counts = np.diff(self.offsets)
         rows = np.repeat(kept, counts)
-        encoded = [os.fsencode(path) for path, keep in zip(paths, kept, strict=True) if keep]
+        spans = zip(self.path_offsets[:-1][kept].tolist(), self.path_offsets[1:][kept].tolist(), strict=True)
         return replace(
             self,
-            path_bytes=b"".join(encoded),
-            path_offsets=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
+            path_bytes=b"".join(self.path_bytes[begin:end] for begin, end in spans),
+            path_offsets=np.cumsum([0, *np.diff(self.path_offsets)[kept]], dtype=np.int64),
             image_ids=self.image_ids[kept],
             sizes=self.sizes[kept],
             offsets=np.cumsum([0, *counts[kept]], dtype=np.int64),
@@ -126,7 +130,6 @@ class DatasetIndex:
             areas=self.areas[rows],
             crowd=self.crowd[rows],
             trainable=self.trainable[rows],
-            findings=(*self.findings, *errors),
         )
 
     @property

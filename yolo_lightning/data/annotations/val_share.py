@@ -35,21 +35,9 @@ def take_share(index: DatasetIndex, split: str, share: float) -> DatasetIndex:
         image = finding.image
         return image in ("", EVERY_IMAGE) or (_hash(image, index.root) < limit) == (split == "val")
 
-    rows = np.repeat(kept, np.diff(index.offsets))
-    lengths = np.diff(index.path_offsets)[kept]
     return replace(
-        index,
+        index.subset(kept),
         split=split,
-        path_bytes=b"".join(os.fsencode(paths[i]) for i in np.flatnonzero(kept)),
-        path_offsets=np.cumsum([0, *lengths.tolist()], dtype=np.int64),
-        image_ids=index.image_ids[kept],
-        sizes=index.sizes[kept],
-        offsets=np.cumsum([0, *np.diff(index.offsets)[kept].tolist()], dtype=np.int64),
-        classes=index.classes[rows],
-        boxes=index.boxes[rows],
-        areas=index.areas[rows],
-        crowd=index.crowd[rows],
-        trainable=index.trainable[rows],
         findings=tuple(filter(is_kept, index.findings)),
         layout=f"{index.layout}, no val split: {share:.0%} of the images validate (--data.val_share)",
     )
