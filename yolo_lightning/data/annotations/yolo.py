@@ -350,6 +350,8 @@ def _parse(
         known = f"0 to {last}" if last == len(numbers) - 1 else ", ".join(map(str, numbers))
         remedy = "correct it or add the class to 'names' in the data.yaml"
         raise _WrongLine(_UNKNOWN_CLASS, f"class {fields[0]} is not one of {known}", remedy)
+    if len(values) == 4 and min(values[2:]) < 0:
+        raise _WrongLine("negative size", "width and height cannot be negative", "correct the line")
     for field, value in zip(fields[1:], values, strict=True):
         if not math.isfinite(value):
             raise _WrongLine("no numbers", f"{field} is out of 0..1", "write a number")
@@ -360,8 +362,6 @@ def _parse(
         xs, ys = values[0::2], values[1::2]
         return label, min(xs), min(ys), max(xs), max(ys)
     x, y, width, height = values
-    if width < 0 or height < 0:
-        raise _WrongLine("negative size", "width and height cannot be negative", "correct the line")
     return label, x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
