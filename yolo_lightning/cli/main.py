@@ -17,6 +17,7 @@ from ..system.memory import keep_freed_memory
 from .command_parser import FitParser
 from .doctor import run_doctor
 from .launcher import YoloCLI, launch
+from .replay import run_replay
 from .report import run_compare, run_report
 from .submit import submit
 from .synth import synth
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Callable[[list[str]], Any]] = {
     ),
     "doctor": run_doctor,
     "submit": lambda argv: sys.exit(submit(argv)),
+    "replay": run_replay,
     "report": run_report,
     "compare": run_compare,
     "visualize": run_visualize,
