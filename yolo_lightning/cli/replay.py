@@ -44,7 +44,7 @@ def run_replay(argv: list[str]) -> Finding | None:
         raise
     except Exception as error:  # a damaged file can break anywhere
         reason = f"{type(error).__name__}: {first_line(error)}"
-        raise InputError(f"{path}: is no batch of a fit ({reason}); give a .pt of RUN/divergence") from None
+        raise InputError(f"{path}: is no batch of a fit ({reason}); give a file of RUN/divergence") from None
     kind = _AUTOCAST.get(contents["precision"][:2])
     with torch.autocast(device, kind) if kind else nullcontext():
         finding = diagnose(module.network, module.criterion, batches)
