@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.support.diverging import callback
 from tests.support.processes import run
@@ -154,6 +155,11 @@ def test_a_saved_batch_is_replayed(shapes: Path, tmp_path: Path, capsys: pytest.
     assert finding is not None and finding.part == "loss"
     with pytest.raises(InputError, match="give a file of RUN"):
         run_replay([str(first.with_suffix(".txt"))])
+    hostile = torch.load(first, weights_only=True)
+    hostile["hyper_parameters"]["architecture"] = str(tmp_path / "small.yaml")
+    torch.save(hostile, first)
+    with pytest.raises(InputError, match="a path in a checkpoint is not opened"):
+        run_replay([str(first)])
 
 
 def test_two_processes_find_the_batch_of_one_of_them(shapes: Path, tmp_path: Path) -> None:

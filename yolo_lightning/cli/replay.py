@@ -11,7 +11,7 @@ import torch
 from ..errors import InputError
 from ..system.text import first_line
 from ..training.divergence import Finding, diagnose
-from ..training.hyper_parameters import checked_hyper_parameters
+from ..training.hyper_parameters import architecture_of, checked_hyper_parameters
 from ..training.module import YOLOv5
 from ..training.step import Prepared
 from .command_parser import CommandParser
@@ -34,7 +34,8 @@ def run_replay(argv: list[str]) -> Finding | None:
     try:
         contents: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         known = checked_hyper_parameters(contents["hyper_parameters"], path)
-        module = YOLOv5(**known, compile=False)
+        own = {"architecture": architecture_of(known, None, path), "weights": None, "compile": False}
+        module = YOLOv5(**known | own)  # no path of the file is opened
         module.configure_model()
         module.to(device).network.load_state_dict(contents["state_dict"])
         module.criterion.image_size_px = contents["image_size"]
