@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ..data.annotations.source import SPLITS, DataSource
@@ -245,7 +246,9 @@ def settle_step(config: Any, is_training: bool) -> None:
         if on_gpu and model.compile == "auto":
             model.compile = False if compiler_obstacle("cuda") else "augmentation"
     precision_reason = order_reason = "as given"
-    device = f"cuda:{(listed_gpus(trainer.devices) or [0])[0]}" if on_gpu else "cpu"
+    gpus = listed_gpus(trainer.devices) or [*range(torch.cuda.device_count())] or [0]
+    # Each process tests on its own GPU, because it keeps some memory there.
+    device = f"cuda:{gpus[int(os.environ.get('LOCAL_RANK', 0)) % len(gpus)]}" if on_gpu else "cpu"
     if trainer.precision is None:
         trainer.precision, why = default_precision(device)
         precision_reason = f"because {why}"
