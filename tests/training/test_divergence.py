@@ -62,6 +62,20 @@ def test_a_layer_that_overflows_is_named(
     assert finding.layer == "model.4.bn" and "model.4.bn" in finding.text
 
 
+def test_a_loss_that_explodes_and_a_gradient_are_named(
+    parts: tuple[DetectionNetwork, DetectionLoss, list[Prepared]],
+) -> None:
+    network = parts[0]
+    network.model[3].cv2.conv.weight.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[union-attr, operator]
+    finding = diagnose(*parts)
+    assert finding is not None and finding.part == "gradient" and "model.3.cv2.conv.weight" in finding.text
+    with torch.no_grad():
+        for value in network.head.parameters():  # type: ignore[attr-defined]
+            value.fill_(1e9)
+    finding = diagnose(*parts)
+    assert finding is not None and finding.part == "loss" and finding.layer is None
+
+
 def test_magnitude_and_soundness() -> None:
     assert magnitude([torch.tensor([1.0, -3.0]), torch.tensor(7), torch.empty(0)]) == 3
     assert magnitude([torch.tensor([-math.inf]), torch.ones(2, dtype=torch.bfloat16)]) == math.inf

@@ -40,15 +40,16 @@ def run_replay(argv: list[str]) -> Finding | None:
         module.to(device).network.load_state_dict(contents["state_dict"])
         module.criterion.image_size_px = contents["image_size"]
         batches = [Prepared(**batch) for batch in contents["batches"]]
-        print("\n  ".join(["the fit:", *contents["report"]]))
+        report = "\n  ".join(["the fit:", *contents["report"]])
+        kind = _AUTOCAST.get(contents["precision"][:2])
+        with torch.autocast(device, kind) if kind else nullcontext():
+            finding = diagnose(module.network, module.criterion, batches)
     except InputError:
         raise
     except Exception as error:  # a damaged file can break anywhere
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(f"{path}: is no batch of a fit ({reason}); give a file of RUN/divergence") from None
-    kind = _AUTOCAST.get(contents["precision"][:2])
-    with torch.autocast(device, kind) if kind else nullcontext():
-        finding = diagnose(module.network, module.criterion, batches)
+    print(report)
     print(f"now on {device}: {finding.text if finding else 'everything is finite'}")
     if finding and finding.layer:
         print(f"  first layer that is not finite: {finding.layer}")

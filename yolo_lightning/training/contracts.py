@@ -46,8 +46,6 @@ class TrainsDetections(Protocol):
     # Mean of each part of the training loss in this epoch, on the device.
     running_losses: Mapping[str, Tensor]
     on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None  # gets images, targets, mask of each batch
-    left_out: set[tuple[int, int]]  # batches that are not trained: epoch and number in it, from 0
-    inspect: Callable[[Any, Any], None] | None  # gets batches and their losses, before the optimizer's step
 
     @property
     def label_names(self) -> list[str]:

@@ -106,7 +106,8 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.waiting: list[Prepared] = []
         self.running_losses: dict[str, Tensor] = {}
         self.on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None = None
-        self.left_out: set[tuple[int, int]] = set()
+        self.left_out: set[tuple[int, int]] = set()  # batches not to train: epoch, and number in it from 0
+        # Gets batches and the parts of their losses before the optimizer steps.
         self.inspect: Callable[[list[Prepared], list[dict[str, Tensor]]], None] | None = None
         # Plain types only, so that a checkpoint loads without executing anything.
         configs = ("optimizer", "loss", "anchor_free_loss", "augmentation")
