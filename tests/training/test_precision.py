@@ -3,9 +3,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.small_network import write_small_yaml
+from yolo_lightning.model.network import build_network
 from yolo_lightning.system.environment import processor_facts
 from yolo_lightning.training import precision as rule
-from yolo_lightning.training.precision import default_precision, has_native_bf16
+from yolo_lightning.training.precision import (
+    default_precision,
+    fp16_is_sound,
+    has_native_bf16,
+    usable_precision,
+)
 
 
 @pytest.mark.parametrize(
@@ -53,3 +60,38 @@ def test_a_gpu_has_bf16_from_ampere_on(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert has_native_bf16("cuda:0") is expected
+
+
+@pytest.mark.parametrize(
+    ("precision", "is_sound", "has_bf16", "expected"),
+    [
+        ("16-mixed", True, False, "16-mixed"),
+        ("16-mixed", False, True, "bf16-mixed"),
+        ("16", False, False, "32-true"),
+        ("bf16-mixed", False, False, "bf16-mixed"),
+    ],
+)
+def test_fp16_that_fails_its_test_is_replaced(
+    precision: str, is_sound: bool, has_bf16: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rule, "has_native_bf16", lambda _: has_bf16)
+    found, sentence = usable_precision(precision, "cuda:0", lambda: is_sound)
+    assert found == expected
+    assert (sentence is None) is (found == precision)
+    assert sentence is None or f"training in {expected} instead" in sentence
+
+
+def test_the_test_of_fp16_runs_the_network_in_fp16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    yaml = write_small_yaml(tmp_path, anchors=True)
+    random = torch.get_rng_state()
+    assert fp16_is_sound("cpu", yaml, 3, 64)
+    assert torch.equal(torch.get_rng_state(), random)  # the weights of the training are drawn from there
+
+    def build(*_: object) -> torch.nn.Module:
+        network = build_network(yaml, 3)
+        with torch.no_grad():
+            network.head.m[0].bias.fill_(1e5)  # more than fp16 holds
+        return network
+
+    monkeypatch.setattr(rule, "build_network", build)
+    assert not fp16_is_sound("cpu", yaml, 3, 64)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ..data.annotations.source import SPLITS, DataSource
@@ -22,7 +23,13 @@ from ..runs.directory import DEFAULT_NAME, begun_run_directory, find_checkpoint,
 from ..training.compilation import compiler_obstacle
 from ..training.hyper_parameters import architecture_of
 from ..training.module import YOLOv5
-from ..training.precision import Precision, default_precision, has_native_bf16
+from ..training.precision import (
+    Precision,
+    default_precision,
+    fp16_is_sound,
+    has_native_bf16,
+    usable_precision,
+)
 
 _PRECISIONS = (*get_args(Precision), "32", "bf16", "16")
 _LAUNCHER_VARIABLES = (
@@ -240,10 +247,20 @@ def settle_step(config: Any, is_training: bool) -> None:
         if on_gpu and model.compile == "auto":
             model.compile = False if compiler_obstacle("cuda") else "augmentation"
     precision_reason = order_reason = "as given"
+    gpus = listed_gpus(trainer.devices) or [*range(torch.cuda.device_count())] or [0]
+    # Each process tests on its own GPU, because it keeps some memory there.
+    device = f"cuda:{gpus[int(os.environ.get('LOCAL_RANK', 0)) % len(gpus)]}" if on_gpu else "cpu"
     if trainer.precision is None:
-        first = (listed_gpus(trainer.devices) or [0])[0]
-        trainer.precision, why = default_precision(f"cuda:{first}" if on_gpu else "cpu")
+        trainer.precision, why = default_precision(device)
         precision_reason = f"because {why}"
+    if on_gpu:
+        trainer.precision, warning = usable_precision(
+            trainer.precision,
+            device,
+            lambda: fp16_is_sound(device, model.architecture, model.num_classes, config.data.image_size),
+        )
+        if warning:
+            rank_zero_warn(warning)
     if model.channels_last == "auto":
         model.channels_last, order_reason = True, "by rule"
     order = "channels last" if model.channels_last else "channels first"

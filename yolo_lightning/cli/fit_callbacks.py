@@ -24,6 +24,7 @@ from ..runs.best_epoch import MONITOR
 from ..runs.checkpoint import EpochCheckpoint
 from ..runs.checkpoint_io import RunCheckpointIO
 from ..runs.directory import CHECKPOINTS, LAST
+from ..runs.divergence import Divergence
 from ..runs.interruption import Interruption
 from ..runs.patience import Patience
 from ..runs.record import RunRecorder
@@ -86,6 +87,7 @@ def training_callbacks(
     callbacks = [
         *shown,
         StallMonitor(),
+        Divergence(run, folder / LAST if keep_checkpoints else None),
         MidEpochResumption(),
         *([Patience(patience)] if patience else []),
         TimeBudget(run, queue, [*shown, *report], PROGRAM_BEGAN_S),
@@ -125,3 +127,11 @@ def tensorboard(run_directory: Path, purge_step: int | None) -> TensorBoardLogge
     """Make the logger; it drops curves from ``purge_step`` on, which an earlier start has written."""
     options: dict[str, Any] = {} if purge_step is None else {"purge_step": purge_step}
     return TensorBoardLogger(run_directory, name="", version="", default_hp_metric=False, **options)
+
+
+def log_again(loggers: list[Any], purge_step: int) -> None:
+    """Let TensorBoard drop the curves from ``purge_step`` on, once a run that goes back logs there again."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.close()
+            logger.experiment.purge_step = purge_step

@@ -25,14 +25,16 @@ from ..errors import InputError
 from ..inference.predictions import PredictionWriter
 from ..monitoring.options import DashboardConfig
 from ..monitoring.screen.progress import EpochProgress
+from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import CHECKPOINTS, claim_run_directory
+from ..runs.divergence import GoBack
 from ..runs.record import SaveConfig
 from ..system.lightning_internals import CommandHooks
 from ..training.ema import ExponentialMovingAverage
 from ..training.module import YOLOv5
 from .check_options import RunStart, read_data, refuse_absent_nodes, resolve_options
 from .command_parser import FitParser
-from .fit_callbacks import RunOptions, tensorboard, training_callbacks, with_checkpoint_io
+from .fit_callbacks import RunOptions, log_again, tensorboard, training_callbacks, with_checkpoint_io
 
 _RUN_DIRECTORY = "YOLO_LIGHTNING_RUN_DIRECTORY"
 """Environment variable that gives the run directory to processes that the first one starts."""
@@ -46,7 +48,8 @@ _DESCRIPTION = (
     "Train YOLOv5 on your own images. More commands, each with a --help of its own: 'synth' makes a small "
     "data set to try it on, 'check' finds what is wrong in yours, 'convert' writes it as COCO or YOLO, "
     "'doctor' measures what a fit would wait for, 'submit' hands it to a cluster, 'report' makes the page of "
-    "a run again, 'compare' puts runs side by side, 'visualize' draws what the layers of a network see"
+    "a run again, 'compare' puts runs side by side, 'visualize' draws what the layers of a network see, "
+    "'replay' runs a batch at which a training diverged again"
 )
 _SUBCOMMANDS = {
     "fit": "Train a model, and write checkpoints, metrics and a report to a run directory.",
@@ -163,7 +166,12 @@ class YoloCLI(CommandHooks, LightningCLI):
 
     def run_subcommand(self, subcommand: str) -> None:
         with self._removing_empty_run(), _lightning_errors_as_input_errors():
-            super().run_subcommand(subcommand)
+            while True:
+                try:
+                    return super().run_subcommand(subcommand)
+                except GoBack as back:
+                    log_again(self.trainer.loggers, read_resumption(back.checkpoint).purge_step)
+                    self.config_init[subcommand].ckpt_path = str(back.checkpoint)
 
     @contextmanager
     def _removing_empty_run(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from .command_parser import FitParser
 from .convert import run_convert
 from .doctor import run_doctor
 from .launcher import YoloCLI, launch
+from .replay import run_replay
 from .report import run_compare, run_report
 from .submit import submit
 from .synth import synth
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[[list[str]], Any]] = {
     "convert": run_convert,
     "doctor": run_doctor,
     "submit": lambda argv: sys.exit(submit(argv)),
+    "replay": run_replay,
     "report": run_report,
     "compare": run_compare,
     "visualize": run_visualize,

@@ -81,7 +81,8 @@ class TimeBudget(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._earlier = state_dict
+        if self._clock.phase == _START_UP:  # otherwise this process goes back, and its own time is counted
+            self._earlier = state_dict
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         io = trainer.strategy.checkpoint_io

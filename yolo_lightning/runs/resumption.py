@@ -39,8 +39,13 @@ class MidEpochResumption(Callback):
         losses = {name: gather(value).reshape(-1) for name, value in pl_module.running_losses.items()}
         write_within_epoch(checkpoint, losses=losses, random=random_state())  # each loss: (ranks,)
         if pl_module.waiting:
-            images = sum(len(each.images) for each in pl_module.waiting) * trainer.world_size
-            give_again(checkpoint, len(pl_module.waiting), images)
+            last, waiting = trainer.fit_loop.batch_idx, len(pl_module.waiting)
+            epoch, batches = trainer.current_epoch, 0
+            while waiting:  # those left out among them are passed again, too
+                waiting -= (epoch, last - batches) not in pl_module.left_out
+                batches += 1
+            images = batches * len(pl_module.waiting[0].images) * trainer.world_size
+            give_again(checkpoint, batches, images)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -58,6 +63,7 @@ class MidEpochResumption(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, YOLOv5)
         restored, self._restored = self._restored, {}
+        pl_module.augmentation.recent.reset()  # of an earlier fit that diverged
         if restored:
             self._restore(trainer, pl_module, restored)
         if not (restored.get("validates_first") and _go_back_to_validation(trainer)):
@@ -93,9 +99,13 @@ class MidEpochResumption(Callback):
             return  # only the validation remains, and the next epoch draws from its own images
 
         def remember() -> tuple[torch.Tensor, ...]:
-            for batch in loader.earlier(pl_module.augmentation.recent.batches - 1):
-                on_device = type(batch)(*(tensor.to(pl_module.device) for tensor in batch))
-                pl_module.augmentation.remember(on_device, epoch)
+            place, kept = progress.ready, pl_module.augmentation.recent.batches - 1
+            trained = [n for n in range(place) if (epoch, n) not in pl_module.left_out][-kept:]
+            first = trained[0] if trained else place
+            for number, batch in enumerate(loader.earlier(place - first), first):
+                if number in trained:
+                    on_device = type(batch)(*(tensor.to(pl_module.device) for tensor in batch))
+                    pl_module.augmentation.remember(on_device, epoch)
             return ()
 
         run_beside(pl_module.device, remember, after_current=True)

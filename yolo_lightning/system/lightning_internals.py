@@ -54,6 +54,12 @@ def leave_signals_alone(trainer: Any) -> None:
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
+def dump_checkpoint(trainer: Any) -> dict[str, Any]:
+    """The contents of a checkpoint of now; all ranks call it together."""
+    contents: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+    return contents
+
+
 def has_checkpoint_io(strategy: Any) -> bool:
     """Tell if a strategy has a plugin that writes its checkpoints; false for the name of a strategy."""
     return not isinstance(strategy, str) and strategy is not None and strategy._checkpoint_io is not None

@@ -106,6 +106,9 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.waiting: list[Prepared] = []
         self.running_losses: dict[str, Tensor] = {}
         self.on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None = None
+        self.left_out: set[tuple[int, int]] = set()  # batches not to train: epoch, and number in it from 0
+        # Gets batches and the parts of their losses before the optimizer steps.
+        self.inspect: Callable[[list[Prepared], list[dict[str, Tensor]]], None] | None = None
         # Plain types only, so that a checkpoint loads without executing anything.
         configs = ("optimizer", "loss", "anchor_free_loss", "augmentation")
         self.save_hyperparameters(
@@ -201,7 +204,10 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.accumulator.restore_gradients(self.network, self._total_batch_size)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
-        """Augment a batch, add its gradients, and step after enough images."""
+        """Augment a batch, add its gradients, and step after enough images.
+
+        A batch that is left out counts for the schedule alone; the next one takes its place in the step.
+        """
         settings = step_settings(
             self.optimizer_config,
             batch_index=batch_index,
@@ -216,9 +222,10 @@ class YOLOv5(LightningModule, TrainsDetections):
             self.running_losses = {}
         # A step that was begun without joint losses, in the run before, ends without them.
         joint = self.optimizer_config.joint_loss and not self.accumulator.pending
-        self.waiting.append(self._prepare(batch))
+        if (self.current_epoch, batch_index) not in self.left_out:
+            self.waiting.append(self._prepare(batch))
         full = len(self.waiting) >= settings.accumulate
-        if joint and not (full or is_followed_by_validation(self.trainer)):
+        if not self.waiting or (joint and not (full or is_followed_by_validation(self.trainer))):
             return
         batches, self.waiting = self.waiting, []
 
@@ -227,6 +234,8 @@ class YOLOv5(LightningModule, TrainsDetections):
             self.manual_backward(loss * (len(batch.images) * self.trainer.world_size))
 
         parts = add_gradients(self._training_losses, self.network, self.criterion, batches, backward, joint)
+        if self.inspect:
+            self.inspect(batches, parts)
         if self.accumulator.window_is_full(1 if joint else settings.accumulate):
             optimizer.step()  # type: ignore[union-attr]
             optimizer.zero_grad()  # type: ignore[union-attr]

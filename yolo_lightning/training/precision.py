@@ -1,12 +1,15 @@
-"""Precision of the training where ``trainer.precision`` is left out."""
+"""Precision of the training: the choice where ``trainer.precision`` is left out, and the test of fp16."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 
+from ..model.network import build_network
 from ..system.environment import processor_facts
+from .divergence import is_finite
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 """Precisions that training supports, as the Trainer names them."""
@@ -27,6 +30,38 @@ def default_precision(device: str) -> tuple[Precision, str]:
     if has_native_bf16(device):
         return "bf16-mixed", f"this {name} computes in bfloat16"
     return ("16-mixed" if kind == "cuda" else "32-true"), f"this {name} does not compute in bfloat16"
+
+
+def usable_precision(precision: str, device: str, is_sound: Callable[[], bool]) -> tuple[str, str | None]:
+    """Replace fp16 by bf16, or else by fp32, on a device where it gives values that are not finite.
+
+    Args:
+        precision: as the Trainer names it; anything but fp16 is returned as it is.
+        device: device as torch names it.
+        is_sound: runs the test, such as :func:`fp16_is_sound`.
+
+    Returns:
+        The precision, and a sentence for the log if it is another one.
+    """
+    if precision not in ("16-mixed", "16") or is_sound():
+        return precision, None
+    other = "bf16-mixed" if has_native_bf16(device) else "32-true"
+    return other, f"fp16 gives values that are not finite on this device; training in {other} instead"
+
+
+def fp16_is_sound(device: str, architecture: str, num_classes: int, image_size: int) -> bool:
+    """Run a fresh network forward and backward in fp16; False if an output or a gradient is not finite.
+
+    ``image_size`` is in px. The random generators are left as they were.
+    """
+    with torch.random.fork_rng([device] if device.startswith("cuda") else []):
+        network = build_network(architecture, num_classes).to(device).to(memory_format=torch.channels_last)
+        images = torch.rand(2, 3, image_size, image_size, device=device)
+    with torch.autocast(device.split(":")[0], torch.float16):
+        maps = network(images.contiguous(memory_format=torch.channels_last))
+    torch.stack([each.float().square().mean() for each in maps]).sum().backward()
+    gradients = [value.grad for value in network.parameters() if value.grad is not None]
+    return is_finite([*maps, *gradients])
 
 
 def has_native_bf16(device: str) -> bool:

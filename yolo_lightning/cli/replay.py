@@ -1,0 +1,56 @@
+"""``yolo-lightning replay FILE``: run a batch again at which a training diverged."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from ..system.text import first_line
+from ..training.divergence import Finding, diagnose
+from ..training.hyper_parameters import architecture_of, checked_hyper_parameters
+from ..training.module import YOLOv5
+from ..training.step import Prepared
+from .command_parser import CommandParser
+
+_DESCRIPTION = """Runs a batch again that a fit has saved as RUN/divergence/….pt, with the weights of then, in
+the precision of then, and prints what was not finite first. It uses a GPU if there is one."""
+_AUTOCAST = {"16": torch.float16, "bf": torch.bfloat16}
+
+
+def run_replay(argv: list[str]) -> Finding | None:
+    """Print what the fit said of the batch, and what is found now; return that.
+
+    Raises:
+        InputError: the file is missing, or is not one that a fit has saved.
+    """
+    parser = CommandParser("replay", "FILE", _DESCRIPTION)
+    parser.add_argument("file", metavar="FILE", help="a .pt in the folder divergence of a run")
+    path = Path(parser.parse_args(argv).file).expanduser()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        contents: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        known = checked_hyper_parameters(contents["hyper_parameters"], path)
+        own = {"architecture": architecture_of(known, None, path), "weights": None, "compile": False}
+        module = YOLOv5(**known | own)  # no path of the file is opened
+        module.configure_model()
+        module.to(device).network.load_state_dict(contents["state_dict"])
+        module.criterion.image_size_px = contents["image_size"]
+        batches = [Prepared(**batch) for batch in contents["batches"]]
+        report = "\n  ".join(["the fit:", *contents["report"]])
+        kind = _AUTOCAST.get(contents["precision"][:2])
+        with torch.autocast(device, kind) if kind else nullcontext():
+            finding = diagnose(module.network, module.criterion, batches)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file can break anywhere
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{path}: is no batch of a fit ({reason}); give a file of RUN/divergence") from None
+    print(report)
+    print(f"now on {device}: {finding.text if finding else 'everything is finite'}")
+    if finding and finding.layer:
+        print(f"  first layer that is not finite: {finding.layer}")
+    return finding
