@@ -7,6 +7,7 @@ functions take its objects, and the classes are bases to list before Lightning's
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 
@@ -52,6 +53,13 @@ def leave_signals_alone(trainer: Any) -> None:
     """Keep Lightning from installing signal handlers, and from a broadcast before each batch."""
     trainer._signal_connector.register_signal_handlers = lambda: None
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+
+
+def leave_children_alone() -> None:
+    """Keep Lightning from killing this process because another that it has started has ended."""
+    observers: list[Any] = [t for t in threading.enumerate() if t.name == "child-process-observer"]
+    for observer in observers:
+        observer._child_processes = []
 
 
 def has_checkpoint_io(strategy: Any) -> bool:
