@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -502,6 +503,23 @@ def test_a_letter_that_the_locale_lacks_ends_nothing() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
     assert (done.returncode, done.stdout.decode("latin-1")) == (0, "? ? é\n"), done.stderr
+
+
+def test_a_file_system_that_never_answers_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    released, stat = threading.Event(), os.stat
+
+    def hang(path: Any, **options: Any) -> os.stat_result:
+        if str(path) == str(tmp_path / "mounted"):
+            released.wait(60)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", hang)
+    monkeypatch.setattr("yolo_lightning.cli.check_options.FILE_SYSTEM_S", 0.5)
+    told = refused(capsys, "fit", "--data.root=mounted", "--trainer.accelerator=cpu")
+    released.set()
+    assert told.startswith(f"error: {tmp_path}/mounted: no answer within 0 s (a network file system that")
 
 
 def test_a_full_disk_ends_a_command_with_one_sentence(

@@ -43,6 +43,8 @@ def act(scenario: str, rank: int, step: int) -> None:
         raise KeyError("images")
     if what == "stops":
         Path("stopping").touch()
+    if what == "hangs":
+        time.sleep(60)
     if what == "leaves":
         sys.exit(75)
 
@@ -54,7 +56,7 @@ def one_rank(scenario: str, folder: str) -> None:
     watch.BEAT_S, watch.SILENT_S, watch.NEWS_S, watch.GRACE_S, watch.FORCE_S = 0.5, 2.0, 4.0, 0.5, 5.0
     failure.SIBLINGS_S = failure._TO_PRINT_S = 1.0
     rank = int(os.environ["RANK"])
-    dist.init_process_group("gloo", timeout=timedelta(seconds=15))
+    dist.init_process_group("gloo", timeout=timedelta(seconds=2 if "hangs" in scenario else 15))
     trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
     first = FirstAllReduce(alone())
     first.setup(trainer, None, "validate")  # type: ignore[arg-type]
@@ -165,6 +167,14 @@ def test_a_rank_that_leaves_alone_is_named(ranks: Ranks) -> None:
     ranks.start("leaves_1")
     statuses, told = ranks.end()
     assert statuses[0] == 2 and "has ended, in validate; see its log" in told[0]
+
+
+def test_a_rank_that_lives_and_does_not_come_is_told(ranks: Ranks) -> None:
+    ranks.start("hangs_1")
+    statuses, told = ranks.end()
+    assert statuses == [2, 2]  # the one that hangs is ended by force
+    assert "did not come to an exchange in validate within --ddp.timeout_minutes" in told[0] and not told[1]
+    assert "Traceback" not in ranks.log(0)
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 import threading
@@ -30,7 +31,7 @@ NEWS_S = 5.0
 FORCE_S = 20.0
 """Time for a process to end by itself once the run has failed, in s; NCCL may hold it."""
 _VERDICT_S = 30.0
-_FAREWELL_S = 3.0
+_FAREWELL_S = 10.0
 _TICK_S = 0.5
 _MESSAGE_BYTES = 1 << 13
 
@@ -58,7 +59,7 @@ class RankWatch:
         rank: this one.
         hosts: rank to the name of its host.
         group: of gloo, used by nothing else.
-        limit_s: silence after which the run ends, in s.
+        limit_s: silence after which the run ends, in s; at least twice :data:`SILENT_S`.
         position: returns the place in the run as text: ``in epoch 2, batch 17``.
     """
 
@@ -67,7 +68,7 @@ class RankWatch:
     ) -> None:
         self.rank = rank
         self._hosts, self._places = hosts, dict(hosts)
-        self._limit_s, self._position = limit_s, position
+        self._limit_s, self._position = max(limit_s, 2 * SILENT_S), position
         self._messages = Messages(group, _MESSAGE_BYTES)
         others = [0] if rank else [other for other in hosts if other]
         self._peers = {other: _Peer(self._messages.expect(other)) for other in others}
@@ -85,15 +86,24 @@ class RankWatch:
 
         Raises:
             FailedElsewhere: another rank has, and its sentence has been printed.
+            InputError: all ranks live, but one did not come to an exchange in time.
         """
         if not isinstance(error, InputError):  # it may be due to another rank
             self._limit_s = SILENT_S
             if self._has_news.wait(NEWS_S) and self._is_decided.wait(_VERDICT_S) and self._verdict:
                 raise self._verdict from None
-        self._own = describe_error(error)
+        late: InputError | None = None
+        if re.search("timed out waiting", str(error), re.IGNORECASE):
+            late = InputError(
+                f"the ranks waited for one that lives, but did not come to an exchange {self._position()} "
+                "within --ddp.timeout_minutes; see what it does: reading data, compiling"
+            )
+        self._own = describe_error(late or error)
         self._is_decided.wait(_VERDICT_S)
-        if self.rank and isinstance(error, InputError) and self._verdict:
+        if self.rank and isinstance(late or error, InputError) and self._verdict:
             raise self._verdict from None
+        if late:
+            raise late from error
 
     def close(self) -> None:
         """Part from the other ranks, which may still be at work."""
@@ -102,35 +112,30 @@ class RankWatch:
         self._messages.close()
 
     def _work(self) -> None:
-        beat_s, farewell_s, mark = 0.0, _FAREWELL_S, time.monotonic()
-        while not self._closing.is_set() or (farewell_s > 0 and self._is_awaited()):
-            time.sleep(_TICK_S)
+        beat_s, mark = 0.0, time.monotonic()
+        while not self._closing.wait(_TICK_S):
             now = time.monotonic()
             passed_s, mark = min(now - mark, 2 * _TICK_S), now  # while this rank is stopped nobody is silent
             beat_s -= passed_s
-            if self._closing.is_set():
-                if farewell_s == _FAREWELL_S:
-                    self._send({"bye": True})
-                farewell_s -= passed_s
-            elif self._own and self.rank == 0:
+            if self._own and self.rank == 0:
                 self._note(0, self._own)
             elif beat_s <= 0 or self._own:
                 self._send({"pid": os.getpid(), "failure": self._own})
                 beat_s = BEAT_S
             for other, peer in self._peers.items():
                 self._listen(other, peer, passed_s)
-            if self._has_news.is_set() and not self._closing.is_set():
+            if self._has_news.is_set():
                 self._decide()
                 return
+        wait(self._send({"bye": True}, waits=False), _FAREWELL_S)
 
-    def _is_awaited(self) -> bool:
-        return not all(peer.has_left for peer in self._peers.values())
-
-    def _send(self, message: dict[str, Any]) -> None:
-        """Send a message to each rank that has taken the one before."""
-        for other, peer in self._peers.items():
-            if not peer.has_left and (peer.outgoing is None or peer.outgoing.done()):
+    def _send(self, message: dict[str, Any], waits: bool = True) -> list[Future[Any]]:
+        """Send a message to all ranks that are here, or only to those that have taken the one before."""
+        here = [(other, peer) for other, peer in self._peers.items() if not peer.has_left]
+        for other, peer in here:
+            if not waits or peer.outgoing is None or peer.outgoing.done():
                 peer.outgoing = self._messages.send(message, other)
+        return [peer.outgoing for _, peer in here if peer.outgoing]
 
     def _listen(self, other: int, peer: _Peer, passed_s: float) -> None:
         """Take what has come from a rank, or count its silence."""
@@ -201,8 +206,7 @@ class RankWatch:
         sentence = describe_failures(self._failures, self._places, len(self._places))
         if 0 not in self._failures:  # which its main thread prints
             _print(f"error: {sentence}")
-        reached = [other for other, peer in self._peers.items() if not peer.has_left]
-        wait([self._messages.send({"failure": sentence}, other) for other in reached], GRACE_S)
+        wait(self._send({"failure": sentence}, waits=False), GRACE_S)
         self._verdict = FailedElsewhere(sentence)
 
 
