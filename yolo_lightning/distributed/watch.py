@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import InputError
 from ..system.files import is_alive
 from ..system.signals import training_has_begun
-from ..system.text import duration
+from ..system.text import duration, one_line
 from .failure import FailedElsewhere, describe_error, describe_failures, end_soon, name_ranks, say_on_host
 from .messages import Messages
 
@@ -34,6 +34,8 @@ _VERDICT_S = 30.0
 _FAREWELL_S = 10.0
 _TICK_S = 0.5
 _MESSAGE_BYTES = 1 << 13
+_MOST_LETTERS = 2000
+"""Length of a failure that fits into a message."""
 
 
 @dataclass
@@ -98,7 +100,7 @@ class RankWatch:
                 f"the ranks waited for one that lives, but did not come to an exchange {self._position()} "
                 "within --ddp.timeout_minutes; see what it does: reading data, compiling"
             )
-        self._own = describe_error(late or error)
+        self._own = one_line(describe_error(late or error), _MOST_LETTERS)
         self._is_decided.wait(_VERDICT_S)
         if self.rank and isinstance(late or error, InputError) and self._verdict:
             raise self._verdict from None
@@ -146,7 +148,7 @@ class RankWatch:
             self._count_silence(other, peer, passed_s)
         elif peer.incoming.exception():
             peer.has_left = True
-            self._note(other, f"was killed or died {self._position()}{_advice()}")
+            self._note(other, self._death())
         else:
             message = peer.incoming.result()
             if peer.silent_s >= SILENT_S:
@@ -166,7 +168,7 @@ class RankWatch:
         is_here = self._hosts[other] == socket.gethostname()
         if becomes_silent and peer.pid and is_here and not is_alive(peer.pid):
             # Its loader workers, which live, hold its connections open.
-            self._note(other, f"was killed or died {self._position()}{_advice()}")
+            self._note(other, self._death())
         elif becomes_silent and self.rank < 2:
             since = time.strftime("%H:%M:%S", time.localtime(time.time() - peer.silent_s))
             _print(
@@ -177,6 +179,11 @@ class RankWatch:
         if peer.silent_s >= self._limit_s:
             silence = f"has not answered for {duration(peer.silent_s)}, {self._position()}"
             self._note(other, f"{silence} (see --ddp.timeout_minutes){_advice()}")
+
+    def _death(self) -> str:
+        return (
+            f"was killed or died {self._position()}; see its log, and dmesg for a lack of memory{_advice()}"
+        )
 
     def _note(self, other: int, failure: str) -> None:
         self._failures.setdefault(other, failure)
@@ -203,7 +210,7 @@ class RankWatch:
             time.sleep(_TICK_S / 5)
             for other, peer in self._peers.items():
                 self._listen(other, peer, 0.0)
-        sentence = describe_failures(self._failures, self._places, len(self._places))
+        sentence = one_line(describe_failures(self._failures, self._places, len(self._places)), _MOST_LETTERS)
         if 0 not in self._failures:  # which its main thread prints
             _print(f"error: {sentence}")
         wait(self._send({"failure": sentence}, waits=False), GRACE_S)
