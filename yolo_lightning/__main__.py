@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 from .distributed.failure import FailedElsewhere
 from .errors import InputError
-from .system.signals import training_has_begun, watching
+from .system.signals import watching
 from .system.text import last_line
 
 
@@ -28,24 +28,27 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    from .cli.main import run
-
     try:
+        from .cli.main import run
+
         run(arguments)
     except FailedElsewhere:
         sys.exit(2)
     except InputError as error:
         sys.exit(_fail(last_line(error)))
     except Exception as error:
+        if "failed to map segment" in str(error):  # torch itself cannot be loaded
+            sys.exit(_fail(f"{error}: too few addresses for this process; raise ulimit -v"))
         from .runs.checkpoint_files import full_disk_error
+        from .system.out_of_memory import describe_out_of_memory
 
+        if memory := describe_out_of_memory(error):
+            sys.exit(_fail(f"{memory}; close other programs, or raise the limit, and start again"))
         full = full_disk_error(error)
         if full is None:
             raise
-        where = full.filename or "the run directory"
-        trains = arguments[:1] == ["fit"] and training_has_begun()  # else there is nothing to resume
-        remedy = "resume with --ckpt_path last" if trains else "start again"
-        sys.exit(_fail(f"{where}: {full.strerror}; make room and {remedy}"))
+        where = full.filename or "the output folder"
+        sys.exit(_fail(f"{where}: {full.strerror}; make room and start again"))
 
 
 def _fail(sentence: str) -> int:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from tests.support.fit_parser import fit_parser as fit_parser
 from tests.support.quiet import QUIET
 from yolo_lightning import YOLOv5
 from yolo_lightning.__main__ import main
-from yolo_lightning.system import signals as preemption
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ON_CPU = [
@@ -505,15 +505,47 @@ def test_a_letter_that_the_locale_lacks_ends_nothing() -> None:
     assert (done.returncode, done.stdout.decode("latin-1")) == (0, "? ? é\n"), done.stderr
 
 
-@pytest.mark.parametrize(("command", "resumes"), [("fit", True), ("fit", False), ("synth", False)])
-def test_a_full_disk_names_what_can_be_resumed(
-    command: str, resumes: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_file_system_that_never_answers_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    released, stat = threading.Event(), os.stat
+
+    def hang(path: Any, **options: Any) -> os.stat_result:
+        if str(path) == str(tmp_path / "mounted"):
+            released.wait(60)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", hang)
+    monkeypatch.setattr("yolo_lightning.cli.check_options.FILE_SYSTEM_S", 0.5)
+    told = refused(capsys, "fit", "--data.root=mounted", "--trainer.accelerator=cpu")
+    released.set()
+    assert told.startswith(f"error: {tmp_path}/mounted: no answer within 0 s (a network file system that")
+
+
+def test_a_full_disk_ends_a_command_with_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fill(arguments: list[str]) -> None:
-        if resumes:
-            preemption.training_begins()
         raise OSError(errno.ENOSPC, "No space left on device", "made")
 
     monkeypatch.setattr("yolo_lightning.cli.main.run", fill)
-    remedy = "resume with --ckpt_path last" if resumes else "start again"
-    assert refused(capsys, command).endswith(f"make room and {remedy}")
+    assert refused(capsys, "synth") == "error: made: No space left on device; make room and start again"
+
+
+def test_memory_that_ends_ends_a_command_with_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def allocate(arguments: list[str]) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    monkeypatch.setattr("yolo_lightning.cli.main.run", allocate)
+    assert refused(capsys, "doctor").startswith("error: memory is used up (1,152,921,504,606.8 MB asked for")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of addresses that the system keeps")
+def test_too_few_addresses_for_torch_itself_are_told_with_one_sentence() -> None:
+    command = f"ulimit -v 1000000; exec {sys.executable} -m yolo_lightning fit"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "failed to map segment" in done.stderr and done.stderr.endswith("raise ulimit -v\n")
+    assert done.stderr.count("\n") == 1

@@ -159,6 +159,8 @@ def test_a_killed_process_a_stopped_process_and_a_stopped_script(
         os.kill(victim, signal.SIGKILL)
         run.wait_until(lambda: run.progress(1)[0] not in (0, victim))
         assert run.progress(1)[1] >= 1, "it began from nothing"
+        [sentence] = [line for line in run.log().splitlines() if line.startswith("error: ")]
+        assert f"(pid {victim}): was killed or died in epoch " in sentence
         os.kill(run.progress(1)[0], signal.SIGTERM)
         assert run.statuses() == [75, 75], run.log()
         stopped = run.progress(1)

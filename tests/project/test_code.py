@@ -80,3 +80,10 @@ def test_the_dependency_check_sees_one_that_is_missing(tmp_path: Path) -> None:
 
 def test_there_is_no_utils_module() -> None:
     assert [file for file in FILES if re.search(r"(^|[/_])(utils?|helpers?|misc)\.py$", file)] == []
+
+
+def test_durations_are_measured_by_a_clock_that_nobody_sets() -> None:
+    """The wall clock tells dates alone: the age of another host's file, and the time of a line."""
+    dates = {"system/files.py", "distributed/watch.py"}
+    wall = re.compile(r"\btime\.time\(|\bfrom time import time\b|\bdatetime\.(now|today)\b")
+    assert {file for file in FILES if wall.search((PACKAGE / file).read_text())} == dates

@@ -2,12 +2,14 @@
 
 import ast
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
@@ -33,6 +35,7 @@ OWNERS: tuple[tuple[Callable[[Trainer], object], str], ...] = (
     ),
     (lambda _: EarlyStopping("loss"), "_validate_condition_metric _check_on_train_epoch_end"),
     (lambda _: LightningCLI, "_run_subcommand _parse_ckpt_path"),
+    (lambda _: _ChildProcessObserver(0, []), "_child_processes"),
 )
 """Private names that the file uses, and an object that has them."""
 ALL = {name for _, names in OWNERS for name in names.split()}
@@ -109,6 +112,18 @@ def test_a_validation_by_the_clock_is_made_due(trainer: Trainer) -> None:
     assert not internals.is_validation_due(trainer)
     internals.make_timed_validation_due(trainer)
     assert internals.is_validation_due(trainer)
+
+
+def test_the_end_of_a_child_does_not_kill_its_parent() -> None:
+    parent = subprocess.Popen(["sleep", "60"])
+    child = subprocess.Popen(["false"])
+    observer = _ChildProcessObserver(parent.pid, [child], sleep_period=1)
+    observer.start()
+    internals.leave_children_alone()
+    observer.join(30)
+    assert child.wait() == 1 and parent.poll() is None
+    parent.kill()
+    parent.wait()
 
 
 def private_names(source: str) -> set[str]:

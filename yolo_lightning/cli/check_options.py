@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +15,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from ..data.annotations.source import SPLITS, DataSource
 from ..data.module import PATH_OPTIONS, DetectionDataModule
 from ..distributed.ddp import is_on_gpu, listed_gpus, processes_here, refuse_absent_gpus
+from ..distributed.facts import FILE_SYSTEM_S
+from ..distributed.failure import bounded
 from ..errors import InputError
 from ..model.architecture import self_contained, short_name
 from ..model.weights import LoadedWeights, load_weights
@@ -71,6 +74,7 @@ def resolve_options(config: Any, subcommand: str) -> RunStart:
     """
     _refuse_trainer_options(config.trainer)
     _make_paths_absolute(config)
+    _refuse_silent_places(config)
     start = _find_start(config, subcommand)
     weights = _check_sources(config, subcommand)
     if subcommand != "predict":
@@ -137,6 +141,19 @@ def _make_paths_absolute(config: Any) -> None:
         model.weights = _absolute(model.weights)
     model.architecture = self_contained(os.path.expanduser(model.architecture))
     config.runs_dir = _absolute(config.runs_dir)
+
+
+def _refuse_silent_places(config: Any) -> None:
+    """Refuse a folder or file whose file system never answers, instead of waiting for it."""
+    places = {f"data.{name}": config.data[name] for name in PATH_OPTIONS}
+    places |= {"model.weights": config.model.weights, "runs_dir": config.runs_dir}
+    for option, place in places.items():
+        try:
+            bounded(partial(os.path.exists, place or ""), FILE_SYSTEM_S)
+        except TimeoutError as error:
+            raise InputError(
+                f"{place}: {error} (a network file system that hangs?); mount it again or correct --{option}"
+            ) from None
 
 
 def _absolute(path: str) -> str:

@@ -34,6 +34,7 @@ from ..training.ema import ExponentialMovingAverage
 from ..training.module import YOLOv5
 from .check_options import RunStart, read_data, refuse_absent_nodes, resolve_options
 from .command_parser import FitParser
+from .exhaustion import explaining_exhaustion
 from .fit_callbacks import RunOptions, log_again, tensorboard, training_callbacks, with_checkpoint_io
 
 _RUN_DIRECTORY = "YOLO_LIGHTNING_RUN_DIRECTORY"
@@ -65,6 +66,7 @@ class YoloCLI(CommandHooks, LightningCLI):
     run_directory: Path
     meeting: Meeting
     start: RunStart
+    _first: FirstAllReduce
     _is_new = False
     """This process made the run directory."""
 
@@ -115,7 +117,7 @@ class YoloCLI(CommandHooks, LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything, and read the data before a process group starts."""
         config, meeting, stage = self.config[self.subcommand], self.meeting, str(self.subcommand)
-        with self._removing_empty_run():
+        with self._removing_empty_run(), explaining_exhaustion(config, self.run_directory):
             if meeting.world_size > 1:
                 facts = facts_of_run(config, self.run_directory, stage == "fit", self.start.step)
                 for warning in meeting.compare(facts):
@@ -148,7 +150,8 @@ class YoloCLI(CommandHooks, LightningCLI):
     def _callbacks(self, options: Any) -> list[Callback]:
         """Our callbacks of a subcommand, in order."""
         # The first all-reduce connects the processes, before anything else needs the connection.
-        callbacks: list[Callback] = [FirstAllReduce(self.meeting)]
+        self._first = FirstAllReduce(self.meeting)
+        callbacks: list[Callback] = [self._first]
         if options.trainer.enable_progress_bar is not False:
             callbacks.append(EpochProgress())
         if self.subcommand == "predict":
@@ -165,7 +168,13 @@ class YoloCLI(CommandHooks, LightningCLI):
         return callbacks
 
     def run_subcommand(self, subcommand: str) -> None:
-        with self._removing_empty_run(), _lightning_errors_as_input_errors():
+        explaining = explaining_exhaustion(self.config[subcommand], self.run_directory)
+        with (
+            self._removing_empty_run(),
+            self._first.watching(),
+            explaining,
+            _lightning_errors_as_input_errors(),
+        ):
             while True:
                 try:
                     return super().run_subcommand(subcommand)

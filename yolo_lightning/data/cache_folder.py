@@ -110,7 +110,13 @@ def _secret(folder: Path) -> bytes:
         secret = file.read(32)
         if len(secret) < 32:
             secret = secrets.token_bytes(32)
-            os.pwrite(file.fileno(), secret, 0)
+            try:
+                os.pwrite(file.fileno(), secret, 0)
+            except OSError as error:
+                raise NoRoom(
+                    f"{folder}: nothing is cached, as no file can be written there ({error.strerror}); make "
+                    "room, or set XDG_CACHE_HOME to another folder"
+                ) from None
         return secret
 
 

@@ -29,7 +29,7 @@ class Agreement:
         """Of gloo; None for a single process."""
         is_initialized = distributed.is_available() and distributed.is_initialized()
         if is_initialized and distributed.get_world_size() > 1:
-            self._group = distributed.new_group(backend="gloo", timeout=_default_timeout())
+            self._group = distributed.new_group(backend="gloo", timeout=default_timeout())
         self._raised = torch.zeros(flags, dtype=torch.int32)
         self._under_way: distributed.Work | None = None
 
@@ -64,7 +64,7 @@ class Agreement:
         return [bool(flag) for flag in raised]
 
 
-def _default_timeout() -> timedelta | None:
+def default_timeout() -> timedelta | None:
     """Read how long the default group waits, ``ddp.timeout_minutes``; None (30 min) if torch hides it."""
     device = torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
     with suppress(Exception):  # these names are private, and training works without them

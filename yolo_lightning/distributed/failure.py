@@ -80,11 +80,11 @@ def _is_first_on_host(subject: str) -> bool:
     return True
 
 
-def end_soon() -> None:
+def end_soon(seconds: float = LEAVE_S) -> None:
     """Let this process end with status 2: first by itself, at last by force, as NCCL or gloo may hold it."""
     _failing.set()
     _must_leave.set()
-    timer = threading.Timer(LEAVE_S, _leave)
+    timer = threading.Timer(seconds, _leave)
     timer.daemon = True
     timer.start()
 

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.distributed.constants import default_pg_timeout
 
 from ..errors import InputError
+from ..system.lightning_internals import leave_children_alone
+from .agreement import default_timeout
 from .facts import Facts, compare_facts
 from .failure import (
     FailedElsewhere,
@@ -29,6 +32,7 @@ from .failure import (
     say_on_host,
 )
 from .messages import PATIENCE, Messages, connect
+from .watch import RankWatch
 
 Report = dict[str, Any]
 """Result of a rank's work, or the failure as a sentence."""
@@ -193,11 +197,12 @@ def alone() -> Meeting:
 class FirstAllReduce(Callback):
     """Ends the run when a small all-reduce does not return in time, and says which rank is missing.
 
-    It closes the meeting, because the process group exists now.
+    It ends the meeting, because the process group exists now. From here on a :class:`RankWatch` watches.
     """
 
     def __init__(self, meeting: Meeting) -> None:
         self.meeting = meeting
+        self._watch: RankWatch | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
@@ -205,7 +210,38 @@ class FirstAllReduce(Callback):
         if self.meeting.world_size == 1:  # Lightning started the other processes after this one
             self.meeting = meet_in_process_group()
         check_all_reduce(self.meeting, trainer.strategy.root_device)
-        self.meeting.close()
+        limit = default_timeout() or default_pg_timeout
+
+        def position() -> str:
+            if stage != "fit":
+                return f"in {stage}"
+            return f"in epoch {trainer.current_epoch + 1}, batch {trainer.fit_loop.batch_idx + 1}"
+
+        assert self.meeting.messages is not None
+        group, hosts = self.meeting.messages.group, self.meeting.hosts
+        self._watch = RankWatch(self.meeting.rank, hosts, group, limit.total_seconds(), position)
+        leave_children_alone()
+        self.meeting.store = None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Turn an exception of the block into the failure of the rank that has caused it.
+
+        Raises:
+            FailedElsewhere: another rank has caused it, and its sentence has been printed.
+            Exception: this rank has, or there is no other; the others are told.
+        """
+        try:
+            yield
+        except FailedElsewhere:
+            raise
+        except Exception as error:
+            if self._watch:
+                self._watch.report(error)
+            raise
+        finally:
+            if self._watch:
+                self._watch.close()
 
 
 def meet_in_process_group() -> Meeting:

@@ -27,7 +27,7 @@ OPEN_S = 60.0
 PATIENCE = timedelta(days=7)
 """Longest wait of gloo for a message: reading a large data set may take hours."""
 _MESSAGE_BYTES = 1 << 18
-"""Size of every message, compressed: thousands of paths in an option fit."""
+"""Default size of a message, compressed: thousands of paths in an option fit."""
 
 
 class Messages:
@@ -35,10 +35,12 @@ class Messages:
 
     Args:
         group: of gloo; all its ranks make the same calls in the same order.
+        size: of every message, in bytes, compressed.
     """
 
-    def __init__(self, group: Any) -> None:
+    def __init__(self, group: Any, size: int = _MESSAGE_BYTES) -> None:
         self.group = group
+        self._size = size
         self._calls: list[Future[Any]] = []
         atexit.register(self.close)
 
@@ -47,7 +49,7 @@ class Messages:
 
         The future raises ``RuntimeError`` when the other process ends without sending one.
         """
-        buffer = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8)
+        buffer = torch.zeros(self._size, dtype=torch.uint8)
         return self._begin(
             lambda: self.group.recv([buffer], rank, 0),
             lambda: json.loads(zlib.decompressobj().decompress(buffer.numpy().tobytes())),
@@ -56,7 +58,7 @@ class Messages:
     def send(self, message: Any, rank: int) -> Future[Any]:
         """Start to send a message. The future raises ``RuntimeError`` if the other process has ended."""
         text = zlib.compress(json.dumps(message).encode())
-        buffer = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8)  # a message of one size needs no second one
+        buffer = torch.zeros(self._size, dtype=torch.uint8)  # a message of one size needs no second one
         buffer[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         return self._begin(lambda: self.group.send([buffer], rank, 0), lambda: None)
 

@@ -15,6 +15,7 @@ import torch
 
 from ..errors import InputError
 from ..system.files import bring_to_disk, remove_leftovers, temporary_name, whole_file
+from ..system.out_of_memory import chain
 from .snapshot import bytes_in
 
 with suppress(ImportError):
@@ -47,12 +48,7 @@ def full_disk_error(error: BaseException | None) -> OSError | None:
 
 
 def _os_errors(error: BaseException | None) -> Iterator[OSError]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, OSError):
-            yield error
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
+    return (each for each in chain(error) if isinstance(each, OSError))
 
 
 def write(contents: object, path: str | Path, keep_previous: bool = False) -> None:

@@ -71,12 +71,13 @@ def remove_leftovers(folder: Path) -> None:
         if is_same_pid and match["token"] == _TOKEN:
             continue  # this process is writing it
         with suppress(OSError):
-            is_dead = match["host"] == _HOST and (is_same_pid or not _is_alive(int(match["pid"])))
+            is_dead = match["host"] == _HOST and (is_same_pid or not is_alive(int(match["pid"])))
             if is_dead or time.time() - file.stat().st_mtime > _DAY_S:
                 file.unlink()
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Tell if this host has a process of that number."""
     try:
         os.kill(pid, 0)
     except OSError as error:

@@ -7,6 +7,7 @@ functions take its objects, and the classes are bases to list before Lightning's
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 
@@ -58,6 +59,13 @@ def dump_checkpoint(trainer: Any) -> dict[str, Any]:
     """The contents of a checkpoint of now; all ranks call it together."""
     contents: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
     return contents
+
+
+def leave_children_alone() -> None:
+    """Keep Lightning from killing this process because another that it has started has ended."""
+    observers: list[Any] = [t for t in threading.enumerate() if t.name == "child-process-observer"]
+    for observer in observers:
+        observer._child_processes = []
 
 
 def has_checkpoint_io(strategy: Any) -> bool:
