@@ -39,9 +39,14 @@ _KEYS = (
 """Keys of a model YAML that the parser or this file reads."""
 
 
+def is_name(architecture: str) -> bool:
+    """Tell the name of a model from a path and from the content of a YAML."""
+    return _NAME.fullmatch(architecture) is not None
+
+
 def is_self_contained(architecture: str) -> bool:
     """Tell the name of a model, and the content of a YAML, from a path."""
-    return architecture.startswith("{") or _NAME.fullmatch(architecture) is not None
+    return architecture.startswith("{") or is_name(architecture)
 
 
 def self_contained(architecture: str) -> str:

@@ -60,10 +60,13 @@ def read_without_executing(path: Path) -> Any:
 
     Raises:
         InputError: the file asks for a name that is not on the allow-list, or for any class if it has the
-            format of torch before 1.6, whose names cannot be listed beforehand.
+            format of torch before 1.6, whose names cannot be listed beforehand; or it is compressed.
     """
     wanted: list[str] = []
     if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:  # torch compresses nothing: a small file could fill the memory
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                raise InputError(f"{path}: refused, because it is compressed; save it with torch.save")
         with _only_these_globals([]):
             wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     refused = sorted(name for name in wanted if not _ALLOWED.fullmatch(name))

@@ -193,11 +193,10 @@ def _fault_in_records(path: Path) -> str | None:
     damaged: str | None
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            for record in archive.infolist():
-                # Torch compresses nothing, and reads nothing from what is marked as a folder.
-                if record.compress_type != zipfile.ZIP_STORED or record.external_attr & _IS_FOLDER:
-                    damaged = record.filename
+            # Torch compresses nothing, and reads nothing from what is marked as a folder.
+            odd = (r for r in archive.infolist() if r.compress_type or r.external_attr & _IS_FOLDER)
+            first = next(odd, None)
+            damaged = first.filename if first else archive.testzip()
     except Exception:  # damage can break the format anywhere
         damaged = "its directory"
     return f"is damaged in {damaged!r}" if damaged is not None else None
