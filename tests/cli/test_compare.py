@@ -4,12 +4,15 @@ from typing import Any
 
 import pytest
 
+from tests.evaluation.test_bootstrap import detector, evaluated
 from tests.support.html_page import HtmlPage
 from tests.support.report_run import NASTY, make_run
 from yolo_lightning.cli.report import run_compare
 from yolo_lightning.errors import InputError
-from yolo_lightning.monitoring.report.compare import compare_runs, differences, flatten, short_names
+from yolo_lightning.evaluation.image_matches import MATCHES
+from yolo_lightning.monitoring.report.compare import compare_runs, differences
 from yolo_lightning.monitoring.report.read import read_run
+from yolo_lightning.monitoring.report.verdicts import flatten, short_names
 
 
 @pytest.fixture
@@ -145,3 +148,64 @@ def test_wrong_input_is_one_sentence(
     with pytest.raises(InputError, match=message) as caught:
         run_compare(argv)
     assert "\n" not in str(caught.value)
+
+
+def with_matches(directory: Path, skill: float, seed: int, labels: int = 0, **options: Any) -> Path:
+    """A run with the matches of a detector, see ``detector``; ``labels`` other than 0 are of other images."""
+    images = [image | {"id": image["id"] + labels} for image in detector(skill, seed)]
+    make_run(directory, **options)
+    (directory / MATCHES).write_bytes(evaluated(images, 2)[0].to_bytes())
+    return directory
+
+
+def test_a_paired_bootstrap_says_which_run_is_better(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = with_matches(tmp_path / "bad" / "version_0", 0.5, 1, data__image_size=64)
+    good = with_matches(tmp_path / "good" / "version_0", 0.8, 2)
+    alike = with_matches(tmp_path / "alike" / "version_0", 0.8, 3, data__batch_size=8)
+    run_compare([*map(str, (good, bad, alike)), "--output", str(tmp_path / "page.html")])
+    *_, first, second, how, _, _ = capsys.readouterr().out.splitlines()
+    assert first.startswith("bad/version_0 against good/version_0: mAP 50-95 -0.") and first.endswith(
+        ": worse"
+    )
+    assert second.startswith("alike/version_0 against good/") and second.endswith(": no difference shown")
+    assert how == "(paired bootstrap over 120 validation images, 1000 resamples)"
+    assert first in HtmlPage((tmp_path / "page.html").read_text()).text
+
+
+def test_runs_that_differ_in_their_seed_are_one_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        with_matches(
+            tmp_path / f"size{size}" / f"version_{seed}", 0.7, size + seed,
+            seed_everything=seed, data__seed=seed, data__image_size=size,
+        )
+        for size in (320, 640)
+        for seed in (0, 1)
+    ]  # fmt: skip
+    run_compare([*map(str, runs)])
+    *_, verdict, how = capsys.readouterr().out.splitlines()
+    assert verdict.startswith(
+        "size640/version_0 + size640/version_1 against size320/version_0 + size320/version_1: mAP"
+    )
+    assert "images and seeds" in how
+    run_compare([*map(str, runs[:2])])  # then the seeds are compared
+    assert "size320/version_1 against size320/version_0: mAP" in capsys.readouterr().out
+
+
+def test_runs_that_cannot_be_paired_say_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [
+        with_matches(tmp_path / name / "version_0", 0.7, 1, labels, data__root=name)
+        for name, labels in (("a", 0), ("b", 500))
+    ]
+    run_compare([*map(str, runs)])
+    said = capsys.readouterr().out
+    assert "b/version_0 and a/version_0 were validated on different images or labels" in said
+    assert "interval" not in said
+    (runs[0] / MATCHES).write_bytes(b"damaged")
+    run_compare([*map(str, runs)])
+    said = capsys.readouterr().out
+    assert f"no paired comparison: a/version_0 has no {MATCHES}" in said
+    assert f"{runs[0] / MATCHES}: skipped, because it cannot be read" in said

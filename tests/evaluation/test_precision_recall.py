@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from tests.evaluation.test_confusion import slow_confusion
 from tests.evaluation.test_mean_average_precision import feed, random_images
 from yolo_lightning.evaluation.confusion import LabelledBoxes
+from yolo_lightning.evaluation.image_matches import ImageMatches
 from yolo_lightning.evaluation.mean_average_precision import CocoMeanAveragePrecision
 from yolo_lightning.evaluation.precision_recall import (
     EvaluationDetails,
@@ -156,6 +157,9 @@ def test_curves_against_confidence_equal_a_slow_reference(seed: int, count: int,
             assert given == pytest.approx([precision, recall, f1], abs=1e-6)
 
 
+NO_MATCHES = ImageMatches(*(np.zeros(0, np.int64) for _ in ImageMatches._fields))
+
+
 def details_of(classes: list[tuple[list[float], list[bool], int]]) -> EvaluationDetails:
     """Scores, hits and the number of annotations of each class."""
     ends = np.cumsum([0, *(len(scores) for scores, _, _ in classes)])
@@ -169,6 +173,7 @@ def details_of(classes: list[tuple[list[float], list[bool], int]]) -> Evaluation
         confident=nothing,
         annotations=nothing,
         crowd=np.zeros(0, bool),
+        by_image=NO_MATCHES,
     )
 
 

@@ -26,6 +26,7 @@ from .coco_matching import (
     order_detections,
     outside_areas,
 )
+from .image_matches import image_matches
 from .precision_recall import EvaluationDetails, evaluation_details
 
 _MOST_DETECTIONS = 100  # detections of an image and class that count, as COCO has it
@@ -113,11 +114,12 @@ class CocoMeanAveragePrecision(Metric):
         Raises:
             ValueError: a class is not in 0 .. num_classes - 1.
         """
-        found, truth = self._tables()
+        image_ids, found, truth = self._tables()
         matches = match(found, truth)
         precision = _average_precision(found, truth, matches, self.num_classes)  # (C, 4, 10)
         at_all = precision[:, 0]  # (C, 10)
-        self.details = evaluation_details(found, truth, matches, at_all, most=_MOST_DETECTIONS)
+        by_image = image_matches(image_ids, found, truth, matches, self.num_classes, most=_MOST_DETECTIONS)
+        self.details = evaluation_details(found, truth, matches, at_all, by_image, most=_MOST_DETECTIONS)
         areas = dict(zip(AREA_RANGES, np.moveaxis(precision, 1, 0), strict=True))  # each (C, 10)
         figures = {
             "map": areas["all"],
@@ -126,16 +128,16 @@ class CocoMeanAveragePrecision(Metric):
             **{f"map_{name}": areas[name] for name in ("small", "medium", "large")},
             "mar_100": _recall(found, truth, matches, self.num_classes),
         }
-        result = {name: self._tensor(_mean_or_minus_one(values)) for name, values in figures.items()}
+        result = {name: self._tensor(mean_or_minus_one(values)) for name, values in figures.items()}
         result["map_per_class"] = self._tensor(areas["all"].mean(axis=1))
         return result
 
     def _tensor(self, values: float | Floats) -> Tensor:
         return torch.as_tensor(values, dtype=torch.float32, device=self.device)
 
-    def _tables(self) -> tuple[Detections, Annotations]:
+    def _tables(self) -> tuple[Ints, Detections, Annotations]:
         images = dim_zero_cat(self.images).cpu().numpy()  # (I, 5)
-        _, first, number = np.unique(images[:, 0], return_index=True, return_inverse=True)
+        ids, first, number = np.unique(images[:, 0], return_index=True, return_inverse=True)
         once = np.zeros(len(images), np.int64)
         once[first] = 1
         rows, image = _real_rows(images[:, 1], images[:, 2] * once)
@@ -147,7 +149,7 @@ class CocoMeanAveragePrecision(Metric):
         label = self._labels(truth[:, 0], "annotation")
         group, crowd = number[image] * self.num_classes + label, truth[:, 6] > 0
         ignored = crowd[:, None] | outside_areas(truth[:, 5])
-        return detections, Annotations(truth[:, 1:5], label, group, crowd, ignored)
+        return ids, detections, Annotations(truth[:, 1:5], label, group, crowd, ignored)
 
     def _labels(self, classes: npt.NDArray[Any], what: str) -> Ints:
         label = classes.astype(np.int64)
@@ -184,7 +186,7 @@ def _real_rows(reserved: Ints, real: Ints) -> tuple[Ints, Ints]:
     return (np.cumsum(reserved) - reserved)[image] + place, image
 
 
-def _mean_or_minus_one(values: Floats) -> float:
+def mean_or_minus_one(values: Floats) -> float:
     """Mean of the values that are not nan; -1 if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else -1.0
@@ -222,7 +224,7 @@ def _average_precision(found: Detections, truth: Annotations, matches: Matches, 
     row_start = np.searchsorted(row_label, np.arange(num_classes))[row_label]
     result = np.empty((num_classes, len(AREA_RANGES), len(IOU_THRESHOLDS)))
     for area, truths in enumerate(_truth_counts(truth, num_classes).T):
-        needed = _hits_needed(truths)  # (C, 101)
+        needed = hits_needed(truths)  # (C, 101)
         # Detections that count, up to each one of its class: first as if none were matched, then corrected.
         unmatched = ~outside[:, area]  # (D,)
         before = np.concatenate(([0], np.cumsum(unmatched)))
@@ -234,12 +236,14 @@ def _average_precision(found: Detections, truth: Annotations, matches: Matches, 
             sums = np.concatenate(([0], np.cumsum(change)))
             total = plain + sums[1:] - sums[row_start]
             hits = np.flatnonzero(matched & ~ignored)
-            curve = _precision_at(needed, row_label[hits], total[hits])
+            of_class = row_label[hits]
+            number = np.arange(1, len(hits) + 1) - np.searchsorted(of_class, of_class)
+            curve = precision_at(needed, of_class, number, total[hits])
             result[:, area, threshold] = np.where(truths > 0, curve.mean(axis=1), np.nan)
     return result
 
 
-def _hits_needed(truths: Ints) -> Ints:
+def hits_needed(truths: Ints) -> Ints:
     """Least number of true positives, 1 or more, for each recall level: int64 (C, 101) from (C,)."""
     divisor = np.maximum(truths, 1)[:, None]
     needed: Ints = np.maximum(np.floor(RECALL_LEVELS * divisor) - 1, 0).astype(np.int64)
@@ -248,22 +252,23 @@ def _hits_needed(truths: Ints) -> Ints:
     return needed.clip(min=1)
 
 
-def _precision_at(needed: Ints, label: Ints, total: Ints) -> Floats:
+def precision_at(needed: Ints, label: Ints, hits: Ints, total: Ints) -> Floats:
     """Interpolated precision at each recall level: float64 (C, 101), zero if the recall is not reached.
 
     Args:
         needed: (C, 101), true positives needed for a level.
         label: (T,) classes of the true positives, ascending, best first in a class.
+        hits: (T,) true positives counted up to each of them in its class.
         total: (T,) detections counted up to each of them.
     """
-    classes = np.arange(len(needed))
-    first, last = np.searchsorted(label, classes), np.searchsorted(label, classes, side="right")
     if not len(label):
         return np.zeros(needed.shape)
-    hits = np.arange(len(label)) - first[label] + 1
+    classes = np.arange(len(needed))[:, None]
     precision = hits / (total + np.spacing(1))
     # The best precision from here to the end of the class; steps of 2 keep the classes apart.
     step = 2.0 * (len(needed) - label)
     best = np.maximum.accumulate((precision + step)[::-1])[::-1] - step
-    wanted = first[:, None] + needed - 1
-    return np.where(wanted < last[:, None], best[np.minimum(wanted, len(label) - 1)], 0.0)
+    span = max(int(hits.max()), int(needed.max())) + 1  # keeps the classes apart, too
+    wanted = np.searchsorted(label * span + hits, classes * span + needed)
+    is_reached = wanted < np.searchsorted(label, classes, side="right")
+    return np.where(is_reached, best[np.minimum(wanted, len(label) - 1)], 0.0)

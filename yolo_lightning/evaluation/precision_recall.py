@@ -12,6 +12,7 @@ import numpy as np
 from . import confusion
 from .coco_matching import RECALL_LEVELS, Annotations, Bools, Detections, Floats, Ints, Matches, Singles
 from .confusion import LabelledBoxes, confusion_matrix
+from .image_matches import ImageMatches
 
 CONFIDENCE = np.linspace(0.0, 1.0, 1001)
 """Confidences of the curves."""
@@ -42,6 +43,7 @@ class EvaluationDetails:
     confident: LabelledBoxes  # detections of a score above confusion.CONFIDENCE
     annotations: LabelledBoxes  # all annotations
     crowd: Bools  # (G,), which annotations are crowds
+    by_image: ImageMatches  # what the bootstrap needs
 
     @property
     def num_classes(self) -> int:
@@ -66,7 +68,13 @@ class EvaluationDetails:
 
 
 def evaluation_details(
-    found: Detections, truth: Annotations, matches: Matches, average_precision: Floats, *, most: int
+    found: Detections,
+    truth: Annotations,
+    matches: Matches,
+    average_precision: Floats,
+    by_image: ImageMatches,
+    *,
+    most: int,
 ) -> EvaluationDetails:
     """Collect the data of curves and confusion matrix.
 
@@ -75,6 +83,7 @@ def evaluation_details(
         truth: annotations.
         matches: matches of the two.
         average_precision: float64 (C, 10).
+        by_image: matches by image.
         most: detections of an image and class that count.
     """
     num_classes = len(average_precision)
@@ -93,6 +102,7 @@ def evaluation_details(
         confident=LabelledBoxes(found.group[sure] // num_classes, found.label[sure], found.boxes[sure]),
         annotations=LabelledBoxes(truth.group // num_classes, truth.label, truth.boxes),
         crowd=truth.crowd,
+        by_image=by_image,
     )
 
 

@@ -15,6 +15,8 @@ from tensorboard.util.tensor_util import make_ndarray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from yolo_lightning.evaluation.bootstrap import estimate_map
+from yolo_lightning.evaluation.image_matches import MATCHES, ImageMatches
 from yolo_lightning.evaluation.mean_average_precision import CocoMeanAveragePrecision
 from yolo_lightning.monitoring.tensorboard.curves import EVALUATION, EvaluationCurves
 from yolo_lightning.system.background import BackgroundQueue
@@ -115,6 +117,9 @@ def test_the_file_is_that_of_the_best_epoch(tmp_path: Path) -> None:
     assert written["class_names"] == NAMES
     assert np.array(written["confusion"]).tolist() == [[4, 0, 0, 0], [0, 4, 0, 0], [0] * 4, [0] * 4]
     assert written["ap"] == [pytest.approx(1, abs=1e-4), pytest.approx(1, abs=1e-4), None]
+    matches = ImageMatches.from_bytes((tmp_path / MATCHES).read_bytes())
+    mean = events(tmp_path).Scalars("val/map")[1].value
+    assert np.float32(estimate_map(matches, resamples=1).value) == np.float32(mean)
 
 
 def test_a_resumed_run_remembers_its_best(tmp_path: Path) -> None:

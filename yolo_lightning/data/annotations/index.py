@@ -18,11 +18,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from .findings import EVERY_IMAGE, Finding
+
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
+# fmt: off
+IMAGE_SUFFIXES = frozenset((
+    ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+))
+# fmt: on
+"""Suffixes of the files that are images; ``images/decode.py`` reads these formats."""
 SHOWN = 5  # names or problems that a message lists
 
 _TOLERANCE_PX = 0.05
@@ -49,7 +57,7 @@ class DatasetIndex:
     crowd: BoolArray  # (T,), ``iscrowd`` of COCO
     # False for crowds, exact duplicates of an earlier row of the image, and boxes without area inside it.
     trainable: BoolArray  # (T,)
-    problems: tuple[str, ...]  # one sentence each, naming the file and the line or annotation
+    findings: tuple[Finding, ...]  # what is wrong; images of errors are left out of the index
     from_cache: bool = False  # read from its cache file
     layout: str = ""  # what the data set is, in words
 
@@ -98,6 +106,34 @@ class DatasetIndex:
         table = np.array([places[name] for name in self.class_names], np.int64)
         return replace(self, classes=table[self.classes], class_names=class_names, category_ids=category_ids)
 
+    def without(self, errors: Sequence[Finding]) -> DatasetIndex:
+        """This index with more findings, and without the images of those that are errors."""
+        wrong = {finding.image for finding in errors if finding.is_error}
+        paths = self.paths()
+        kept = np.array([path not in wrong and EVERY_IMAGE not in wrong for path in paths], np.bool_)
+        counts = np.diff(self.offsets)
+        rows = np.repeat(kept, counts)
+        encoded = [os.fsencode(path) for path, keep in zip(paths, kept, strict=True) if keep]
+        return replace(
+            self,
+            path_bytes=b"".join(encoded),
+            path_offsets=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
+            image_ids=self.image_ids[kept],
+            sizes=self.sizes[kept],
+            offsets=np.cumsum([0, *counts[kept]], dtype=np.int64),
+            classes=self.classes[rows],
+            boxes=self.boxes[rows],
+            areas=self.areas[rows],
+            crowd=self.crowd[rows],
+            trainable=self.trainable[rows],
+            findings=(*self.findings, *errors),
+        )
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """The findings as sentences."""
+        return tuple(map(str, self.findings))
+
     @property
     def most_labels(self) -> int:
         """Annotations of the image with the most."""
@@ -128,32 +164,54 @@ def build_index(
     sizes: npt.NDArray[np.int32],
     annotations: Annotations,
     describe: Callable[[str, int], str],
-    notes: Iterable[str] = (),
+    findings: Iterable[Finding] = (),
 ) -> DatasetIndex:
-    """Order and validate the findings of a reader; for arrays see ``DatasetIndex``.
+    """Order and validate what a reader has read; for arrays see ``DatasetIndex``.
+
+    Images that have errors are left out with all their annotations.
 
     Args:
         paths: I absolute paths, in any order; ``image_ids`` and ``sizes`` are in the same order.
         describe: Turns an image path and a ``row_id`` into the row's place in its file.
-        notes: Problems that the reader has found already, one sentence each.
+        findings: Those of the reader.
     """
-    order = np.array(sorted(range(len(paths)), key=paths.__getitem__), np.int64)
+    findings = tuple(findings)
+    wrong = {finding.image for finding in findings if finding.is_error}
+    kept = (i for i, path in enumerate(paths) if path not in wrong and EVERY_IMAGE not in wrong)
+    order = np.array(sorted(kept, key=paths.__getitem__), np.int64)
     names, sizes = [paths[i] for i in order], sizes[order]
     encoded = [os.fsencode(name) for name in names]
-    image = np.argsort(order)[annotations.image]
-    rows = np.argsort(image, kind="stable")
+    places = np.full(len(paths), -1)
+    places[order] = np.arange(len(order))
+    image = places[annotations.image]
+    rows = np.argsort(image, kind="stable")[(image < 0).sum() :]
     image, classes, crowd = image[rows], annotations.classes[rows], annotations.crowd[rows]
     boxes = annotations.boxes[rows].astype(np.float32)
     no_area, clipped = find_cut_boxes(boxes, sizes[image], crowd)
     duplicate = _repeats(image, classes, boxes, candidates=~crowd & ~no_area)
-    problems = [*notes, *_unused_classes(class_names, classes, source)]
-    for flawed, words in (
-        (no_area, "the box has no area inside the image and is not trained on; correct or remove it"),
-        (duplicate, "the label repeats an earlier one of the image and is not trained on; remove it"),
-        (clipped, "the box reaches out of the image and is clipped to it for training"),
+    own = _unused_classes(class_names, classes, source)
+    for flawed, kind, what, remedy in (
+        (
+            no_area,
+            "box without area",
+            "the box has no area inside the image and is not trained on",
+            "correct or remove it",
+        ),
+        (
+            duplicate,
+            "repeated label",
+            "the label repeats an earlier one of the image and is not trained on",
+            "remove it",
+        ),
+        (
+            clipped,
+            "box out of the image",
+            "the box reaches out of the image and is clipped to it for training",
+            "correct it",
+        ),
     ):
-        places = zip(image[flawed].tolist(), annotations.row_id[rows][flawed].tolist(), strict=True)
-        problems += [f"{describe(names[i], row_id)}: {words}" for i, row_id in places]
+        found = zip(image[flawed].tolist(), annotations.row_id[rows][flawed].tolist(), strict=True)
+        own += [Finding(kind, describe(names[i], row_id), what, remedy, names[i]) for i, row_id in found]
     return DatasetIndex(
         root=root,
         split=split,
@@ -170,7 +228,7 @@ def build_index(
         areas=annotations.areas[rows].astype(np.float32),
         crowd=crowd,
         trainable=~(crowd | no_area | duplicate),
-        problems=tuple(problems),
+        findings=(*findings, *own),
     )
 
 
@@ -187,8 +245,8 @@ def find_cut_boxes(
     return no_area, clipped
 
 
-def _unused_classes(class_names: tuple[str, ...], classes: IntArray, source: Path) -> list[str]:
-    """One sentence about the classes without annotations, if there are any."""
+def _unused_classes(class_names: tuple[str, ...], classes: IntArray, source: Path) -> list[Finding]:
+    """One finding about the classes without annotations, if there are any."""
     used = set(classes.tolist())
     unused = [repr(name) for number, name in enumerate(class_names) if number not in used]
     if not unused:
@@ -196,7 +254,8 @@ def _unused_classes(class_names: tuple[str, ...], classes: IntArray, source: Pat
     noun = "category" if len(unused) == 1 else "categories"
     more = f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else ""
     shown = f"{', '.join(unused[:SHOWN])}{more}"
-    return [f"{source}: no label has the {noun} {shown}; remove unused categories, or add labels"]
+    what, remedy = f"no label has the {noun} {shown}", "remove unused categories, or add labels"
+    return [Finding("unused class", str(source), what, remedy, is_note=True)]
 
 
 def _repeats(image: IntArray, classes: IntArray, boxes: FloatArray, candidates: BoolArray) -> BoolArray:

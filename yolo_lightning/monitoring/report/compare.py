@@ -1,4 +1,4 @@
-"""Runs side by side: the options that differ, and what each run reached."""
+"""Runs side by side: the options that differ, what each run reached, and what the difference shows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 from ..metric_names import MAP, METRIC_TITLES, NOTHING, SPEED, duration_text, number
 from .read import Run
 from .sections import PHASES, class_average_precisions, epochs_text, phase_seconds, wall_seconds
+from .verdicts import NOT_OPTIONS, flatten, short_names, verdicts
 
-NOT_OPTIONS = {"run_name", "runs_dir", "trainer.default_root_dir"}
-"""Options that say where a run lies, and nothing about its training."""
 _ENVIRONMENT = ("gpus", "cuda", "cpu", "cpu_count", "precision", "world_size", "python", "git_commit")
 _WIDEST = 40
 """Longest value in the terminal."""
@@ -40,6 +39,8 @@ class Comparison(NamedTuple):
     """The same for hardware and versions."""
     metrics: list[ComparedMetric]
     speed: list[ComparedMetric]
+    verdicts: list[str]
+    """Sentences of the paired bootstrap: what the validation images show of the difference in mAP."""
 
 
 def compare_runs(runs: Sequence[Run]) -> Comparison:
@@ -56,28 +57,8 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
         machine=differences(machines),
         metrics=_metrics(runs),
         speed=_speed(runs),
+        verdicts=verdicts(runs),
     )
-
-
-def short_names(runs: Sequence[Run]) -> list[str]:
-    """The last folders of each run, as many as tell the runs apart."""
-    directories = [run.directory for run in runs]
-    for depth in itertools.count(2):
-        names = ["/".join(path.parts[-depth:]) for path in directories]
-        if len(set(names)) == len(set(directories)):
-            break
-    return names
-
-
-def flatten(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options by dotted name: {a: {b: 1}} -> {a.b: 1}."""
-    flat: dict[str, Any] = {}
-    for name, value in options.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def differences(runs: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
@@ -148,6 +129,7 @@ def as_text(comparison: Comparison) -> str:
     blocks = ["\n".join(_padded(row, widths) for row in part) for part in parts if part]
     if not comparison.options:
         blocks.insert(1, "(no option differs)")
+    blocks.append("\n".join(_printable(sentence) for sentence in comparison.verdicts))
     return "\n\n".join(blocks)
 
 
@@ -162,4 +144,9 @@ def _shortened(text: str) -> str:
 
 def _padded(row: Sequence[str], widths: Sequence[int]) -> str:
     line = "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-    return "".join(letter if letter.isprintable() else "?" for letter in line)  # no commands to the terminal
+    return _printable(line)
+
+
+def _printable(line: str) -> str:
+    """Replace what may be a command to the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in line)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...evaluation.image_matches import MATCHES, ImageMatches
 from ...runs.best_epoch import best_row
 from ...runs.directory import METRICS, read_metrics, versions
 from ...runs.run_config import CONFIG
-from ...runs.run_files import read_content
+from ...runs.run_files import read_bytes, read_content
 from ..pictures.plots import EVALUATION, Evaluation
 
 Row = dict[str, float]
@@ -28,6 +29,7 @@ class Run:
     rows: list[Row]
     """One per epoch, at least one."""
     evaluation: Evaluation | None
+    matches: ImageMatches | None
     environment: dict[str, Any]
     config: dict[str, Any]
     gpus: list[dict[str, Any]]
@@ -80,9 +82,11 @@ def read_run(directory: str | Path) -> Run:
         raise InputError(f"{path}: {'holds no epoch' if path.exists() else 'is missing'}; give a trained run")
     unreadable: list[str] = []
 
-    def read(name: str, convert: Callable[[Any], Any] = dict) -> Any:
+    def read(
+        name: str, convert: Callable[[Any], Any] = dict, open_file: Callable[[Path, str], Any] = read_content
+    ) -> Any:
         try:
-            content = read_content(directory, name)
+            content = open_file(directory, name)
             return None if content is None else convert(content)
         except (AttributeError, KeyError, TypeError, ValueError):
             unreadable.append(name)
@@ -92,6 +96,7 @@ def read_run(directory: str | Path) -> Run:
         directory=directory,
         rows=rows,
         evaluation=read(EVALUATION, Evaluation.from_json),
+        matches=read(MATCHES, ImageMatches.from_bytes, read_bytes),
         environment=read("environment.json") or {},
         config=read(CONFIG) or {},
         gpus=(read("gpu_health.json") or {}).get("devices", []),

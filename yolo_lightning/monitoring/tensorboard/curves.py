@@ -1,4 +1,4 @@
-"""Curves and confusion matrix of each validation, in TensorBoard; those of the best epoch in a file."""
+"""Curves and confusion matrix of each validation, in TensorBoard; those of the best epoch in files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.tensorboard import SummaryWriter
 
+from ...evaluation.image_matches import MATCHES
 from ...evaluation.precision_recall import EvaluationDetails, counts_at, describe_evaluation
 from ...runs.best_epoch import is_better
 from ...system.background import BackgroundQueue
@@ -30,16 +31,16 @@ _SHARE = 0.005
 
 
 class EvaluationCurves(Callback):
-    """Logs curves after each validation, and writes ``evaluation.json`` for the best epoch.
+    """Logs curves after each validation, and writes ``evaluation.json`` and matches for the best epoch.
 
     TensorBoard gets precision and recall with their counts, for each class and for all together (``pr/…``,
     shown by its plugin), and the plots ``curves/precision_recall``, ``curves/f1`` and ``curves/confusion``.
     Plots take some tenths of a second of a core. They are skipped when drawing would take more than half a
     percent of the time, but the last validation is always drawn.
 
-    ``evaluation.json`` (see ``describe_evaluation``) belongs to the epoch with the best mean average
-    precision, like ``best.ckpt``: the first of equals, by the last validation of each epoch. Checkpoints
-    contain the best value.
+    ``evaluation.json`` (see ``describe_evaluation``) and ``matches.safetensors`` (see ``ImageMatches``)
+    belong to the epoch with the best mean average precision, like ``best.ckpt``: the first of equals, by the
+    last validation of each epoch. Checkpoints contain the best value.
 
     The first process does all of this in the background, from the module's ``metric.details``.
     """
@@ -105,6 +106,7 @@ class EvaluationCurves(Callback):
 
     def _write(self, details: EvaluationDetails, names: Sequence[str], epoch: int) -> None:
         write_whole(self.path, json.dumps(describe_evaluation(details, names, epoch)))
+        write_whole(self.path.with_name(MATCHES), details.by_image.to_bytes())
 
     def _draw(
         self, writer: SummaryWriter, details: EvaluationDetails, names: Sequence[str], step: int
