@@ -24,8 +24,8 @@ def test_every_reader_gives_a_result_or_an_input_error() -> None:
     assert done.returncode == 0, done.stderr[-5000:]
     found = re.findall(r"^(\w+): (\d+) read, (\d+) refused, none else", done.stdout, re.MULTILINE)
     assert [name for name, *_ in found] == list(TARGETS)
-    # Were all read, or all refused, the examples would test little.
-    assert [name for name, read, refused in found if not (int(read) and int(refused) or name == "run")] == []
+    one_sided = {name for name, *counts in found if "0" in counts}  # such examples would test little
+    assert one_sided <= {"run"}  # which has few
 
 
 def test_another_exception_is_a_finding(

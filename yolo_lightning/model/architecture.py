@@ -19,6 +19,7 @@ import yaml
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..system.text import has_more_values
 from .blocks import MODEL_FILES, PARSER_VARIABLES, is_block
 from .heads import HEADS, P5_ANCHORS_PX, P6_ANCHORS_PX
 
@@ -88,7 +89,10 @@ def read_architecture(architecture: str) -> tuple[dict[str, Any], Tensor | None,
     if not is_content and not path.is_file():
         raise InputError(f"model.architecture {architecture}: there is no such file; use {NAMES}")
     try:
-        description = json.loads(architecture) if is_content else yaml.safe_load(path.read_text())
+        text = architecture if is_content else path.read_text()
+        description = json.loads(text) if is_content else yaml.safe_load(text)
+        if has_more_values(description, len(text)):
+            raise ValueError("its aliases stand for more than a memory holds")
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def duration(seconds: float) -> str:
     """Format a duration to read: ``8.2 s``, ``3 min 20 s``, ``1 h 05 min``."""
@@ -41,3 +43,16 @@ def last_line(error: BaseException) -> str:
     """
     lines = str(error).strip().splitlines() or [""]
     return lines[-1].removeprefix("yolo_lightning.errors.InputError: ")
+
+
+def has_more_values(value: Any, most: int) -> bool:
+    """Tell whether lists and mappings hold more than ``most`` values, as aliases of YAML let a small file do."""
+    waiting, count = [value], 0
+    while waiting and count <= most:
+        part = waiting.pop()
+        count += 1
+        if isinstance(part, dict):
+            waiting.extend(part.values())
+        elif isinstance(part, list):
+            waiting.extend(part)
+    return count > most
