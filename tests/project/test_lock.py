@@ -21,12 +21,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 def asked(extra: str) -> list[Requirement]:
     """What the package and one of its extras require, those that an extra takes over from others included."""
-    found = [
-        Requirement(text) for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"][extra])
-    ]
-    for own in [requirement for requirement in found if requirement.name == PROJECT["name"]]:
-        found.remove(own)
-        found += [Requirement(text) for more in own.extras for text in PROJECT["optional-dependencies"][more]]
+    waiting = [Requirement(text) for text in PROJECT["optional-dependencies"][extra]]
+    found = [Requirement(text) for text in PROJECT["dependencies"]]
+    while waiting:
+        requirement = waiting.pop()
+        if requirement.name != PROJECT["name"]:
+            found.append(requirement)
+        for more in requirement.extras if requirement.name == PROJECT["name"] else ():
+            waiting += [Requirement(text) for text in PROJECT["optional-dependencies"][more]]
     return found
 
 
