@@ -57,17 +57,16 @@ ENV PATH=$VIRTUAL_ENV/bin:$PATH \
     TORCHINDUCTOR_CACHE_DIR=/home/yolo/.cache/torchinductor \
     TRITON_CACHE_DIR=/home/yolo/.cache/triton
 
-# An environment on top of the base's packages, locked: every file has the hash of requirements/image.txt, and the last
-# installation takes nothing from a network. torch and torchvision are the base's: others could be for another CUDA.
+# An environment on top of the base's packages, locked: each file has its hash in requirements/image.txt, and nothing
+# else is installed. torch and torchvision are the base's, because others could be for another CUDA.
 # sbom.json lists every Python package that the image has, the base's too, in CycloneDX's format. Any user may add
 # packages, because a devcontainer or docker run --user may change the id of the user.
 COPY requirements/image.txt /tmp/requirements.txt
 COPY --from=wheel /wheels /tmp/wheels
 RUN python -m venv --system-site-packages "$VIRTUAL_ENV" \
-    && set -- /tmp/wheels/*.whl \
     && "$VIRTUAL_ENV/bin/python" -m pip install --no-cache-dir --no-deps --require-hashes \
         --requirement /tmp/requirements.txt \
-    && "$VIRTUAL_ENV/bin/python" -m pip install --no-cache-dir --no-index "$1[notebook]" \
+    && "$VIRTUAL_ENV/bin/python" -m pip install --no-cache-dir --no-deps /tmp/wheels/*.whl \
     && python -m venv /tmp/tools \
     && /tmp/tools/bin/python -m pip install --no-cache-dir cyclonedx-bom==7.5.0 \
     && /tmp/tools/bin/cyclonedx-py environment --output-reproducible --output-file "$VIRTUAL_ENV/sbom.json" \

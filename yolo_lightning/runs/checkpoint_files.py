@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ..errors import InputError
+from ..model.unpickle import is_bomb, is_stored
 from ..system.files import bring_to_disk, remove_leftovers, temporary_name, whole_file
 from .snapshot import bytes_in
 
@@ -193,10 +194,12 @@ def _fault_in_records(path: Path) -> str | None:
     damaged: str | None
     try:
         with zipfile.ZipFile(path) as archive:
-            # Torch compresses nothing, and reads nothing from what is marked as a folder.
-            odd = (r for r in archive.infolist() if r.compress_type or r.external_attr & _IS_FOLDER)
-            first = next(odd, None)
-            damaged = first.filename if first else archive.testzip()
+            if is_bomb(path):
+                return "is no checkpoint: it unpacks to more than it has"
+            damaged = archive.testzip()
+            for record in archive.infolist():
+                if record.external_attr & _IS_FOLDER:  # torch reads nothing from it
+                    damaged = record.filename
     except Exception:  # damage can break the format anywhere
         damaged = "its directory"
     return f"is damaged in {damaged!r}" if damaged is not None else None
@@ -204,7 +207,8 @@ def _fault_in_records(path: Path) -> str | None:
 
 def _fault_in_loading(path: Path) -> str | None:
     try:  # torch maps the tensors without reading them again
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if not is_stored(torch.load(path, map_location="cpu", weights_only=True, mmap=True)):
+            return "has a tensor that is not stored whole"
     except pickle.UnpicklingError:
         return None  # whole, but it holds more than tensors and plain values
     except Exception:

@@ -46,7 +46,7 @@ def last_line(error: BaseException) -> str:
 
 
 def has_more_values(value: Any, most: int) -> bool:
-    """Tell whether lists and mappings hold more than ``most`` values, as aliases of YAML let a small file do."""
+    """Tell whether lists and mappings hold more than ``most`` values: YAML's aliases multiply them."""
     waiting, count = [value], 0
     while waiting and count <= most:
         part = waiting.pop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -33,6 +34,7 @@ _LAYOUTS = (
     ("COCO", "annotations/{Split}*.json"),
 )
 """Names and files of layouts; {Split} is in any case, and ``val`` begins Validation and valid, too."""
+_MOST_BYTES = 2**33
 _LARGEST = 1e30  # of the numbers of an annotation, which become float32
 _SIZES_CHECKED = 5_000  # images whose headers are read; a wrong size beyond them stops the training
 
@@ -146,7 +148,8 @@ def annotation_file(root: Path, split: str) -> Path | None:
 
 def _files(root: Path, split: str) -> list[Path]:
     """The files of a split in the first of the layouts that has any; those of all splits if it is empty."""
-    found = (sorted(root.glob(_pattern(pattern, split))) for _, pattern in _LAYOUTS)
+    # Opening a named pipe would wait for ever, and a device has no end.
+    found = (sorted(filter(Path.is_file, root.glob(_pattern(pattern, split)))) for _, pattern in _LAYOUTS)
     return next(filter(None, found), [])
 
 
@@ -223,6 +226,8 @@ class _Columns:
 def _load(path: Path) -> tuple[dict[str, Any], _Columns]:
     columns = _Columns()
     try:
+        if path.stat().st_size > _MOST_BYTES:  # a file with a hole takes no room on the disk
+            raise OSError(errno.EFBIG, "it has more than 8 GiB")
         document = json.loads(path.read_bytes(), object_hook=columns.hook)
     except json.JSONDecodeError as error:
         raise InputError(

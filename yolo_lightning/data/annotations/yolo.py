@@ -64,7 +64,7 @@ def data_yaml(root: Path) -> Path | None:
     if (root / "data.yaml").is_file():
         return root / "data.yaml"
     found = []
-    for path in sorted(path for path in root.iterdir() if path.suffix.lower() in _SUFFIXES):
+    for path in sorted(p for p in root.iterdir() if p.suffix.lower() in _SUFFIXES and p.is_file()):
         content = _load(path)
         keys = content.keys() if isinstance(content, dict) else set()
         if "names" in keys and {"train", "val", "valid", "test"} & keys:
