@@ -33,6 +33,7 @@ NAMES = (
 )
 
 
+_MOST_REPEATS = 1000
 _KEYS = (
     *("backbone", "head", "anchors", "activation", "nc", "scale", "scales", "depth_multiple"),
     *("width_multiple", "end2end", "reg_max", "kpt_shape"),
@@ -109,6 +110,11 @@ def _check_layers(path: Path, description: Any) -> None:
                 f"{path}: has no list {key!r}; a model YAML needs 'backbone' and 'head', "
                 f"like {MODEL_FILES / 'yolov5.yaml'}"
             )
+    depths = [description.get("depth_multiple"), *_depths(description.get("scales"))]
+    if wrong := [depth for depth in depths if isinstance(depth, int | float) and not depth <= _MOST_REPEATS]:
+        raise InputError(
+            f"{path}: depth_multiple or scales has the depth {wrong[0]}; use at most {_MOST_REPEATS}"
+        )
     last = description["head"][-1:]
     row = last[0] if last and isinstance(last[0], list) else []
     if not (len(row) == 4 and isinstance(row[0], list) and row[2] in tuple(HEADS)):
@@ -127,6 +133,12 @@ def _check_layers(path: Path, description: Any) -> None:
             )
 
 
+def _depths(scales: Any) -> list[Any]:
+    """The depth of each size: ``{"n": [depth, width, most channels]}``."""
+    rows = scales.values() if isinstance(scales, dict) else ()
+    return [row[0] for row in rows if isinstance(row, list) and row]
+
+
 def _not_allowed(row: Any, is_head: bool) -> list[Any]:
     """Parts of a layer that are not allowed. The parser does not get the head."""
     if not (isinstance(row, list) and len(row) == 4 and isinstance(row[3], list)):
@@ -134,6 +146,7 @@ def _not_allowed(row: Any, is_head: bool) -> list[Any]:
     sources, repeats, name, arguments = row
     numbers = [repeats, *(sources if isinstance(sources, list) else [sources])]
     wrong = [n for n in numbers if not (isinstance(n, int) or (isinstance(n, float) and n.is_integer()))]
+    wrong += [repeats] if repeats not in wrong and repeats > _MOST_REPEATS else []
     if is_head:
         return wrong
     if not (isinstance(name, str) and is_block(name)):

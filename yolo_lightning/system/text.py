@@ -42,7 +42,12 @@ def last_line(error: BaseException) -> str:
     the message itself, behind the name of the class, which is removed for an ``InputError``.
     """
     lines = str(error).strip().splitlines() or [""]
-    return lines[-1].removeprefix("yolo_lightning.errors.InputError: ")
+    return printable(lines[-1].removeprefix("yolo_lightning.errors.InputError: "))
+
+
+def printable(text: str) -> str:
+    """A text with a ? for each letter that is a command to a terminal or cannot be shown."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def has_more_values(value: Any, most: int) -> bool:
