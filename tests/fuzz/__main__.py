@@ -51,7 +51,7 @@ def make_test(
     )  # fmt: skip
     @given(example=target.examples)
     def test(example: Any) -> None:
-        faulthandler.dump_traceback_later(_HANGS_AFTER_S, exit=True)
+        faulthandler.dump_traceback_later(_HANGS_AFTER_S, exit=True, file=sys.__stderr__)
         try:
             counts["read" if target.check(folder, example) else "refused"] += 1
         finally:

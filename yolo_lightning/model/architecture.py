@@ -110,11 +110,7 @@ def _check_layers(path: Path, description: Any) -> None:
                 f"{path}: has no list {key!r}; a model YAML needs 'backbone' and 'head', "
                 f"like {MODEL_FILES / 'yolov5.yaml'}"
             )
-    depths = [description.get("depth_multiple"), *_depths(description.get("scales"))]
-    if wrong := [depth for depth in depths if isinstance(depth, int | float) and not depth <= _MOST_REPEATS]:
-        raise InputError(
-            f"{path}: depth_multiple or scales has the depth {wrong[0]}; use at most {_MOST_REPEATS}"
-        )
+    _check_depths(path, description)
     last = description["head"][-1:]
     row = last[0] if last and isinstance(last[0], list) else []
     if not (len(row) == 4 and isinstance(row[0], list) and row[2] in tuple(HEADS)):
@@ -133,10 +129,18 @@ def _check_layers(path: Path, description: Any) -> None:
             )
 
 
-def _depths(scales: Any) -> list[Any]:
-    """The depth of each size: ``{"n": [depth, width, most channels]}``."""
-    rows = scales.values() if isinstance(scales, dict) else ()
-    return [row[0] for row in rows if isinstance(row, list) and row]
+def _check_depths(path: Path, description: dict[str, Any]) -> None:
+    """Refuse to multiply layers without end; ``scales`` has a list of depth, width and channels a size."""
+    scales = description.get("scales")
+    sizes = scales.values() if isinstance(scales, dict) else ()
+    for depth in (
+        description.get("depth_multiple"),
+        *(row[0] for row in sizes if isinstance(row, list) and row),
+    ):
+        if isinstance(depth, int | float) and not depth <= _MOST_REPEATS:
+            raise InputError(
+                f"{path}: depth_multiple or scales has the depth {depth}; use at most {_MOST_REPEATS}"
+            )
 
 
 def _not_allowed(row: Any, is_head: bool) -> list[Any]:
@@ -146,7 +150,8 @@ def _not_allowed(row: Any, is_head: bool) -> list[Any]:
     sources, repeats, name, arguments = row
     numbers = [repeats, *(sources if isinstance(sources, list) else [sources])]
     wrong = [n for n in numbers if not (isinstance(n, int) or (isinstance(n, float) and n.is_integer()))]
-    wrong += [repeats] if repeats not in wrong and repeats > _MOST_REPEATS else []
+    if not wrong and repeats > _MOST_REPEATS:
+        wrong.append(repeats)
     if is_head:
         return wrong
     if not (isinstance(name, str) and is_block(name)):
