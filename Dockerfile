@@ -57,17 +57,22 @@ ENV PATH=$VIRTUAL_ENV/bin:$PATH \
     TORCHINDUCTOR_CACHE_DIR=/home/yolo/.cache/torchinductor \
     TRITON_CACHE_DIR=/home/yolo/.cache/triton
 
-# An environment on top of the base's packages. torch and torchvision keep the base's versions: otherwise pip could
-# replace them by builds for another CUDA. Any user may add packages, because a devcontainer or docker run --user may
-# change the id of the user.
+# An environment on top of the base's packages, locked: each file has its hash in requirements/image.txt, and nothing
+# else is installed. torch and torchvision are the base's, because others could be for another CUDA.
+# sbom.json lists every Python package that the image has, the base's too, in CycloneDX's format. Any user may add
+# packages, because a devcontainer or docker run --user may change the id of the user.
+COPY requirements/image.txt /tmp/requirements.txt
 COPY --from=wheel /wheels /tmp/wheels
 RUN python -m venv --system-site-packages "$VIRTUAL_ENV" \
-    && python -c "from importlib.metadata import version; \
-print(*(f'{name}=={version(name)}' for name in ('torch', 'torchvision')), sep='\n')" >/tmp/base.txt \
-    && set -- /tmp/wheels/*.whl \
-    && "$VIRTUAL_ENV/bin/python" -m pip install --no-cache-dir --constraint /tmp/base.txt "$1[notebook]" \
-    && chmod --recursive a+rwX "$VIRTUAL_ENV" \
-    && rm /tmp/base.txt
+    && "$VIRTUAL_ENV/bin/python" -m pip install --no-cache-dir --no-deps --require-hashes \
+        --requirement /tmp/requirements.txt \
+    && "$VIRTUAL_ENV/bin/python" -m pip install --no-cache-dir --no-deps /tmp/wheels/*.whl \
+    && python -m venv /tmp/tools \
+    && /tmp/tools/bin/python -m pip install --no-cache-dir cyclonedx-bom==7.5.0 \
+    && /tmp/tools/bin/cyclonedx-py environment --output-reproducible --output-file "$VIRTUAL_ENV/sbom.json" \
+        "$VIRTUAL_ENV/bin/python" \
+    && rm -r /tmp/tools \
+    && chmod --recursive a+rwX "$VIRTUAL_ENV"
 
 WORKDIR /workspace/yolo-lightning
 COPY --chown=yolo:yolo configs configs

@@ -184,3 +184,11 @@ def test_a_damaged_configuration_of_the_run_is_named(run: Path, tmp_path: Path, 
     (copied / "config.yaml").write_text(text)
     with pytest.raises(InputError, match=r"config\.yaml: cannot be read"):
         visualize("b.png", ckpt_path=copied / "checkpoints" / "best.ckpt")
+
+
+def test_links_out_of_a_folder_and_large_images_need_an_option(weights: Path) -> None:
+    Path("photos/link.png").symlink_to("../b.png")
+    with pytest.raises(InputError, match=r"link\.png: leads to .*, or set --allow_outside if you trust"):
+        visualize("photos", weights=weights, layers=23, image_size=64)
+    words = ["--source", "photos", "--weights", str(weights), "--layers", "23", "--image_size", "64"]
+    assert len(run_visualize([*words, "--allow_outside", "--max_megapixels", "1"])) == 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import struct
 import sys
@@ -625,14 +626,15 @@ def test_a_large_sound_image_is_read(place: Place, recwarn: pytest.WarningsRecor
 
 
 SMALL: dict[str, bytes] = {
-    "a GIF of many frames": saved(
-        "GIF", save_all=True, append_images=[Image.new("RGB", (60, 40), (n % 256, 0, 0)) for n in range(500)]
-    ),
     "a TIFF of many pages": saved("TIFF", save_all=True, append_images=[Image.new("RGB", (9, 9))] * 200),
     "a WebP of many frames": saved(
         "WEBP", save_all=True, append_images=[Image.new("RGB", (60, 40), (n, 0, 0)) for n in range(50)]
     ),
 }
+if re.search(r"GIF: +YES", cv2.getBuildInformation()):  # OpenCV 4.11 has none
+    SMALL["a GIF of many frames"] = saved(
+        "GIF", save_all=True, append_images=[Image.new("RGB", (60, 40), (n % 256, 0, 0)) for n in range(500)]
+    )
 
 
 @pytest.mark.parametrize("data", SMALL.values(), ids=SMALL)

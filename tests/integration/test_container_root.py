@@ -8,6 +8,7 @@ namespace of the processes that use it, and is gone with them.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -239,6 +240,22 @@ def test_the_base_is_kept_and_the_rest_is_installed_beside_it(image: Image) -> N
     assert [*image.root.glob("opt/yolo-lightning/lib/*/site-packages/torch*-*.dist-info")] == [
         *image.root.glob("opt/yolo-lightning/lib/*/site-packages/torchmetrics-*.dist-info")
     ]
+
+
+def test_what_is_installed_is_what_is_locked_and_the_sbom_lists_it(image: Image) -> None:
+    printed = image.run("python", "-m", "pip", "list", "--format=json", "--path", *site_packages(image))
+    installed = {package["name"]: package["version"] for package in json.loads(printed.splitlines()[0])}
+    locked = (ROOT / "requirements" / "image.txt").read_text()
+    unlocked = {name for name, version in installed.items() if f"{name.lower()}=={version}" not in locked}
+    assert unlocked <= {"pip", "setuptools", "yolo-lightning"} and len(installed) > 50
+    sbom = json.loads((image.root / "opt/yolo-lightning/sbom.json").read_text())
+    listed = {component["name"].lower() for component in sbom["components"]}
+    assert sbom["bomFormat"] == "CycloneDX" and {"torch", "lightning", "yolo-lightning"} <= listed
+
+
+def site_packages(image: Image) -> list[str]:
+    found = image.root.glob("opt/yolo-lightning/lib/*/site-packages")
+    return [f"/{path.relative_to(image.root)}" for path in found]
 
 
 def test_the_user_is_an_ordinary_one_and_no_secret_is_in_the_image(image: Image) -> None:

@@ -217,3 +217,60 @@ def test_official_files_and_the_example_are_allowed(file: Path) -> None:
 def test_there_are_official_files() -> None:
     assert len(DETECTORS) > 15
     assert {"toy.yaml", "yolov5.yaml", "yolov5-p6.yaml", "yolov8.yaml"} <= {file.name for file in DETECTORS}
+
+
+def alias_bomb() -> str:
+    levels = [f"  l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, 12)]
+    return "\n".join(["bomb:", "  l0: &l0 [x, x, x]", *levels, yaml.safe_dump(description())])
+
+
+BOMBS: dict[str, tuple[Any, str]] = {
+    "repeats": (description([-1, 10**9, "nn.Identity", []]), "layer 0 has 1000000000, which is not allowed"),
+    "repeats within a block": (
+        description([-1, 1000, "C3", [8]], depth_multiple=9),
+        "more than 50,000 modules",
+    ),
+    "depth without parameters": (
+        description([-1, 9, "nn.Identity", []], depth_multiple=1e9),
+        "depth_multiple",
+    ),
+    "depth in scales": (
+        description([-1, 9, "nn.Identity", []], scales={"n": [1e9, 1, 64]}, scale="n"),
+        "scales",
+    ),
+    "a million layers": (
+        description(backbone=[[-1, 1, "Conv", [8, 1, 1]]] * 100_000),
+        "more than 50,000 modules",
+    ),
+    "channels": (description([-1, 1, "Conv", [10**9, 3, 8]]), "more than 2,147,483,648 parameters"),
+    "channels without end": (description([-1, 1, "Conv", [10**30, 3, 8]]), "cannot be built"),
+    "width": (description(width_multiple=1e9), "more than 2,147,483,648 parameters"),
+    "a kernel": (description([-1, 1, "Conv", [8, 100_001, 8]]), "more than 2,147,483,648 parameters"),
+    "an image": (description([-1, 1, "nn.Upsample", ["None", 10_000, "nearest"]]), "values in the maps"),
+    "padding": (description([-1, 1, "nn.ZeroPad2d", [10**6]]), "values in the maps"),
+    "aliases": (alias_bomb(), "its aliases stand for more than a memory holds"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_number_in_a_file_takes_neither_memory_nor_time(name: str, marker: Path) -> None:
+    content, named = BOMBS[name]
+    path = write(content)
+    with pytest.raises(InputError, match=rf"^model\.yaml: .*{named}"):
+        build_network(path, 2)
+
+
+def test_a_yaml_builds_the_network_that_its_numbers_name(marker: Path) -> None:
+    """Building it first without memory takes nothing from the random numbers."""
+    networks = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        networks.append(build_network("yolov5n" if not networks else write(official_nano()), 2))
+    first, second = (network.state_dict() for network in networks)
+    assert all(torch.equal(first[name], second[name]) for name in first) and first.keys() == second.keys()
+
+
+def official_nano() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((MODEL_FILES / "yolov5.yaml").read_text())
+    anchors = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]
+    return {**content, "scale": "n", "anchors": anchors}

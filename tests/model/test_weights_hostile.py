@@ -94,6 +94,23 @@ def tar() -> bytes:
     return buffer.getvalue()
 
 
+def overlapping(data: bytes) -> bytes:
+    """The same record 1,000 times under other names: the archive unpacks to more than it has."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        largest = max(archive.infolist(), key=lambda record: record.file_size)
+    end = data.rfind(b"PK\x05\x06")
+    count, size, start = struct.unpack("<HII", data[end + 10 : end + 20])
+    entry = struct.pack(
+        "<4sHHHHHHIIIHHHHHII", b"PK\x01\x02", 20, 20, 0, 0, 0, 33, largest.CRC, largest.file_size,
+        largest.file_size, 5, 0, 0, 0, 0, 0, largest.header_offset,
+    )  # fmt: skip
+    more = b"".join(entry + f"x{n:04}".encode() for n in range(1000))
+    tail = struct.pack(
+        "<4sHHHHIIH", b"PK\x05\x06", 0, 0, count + 1000, count + 1000, size + len(more), start, 0
+    )
+    return data[: start + size] + more + tail
+
+
 EVIL = pickle.dumps(Evil(), protocol=2)
 NEVER_READ: dict[str, Callable[[], bytes]] = {
     "code in the state dict": lambda: checkpoint(state_dict={"a": Evil()}),
@@ -117,6 +134,25 @@ NEVER_READ: dict[str, Callable[[], bytes]] = {
     "a compressed bomb": lambda: rezipped(
         lambda name, content: [(name, b"\0" * 10_000_000 if "/data/" in name else content)],
         compression=zipfile.ZIP_DEFLATED,
+    ),
+    "records that overlap": lambda: overlapping(checkpoint()),
+    "a number as a tensor of 4 TB": lambda: checkpoint(state_dict={"a": torch.zeros(1).expand(10**12)}),
+    "a number as a tensor of 10 GB": lambda: checkpoint(
+        state_dict={"a": torch.ones(1).half().expand(5 * 10**9)}
+    ),
+    "a classic tensor of 10 GB": lambda: saved({"model": {"a": torch.ones(1).half().expand(5 * 10**9)}}),
+    "classes beyond number": lambda: checkpoint(
+        state_dict={
+            "a.anchors": torch.zeros(3, 3, 2),
+            "a.m.0.weight": torch.zeros(1).expand(3 * 10**9, 1, 1, 1),
+        }
+    ),
+    "a sparse tensor": lambda: checkpoint(
+        state_dict={"a": torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1), (10**12,))}
+    ),
+    "a tensor on no device": lambda: checkpoint(state_dict={"a": torch.zeros(10**12, device="meta")}),
+    "a tensor beyond its storage": lambda: rezipped(
+        lambda name, content: [(name, content.replace(b"K\x10K\x03K\x06", b"K\xffK\x03K\x06", 1))]
     ),
     "an archive without the pickle": lambda: rezipped(
         lambda name, content: [] if name.endswith("data.pkl") else [(name, content)]

@@ -253,3 +253,14 @@ def test_a_run_with_classes_of_lightning_is_read_as_it_was(
     for name in ("runs_dir", "run_name", "config"):
         del again[name]
     assert again == expected
+
+
+def test_checkpoints_behind_a_link_are_not_replaced(run: Path, tmp_path: Path) -> None:
+    """A run that resumes writes beside the checkpoint; a stranger's link would lead it into any folder."""
+    (run / "checkpoints").rename(tmp_path / "precious")
+    (run / "checkpoints").symlink_to(tmp_path / "precious")
+    checkpoint = str(run / "checkpoints/best.ckpt")
+    with pytest.raises(InputError, match=rf"^{run}/checkpoints: is a link to {tmp_path}/precious, where"):
+        with_run_config(["fit", "--ckpt_path", checkpoint])
+    with_run_config(["fit", "--ckpt_path", checkpoint, "--trust_config", "true"])
+    with_run_config(["validate", "--ckpt_path", checkpoint])

@@ -1,7 +1,15 @@
 import pytest
 
 from yolo_lightning.errors import InputError
-from yolo_lightning.system.text import clock, duration, first_line, last_line, one_line
+from yolo_lightning.system.text import (
+    clock,
+    duration,
+    first_line,
+    has_more_values,
+    last_line,
+    one_line,
+    printable,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,3 +39,19 @@ def test_the_first_and_the_last_line_of_an_error() -> None:
     assert len(first_line(ValueError("x" * 500))) == 160
     from_worker = InputError("Traceback:\n  line 3\nyolo_lightning.errors.InputError: a.jpg: is empty\n")
     assert last_line(from_worker) == last_line(InputError("a.jpg: is empty")) == "a.jpg: is empty"
+
+
+def test_no_letter_is_a_command_to_the_terminal() -> None:
+    assert printable("\x1b]0;x\x07 red\r\nb \u202e\ud800 é 猫") == "?]0;x? red??b ?? é 猫"
+    assert last_line(InputError("a\x1b[31m.jpg: broken")) == "a?[31m.jpg: broken"
+
+
+def test_values_are_counted_as_often_as_they_are_named() -> None:
+    bomb: object = 0
+    for _ in range(40):
+        bomb = [bomb, {"again": bomb}]
+    assert has_more_values(bomb, 1_000_000)
+    endless: list[object] = []
+    endless.append(endless)
+    assert has_more_values(endless, 100)
+    assert not has_more_values({"a": [1, 2], "b": {"c": "text"}}, 6) and has_more_values([1, 2, 3], 3)

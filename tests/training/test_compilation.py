@@ -1,8 +1,17 @@
+import os
+import stat
+from pathlib import Path
+
 import pytest
+from torch._inductor.runtime import cache_dir_utils
 
 from yolo_lightning.errors import InputError
 from yolo_lightning.training import compilation
-from yolo_lightning.training.compilation import Compilation, decide_compilation
+from yolo_lightning.training.compilation import (
+    Compilation,
+    decide_compilation,
+    keep_compiled_code_private,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +70,44 @@ def test_what_is_compiled_is_announced() -> None:
     assert "network and loss" in str(decide_compilation(True, "cuda", "bf16-mixed").announcement)
     alone = str(decide_compilation("auto", "cpu", "32-true").announcement)
     assert "the augmentation" in alone and "network" not in alone
+
+
+@pytest.fixture
+def usual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Torch's own folder of compiled code, in a place where anybody could have made it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is restored
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.delenv("YOLO_LIGHTNING_CACHE", raising=False)
+    return Path(cache_dir_utils.default_cache_dir())
+
+
+def test_compiled_code_stays_where_torch_keeps_it(usual: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        keep_compiled_code_private()
+        assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    assert stat.S_IMODE(usual.stat().st_mode) == 0o700
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
+    keep_compiled_code_private()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "mine"
+
+
+@pytest.mark.parametrize("squat", ["another's", "open", "link", "file"])
+def test_no_compiled_code_is_loaded_from_where_others_write(usual: Path, tmp_path: Path, squat: str) -> None:
+    if squat == "another's" and os.getuid() != 0:
+        pytest.skip("needs another user")
+    (tmp_path / "theirs").mkdir()
+    if squat == "link":
+        usual.symlink_to(tmp_path / "theirs")
+    elif squat == "file":
+        usual.touch()
+    else:
+        usual.mkdir()
+        usual.chmod(0o777 if squat == "open" else 0o755)
+        os.chown(usual, 12345 if squat == "another's" else -1, -1)
+    keep_compiled_code_private()
+    private = tmp_path / "home" / "yolo_lightning" / "torchinductor"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(private)
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert cache_dir_utils.cache_dir() == str(private)

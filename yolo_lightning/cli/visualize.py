@@ -12,7 +12,7 @@ import torch
 
 from ..data.augment import normalise
 from ..data.batch import Batch
-from ..data.images.decode import content_slice
+from ..data.images.decode import MAX_MEGAPIXELS, content_slice
 from ..data.letterbox import letterbox_geometry, to_letterbox
 from ..data.loading.dataset import PredictionDataset, collate, list_images
 from ..errors import InputError
@@ -28,6 +28,7 @@ from ..runs.directory import DEFAULT_NAME, find_checkpoint, run_directory_of
 from ..runs.run_config import CONFIG
 from ..runs.run_files import read_content
 from ..system.files import write_whole
+from ..system.text import printable
 from ..training.hyper_parameters import architecture_of
 from .command_parser import RUNS_DIR_HELP, CommandParser
 
@@ -60,13 +61,14 @@ def run_visualize(argv: list[str]) -> list[Path]:
     if options.channels < 1:
         raise InputError(f"--channels is {options.channels}; give 1 or more")
     try:
-        paths = list_images(options.source)
+        paths = list_images(options.source, options.allow_outside)
         read = _read_weights if options.ckpt_path is None else _read_checkpoint
         network, weights, size, folder = read(options)
         report = transfer_weights(network, weights)
     except InputError as error:  # names the options of other commands
         theirs = r"(?<![\w.-])(?:--)?(?:model\.|data\.predict_)(source|weights|architecture)(?![\w.])"
-        raise InputError(re.sub(theirs, r"--\1", str(error))) from error
+        said = str(error).replace("--data.allow_outside true", "--allow_outside")
+        raise InputError(re.sub(theirs, r"--\1", said)) from error
     if len(report.loaded) < report.total:
         print(report)
     layers = features.check_layers(network, options.layers or network.head_sources, "--layers")
@@ -76,7 +78,7 @@ def run_visualize(argv: list[str]) -> list[Path]:
         raise InputError(f"--image_size {size} is not a multiple of {stride}; use {near}")
     _move(network, options.device)
     folder = Path(options.output).expanduser() if options.output else folder
-    dataset = PredictionDataset(paths, size, stride)
+    dataset = PredictionDataset(paths, size, stride, options.max_megapixels)
     written = []
     for position, name in enumerate(_names(paths)):
         pictures = _draw(network, collate([dataset[position]]), size, layers, options)
@@ -88,7 +90,7 @@ def run_visualize(argv: list[str]) -> list[Path]:
                 raise InputError(
                     f"{path}: cannot be written ({error.strerror}); give another --output"
                 ) from None
-            print(path, flush=True)
+            print(printable(str(path)), flush=True)
             written.append(path)
     return written
 
@@ -195,6 +197,14 @@ def _parser() -> CommandParser:
         type=int,
         metavar="PX",
         help=f"longer side of the scaled images (default: the run's, else {_IMAGE_SIZE_PX})",
+    )
+    parser.add_argument("--allow_outside", action="store_true", help="follow links that lead out of a folder")
+    parser.add_argument(
+        "--max_megapixels",
+        type=int,
+        default=MAX_MEGAPIXELS,
+        metavar="N",
+        help=f"largest image that is decoded, in millions of px (default: {MAX_MEGAPIXELS})",
     )
     parser.add_argument("--channels", type=int, default=32, metavar="N", help="tiles of a grid (default: 32)")
     parser.add_argument(

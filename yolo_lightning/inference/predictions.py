@@ -22,6 +22,7 @@ from ..data.images.decode import header_size, read_image, refuse_large
 from ..errors import InputError
 from ..monitoring.pictures.draw_boxes import Pixels, class_colour, draw_boxes, legible
 from ..system.files import write_whole
+from ..system.text import printable
 from ..training.contracts import TrainsDetections
 
 _CATEGORIES = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]  # by COCO's category id
@@ -122,7 +123,7 @@ class PredictionWriter(Callback):
         lines.append(f"predictions  {path}")
         if self.draw:
             lines.append(f"pictures     {path.parent / 'images'}")
-        pl_module.print("\n".join(lines))
+        pl_module.print("\n".join(map(printable, lines)))
 
 
 def to_coco(

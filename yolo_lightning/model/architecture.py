@@ -19,6 +19,7 @@ import yaml
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..system.text import has_more_values
 from .blocks import MODEL_FILES, PARSER_VARIABLES, is_block
 from .heads import HEADS, P5_ANCHORS_PX, P6_ANCHORS_PX
 
@@ -32,6 +33,7 @@ NAMES = (
 )
 
 
+_MOST_REPEATS = 1000
 _KEYS = (
     *("backbone", "head", "anchors", "activation", "nc", "scale", "scales", "depth_multiple"),
     *("width_multiple", "end2end", "reg_max", "kpt_shape"),
@@ -39,9 +41,14 @@ _KEYS = (
 """Keys of a model YAML that the parser or this file reads."""
 
 
+def is_name(architecture: str) -> bool:
+    """Tell the name of a model from a path and from the content of a YAML."""
+    return _NAME.fullmatch(architecture) is not None
+
+
 def is_self_contained(architecture: str) -> bool:
     """Tell the name of a model, and the content of a YAML, from a path."""
-    return architecture.startswith("{") or _NAME.fullmatch(architecture) is not None
+    return architecture.startswith("{") or is_name(architecture)
 
 
 def self_contained(architecture: str) -> str:
@@ -83,7 +90,10 @@ def read_architecture(architecture: str) -> tuple[dict[str, Any], Tensor | None,
     if not is_content and not path.is_file():
         raise InputError(f"model.architecture {architecture}: there is no such file; use {NAMES}")
     try:
-        description = json.loads(architecture) if is_content else yaml.safe_load(path.read_text())
+        text = architecture if is_content else path.read_text()
+        description = json.loads(text) if is_content else yaml.safe_load(text)
+        if has_more_values(description, len(text)):
+            raise ValueError("its aliases stand for more than a memory holds")
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file"
@@ -100,6 +110,7 @@ def _check_layers(path: Path, description: Any) -> None:
                 f"{path}: has no list {key!r}; a model YAML needs 'backbone' and 'head', "
                 f"like {MODEL_FILES / 'yolov5.yaml'}"
             )
+    _check_depths(path, description)
     last = description["head"][-1:]
     row = last[0] if last and isinstance(last[0], list) else []
     if not (len(row) == 4 and isinstance(row[0], list) and row[2] in tuple(HEADS)):
@@ -118,6 +129,20 @@ def _check_layers(path: Path, description: Any) -> None:
             )
 
 
+def _check_depths(path: Path, description: dict[str, Any]) -> None:
+    """Refuse to multiply layers without end; ``scales`` has a list of depth, width and channels a size."""
+    scales = description.get("scales")
+    sizes = scales.values() if isinstance(scales, dict) else ()
+    for depth in (
+        description.get("depth_multiple"),
+        *(row[0] for row in sizes if isinstance(row, list) and row),
+    ):
+        if isinstance(depth, int | float) and not depth <= _MOST_REPEATS:
+            raise InputError(
+                f"{path}: depth_multiple or scales has the depth {depth}; use at most {_MOST_REPEATS}"
+            )
+
+
 def _not_allowed(row: Any, is_head: bool) -> list[Any]:
     """Parts of a layer that are not allowed. The parser does not get the head."""
     if not (isinstance(row, list) and len(row) == 4 and isinstance(row[3], list)):
@@ -125,6 +150,8 @@ def _not_allowed(row: Any, is_head: bool) -> list[Any]:
     sources, repeats, name, arguments = row
     numbers = [repeats, *(sources if isinstance(sources, list) else [sources])]
     wrong = [n for n in numbers if not (isinstance(n, int) or (isinstance(n, float) and n.is_integer()))]
+    if not wrong and repeats > _MOST_REPEATS:
+        wrong.append(repeats)
     if is_head:
         return wrong
     if not (isinstance(name, str) and is_block(name)):

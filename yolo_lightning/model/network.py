@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from ..errors import InputError
-from .architecture import read_architecture, short_name
+from ..system.text import first_line
+from .architecture import is_name, read_architecture, short_name
 from .blocks import MODEL_FILES, SPPF, build_layers
 from .heads import HEADS, Head
+
+_MOST = {"modules": 50_000, "parameters": 2**31, "values in the maps of an image of 256 px": 2**31}
+"""Limits of a network; the largest YOLOv5 has 600 modules and 0.14 billion parameters."""
 
 
 class DetectionNetwork(nn.Module):
@@ -82,16 +94,31 @@ def build_network(architecture: str, num_classes: int) -> DetectionNetwork:
         InputError: the name is unknown, or the YAML does not describe a YOLOv5 detector.
     """
     description, anchors_px, activation = read_architecture(architecture)
-    *rows, (head_sources, _, head_name, _) = description["head"]
     try:
-        layers, saved = build_layers({**description, "head": rows, "nc": num_classes}, activation)
-        sources = [number % len(layers) for number in head_sources]
-        channels, strides = _measure(layers, frozenset(saved) | frozenset(sources), sources)
+        if not is_name(architecture):  # first without memory, because a number in a file may be any
+            with torch.device("meta"), _limits():
+                _assemble(architecture, description, anchors_px, activation, num_classes)
+        return _assemble(architecture, description, anchors_px, activation, num_classes)
+    except InputError:
+        raise
     except Exception as error:  # layers that do not fit one another fail in any way
         raise InputError(
-            f"{short_name(architecture)}: the layers cannot be built ({type(error).__name__}: {error}); "
+            f"{short_name(architecture)}: the layers cannot be built ({first_line(error)}); "
             f"compare the file with {MODEL_FILES / 'yolov5.yaml'}, whose blocks and format it has to use"
         ) from error
+
+
+def _assemble(
+    architecture: str,
+    description: dict[str, Any],
+    anchors_px: Tensor | None,
+    activation: nn.Module | None,
+    num_classes: int,
+) -> DetectionNetwork:
+    *rows, (head_sources, _, head_name, _) = description["head"]
+    layers, saved = build_layers({**description, "head": rows, "nc": num_classes}, activation)
+    sources = [number % len(layers) for number in head_sources]
+    channels, strides = _measure(layers, frozenset(saved) | frozenset(sources), sources)
     if anchors_px is not None and len(anchors_px) != len(strides):
         raise InputError(
             f"{short_name(architecture)}: anchors has {len(anchors_px)} levels but {head_name} reads "
@@ -101,6 +128,38 @@ def build_network(architecture: str, num_classes: int) -> DetectionNetwork:
     network = DetectionNetwork(layers, saved, head, sources)
     _set_classic_details(network)
     return network
+
+
+@contextmanager
+def _limits() -> Iterator[None]:
+    """Refuse modules and values beyond any detector, while layers are built and run.
+
+    Raises:
+        ValueError: there are too many.
+    """
+    counts = Counter[str]()
+
+    def count(kind: str, number: int) -> None:
+        counts[kind] += number
+        if counts[kind] > _MOST[kind]:
+            raise ValueError(f"more than {_MOST[kind]:,} {kind}")
+
+    def count_parameter(_module: nn.Module, _name: str, value: Tensor | None) -> None:
+        count("parameters", 0 if value is None else value.numel())
+
+    def count_output(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        count("values in the maps of an image of 256 px", output.numel() if isinstance(output, Tensor) else 0)
+
+    handles = (
+        register_module_module_registration_hook(lambda *_: count("modules", 1)),
+        register_module_parameter_registration_hook(count_parameter),
+        register_module_forward_hook(count_output),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _measure(layers: nn.Sequential, saved: frozenset[int], sources: list[int]) -> tuple[list[int], list[int]]:

@@ -60,10 +60,12 @@ def read_without_executing(path: Path) -> Any:
 
     Raises:
         InputError: the file asks for a name that is not on the allow-list, or for any class if it has the
-            format of torch before 1.6, whose names cannot be listed beforehand.
+            format of torch before 1.6, whose names cannot be listed beforehand; or it is compressed.
     """
     wanted: list[str] = []
     if zipfile.is_zipfile(path):
+        if is_bomb(path):
+            raise InputError(f"{path}: refused, because it unpacks to more than it has; get it anew")
         with _only_these_globals([]):
             wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     refused = sorted(name for name in wanted if not _ALLOWED.fullmatch(name))
@@ -83,6 +85,32 @@ def read_without_executing(path: Path) -> Any:
                 f"{path}: refused, because it is in the format of before torch 1.6 and asks for {named[1]}; "
                 "save its state dict with a recent torch.save or as .safetensors"
             ) from error
+
+
+def is_bomb(path: Path) -> bool:
+    """Tell whether records of an archive are compressed or overlap, which ``torch.save`` never does."""
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    is_compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
+    return is_compressed or sum(record.file_size for record in records) > path.stat().st_size
+
+
+def is_stored(value: Any) -> bool:
+    """Tell whether all tensors in a plain value are on the CPU and no larger than what is stored of them.
+
+    A few bytes can describe a tensor that is sparse, on no device, or repeats one number without end.
+    """
+    waiting, seen = [value], set[int]()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Tensor):
+            is_dense = part.layout == torch.strided and part.device.type == "cpu" and not part.is_quantized
+            if not is_dense or part.numel() * part.element_size() > part.untyped_storage().nbytes():
+                return False
+        elif isinstance(part, dict | list | tuple) and id(part) not in seen:
+            seen.add(id(part))
+            waiting.extend(part.values() if isinstance(part, dict) else part)
+    return True
 
 
 def module_tensors(module: Inert, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .unpickle import Inert, module_tensors, read_without_executing
+from .unpickle import Inert, is_stored, module_tensors, read_without_executing
 
 _WRAPPER_PREFIX = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DataParallel, torch.compile
 _OWN_PREFIX = "network."  # where the LightningModule keeps the network
@@ -174,6 +174,10 @@ def _interpret(path: Path, content: Any) -> LoadedWeights:
 
 def _describe(path: Path, raw: Mapping[str, Any], names: Any = None) -> LoadedWeights:
     """Bring names and dtypes to one form, and count the classes."""
+    if not is_stored(raw):
+        raise InputError(
+            f"{path}: has a tensor that is not stored whole; save the weights with a plain torch.save"
+        )
     own = {name: value for name, value in raw.items() if name.startswith(_OWN_PREFIX)}
     state: dict[str, Tensor] = {}
     for name, value in (own or raw).items():

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from ..errors import InputError
+from ..model.unpickle import is_bomb, is_stored
 from ..system.files import bring_to_disk, remove_leftovers, temporary_name, whole_file
 from ..system.out_of_memory import chain
 from .snapshot import bytes_in
@@ -189,10 +190,11 @@ def _fault_in_records(path: Path) -> str | None:
     damaged: str | None
     try:
         with zipfile.ZipFile(path) as archive:
+            if is_bomb(path):
+                return "is no checkpoint: it unpacks to more than it has"
             damaged = archive.testzip()
             for record in archive.infolist():
-                # Torch compresses nothing, and reads nothing from what is marked as a folder.
-                if record.compress_type != zipfile.ZIP_STORED or record.external_attr & _IS_FOLDER:
+                if record.external_attr & _IS_FOLDER:  # torch reads nothing from it
                     damaged = record.filename
     except Exception:  # damage can break the format anywhere
         damaged = "its directory"
@@ -201,7 +203,8 @@ def _fault_in_records(path: Path) -> str | None:
 
 def _fault_in_loading(path: Path) -> str | None:
     try:  # torch maps the tensors without reading them again
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if not is_stored(torch.load(path, map_location="cpu", weights_only=True, mmap=True)):
+            return "has a tensor that is not stored whole"
     except pickle.UnpicklingError:
         return None  # whole, but it holds more than tensors and plain values
     except Exception:

@@ -125,6 +125,11 @@ def with_run_config(argv: list[str]) -> list[str]:
             own += ["--trainer.num_nodes=1", "--trainer.devices=1"]
     trusted = given.get("trust_config", "no").lower()  # the option before, if it stands alone
     is_trusted = trusted in {"", "true", "yes"} or trusted.startswith("-")
+    if argv[0] == "fit" and not is_trusted and checkpoint and checkpoint.parent.is_symlink():
+        raise InputError(
+            f"{checkpoint.parent}: is a link to {checkpoint.parent.resolve()}, where a run that resumes "
+            "replaces files; put the folder itself into the run, or give --trust_config if the run is yours"
+        )
     config = str(run / CONFIG) if is_trusted else run_options(run, options)
     return [argv[0], "--config", config, *own, *argv[1:]]
 

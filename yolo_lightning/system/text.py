@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def duration(seconds: float) -> str:
     """Format a duration to read: ``8.2 s``, ``3 min 20 s``, ``1 h 05 min``."""
@@ -40,4 +42,22 @@ def last_line(error: BaseException) -> str:
     the message itself, behind the name of the class, which is removed for an ``InputError``.
     """
     lines = str(error).strip().splitlines() or [""]
-    return lines[-1].removeprefix("yolo_lightning.errors.InputError: ")
+    return printable(lines[-1].removeprefix("yolo_lightning.errors.InputError: "))
+
+
+def printable(text: str) -> str:
+    """A text with a ? for each letter that is a command to a terminal or cannot be shown."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def has_more_values(value: Any, most: int) -> bool:
+    """Tell whether lists and mappings hold more than ``most`` values: YAML's aliases multiply them."""
+    waiting, count = [value], 0
+    while waiting and count <= most:
+        part = waiting.pop()
+        count += 1
+        if isinstance(part, dict):
+            waiting.extend(part.values())
+        elif isinstance(part, list):
+            waiting.extend(part)
+    return count > most

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import functools
+import os
+import stat
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+from ..data.cache_folder import disk_folder
 from ..errors import InputError
 from ..system.text import first_line
 
@@ -84,9 +90,29 @@ def compiler_obstacle(device_type: str) -> str | None:
     if device_type not in {"cpu", "cuda"}:
         return f"torch.compile is not used on {device_type}"
 
+    keep_compiled_code_private()
     try:
         probe = torch.compile(lambda x: x * 2 + 1, fullgraph=True, dynamic=False)
         probe(torch.ones(8, device=device_type))
     except Exception as error:  # toolchains raise errors of many kinds
         return f"torch.compile fails here ({first_line(error)})"
     return None
+
+
+def keep_compiled_code_private() -> None:
+    """Move Inductor's cache to the user's own if its folder is another's, open to others, or a link.
+
+    Torch loads code from ``/tmp/torchinductor_<user>``, whoever made that folder. A folder of the user's own
+    choice, ``TORCHINDUCTOR_CACHE_DIR``, is left as it is.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
+    usual = Path(default_cache_dir())
+    with suppress(OSError):  # a file system without room or rights is torch's to report
+        with suppress(FileExistsError):
+            usual.mkdir(mode=0o700)
+        found = usual.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            private = disk_folder(None) / "torchinductor"
+            private.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(private)

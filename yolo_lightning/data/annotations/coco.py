@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
@@ -33,6 +34,8 @@ _LAYOUTS = (
     ("COCO", "annotations/{Split}*.json"),
 )
 """Names and files of layouts; {Split} is in any case, and ``val`` begins Validation and valid, too."""
+_MOST_BYTES = 2**33
+_LARGEST = 1e30  # of the numbers of an annotation, which become float32
 _SIZES_CHECKED = 5_000  # images whose headers are read; a wrong size beyond them stops the training
 
 
@@ -150,7 +153,8 @@ def annotation_file(root: Path, split: str) -> Path | None:
 
 def _files(root: Path, split: str) -> list[Path]:
     """The files of a split in the first of the layouts that has any; those of all splits if it is empty."""
-    found = (sorted(root.glob(_pattern(pattern, split))) for _, pattern in _LAYOUTS)
+    # Opening a named pipe would wait for ever, and a device has no end.
+    found = (sorted(filter(Path.is_file, root.glob(_pattern(pattern, split)))) for _, pattern in _LAYOUTS)
     return next(filter(None, found), [])
 
 
@@ -163,6 +167,12 @@ def read_categories(*files: Path) -> Classes:
     path = min(files, key=lambda file: (file.stat().st_size, file.name))
     document = _categories_only(path) or _load(path)[0]
     return _numbered(_categories(document, path, lambda key: any(_is_used(key, file) for file in files)))
+
+
+class _Row(int):
+    """Number of an annotation among the columns; a plain number in the file is none."""
+
+    __slots__ = ()
 
 
 class _Columns:
@@ -182,7 +192,7 @@ class _Columns:
         box, outline = item.get("bbox"), item.get("segmentation")
         if not ("image_id" in item and "category_id" in item and (box or outline)):
             return item
-        row = len(self.crowd)
+        row = _Row(len(self.crowd))
         name = item.get("id", row)
         try:
             if box:
@@ -196,7 +206,7 @@ class _Columns:
             image, category = _key(item["image_id"]), _key(item["category_id"])
         except (KeyError, TypeError, ValueError, OverflowError):
             return item  # a finding of _annotation_rows
-        if not np.isfinite((x, y, width, height, area)).all():
+        if not all(abs(value) < _LARGEST for value in (x, y, x2, y2, area)):  # false for NaN
             return item
         self.image.append(self.images.setdefault(image, len(self.images)))
         self.category.append(self.categories.setdefault(category, len(self.categories)))
@@ -221,6 +231,8 @@ class _Columns:
 def _load(path: Path) -> tuple[dict[str, Any], _Columns]:
     columns = _Columns()
     try:
+        if path.stat().st_size > _MOST_BYTES:  # a file with a hole takes no room on the disk
+            raise OSError(errno.EFBIG, "it has more than 8 GiB")
         document = json.loads(path.read_bytes(), object_hook=columns.hook)
     except json.JSONDecodeError as error:
         raise InputError(
@@ -229,6 +241,9 @@ def _load(path: Path) -> tuple[dict[str, Any], _Columns]:
         ) from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text in UTF-8; save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets
+        reason = "nested too deeply" if isinstance(error, RecursionError) else "a number is too long"
+        raise InputError(f"{path}: broken JSON ({reason}); export the annotations again") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     if not isinstance(document, dict):
@@ -357,7 +372,7 @@ def _annotation_rows(
     """
     kept = array("q")
     for n, row in enumerate(_section(document, "annotations", path)):
-        if type(row) is int:
+        if type(row) is _Row:
             kept.append(row)
             continue
         entry = row if isinstance(row, dict) else {}
@@ -482,5 +497,5 @@ def _categories_only(path: Path) -> dict[str, Any] | None:
             begin = text.find(b"[", position)
             part = text[begin : begin + (1 << 24)].decode(errors="ignore")
             return {"categories": json.JSONDecoder().raw_decode(part)[0]}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None  # reading the whole file tells what is wrong with it

@@ -42,7 +42,7 @@ def _box_of_mask(counts: Any, size: Any) -> Box:
     height, width = (int(side) for side in size)
     lengths = np.array(_decode(counts) if isinstance(counts, str) else counts, np.int64)
     bounds = np.cumsum(lengths)
-    if lengths.min(initial=0) < 0 or bounds[-1:].tolist() != [height * width]:
+    if lengths.ndim != 1 or lengths.min(initial=0) < 0 or bounds[-1:].tolist() != [height * width]:
         raise ValueError("the runs do not fill the image")
     ones = lengths[1::2] > 0
     if not ones.any():

@@ -30,6 +30,8 @@ from .yolo import YoloReader
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
+MOST_CLASSES = 100_000
+
 FORMATS: tuple[type[SplitReader], ...] = (
     SingleCocoReader,
     CocoReader,
@@ -161,9 +163,16 @@ class DataSource:
     def _classes_of(self, splits: Sequence[Split]) -> Classes:
         files = [path for split, path in self.annotations.items() if split in splits and path.is_file()]
         if files:
-            return read_categories(*files)
+            return _few(read_categories(*files))
         missing = next(iter(self.annotations.values()), None)
         if missing is not None and self.root is None:
             raise InputError(f"{missing}: the annotations do not exist; correct the path")
         reader, place = self.locate()
-        return reader.classes(place, splits)
+        return _few(reader.classes(place, splits))
+
+
+def _few(classes: Classes) -> Classes:
+    """Refuse classes for which no network fits into a memory."""
+    if len(classes[0]) > MOST_CLASSES:
+        raise InputError(f"the data set has {len(classes[0]):,} classes; use at most {MOST_CLASSES:,}")
+    return classes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from ...errors import InputError
 from .findings import Finding
 
 _MANY = 100  # names that are not found until a folder is given up
+_MOST_BYTES = 2**28
 _DEEPEST = 16  # folders of a name that are looked at
 
 
@@ -21,8 +23,10 @@ def read_text(path: Path) -> str:
 
     Raises:
         InputError: It has another encoding.
-        OSError: It cannot be read.
+        OSError: It cannot be read, or has more than 256 MiB.
     """
+    if path.stat().st_size > _MOST_BYTES:  # a file with a hole takes no room on the disk
+        raise OSError(errno.EFBIG, "it has more than 256 MiB")
     data = path.read_bytes()
     marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:

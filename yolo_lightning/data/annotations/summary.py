@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...system.text import printable
 from .findings import count_images, list_findings
 from .index import SHOWN, DatasetIndex, find_cut_boxes
 
@@ -43,4 +44,4 @@ def summarise(index: DatasetIndex, title: str = "") -> str:
     if errors:
         lines.append(f"  images with errors: {count_images(errors):,}")
     lines += [f"  {line}" for line in (*list_findings(errors), *list_findings(others, SHOWN))]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import yaml
 
 from ...errors import InputError
+from ...system.text import has_more_values
 from ..images.decode import header_size
 from .findings import EVERY_IMAGE, Finding
 from .index import (
@@ -63,7 +64,7 @@ def data_yaml(root: Path) -> Path | None:
     if (root / "data.yaml").is_file():
         return root / "data.yaml"
     found = []
-    for path in sorted(path for path in root.iterdir() if path.suffix.lower() in _SUFFIXES):
+    for path in sorted(p for p in root.iterdir() if p.suffix.lower() in _SUFFIXES and p.is_file()):
         content = _load(path)
         keys = content.keys() if isinstance(content, dict) else set()
         if "names" in keys and {"train", "val", "valid", "test"} & keys:
@@ -407,7 +408,13 @@ def _join(labels: Sequence[Rows | None], sizes: np.ndarray[Any, np.dtype[np.int3
 def _load(path: Path) -> Any:
     """The content of a YAML, in which every number and word is the text that it is written as."""
     try:
-        return yaml.load(read_text(path).expandtabs(2), yaml.BaseLoader)  # YAML itself forbids most tabs
+        text = read_text(path).expandtabs(2)  # YAML itself forbids most tabs
+        content = yaml.load(text, yaml.BaseLoader)
+        if has_more_values(content, len(text)):
+            raise yaml.MarkedYAMLError(problem="its aliases stand for more than a memory holds")
+        return content
+    except RecursionError:
+        raise InputError(f"{path}: broken YAML (nested too deeply); correct the file") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -463,7 +470,7 @@ def _resolve(description: DataYaml, split: str, entry: str, roots: Sequence[str]
         entries.append(str(Path(*parts[len(parts) - parts[::-1].index(own.name) :])))
     searched = (description.folders, (own.parent, Path.cwd()))  # the second only if the first has none
     candidates = [Path(os.path.abspath(f / e)) for folders in searched for e in entries for f in folders]
-    if found := [candidate for candidate in candidates if candidate.exists()]:
+    if found := [candidate for candidate in candidates if os.path.exists(candidate)]:
         within = [candidate for candidate in found if is_inside(str(candidate), roots)]
         refuse_outside([] if within else [str(found[0])], roots)
         return (within or found)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from importlib import import_module
 from io import BytesIO
@@ -26,6 +27,7 @@ Size = tuple[int, int]
 
 MAX_MEGAPIXELS = 256
 """Largest image that is decoded by default: 16,000 px a side, which take 0.8 GB."""
+_MOST_BYTES = 2**31
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "HEIF", "AVIF")
 """Pillow knows many more, and some do much work to open a file."""
 _DECODED_BY_PILLOW = ("GIF", "HEIF", "AVIF")
@@ -140,6 +142,8 @@ def read_bytes(path: Name) -> bytes:
         InputError: The file cannot be read.
     """
     try:
+        if os.stat(path).st_size > _MOST_BYTES:  # a file with a hole takes no room on the disk
+            raise OSError(errno.EFBIG, "it has more than 2 GiB")
         return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: the image cannot be read ({error.strerror}); check the path") from None
