@@ -44,9 +44,9 @@ _TRAINER_DEFAULTS = {
 }
 _DESCRIPTION = (
     "Train YOLOv5 on your own images. More commands, each with a --help of its own: 'synth' makes a small "
-    "data set to try it on, 'doctor' measures what a fit would wait for, 'submit' hands it to a cluster, "
-    "'report' makes the page of a run again, 'compare' puts runs side by side, 'visualize' draws what the "
-    "layers of a network see"
+    "data set to try it on, 'audit' finds labels that are probably wrong, 'doctor' measures what a fit would "
+    "wait for, 'submit' hands it to a cluster, 'report' makes the page of a run again, 'compare' puts runs "
+    "side by side, 'visualize' draws what the layers of a network see"
 )
 _SUBCOMMANDS = {
     "fit": "Train a model, and write checkpoints, metrics and a report to a run directory.",

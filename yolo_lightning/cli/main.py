@@ -14,6 +14,7 @@ from jsonargparse import auto_cli, set_parsing_settings
 from ..runs.directory import with_run_config
 from ..system.cores import limit_threads
 from ..system.memory import keep_freed_memory
+from .audit import run_audit
 from .command_parser import FitParser
 from .doctor import run_doctor
 from .launcher import YoloCLI, launch
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[[list[str]], Any]] = {
     "synth": lambda argv: auto_cli(
         synth, args=argv, as_positional=False, prog="yolo-lightning synth", parser_class=FitParser
     ),
+    "audit": run_audit,
     "doctor": run_doctor,
     "submit": lambda argv: sys.exit(submit(argv)),
     "report": run_report,

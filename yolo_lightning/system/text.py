@@ -1,4 +1,4 @@
-"""Durations and errors as short text."""
+"""Durations and errors as short text, and text without commands to the terminal."""
 
 from __future__ import annotations
 
@@ -41,3 +41,8 @@ def last_line(error: BaseException) -> str:
     """
     lines = str(error).strip().splitlines() or [""]
     return lines[-1].removeprefix("yolo_lightning.errors.InputError: ")
+
+
+def printable(line: str) -> str:
+    """Replace letters of a line that may be commands to the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in line)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ BoolArray = npt.NDArray[np.bool_]
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
 SHOWN = 5  # names or problems that a message lists
 
+_OF_LABELS = ("classes", "boxes", "areas", "crowd", "trainable")  # the columns of an index, a row a label
 _TOLERANCE_PX = 0.05
 """Differences up to this are rounding: labels are text, and six decimals of 10,000 px are 0.01 px."""
 
@@ -98,10 +100,45 @@ class DatasetIndex:
         table = np.array([places[name] for name in self.class_names], np.int64)
         return replace(self, classes=table[self.classes], class_names=class_names, category_ids=category_ids)
 
+    def subset(self, images: IntArray) -> DatasetIndex:
+        """The index of some images, by their positions and in their order, without the problems."""
+        begin, end = self.offsets[:-1][images], self.offsets[1:][images]
+        rows = np.concatenate([np.zeros(0, np.int64), *map(np.arange, begin, end)])
+        paths = [os.fsencode(self.path(i)) for i in images.tolist()]
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _OF_LABELS}
+        return replace(
+            self,
+            path_bytes=b"".join(paths),
+            path_offsets=np.cumsum([0, *map(len, paths)], dtype=np.int64),
+            image_ids=self.image_ids[images],
+            sizes=self.sizes[images],
+            offsets=np.cumsum([0, *(end - begin)], dtype=np.int64),
+            problems=(),
+            **columns,
+        )
+
     @property
     def most_labels(self) -> int:
         """Annotations of the image with the most."""
         return int(np.diff(self.offsets).max(initial=0))
+
+
+def join(first: DatasetIndex, second: DatasetIndex) -> DatasetIndex:
+    """The index of all images of two splits with the same classes; new ids, and no image twice."""
+    known = set(first.paths())
+    second = second.subset(np.flatnonzero([path not in known for path in second.paths()]))
+    columns: dict[str, Any] = {
+        name: np.concatenate((getattr(first, name), getattr(second, name))) for name in ("sizes", *_OF_LABELS)
+    }
+    return replace(
+        first,
+        path_bytes=first.path_bytes + second.path_bytes,
+        path_offsets=np.append(first.path_offsets, second.path_offsets[1:] + first.path_offsets[-1]),
+        image_ids=np.arange(len(first) + len(second)),
+        offsets=np.append(first.offsets, second.offsets[1:] + first.offsets[-1]),
+        problems=(),
+        **columns,
+    )
 
 
 @dataclass(frozen=True, eq=False)

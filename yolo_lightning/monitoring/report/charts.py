@@ -92,7 +92,7 @@ def evaluation_plots(run: Run) -> list[Chart]:
 def pictures(run: Run) -> list[Chart]:
     """The files of ``pictures/``."""
     return [
-        Chart(_PICTURES[name][0], _uri(contents, str(guess_type(name)[0])), _PICTURES[name][1])
+        Chart(_PICTURES[name][0], data_uri(contents, str(guess_type(name)[0])), _PICTURES[name][1])
         for name, contents in run.pictures.items()
     ]
 
@@ -121,8 +121,9 @@ def _loss_parts(rows: Sequence[Row]) -> list[str]:
 
 
 def _svg_uri(figure: Figure) -> str:
-    return _uri(to_svg(figure).encode(), "image/svg+xml")
+    return data_uri(to_svg(figure).encode(), "image/svg+xml")
 
 
-def _uri(contents: bytes, media_type: str) -> str:
+def data_uri(contents: bytes, media_type: str) -> str:
+    """An image as a part of a page."""
     return f"data:{media_type};base64,{base64.b64encode(contents).decode()}"

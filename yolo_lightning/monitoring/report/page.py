@@ -31,7 +31,7 @@ REPORT = "report.html"
 def report_page(run: Run) -> str:
     """The report of a run as HTML."""
     classes, phases = sections.class_scores(run), sections.phases(run.time_budget)
-    return _render(
+    return render(
         "report.html.j2",
         run=run,
         described=sections.described(run),
@@ -58,7 +58,7 @@ def report_page(run: Run) -> str:
 def comparison_page(runs: Sequence[Run]) -> str:
     """Several runs side by side as HTML, with their curves laid over each other."""
     compared = compare_runs(runs)
-    return _render(
+    return render(
         "compare.html.j2",
         runs=runs,
         compared=compared,
@@ -96,7 +96,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """Fill in a template of this folder; every value is escaped."""
     return _environment().get_template(template).render(values)
 
 
