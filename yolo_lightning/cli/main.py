@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from .command_parser import FitParser
 from .doctor import run_doctor
 from .launcher import YoloCLI, launch
 from .report import run_compare, run_report
+from .seeds import fit_seeds
 from .submit import submit
 from .synth import synth
 from .visualize import run_visualize
@@ -67,7 +69,9 @@ def run(argv: list[str]) -> None:
     limit_threads()
     keep_freed_memory()
     command = argv[0] if argv else "--help"
-    if command in COMMANDS:
+    if command == "fit" and any(re.fullmatch("--seeds(=.*)?", option) for option in argv):
+        fit_seeds(argv[1:])
+    elif command in COMMANDS:
         COMMANDS[command](argv[1:])
     else:
         launch(YoloCLI, with_run_config(argv or ["--help"]))
