@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,15 @@ NASTY = "=<img src=x onerror=alert(1)>"
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory: pytest.TempPathFactory, shapes: Path) -> Path:
-    """The results of a real audit, which is far too short to find anything."""
+    """The results of a real audit, which is far too short to find anything, and what it prints."""
     output = tmp_path_factory.mktemp("audit") / "results"
-    run_audit([
-        "--folds", "2", "--epochs", "1", "--output", str(output), "--data.root", str(shapes),
-        "--data.image_size", "64", "--data.batch_size", "4", "--data.num_workers", "0",
-        "--model.compile", "false", "--trainer.accelerator", "cpu",
-    ])  # fmt: skip
+    with redirect_stdout(io.StringIO()) as printed:
+        run_audit([
+            "--folds", "2", "--epochs", "1", "--output", str(output), "--json", "--data.root", str(shapes),
+            "--data.image_size", "64", "--data.batch_size", "4", "--data.num_workers", "0",
+            "--model.compile", "false", "--trainer.accelerator", "cpu",
+        ])  # fmt: skip
+    (output / "printed").write_text(printed.getvalue())
     return output
 
 
@@ -36,9 +40,10 @@ def test_every_image_is_predicted_by_a_network_that_has_not_seen_it(audited: Pat
     assert summary["images"] == 15 and summary["folds"] == 2
     assert summary["map"]["low"] <= summary["map"]["value"] <= summary["map"]["high"]
     assert {path.name for path in audited.iterdir()} == {
-        "audit.csv", "audit.html", "audit.json", "config.yaml",
+        "audit.csv", "audit.html", "audit.json", "config.yaml", "printed",
     }  # fmt: skip
     assert not list(shapes.rglob("*.cache"))  # nothing is left beside the data
+    assert json.loads((audited / "printed").read_text()) == summary  # and nothing else
     HtmlPage((audited / "audit.html").read_text())
 
 
@@ -49,6 +54,7 @@ def test_every_image_is_predicted_by_a_network_that_has_not_seen_it(audited: Pat
         (["--epochs", "x"], "--epochs is x; give a number from 1"),
         (["--folds", "16", "--data.root", "SHAPES"], "--folds is 16, but there are 15 images; give fewer"),
         ([], "data.root is not set"),
+        (["--output", "/dev/null/results"], "--output /dev/null/results: cannot be made"),
     ],
 )
 def test_wrong_options(
@@ -57,7 +63,7 @@ def test_wrong_options(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=said):
         run_audit([str(shapes) if option == "SHAPES" else option for option in options])
-    assert not list(tmp_path.rglob("audit.*"))
+    assert not list(tmp_path.glob("runs/audit/*"))
 
 
 def findings(tmp_path: Path) -> tuple[DatasetIndex, list[dict[str, Any]]]:

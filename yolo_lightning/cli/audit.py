@@ -7,6 +7,8 @@ import io
 import json
 import os
 import re
+import sys
+from contextlib import nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -181,9 +183,14 @@ def run_audit(argv: list[str]) -> None:
         text = getattr(options, name)
         if not re.fullmatch(r"[0-9]+", text) or int(text) < least:
             raise InputError(f"--{name} is {text}; give a number from {least}")
-    output = Path(options.output).expanduser().absolute() if options.output else None
-    output = output or claim_run_directory("runs", "audit")
-    index, found = predict_out_of_fold(of_fit, int(options.folds), int(options.epochs), output)
+    output = _claim(options.output)
+    try:
+        with redirect_stdout(sys.stderr) if options.json else nullcontext():
+            index, found = predict_out_of_fold(of_fit, int(options.folds), int(options.epochs), output)
+    except InputError:
+        with suppress(OSError):
+            output.rmdir()  # unless it holds something
+        raise
     records, value = judge(index, found), out_of_fold_map(index, found)
     headline = f"out-of-fold mAP 50-95 {value.value:.3f}, 95 % interval {value.low:.3f} to {value.high:.3f}"
     summary = {"map": value._asdict(), "images": len(index), "folds": int(options.folds), "labels": records}
@@ -199,6 +206,17 @@ def run_audit(argv: list[str]) -> None:
     print(f"\n{len(records)} suspicious labels; {headline}")
     for suffix in ("html", "csv", "json"):
         print(output / f"audit.{suffix}")
+
+
+def _claim(output: str | None) -> Path:
+    if output is None:
+        return claim_run_directory("runs", "audit")
+    path = Path(output).expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {output}: cannot be made ({error.strerror}); give another") from None
+    return path
 
 
 def as_csv(records: list[dict[str, Any]]) -> str:
