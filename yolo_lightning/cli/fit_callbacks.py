@@ -46,6 +46,8 @@ class RunOptions:
     """Minutes after which last.ckpt is written within an epoch, too; 0: only before a stop."""
     patience: int = 100
     """Epochs (validations) without a better val/map after which training ends; 0: never."""
+    seeds: int = 1
+    """Train N times with seeds 0 .. N-1, as RUN_NAME-seed0 and so on; an option of the command line alone."""
     preflight_seconds: float = 120.0
     """Longest wait for the other processes at the start, if they are started side by side."""
 

@@ -48,9 +48,10 @@ _TRAINER_DEFAULTS = {
 _DESCRIPTION = (
     "Train YOLOv5 on your own images. More commands, each with a --help of its own: 'synth' makes a small "
     "data set to try it on, 'check' finds what is wrong in yours, 'convert' writes it as COCO or YOLO, "
-    "'doctor' measures what a fit would wait for, 'submit' hands it to a cluster, 'report' makes the page of "
-    "a run again, 'compare' puts runs side by side, 'visualize' draws what the layers of a network see, "
-    "'replay' runs a batch at which a training diverged again"
+    "'audit' finds labels that are probably wrong, 'doctor' measures what a fit would wait for, 'submit' "
+    "hands it to a cluster, 'report' makes the page of a run again, 'compare' puts runs side by side, "
+    "'visualize' draws what the layers of a network see, 'replay' runs a batch at which a training diverged "
+    "again"
 )
 _SUBCOMMANDS = {
     "fit": "Train a model, and write checkpoints, metrics and a report to a run directory.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from jsonargparse import auto_cli, set_parsing_settings
 from ..runs.directory import with_run_config
 from ..system.cores import limit_threads
 from ..system.memory import keep_freed_memory
+from .audit import run_audit
 from .check import run_check
 from .command_parser import FitParser
 from .convert import run_convert
@@ -21,6 +23,7 @@ from .doctor import run_doctor
 from .launcher import YoloCLI, launch
 from .replay import run_replay
 from .report import run_compare, run_report
+from .seeds import fit_seeds
 from .submit import submit
 from .synth import synth
 from .visualize import run_visualize
@@ -29,6 +32,7 @@ COMMANDS: dict[str, Callable[[list[str]], Any]] = {
     "synth": lambda argv: auto_cli(
         synth, args=argv, as_positional=False, prog="yolo-lightning synth", parser_class=FitParser
     ),
+    "audit": run_audit,
     "check": run_check,
     "convert": run_convert,
     "doctor": run_doctor,
@@ -71,7 +75,9 @@ def run(argv: list[str]) -> None:
     limit_threads()
     keep_freed_memory()
     command = argv[0] if argv else "--help"
-    if command in COMMANDS:
+    if command == "fit" and any(re.fullmatch("--seeds(=.*)?", option) for option in argv):
+        fit_seeds(argv[1:])
+    elif command in COMMANDS:
         COMMANDS[command](argv[1:])
     else:
         launch(YoloCLI, with_run_config(argv or ["--help"]))

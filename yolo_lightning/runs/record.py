@@ -177,13 +177,17 @@ def _whole_numbers(row: dict[str, float]) -> dict[str, float | int | None]:
     }
 
 
+def plain_cell(text: str) -> str:
+    """A text for a cell of CSV: a spreadsheet would compute one that begins like a formula."""
+    return f"'{text}" if text[:1] in set("=+-@\t\r\n") else text
+
+
 def metrics_as_csv(rows: list[dict[str, float]]) -> str:
     """All rows under the union of their columns, in order of first appearance; empty where a row has none."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    # A spreadsheet would compute a name that begins like a formula.
-    writer.writerow({name: f"'{name}" if name[:1] in set("=+-@\t\r\n") else name for name in columns})
+    writer.writerow({name: plain_cell(name) for name in columns})
     writer.writerows(_whole_numbers(row) for row in rows)
     return buffer.getvalue()
 

@@ -1,4 +1,4 @@
-"""Durations and errors as short text."""
+"""Durations and errors as short text, and text without commands to the terminal."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.support.tiny_data import SHARED, coco_document, write_coco
+from tests.support.tiny_data import SHARED, coco_document, write_coco, write_yolo
 from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.findings import Finding
 from yolo_lightning.data.annotations.index import (
@@ -13,8 +14,10 @@ from yolo_lightning.data.annotations.index import (
     DatasetIndex,
     build_index,
     ids_from_paths,
+    join,
     missing_files,
 )
+from yolo_lightning.data.annotations.source import DataSource
 from yolo_lightning.data.annotations.summary import summarise
 from yolo_lightning.data.annotations.yolo import YoloReader
 
@@ -175,3 +178,24 @@ def test_coco8_keeps_the_ids_of_coco() -> None:
     index = YoloReader(SHARED / "coco8/coco8.yaml", "val").read()
     assert index.image_ids.tolist() == [36, 42, 49, 61]
     assert len(index.class_names) == 80 and len(index.classes) == 17
+
+
+def test_a_subset_and_a_joined_index_hold_the_same_images(tmp_path: Path) -> None:
+    labels = {"a": "0 .5 .5 .2 .2\n1 .5 .5 .4 .4\n", "b": "", "c": "1 .3 .3 .2 .2\n", "d": None}
+    write_yolo(tmp_path, labels)
+    write_yolo(tmp_path, {"e": "0 .5 .5 .6 .6\n", "f": "1 .2 .2 .1 .1\n"}, split="val")
+    train, val = (DataSource(tmp_path).read(split) for split in ("train", "val"))
+
+    def contents(index: DatasetIndex, i: int) -> tuple[Any, ...]:
+        return index.path(i), index.sizes[i].tolist(), index.truth(i).tolist(), index.labels(i).tolist()
+
+    part = train.subset(np.array([2, 0]))
+    assert [contents(part, 0), contents(part, 1)] == [contents(train, 2), contents(train, 0)]
+    assert part.image_ids.tolist() == train.image_ids[[2, 0]].tolist() and len(part) == 2
+    assert len(train.subset(np.array([], np.int64))) == 0
+    whole = join(train, val)
+    assert [contents(whole, i) for i in range(6)] == [
+        *(contents(train, i) for i in range(4)), *(contents(val, i) for i in range(2)),
+    ]  # fmt: skip
+    assert whole.image_ids.tolist() == [*range(6)]
+    assert len(join(train, train.subset(np.array([1])))) == 4  # an image of both splits is there once

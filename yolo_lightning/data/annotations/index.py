@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,7 @@ IMAGE_SUFFIXES = frozenset((
 """Suffixes of the files that are images; ``images/decode.py`` reads these formats."""
 SHOWN = 5  # names or problems that a message lists
 
+_OF_LABELS = ("classes", "boxes", "areas", "crowd", "trainable")  # the columns of an index, a row a label
 _TOLERANCE_PX = 0.05
 """Differences up to this are rounding: labels are text, and six decimals of 10,000 px are 0.01 px."""
 
@@ -111,25 +113,22 @@ class DatasetIndex:
         wrong = {finding.image for finding in errors if finding.is_error}
         paths = self.paths()
         kept = np.array([path not in wrong and EVERY_IMAGE not in wrong for path in paths], np.bool_)
-        return replace(self.subset(kept), findings=(*self.findings, *errors))
+        return replace(self.subset(np.flatnonzero(kept)), findings=(*self.findings, *errors))
 
-    def subset(self, kept: BoolArray) -> DatasetIndex:
-        """This index with some of its images, bool (I,), and all its findings."""
-        counts = np.diff(self.offsets)
-        rows = np.repeat(kept, counts)
-        spans = zip(self.path_offsets[:-1][kept].tolist(), self.path_offsets[1:][kept].tolist(), strict=True)
+    def subset(self, images: IntArray) -> DatasetIndex:
+        """The index of some images, by their positions int64 (n,) and in their order, with all findings."""
+        begin, end = self.offsets[:-1][images], self.offsets[1:][images]
+        rows = np.concatenate([np.zeros(0, np.int64), *map(np.arange, begin, end)])
+        paths = [os.fsencode(self.path(i)) for i in images.tolist()]
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _OF_LABELS}
         return replace(
             self,
-            path_bytes=b"".join(self.path_bytes[begin:end] for begin, end in spans),
-            path_offsets=np.cumsum([0, *np.diff(self.path_offsets)[kept]], dtype=np.int64),
-            image_ids=self.image_ids[kept],
-            sizes=self.sizes[kept],
-            offsets=np.cumsum([0, *counts[kept]], dtype=np.int64),
-            classes=self.classes[rows],
-            boxes=self.boxes[rows],
-            areas=self.areas[rows],
-            crowd=self.crowd[rows],
-            trainable=self.trainable[rows],
+            path_bytes=b"".join(paths),
+            path_offsets=np.cumsum([0, *map(len, paths)], dtype=np.int64),
+            image_ids=self.image_ids[images],
+            sizes=self.sizes[images],
+            offsets=np.cumsum([0, *(end - begin)], dtype=np.int64),
+            **columns,
         )
 
     @property
@@ -141,6 +140,24 @@ class DatasetIndex:
     def most_labels(self) -> int:
         """Annotations of the image with the most."""
         return int(np.diff(self.offsets).max(initial=0))
+
+
+def join(first: DatasetIndex, second: DatasetIndex) -> DatasetIndex:
+    """The index of all images of two splits with the same classes; new ids, and no image twice."""
+    known = set(first.paths())
+    second = second.subset(np.flatnonzero([path not in known for path in second.paths()]))
+    columns: dict[str, Any] = {
+        name: np.concatenate((getattr(first, name), getattr(second, name))) for name in ("sizes", *_OF_LABELS)
+    }
+    return replace(
+        first,
+        path_bytes=first.path_bytes + second.path_bytes,
+        path_offsets=np.append(first.path_offsets, second.path_offsets[1:] + first.path_offsets[-1]),
+        image_ids=np.arange(len(first) + len(second)),
+        offsets=np.append(first.offsets, second.offsets[1:] + first.offsets[-1]),
+        findings=(),
+        **columns,
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -125,5 +125,5 @@ def _svg_uri(figure: Figure) -> str:
 
 
 def data_uri(contents: bytes, media_type: str) -> str:
-    """A file as part of a page."""
+    """An image as a part of a page."""
     return f"data:{media_type};base64,{base64.b64encode(contents).decode()}"

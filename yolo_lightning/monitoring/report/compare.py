@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from ...system.text import printable
 from ..metric_names import MAP, METRIC_TITLES, NOTHING, SPEED, duration_text, number
 from .read import Run
 from .sections import PHASES, class_average_precisions, epochs_text, phase_seconds, wall_seconds
@@ -129,7 +130,7 @@ def as_text(comparison: Comparison) -> str:
     blocks = ["\n".join(_padded(row, widths) for row in part) for part in parts if part]
     if not comparison.options:
         blocks.insert(1, "(no option differs)")
-    blocks.append("\n".join(_printable(sentence) for sentence in comparison.verdicts))
+    blocks.append("\n".join(printable(sentence) for sentence in comparison.verdicts))
     return "\n\n".join(blocks)
 
 
@@ -144,9 +145,4 @@ def _shortened(text: str) -> str:
 
 def _padded(row: Sequence[str], widths: Sequence[int]) -> str:
     line = "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-    return _printable(line)
-
-
-def _printable(line: str) -> str:
-    """Replace what may be a command to the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
+    return printable(line)

@@ -97,7 +97,7 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from the template of a file in this folder; every text of it is escaped."""
+    """Fill in a template of this folder; every value is escaped."""
     return _environment().get_template(template).render(values)
 
 
