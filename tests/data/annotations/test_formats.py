@@ -135,6 +135,20 @@ def test_voc_splits_of_image_sets(tmp_path: Path) -> None:
     assert DataSource(tmp_path).splits() == ["train", "val", "test"]
 
 
+def test_voc_of_cvat(tmp_path: Path) -> None:
+    voc(sets.voc_xml(), "JPEGImages/day 1/a.png", "Annotations/day 1/a.xml")(tmp_path)
+    put(tmp_path / "ImageSets/Main/default.txt", '"day 1/a"\n')
+    put(tmp_path / "labelmap.txt", "# label:color_rgb:parts:actions\ndisc:128,0,0::\n")
+    check(tmp_path)
+
+
+def test_xml_of_the_old_labelme(tmp_path: Path) -> None:
+    points = "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in CORNERS)
+    item = f"<object><name>disc</name><deleted>0</deleted><polygon>{points}</polygon></object>"
+    voc(sets.voc_xml(objects=item + item.replace("<deleted>0", "<deleted>1")))(tmp_path)
+    check(tmp_path)
+
+
 def test_voc_splits_of_folders(tmp_path: Path) -> None:
     for folder, name in (("train", "disc"), ("valid", "square"), ("test", "disc")):
         picture(tmp_path / folder / "a.png")
@@ -277,6 +291,14 @@ def test_broken_json_is_an_error_of_its_image(tmp_path: Path, text: str) -> None
         read(tmp_path)
 
 
+@pytest.mark.parametrize("name", [5, True, ["a.png"], {"a": "b"}, "\0", "."])
+def test_labelme_image_path_that_is_no_name(tmp_path: Path, name: Any) -> None:
+    labelme(shape(), name=name)(tmp_path)
+    (tmp_path / "a.png").rename(tmp_path / "b.png")
+    with pytest.raises(InputError, match=r"a\.json: its image .* is not below the folder"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize(
     "points", [[], [[1, 2]], [["x", 1], [2, 2], [3, 3]], [[1e999, 1], [2, 2], [3, 3]], None, [[1], [2], [3]]]
 )
@@ -366,6 +388,9 @@ def test_via_class_that_cannot_be_told(tmp_path: Path) -> None:
 def test_via_region_without_the_class(tmp_path: Path) -> None:
     via(via_2(region(kind="disc"), region(note="x"), _via_attributes=KINDS))(tmp_path)
     with pytest.raises(InputError, match=r"object 2 of a\.png: .*KeyError: 'kind'"):
+        read(tmp_path)
+    via({"k": sets.via_image("a.png", region(), region(kind={"disc": False}))})(tmp_path)
+    with pytest.raises(InputError, match=r"object 2 of a\.png: .*no class"):
         read(tmp_path)
 
 
@@ -585,6 +610,14 @@ def test_cvat_lines_are_counted_and_videos_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_cvat_as_ultralytics_yolo(tmp_path: Path) -> None:
+    picture(tmp_path / "images/train/day 1/a.png")
+    put(tmp_path / "labels/train/day 1/a.txt", ROW)
+    put(tmp_path / "train.txt", "data/images/train/day 1/a.png\n")
+    put(tmp_path / "data.yaml", "names:\n  0: disc\npath: .\ntrain: train.txt\n")
+    check(tmp_path)
+
+
 # Tables, Darknet, YOLO without a YAML
 
 
@@ -652,6 +685,9 @@ def test_yolo_with_classes_beside_labels_and_folders_of_splits(tmp_path: Path) -
 
 def test_yolo_without_names(tmp_path: Path) -> None:
     sets.write_plain_yolo(tmp_path)
+    put(tmp_path / "classes.txt", "\n")
+    with pytest.raises(InputError, match=r"classes\.txt: is empty or has empty lines"):
+        read(tmp_path)
     (tmp_path / "classes.txt").unlink()
     with pytest.raises(InputError, match=r"without the names of the classes; add classes\.txt .*data\.yaml"):
         read(tmp_path)

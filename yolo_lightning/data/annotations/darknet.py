@@ -95,7 +95,7 @@ def _describe(place: Path, folder: Path, splits: dict[str, tuple[str, ...]], cla
     if not is_inside(str(class_file), [os.path.realpath(folder)]):
         raise InputError(f"{class_file}: is a link that leads out of the data set; copy the file there")
     names = [line.strip() for line in read_text(class_file).strip().splitlines()]
-    if not all(names):
+    if not (names and all(names)):
         raise InputError(f"{class_file}: is empty or has empty lines; write one name a line")
     return DataYaml(place, (folder,), splits, tuple(names), {n: n for n in range(len(names))})
 

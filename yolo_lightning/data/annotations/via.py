@@ -57,7 +57,7 @@ class ViaReader(RecordReader):
         region, key = item
         value = region["region_attributes"][key] if key else _UNNAMED
         if isinstance(value, dict):  # checkboxes
-            value = next(name for name, is_set in value.items() if is_set)
+            value = next((name for name, is_set in value.items() if is_set), "")
         return Label(str(value), _box(region["shape_attributes"]))
 
 
