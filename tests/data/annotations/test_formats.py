@@ -373,6 +373,15 @@ def test_via_round_shapes(tmp_path: Path) -> None:
     check(tmp_path, [15, 15, 25, 25], [15, 10, 25, 30])
 
 
+def test_via_3_shapes(tmp_path: Path) -> None:
+    project = copy.deepcopy(VIA_3)
+    shapes = [[3, 20, 20, 5], [4, 20, 20, 10, 5, 0], [7, 1, 2, 9, 2, 5, 8], [1, 4, 4]]
+    project["metadata"] = {str(n): {"vid": "1", "xy": xy, "av": {"1": "0"}} for n, xy in enumerate(shapes)}
+    via(project)(tmp_path)
+    index = check(tmp_path, [15, 15, 25, 25], [10, 15, 30, 25], [1, 2, 9, 8])
+    assert [finding.what for finding in index.findings] == ["a point has no box (1 such are passed over)"]
+
+
 def test_via_regions_without_attributes_are_one_class(tmp_path: Path) -> None:
     bare = {"shape_attributes": sets.RECT, "region_attributes": {}}
     via({"k": sets.via_image("a.png", bare)})(tmp_path)

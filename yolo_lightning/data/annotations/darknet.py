@@ -79,7 +79,9 @@ class PlainYoloReader(YoloReader):
                 if split := split_in([name]):
                     entry = os.path.relpath(os.path.join(parent, name), place)
                     splits[split] = (*splits.get(split, ()), entry)
-            folders[:] = [name for name in folders if not (split_in([name]) or name in ("labels", ".", ".."))]
+            folders[:] = [
+                name for name in folders if not (split_in([name]) or name == "labels" or name[0] == ".")
+            ]
         return _describe(place, place, splits or {"train": (".",)}, file)
 
     @property
