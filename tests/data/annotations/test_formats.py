@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,22 @@ def test_hidden_and_apple_double_files_are_passed_over(tmp_path: Path) -> None:
     for name in ("._a.xml", ".a.xml", ".trash/a.xml", "@eaDir/a.xml"):
         put(tmp_path / name, b"\x00\x05\x16\x07")
     assert not check(tmp_path).findings
+
+
+def test_folders_that_may_not_be_read_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voc(sets.voc_xml())(tmp_path)
+    (tmp_path / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if "lost+found" in str(path):
+            raise PermissionError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    check(tmp_path)
 
 
 # LabelMe
