@@ -38,7 +38,7 @@ def run_convert(argv: list[str]) -> None:
     if not indices:
         raise InputError(f"{source.root}: has no split; see docs/data.md for the layout")
     first = next(iter(indices.values()))
-    print(f"{source.root}: {first.layout}, {len(first.class_names)} classes", file=sys.stderr)
+    print(f"{first.source}: {first.layout}, {len(first.class_names)} classes", file=sys.stderr)
     if options.to == "coco":
         write_coco(indices, output, options.copy)
     cut = write_yolo(indices, output, options.copy) if options.to == "yolo" else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,20 @@ def test_voc_splits_of_image_sets(tmp_path: Path) -> None:
     assert DataSource(tmp_path).splits() == ["train", "val", "test"]
 
 
+def test_voc_of_cvat(tmp_path: Path) -> None:
+    voc(sets.voc_xml(), "JPEGImages/day 1/a.png", "Annotations/day 1/a.xml")(tmp_path)
+    put(tmp_path / "ImageSets/Main/default.txt", '"day 1/a"\n')
+    put(tmp_path / "labelmap.txt", "# label:color_rgb:parts:actions\ndisc:128,0,0::\n")
+    check(tmp_path)
+
+
+def test_xml_of_the_old_labelme(tmp_path: Path) -> None:
+    points = "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in CORNERS)
+    item = f"<object><name>disc</name><deleted>0</deleted><polygon>{points}</polygon></object>"
+    voc(sets.voc_xml(objects=item + item.replace("<deleted>0", "<deleted>1")))(tmp_path)
+    check(tmp_path)
+
+
 def test_voc_splits_of_folders(tmp_path: Path) -> None:
     for folder, name in (("train", "disc"), ("valid", "square"), ("test", "disc")):
         picture(tmp_path / folder / "a.png")
@@ -201,6 +216,22 @@ def test_hidden_and_apple_double_files_are_passed_over(tmp_path: Path) -> None:
     for name in ("._a.xml", ".a.xml", ".trash/a.xml", "@eaDir/a.xml"):
         put(tmp_path / name, b"\x00\x05\x16\x07")
     assert not check(tmp_path).findings
+
+
+def test_folders_that_may_not_be_read_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voc(sets.voc_xml())(tmp_path)
+    (tmp_path / "lost+found").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if "lost+found" in str(path):
+            raise PermissionError(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    check(tmp_path)
 
 
 # LabelMe
@@ -274,6 +305,14 @@ def test_broken_json_is_an_error_of_its_image(tmp_path: Path, text: str) -> None
     picture(tmp_path / "b.png")
     put(tmp_path / "b.json", text)
     with pytest.raises(InputError, match=r"b\.json:?\d*: (broken|cannot be read)"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", [5, True, ["a.png"], {"a": "b"}, "\0", "."])
+def test_labelme_image_path_that_is_no_name(tmp_path: Path, name: Any) -> None:
+    labelme(shape(), name=name)(tmp_path)
+    (tmp_path / "a.png").rename(tmp_path / "b.png")
+    with pytest.raises(InputError, match=r"a\.json: its image .* is not below the folder"):
         read(tmp_path)
 
 
@@ -351,6 +390,15 @@ def test_via_round_shapes(tmp_path: Path) -> None:
     check(tmp_path, [15, 15, 25, 25], [15, 10, 25, 30])
 
 
+def test_via_3_shapes(tmp_path: Path) -> None:
+    project = copy.deepcopy(VIA_3)
+    shapes = [[3, 20, 20, 5], [4, 20, 20, 10, 5, 0], [7, 1, 2, 9, 2, 5, 8], [1, 4, 4]]
+    project["metadata"] = {str(n): {"vid": "1", "xy": xy, "av": {"1": "0"}} for n, xy in enumerate(shapes)}
+    via(project)(tmp_path)
+    index = check(tmp_path, [15, 15, 25, 25], [10, 15, 30, 25], [1, 2, 9, 8])
+    assert [finding.what for finding in index.findings] == ["a point has no box (1 such are passed over)"]
+
+
 def test_via_regions_without_attributes_are_one_class(tmp_path: Path) -> None:
     bare = {"shape_attributes": sets.RECT, "region_attributes": {}}
     via({"k": sets.via_image("a.png", bare)})(tmp_path)
@@ -366,6 +414,9 @@ def test_via_class_that_cannot_be_told(tmp_path: Path) -> None:
 def test_via_region_without_the_class(tmp_path: Path) -> None:
     via(via_2(region(kind="disc"), region(note="x"), _via_attributes=KINDS))(tmp_path)
     with pytest.raises(InputError, match=r"object 2 of a\.png: .*KeyError: 'kind'"):
+        read(tmp_path)
+    via({"k": sets.via_image("a.png", region(), region(kind={"disc": False}))})(tmp_path)
+    with pytest.raises(InputError, match=r"object 2 of a\.png: .*no class"):
         read(tmp_path)
 
 
@@ -585,6 +636,14 @@ def test_cvat_lines_are_counted_and_videos_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_cvat_as_ultralytics_yolo(tmp_path: Path) -> None:
+    picture(tmp_path / "images/train/day 1/a.png")
+    put(tmp_path / "labels/train/day 1/a.txt", ROW)
+    put(tmp_path / "train.txt", "data/images/train/day 1/a.png\n")
+    put(tmp_path / "data.yaml", "names:\n  0: disc\npath: .\ntrain: train.txt\n")
+    check(tmp_path)
+
+
 # Tables, Darknet, YOLO without a YAML
 
 
@@ -652,6 +711,9 @@ def test_yolo_with_classes_beside_labels_and_folders_of_splits(tmp_path: Path) -
 
 def test_yolo_without_names(tmp_path: Path) -> None:
     sets.write_plain_yolo(tmp_path)
+    put(tmp_path / "classes.txt", "\n")
+    with pytest.raises(InputError, match=r"classes\.txt: is empty or has empty lines"):
+        read(tmp_path)
     (tmp_path / "classes.txt").unlink()
     with pytest.raises(InputError, match=r"without the names of the classes; add classes\.txt .*data\.yaml"):
         read(tmp_path)

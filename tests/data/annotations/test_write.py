@@ -140,6 +140,19 @@ def test_what_is_unfinished_is_no_data_set(
         DataSource(tmp_path / "out").read("train")
 
 
+def test_yolo_refuses_splits_of_other_classes(tmp_path: Path) -> None:
+    for split, name in (("train", "disc"), ("test", "square")):
+        document = coco_document() | {"categories": [{"id": n, "name": f"{name} {n}"} for n in (5, 90)]}
+        write_coco(tmp_path / "in", document, split)
+    written = indices(tmp_path / "in")
+    with pytest.raises(
+        InputError, match=r"instances_test\.json: its classes are not those of the other splits"
+    ):
+        to_yolo(written, tmp_path / "yolo", copies=False)
+    to_coco(written, tmp_path / "coco", copies=False)
+    assert DataSource(tmp_path / "coco").read("test").class_names == written["test"].class_names
+
+
 def test_yolo_refuses_images_that_it_would_turn(tmp_path: Path) -> None:
     write_image(tmp_path / "in/images/train/a.jpg", 48, 64)
     turned = Image.Exif()

@@ -79,7 +79,9 @@ class PlainYoloReader(YoloReader):
                 if split := split_in([name]):
                     entry = os.path.relpath(os.path.join(parent, name), place)
                     splits[split] = (*splits.get(split, ()), entry)
-            folders[:] = [name for name in folders if not (split_in([name]) or name in ("labels", ".", ".."))]
+            folders[:] = [
+                name for name in folders if not (split_in([name]) or name == "labels" or name[0] == ".")
+            ]
         return _describe(place, place, splits or {"train": (".",)}, file)
 
     @property
@@ -95,7 +97,7 @@ def _describe(place: Path, folder: Path, splits: dict[str, tuple[str, ...]], cla
     if not is_inside(str(class_file), [os.path.realpath(folder)]):
         raise InputError(f"{class_file}: is a link that leads out of the data set; copy the file there")
     names = [line.strip() for line in read_text(class_file).strip().splitlines()]
-    if not all(names):
+    if not (names and all(names)):
         raise InputError(f"{class_file}: is empty or has empty lines; write one name a line")
     return DataYaml(place, (folder,), splits, tuple(names), {n: n for n in range(len(names))})
 

@@ -31,8 +31,11 @@ def files_below(place: str | Path, suffix: str) -> Iterator[str]:
     if os.path.isfile(place):
         yield from [str(place)] if str(place).lower().endswith(suffix) else []
         return
-    with os.scandir(place) as listing:
-        entries = sorted(listing, key=lambda entry: entry.name)
+    try:
+        with os.scandir(place) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except PermissionError:  # such as lost+found in the root of a disk
+        return
     entries = [entry for entry in entries if not (entry.name.startswith(".") or entry.name == "@eaDir")]
     yield from (e.path for e in entries if e.name.lower().endswith(suffix) and e.is_file())
     for entry in entries:

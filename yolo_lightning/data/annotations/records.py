@@ -266,6 +266,7 @@ def _parse(kind: type[RecordReader], place: Path, files: tuple[tuple[str, object
             for number, entry in enumerate(entries, start=1):
                 try:
                     record = kind.record(entry, path)
+                    record = record._replace(names=list(map(str, record.names)), objects=list(record.objects))
                 except NotLabelledError as reason:
                     passed_over.setdefault(("", str(reason)), []).append(path)
                 except _MALFORMED as error:

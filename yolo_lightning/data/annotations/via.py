@@ -12,7 +12,14 @@ from .outlines import Box, around, around_ellipse
 from .records import Label, NotLabelledError, Record, RecordReader
 
 _ONE_OF = ("dropdown", "radio", 3, 4)  # kinds of attributes that have one of some values; numbers: VIA 3
-_SHAPES = {1: "point", 2: "rect", 3: "circle", 4: "ellipse", 5: "line", 6: "polyline", 7: "polygon"}
+_SHAPES = {
+    2: "rect x y width height",
+    3: "circle cx cy r",
+    4: "ellipse cx cy rx ry theta",
+    1: "point",
+    5: "line",
+}
+"""Shapes of VIA 3 and the meaning of their numbers; polylines (6) and polygons (7) have points."""
 _UNNAMED = "object"
 
 
@@ -57,7 +64,7 @@ class ViaReader(RecordReader):
         region, key = item
         value = region["region_attributes"][key] if key else _UNNAMED
         if isinstance(value, dict):  # checkboxes
-            value = next(name for name, is_set in value.items() if is_set)
+            value = next((name for name, is_set in value.items() if is_set), "")
         return Label(str(value), _box(region["shape_attributes"]))
 
 
@@ -107,13 +114,11 @@ def _version_3(project: Any) -> tuple[list[Any], dict[str, Any]]:
         if not entry["xy"]:  # about the whole image
             continue
         code, *numbers = entry["xy"]
-        keys = {"rect": ("x", "y", "width", "height"), "circle": ("cx", "cy", "r")}
-        shape: dict[str, Any] = {
-            "name": _SHAPES.get(code, "shape"),
-            "all_points_x": numbers[::2],
-            "all_points_y": numbers[1::2],
-        }
-        shape |= dict(zip(keys.get(shape["name"], ("cx", "cy", "rx", "ry", "theta")), numbers, strict=False))
+        if code in (6, 7):
+            shape = {"name": "polygon", "all_points_x": numbers[::2], "all_points_y": numbers[1::2]}
+        else:
+            kind, *keys = _SHAPES.get(code, "shape").split()
+            shape = {"name": kind, **dict(zip(keys, numbers, strict=False))}
         chosen = {}
         for number, value in entry["av"].items():
             attribute = project["attribute"][number]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,9 @@ def write_yolo(indices: Mapping[str, DatasetIndex], output: Path, copies: bool) 
     Raises:
         InputError: YOLO cannot hold an image; nothing has been written.
     """
+    class_names = next(iter(indices.values())).class_names
     for index in indices.values():
-        _refuse_for_yolo(index)
+        _refuse_for_yolo(index, class_names)
     cut = {}
     for split, index in indices.items():
         names = _without_twins(_names(index))
@@ -67,8 +68,7 @@ def write_yolo(indices: Mapping[str, DatasetIndex], output: Path, copies: bool) 
             target = Path(label_path(str(path)))
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text)
-    names_of = dict(enumerate(next(iter(indices.values())).class_names))
-    content = {**{split: f"images/{split}" for split in indices}, "names": names_of}
+    content = {**{split: f"images/{split}" for split in indices}, "names": dict(enumerate(class_names))}
     (output / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), "utf-8")
     return cut
 
@@ -104,17 +104,13 @@ def _names(index: DatasetIndex) -> list[str]:
 def _without_twins(names: list[str]) -> list[str]:
     """Names that differ without their suffixes, too: a.jpg and a.png would share a label file."""
     used: set[str] = set()
-
-    def fresh(name: str) -> Iterator[str]:
-        stem, suffix = os.path.splitext(name)
-        yield name
-        for n in range(len(names)):
-            yield f"{stem}_{suffix[1:]}{n or ''}{suffix}"
-
     found = []
     for name in names:
-        found.append(next(name for name in fresh(name) if os.path.splitext(name)[0] not in used))
-        used.add(os.path.splitext(found[-1])[0])
+        stem, suffix = os.path.splitext(name)
+        while stem in used:
+            stem += f"_{suffix[1:]}"
+        used.add(stem)
+        found.append(stem + suffix)
     return found
 
 
@@ -134,7 +130,9 @@ def _put_images(index: DatasetIndex, names: list[str], folder: Path, copies: boo
     return targets
 
 
-def _refuse_for_yolo(index: DatasetIndex) -> None:
+def _refuse_for_yolo(index: DatasetIndex, class_names: tuple[str, ...]) -> None:
+    if index.class_names != class_names:
+        raise InputError(f"{index.source}: its classes are not those of the other splits; write --to coco")
     for path, size in zip(index.paths(), index.sizes.tolist(), strict=True):
         if os.path.splitext(path)[1].lower() not in IMAGE_SUFFIXES:
             raise InputError(f"{path}: YOLO takes images by their suffix; rename it, or write --to coco")
