@@ -10,13 +10,8 @@ import yaml
 from tests.support.tiny_data import write_image, write_yolo
 from yolo_lightning.data.annotations.findings import Finding, refuse_errors
 from yolo_lightning.data.annotations.summary import summarise
-from yolo_lightning.data.annotations.yolo import (
-    YoloReader,
-    data_yaml,
-    label_path,
-    read_data_yaml,
-    read_labels,
-)
+from yolo_lightning.data.annotations.yolo import YoloReader, data_yaml, read_data_yaml
+from yolo_lightning.data.annotations.yolo_labels import label_path, read_labels
 from yolo_lightning.errors import InputError
 
 

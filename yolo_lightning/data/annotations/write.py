@@ -15,7 +15,7 @@ import yaml
 from ...errors import InputError
 from ..images.decode import header_size
 from .index import IMAGE_SUFFIXES, DatasetIndex, find_cut_boxes
-from .yolo import label_path
+from .yolo_labels import label_path
 
 
 def write_coco(indices: Mapping[str, DatasetIndex], output: Path, copies: bool) -> None:

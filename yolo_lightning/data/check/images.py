@@ -145,7 +145,7 @@ def _facts_path(index: DatasetIndex) -> Path:
 def _code() -> str:
     """A digest of the code that makes the facts."""
     here = Path(__file__).parent
-    files = here / "images.py", here / "look_alikes.py", here.parent / "images/decode.py"
+    files = here / "images.py", here / "look_alikes.py", *sorted((here.parent / "images").glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
