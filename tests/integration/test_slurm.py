@@ -378,6 +378,8 @@ def test_a_job_that_is_stopped_in_every_way(
     [rank] = idle_cluster.tasks(training.job, rank=1)
     os.kill(rank, signal.SIGKILL)
     assert idle_cluster.finish(training.job) == "FAILED"
+    [sentence] = [line for line in training.log().splitlines() if line.startswith("error: ")]
+    assert f"(pid {rank}): was killed or died in epoch " in sentence
     saved = training.batches()
     assert saved >= 5 * BATCHES
     again = Training(idle_cluster, submit, "unlucky")

@@ -181,9 +181,7 @@ class RankWatch:
             self._note(other, f"{silence} (see --ddp.timeout_minutes){_advice()}")
 
     def _death(self) -> str:
-        return (
-            f"was killed or died {self._position()}; see its log, and dmesg for a lack of memory{_advice()}"
-        )
+        return f"was killed or died {self._position()}; see its log, and dmesg if memory ran out{_advice()}"
 
     def _note(self, other: int, failure: str) -> None:
         self._failures.setdefault(other, failure)
