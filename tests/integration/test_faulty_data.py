@@ -16,7 +16,7 @@ EPOCHS = 2
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
-    """A data set of JPEGs, and the images that are wrong: as planted, and two that are cut in their pixels."""
+    """A data set of JPEGs, and the images that are wrong: as planted, and two that are truncated."""
     root = tmp_path_factory.mktemp("faulty")
     wrong = set(plant_in_yolo(root, 10 * len(YOLO_FAULTS) + 10, suffix=".jpg"))
     for split in ("train", "val"):
@@ -30,7 +30,8 @@ def fit(root: Path, runs: Path, *options: str) -> tuple[int | None, str]:
     """Status and output of a short training."""
     [status], written = run([
         "fit", f"--data.root={root}", "--data.image_size=64", "--data.batch_size=8", "--data.num_workers=0",
-        f"--model.architecture={write_small_yaml(runs, True)}", "--model.weights=null", "--model.compile=false",
+        f"--model.architecture={write_small_yaml(runs, True)}", "--model.weights=null",
+        "--model.compile=false",
         "--trainer.accelerator=cpu", "--trainer.devices=1", f"--trainer.max_epochs={EPOCHS}",
         "--trainer.precision=32-true", f"--runs_dir={runs}", *options,
     ])  # fmt: skip
