@@ -89,7 +89,7 @@ def test_handlers_are_those_of_before_when_the_run_has_ended(shapes: Path) -> No
     ("limit", "no_limit"),
     [
         ("--trainer.max_steps=7", "--trainer.max_steps=-1"),
-        ("--trainer.max_time=00:00:00:09", "--trainer.max_time=01:00:00:00"),
+        ("--trainer.max_time=00:00:00:14", "--trainer.max_time=01:00:00:00"),
     ],
 )
 def test_a_limit_saves_where_it_stops(

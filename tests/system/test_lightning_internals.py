@@ -27,6 +27,7 @@ OWNERS: tuple[tuple[Callable[[Trainer], object], str], ...] = (
         lambda trainer: trainer.fit_loop.epoch_loop,
         "_batches_that_stepped _should_check_val_fx _broadcast_sigterm_tensor",
     ),
+    (lambda trainer: trainer, "_checkpoint_connector"),
     (lambda trainer: trainer.strategy, "_checkpoint_io"),
     (
         lambda _: ModelCheckpoint(),

@@ -47,8 +47,9 @@ def run_replay(argv: list[str]) -> Finding | None:
     except InputError:
         raise
     except Exception as error:  # a damaged file can break anywhere
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise InputError(f"{path}: is no batch of a fit ({reason}); give a file of RUN/divergence") from None
+        raise InputError(
+            f"{path}: is no batch of a fit ({first_line(error)}); give a file of RUN/divergence"
+        ) from None
     print(report)
     print(f"now on {device}: {finding.text if finding else 'everything is finite'}")
     if finding and finding.layer:
