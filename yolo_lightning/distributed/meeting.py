@@ -233,8 +233,6 @@ class FirstAllReduce(Callback):
         """
         try:
             yield
-        except FailedElsewhere:
-            raise
         except Exception as error:
             if self._watch:
                 self._watch.report(error)

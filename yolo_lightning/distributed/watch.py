@@ -90,6 +90,9 @@ class RankWatch:
             FailedElsewhere: another rank has, and its sentence has been printed.
             InputError: all ranks live, but one did not come to an exchange in time.
         """
+        if isinstance(error, FailedElsewhere):  # rank zero is about to say it, unless a launcher ends it now
+            self._is_decided.wait(_VERDICT_S)
+            return
         if not isinstance(error, InputError):  # it may be due to another rank
             self._limit_s = SILENT_S
             if self._has_news.wait(NEWS_S) and self._is_decided.wait(_VERDICT_S) and self._verdict:
