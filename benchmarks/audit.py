@@ -27,6 +27,8 @@ import torch
 
 from yolo_lightning.cli.audit import judge, predict_out_of_fold
 from yolo_lightning.cli.main import quieten
+from yolo_lightning.data.annotations.index import join
+from yolo_lightning.data.annotations.source import DataSource
 from yolo_lightning.evaluation.bootstrap import weighted_map
 from yolo_lightning.evaluation.coco_matching import pair_iou
 from yolo_lightning.evaluation.image_matches import ImageMatches
@@ -97,41 +99,25 @@ def count_found(records: list[dict[str, Any]], planted: list[dict[str, Any]]) ->
     return named
 
 
-def measure_labels(options: argparse.Namespace) -> dict[str, Any]:
-    """Plant, audit and count."""
-    root = options.data.absolute()
+def planted_set(root: Path, seed: int, folder: Path) -> tuple[dict[str, Path], list[dict[str, Any]]]:
+    """Write the annotations with planted errors into a folder; their files, and the errors."""
     documents = {s: json.loads((root / f"annotations/instances_{s}.json").read_text()) for s in SPLITS}
-    labels = sum(len(document["annotations"]) for document in documents.values())
-    planted = plant(documents, options.seed)
-    settings = {
-        "data.image_size": 320, "data.batch_size": 16, "model.optimizer.nominal_batch_size": 16,
-        "model.optimizer.warmup_epochs": 1, "trainer.accelerator": "cpu",
-    }  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        of_fit = ["--model.weights", str(options.weights.absolute())]
-        for split, document in documents.items():
-            path = Path(folder, f"{split}.json")
-            path.write_text(json.dumps(document))
-            of_fit += [
-                f"--data.{split}_annotations={path}",
-                f"--data.{split}_images={root / 'images' / split}",
-            ]
-        of_fit += [f"--{name}={value}" for name, value in settings.items()]
-        begun = time.perf_counter()
-        index, found = predict_out_of_fold(of_fit, options.folds, options.epochs, Path(folder))
-        seconds = time.perf_counter() - begun
-    if options.keep:
-        truth = [index.truth(i) for i in range(len(index))]
-        counts = {"found_count": list(map(len, found)), "truth_count": list(map(len, truth))}
-        np.savez_compressed(options.keep, found=np.concatenate(found), truth=np.concatenate(truth), **counts)
-    records = judge(index, found)
+    planted = plant(documents, seed)
+    files = {split: folder / f"{split}.json" for split in SPLITS}
+    for split, file in files.items():
+        file.write_text(json.dumps(documents[split]))
+    return files, planted
+
+
+def scores_of(records: list[dict[str, Any]], planted: list[dict[str, Any]]) -> dict[str, Any]:
+    """Precision and recall of an audit."""
     named = count_found(records, planted)
-    k = len(planted)
-    is_planted = np.array([name is not None for name in named])
+    is_planted, k = np.array([name is not None for name in named]), len(planted)
     kinds = Counter(error["kind"] for error in planted)
+    first = list(zip(records[:k], named, strict=False))
     return {
-        "settings": settings | {"folds": options.folds, "epochs": options.epochs, "seed": options.seed},
-        "images": len(index), "labels": labels, "planted": dict(kinds), "suspicions": len(records),
+        "planted": dict(kinds),
+        "suspicions": len(records),
         "precision_at_k": round(is_planted[:k].mean(), 4),
         "precision_at_half_k": round(is_planted[: k // 2].mean(), 4),
         "recall_at_2k": round(is_planted[: 2 * k].sum() / k, 4),
@@ -139,15 +125,58 @@ def measure_labels(options: argparse.Namespace) -> dict[str, Any]:
         "recall_by_planted": {kind: round(named.count(kind) / n, 4) for kind, n in kinds.items()},
         "first_k_by_kind": {
             kind: {
-                "suspicions": sum(record["kind"] == kind for record in records[:k]),
-                "planted": sum(
-                    record["kind"] == kind for record, name in zip(records[:k], named, strict=False) if name
-                ),
+                "suspicions": sum(record["kind"] == kind for record, _ in first),
+                "planted": sum(record["kind"] == kind for record, name in first if name),
             }
             for kind in KINDS
         },
-        "seconds": round(seconds, 1),
+    }
+
+
+def measure_labels(options: argparse.Namespace) -> dict[str, Any]:
+    """Plant, audit and count; then plant anew and judge by the same detections.
+
+    A fold's detections depend on the labels of the other folds alone, so those of one planting may judge
+    another one, of other errors.
+    """
+    root = options.data.absolute()
+    images = {split: root / "images" / split for split in SPLITS}
+    settings = {
+        "data.image_size": 320, "data.batch_size": 16, "model.optimizer.nominal_batch_size": 16,
+        "model.optimizer.warmup_epochs": 1, "trainer.accelerator": "cpu",
     }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        files, planted = planted_set(root, options.seed, Path(folder))
+        of_fit = [f"--model.weights={options.weights.absolute()}"]
+        of_fit += [f"--data.{split}_annotations={file}" for split, file in files.items()]
+        of_fit += [f"--data.{split}_images={place}" for split, place in images.items()]
+        of_fit += [f"--{name}={value}" for name, value in settings.items()]
+        begun = time.perf_counter()
+        index, found = predict_out_of_fold(of_fit, options.folds, options.epochs, Path(folder))
+        seconds = time.perf_counter() - begun
+        if options.keep:
+            truth = [index.truth(i) for i in range(len(index))]
+            counts = {"found_count": list(map(len, found)), "truth_count": list(map(len, truth))}
+            np.savez_compressed(
+                options.keep, found=np.concatenate(found), truth=np.concatenate(truth), **counts
+            )
+        scores = scores_of(judge(index, found), planted)
+        others = []
+        for seed in range(options.seed + 1, options.seed + 1 + options.plantings):
+            files, planted = planted_set(root, seed, Path(folder))
+            source = DataSource(annotations=dict(files), images=dict(images))
+            others.append(scores_of(judge(join(source.read("train"), source.read("val")), found), planted))
+    return {
+        "settings": settings | {"folds": options.folds, "epochs": options.epochs, "seed": options.seed},
+        "images": len(index),
+        "labels": len(index.classes) + scores["planted"]["dropped"],
+        **scores,
+        "other_plantings": {
+            name: [other[name] for other in others]
+            for name in ("precision_at_k", "precision_at_half_k", "recall_at_2k", "recall")
+        },
+        "seconds": round(seconds, 1),
+    }
 
 
 def matches_of(found: list[np.ndarray], truth: list[np.ndarray]) -> ImageMatches:
@@ -210,8 +239,9 @@ def main() -> None:
     labels.add_argument("--weights", type=Path, required=True)
     labels.add_argument("--folds", type=int, default=3)
     labels.add_argument("--epochs", type=int, default=16)
+    labels.add_argument("--seed", type=int, default=2, help="of what is planted")
     labels.add_argument(
-        "--seed", type=int, default=1, help="of what is planted; 0 was looked at in development"
+        "--plantings", type=int, default=10, help="further ones, judged by the same detections"
     )
     labels.add_argument("--keep", type=Path, help="file of the detections (.npz)")
     halvings = parts.add_parser("halvings")
