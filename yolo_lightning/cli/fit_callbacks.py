@@ -25,6 +25,7 @@ from ..runs.checkpoint import EpochCheckpoint
 from ..runs.checkpoint_io import RunCheckpointIO
 from ..runs.directory import CHECKPOINTS, LAST
 from ..runs.interruption import Interruption
+from ..runs.left_out import LeftOutList
 from ..runs.patience import Patience
 from ..runs.record import RunRecorder
 from ..runs.resumption import MidEpochResumption
@@ -87,6 +88,7 @@ def training_callbacks(
         *shown,
         StallMonitor(),
         MidEpochResumption(),
+        LeftOutList(run),
         *([Patience(patience)] if patience else []),
         TimeBudget(run, queue, [*shown, *report], PROGRAM_BEGAN_S),
         RunRecorder(run),
