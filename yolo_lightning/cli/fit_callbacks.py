@@ -26,6 +26,7 @@ from ..runs.checkpoint_io import RunCheckpointIO
 from ..runs.directory import CHECKPOINTS, LAST
 from ..runs.divergence import Divergence
 from ..runs.interruption import Interruption
+from ..runs.left_out import LeftOutList
 from ..runs.patience import Patience
 from ..runs.record import RunRecorder
 from ..runs.resumption import MidEpochResumption
@@ -91,6 +92,7 @@ def training_callbacks(
         StallMonitor(),
         Divergence(run, folder / LAST if keep_checkpoints else None),
         MidEpochResumption(),
+        LeftOutList(run),
         *([Patience(patience)] if patience else []),
         TimeBudget(run, queue, [*shown, *report], PROGRAM_BEGAN_S),
         RunRecorder(run),

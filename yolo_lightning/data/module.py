@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,6 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from torch.utils.data import DataLoader
 
 from ..errors import InputError
 from ..system.cores import usable_cores
@@ -23,9 +23,12 @@ from .annotations.source import FORMAT_NAMES, DataSource, Split
 from .annotations.summary import summarise
 from .batch import label_capacity
 from .check.splits import FIT_SECONDS, check_splits
+from .images import waiting
 from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
 from .images.decode import MAX_MEGAPIXELS, refuse_large
-from .loading.dataset import DetectionDataset, PredictionDataset, Sample, collate, list_images
+from .images.faults import Faults
+from .loading.dataset import DetectionDataset, PredictionDataset, collate, list_images
+from .loading.evaluation_loader import EvaluationLoader
 from .loading.ordered import DeviceLoader, Loading, OrderedLoader, TellsLoading
 from .loading.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
 from .loading.worker_loader import WorkerLoader, prepare_worker
@@ -85,8 +88,9 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             hash of the path; 0 needs a val split.
         on_error: What happens if images or labels are found to be wrong before training: raise lists all
             of them and stops; skip leaves these images out, lists them, and goes on.
-        max_skipped: Largest share of the images of a split that skip leaves out, 0 to 1; above it, the run
-            stops.
+        max_skipped: Largest share of the images of a split that may be left out, 0 to 1; above it, the run
+            stops. It counts images that skip leaves out, and images that fail to decode during the run, of
+            which one always may, unless it is 0.
         pin_memory: Copy evaluation batches to page-locked memory, from which a GPU fetches them while it
             computes; auto does so if there is CUDA. Training batches always are in such memory.
 
@@ -163,9 +167,11 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.stride = 32
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
         self.indices: dict[Split, DatasetIndex] = {}  # the indices read so far
+        self._failed: list[Finding] = []  # images that could not be decoded in this run, by this process
         self._cache_plan: CachePlan
         self._prepared_for: tuple[str, torch.device, int] | None = None
         self._train_loader: OrderedLoader | None = None
+        self._evaluation_loaders: list[EvaluationLoader] = []
 
     def index(self, split: Split) -> DatasetIndex:
         """The index of a split, read on first use, when its summary is logged.
@@ -217,8 +223,9 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
 
     @property
     def left_out(self) -> list[Finding]:
-        """The errors of the splits read so far, whose images are in no epoch."""
-        return [f for index in self.indices.values() for f in index.findings if f.is_error]
+        """The errors of the splits read so far, whose images are in no epoch, and those that failed since."""
+        errors = [f for index in self.indices.values() for f in index.findings if f.is_error]
+        return [*errors, *self._failed]
 
     def build_indices(self, stage: str) -> None:
         """Read the indices of a stage (``fit``, ``validate`` ...); call it before a process group starts.
@@ -279,7 +286,9 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.build_indices(stage)
         indices = {split: self.index(split) for split in _SPLITS_OF_STAGE[stage]}
         cores = max(1, usable_cores() // processes)
-        self._cache_plan = CachePlan(indices, self.image_size, device, cores, self.cache, rank_zero_info)
+        self._cache_plan = CachePlan(
+            indices, self.image_size, device, cores, self.cache, rank_zero_info, self.max_skipped
+        )
         for split in indices:
             self._cache_plan.cache(split)
         self._prepared_for = stage, device, processes
@@ -305,31 +314,35 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             self._train_loader = WorkerLoader(dataset, sampler, workers, plan.device, plan.cores)
         return self._train_loader
 
-    def val_dataloader(self) -> DataLoader[Sample]:
+    def val_dataloader(self) -> EvaluationLoader:
         """Every validation image once, images of one shape together."""
         return self._evaluation_loader(self._dataset("val"), "val")
 
-    def test_dataloader(self) -> DataLoader[Sample]:
+    def test_dataloader(self) -> EvaluationLoader:
         """Every test image once, images of one shape together."""
         return self._evaluation_loader(self._dataset("test"), "test")
 
-    def predict_dataloader(self) -> DataLoader[Sample]:
+    def predict_dataloader(self) -> EvaluationLoader:
         """Every image of ``predict_source`` once, images of one shape together."""
         dataset = PredictionDataset(self.predict_paths, self.image_size, self.stride, self.max_megapixels)
+        dataset.faults.announce = rank_zero_info
         return self._evaluation_loader(dataset, None)
 
     def _dataset(self, split: Split) -> DetectionDataset:
         # One capacity for all splits of a stage means one shape and one compiled graph.
         capacity = label_capacity(max(index.most_labels for index in self._cache_plan.indices.values()))
         index, cache = self.index(split), self._cache_plan.cache(split)
-        return DetectionDataset(index, self.image_size, capacity, split == "train", cache, self.stride)
+        faults = Faults(len(index), index.path, split, self.max_skipped, self._failed, rank_zero_info)
+        return DetectionDataset(
+            index, self.image_size, capacity, split == "train", cache, self.stride, faults
+        )
 
     def _evaluation_loader(
         self, dataset: DetectionDataset | PredictionDataset, split: Split | None
-    ) -> DataLoader[Sample]:
+    ) -> EvaluationLoader:
         """Batches of rectangles, made by workers that stay from one validation to the next."""
         workers = self._cache_plan.worker_count(split, self.num_workers)
-        return DataLoader(
+        loader = EvaluationLoader(
             dataset,
             batch_sampler=SameShapeBatchSampler(EvalSampler(dataset), self.batch_size),
             num_workers=workers,
@@ -337,7 +350,14 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             pin_memory=torch.cuda.is_available() if self.pin_memory == "auto" else self.pin_memory,
             worker_init_fn=prepare_worker,
             persistent_workers=workers > 0,
+            timeout=waiting.POLL_S if workers else 0,
+            # Only forked workers see the memory of ``Faults``.
+            multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         )
+        loader.refuse_small_memory()
+        loader.threads = self._cache_plan.cores
+        self._evaluation_loaders.append(loader)
+        return loader
 
     @property
     def loading(self) -> Loading:
@@ -353,9 +373,11 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         )
 
     def teardown(self, stage: str) -> None:
-        """Stop the training workers."""
+        """Stop the workers."""
         if self._train_loader is not None:
             self._train_loader.close()
+        for loader in self._evaluation_loaders:
+            loader.end()
 
 
 def refuse_other_classes(train: DatasetIndex, val: DatasetIndex) -> None:

@@ -1,13 +1,33 @@
-"""The C library's allocator, told to keep what a step frees for the next one."""
+"""Memory: shared with worker processes, and kept by the C library's allocator for the next step."""
 
 from __future__ import annotations
 
 import ctypes
+import mmap
+import platform
+
+import torch
+from torch import Tensor
+
+_IS_LINUX = platform.system() == "Linux"
 
 # Of glibc's malloc.h; see mallopt(3).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 _NEVER = 2**31 - 1
 _TOP_PAD_BYTES = 64 * 2**20
+
+
+def shared_memory(size: int) -> Tensor:
+    """uint8 (size,) of zeros that worker processes share.
+
+    It is mapped anonymously: the kernel shares it with forked workers without /dev/shm and its limits.
+
+    Raises:
+        OSError, RuntimeError: There is too little memory.
+    """
+    if _IS_LINUX:
+        return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
+    return torch.zeros(size, dtype=torch.uint8).share_memory_()
 
 
 def keep_freed_memory() -> bool:

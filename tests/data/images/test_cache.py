@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections import namedtuple
@@ -56,7 +57,7 @@ def test_cached_samples_equal_decoded_ones(
             np.testing.assert_array_equal(cached[i].image, decoded[i].image)
             np.testing.assert_array_equal(pickle.loads(pickle.dumps(cache)).pixels[i], cache.pixels[i])
         assert len(said) == 1 and "3 images at 32 px" in said[0] and str(cache.path) in said[0]
-        assert cache.path.stat().st_size == 3 * 32 * 32 * 3
+        assert cache.path.stat().st_size == 3 * (32 * 32 * 3 + 1)
         assert len(pickle.dumps(cache)) < 1000
         open_cache(index, 32, train, mode, said.append)
         assert len(said) == 1  # found, not built again
@@ -83,7 +84,7 @@ def test_an_interrupted_build_leaves_nothing_to_trust(
     with monkeypatch.context() as patch:
 
         def interrupt(*_: object) -> None:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
         patch.setattr(cache_room, "draw", interrupt)
         with pytest.raises(KeyboardInterrupt):

@@ -141,7 +141,7 @@ def test_room_is_asked_where_the_files_go_and_caches_that_are_there_count(
     open_cache(indices["val"], 64, False, "disk")
     open_cache(indices["val"], 96, False, "disk")  # of another size: nobody's here
     _choose(indices, "auto", CPU)
-    assert asked == [(folder, CPU, 0), (folder, CPU, TRAIN_BYTES), (folder, CPU, ALL_BYTES)]
+    assert asked == [(folder, CPU, 0), (folder, CPU, TRAIN_BYTES + 3), (folder, CPU, ALL_BYTES + 7)]
 
 
 @pytest.mark.parametrize("cache", ["disk", "device"])

@@ -63,7 +63,7 @@ def test_a_jpeg_that_lacks_more_is_refused_unless_no_pixel_changes(kind: str) ->
     for data in _jpegs(JPEGS[kind]):
         whole = decode_rgb(data, "a.jpg")
         for cut in (3, 4, 5, 7, 12, 40, len(data) // 3, len(data) // 2, len(data) - 200):
-            for part in (data[:-cut], data[:-cut] + bytes(cut)):
+            for part in (data[:-cut], data[:-cut] + bytes(max(cut, 64))):
                 try:
                     pixels = decode_rgb(part, "a.jpg")
                 except InputError as error:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from yolo_lightning.data.batch import Batch
-from yolo_lightning.data.loading import shared_slots as slots_room
 from yolo_lightning.data.loading.shared_slots import Slots
 from yolo_lightning.errors import InputError
+from yolo_lightning.system import memory
 
 SHAPES = {
     "images": ((5, 33, 33, 3), np.uint8),
@@ -177,7 +177,7 @@ def test_too_little_memory_is_said() -> None:
 
 
 def test_elsewhere_than_on_linux_memory_is_shared_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots_room, "_IS_LINUX", False)
+    monkeypatch.setattr(memory, "_IS_LINUX", False)
     slots = _make()
     assert slots.memory.is_shared()
     batch = _take(slots, 3)

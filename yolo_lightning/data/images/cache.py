@@ -11,9 +11,10 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
@@ -26,27 +27,48 @@ from ..annotations.index import DatasetIndex
 from ..annotations.reader import stamp
 from ..cache_folder import FileMode, NoRoom, cache_folder, free_bytes, lock_folder
 from .decode import Pixels, draw, read_bytes
+from .faults import FAILED, UNENDED, Faults
+from .truncation import has_end
+from .waiting import POLL_S, wait
 
-_FORMAT = 2  # change it with the meaning of the pixels, or old files would be used
+_FORMAT = 3  # change it with the meaning of the pixels, or old files would be used
 
 
 class ImageCache:
-    """Image i as uint8 RGB (S, S, 3); the file is mapped on first use in each process."""
+    """Image i as uint8 RGB (S, S, 3); the file is mapped on first use in each process.
+
+    Behind the pixels, the file has a mark for each image, of ``faults``.
+    """
 
     def __init__(self, path: Path, images: int, image_size: int) -> None:
         self.path = path
         self.shape = (images, image_size, image_size, 3)
-        self._pixels: Pixels | None = None
+        self.bytes = int(np.prod(self.shape)) + images
+        self._mapped: Pixels | None = None
+
+    def map(self, mode: Literal["r", "r+"] = "r") -> None:
+        """Map the file."""
+        self._mapped = np.asarray(np.memmap(self.path, np.uint8, mode, shape=(self.bytes,)))
 
     @property
     def pixels(self) -> Pixels:
         """All images, uint8 (I, S, S, 3), read-only."""
-        if self._pixels is None:
-            self._pixels = np.asarray(np.memmap(self.path, np.uint8, "r", shape=self.shape))
-        return self._pixels
+        return self._all[: -self.shape[0]].reshape(self.shape)
+
+    @property
+    def marks(self) -> Pixels:
+        """Mark of each image, uint8 (I,), read-only."""
+        return self._all[-self.shape[0] :]
+
+    @property
+    def _all(self) -> Pixels:
+        if self._mapped is None:
+            self.map()
+        assert self._mapped is not None
+        return self._mapped
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pixels": None}  # a mapping would be pickled with all its pixels
+        return {**self.__dict__, "_mapped": None}  # a mapping would be pickled with all its pixels
 
 
 def open_cache(
@@ -55,6 +77,7 @@ def open_cache(
     train: bool,
     mode: FileMode,
     announce: Callable[[str], None] = lambda _: None,
+    max_skipped: float = 0.0,
 ) -> ImageCache:
     """Open the cache of a split; build it first if none fits.
 
@@ -63,15 +86,16 @@ def open_cache(
         mode: ``ram``: in shared memory, removed when the process that opened it on this machine ends;
             ``disk``: beside the data, or in the user's cache folder if the data is read-only.
         announce: Called before the build with one line: the file, its size, and the free space.
+        max_skipped: Share of the images that may fail, see ``Faults``.
 
     Raises:
-        InputError: There is too little room, or an image cannot be read.
+        InputError: There is too little room, or too many images cannot be read.
     """
     cache = ImageCache(cache_path(index, image_size, train, mode), len(index), image_size)
     folder = cache.path.parent
     if mode == "ram" and int(os.environ.get("LOCAL_RANK", 0)) == 0:
         atexit.register(_remove, cache.path, os.getpid())
-    size = int(np.prod(cache.shape))
+    size = cache.bytes
     if not _is_complete(cache.path, size):
         with lock_folder(folder, "lock"):  # the first process builds, the others wait here
             if not _is_complete(cache.path, size):
@@ -87,7 +111,8 @@ def open_cache(
                     f"caching {len(index):,} images at {image_size} px in {cache.path}: "
                     f"{size / 1e9:.2f} GB of {free / 1e9:.1f} GB free"
                 )
-                _build(cache, index, train)
+                faults = Faults(len(index), index.path, index.split, max_skipped, announce=announce)
+                _build(cache, index, train, faults)
                 if mode == "disk":  # the split may have a cache from before its images changed
                     for outdated in folder.glob(f"{cache.path.name.rsplit('_', 1)[0]}_*.uint8"):
                         if outdated != cache.path:
@@ -120,34 +145,43 @@ def cache_path(index: DatasetIndex, image_size: int, train: bool, mode: FileMode
     return cache_folder(index.root, mode) / name
 
 
-def _build(cache: ImageCache, index: DatasetIndex, train: bool) -> None:
+def _build(cache: ImageCache, index: DatasetIndex, train: bool, faults: Faults) -> None:
     """Decode all images into the file of a cache."""
-    size, image_size = int(np.prod(cache.shape)), cache.shape[1]
+    images, image_size = cache.shape[:2]
     console = Console()
     is_live = sys.stdout.isatty() or console.is_jupyter  # no bar in a log, even if variables ask for colour
     try:
         with whole_file(cache.path) as temporary:
             with temporary.open("xb") as file:
                 if hasattr(os, "posix_fallocate"):  # running out of room later would be a bus error
-                    os.posix_fallocate(file.fileno(), 0, size)
+                    os.posix_fallocate(file.fileno(), 0, cache.bytes)
                 else:
-                    file.truncate(size)
-            pixels = np.memmap(temporary, np.uint8, "r+", shape=cache.shape)
+                    file.truncate(cache.bytes)
+            being_made = ImageCache(temporary, images, image_size)
+            being_made.map("r+")
+            pixels, marks = being_made.pixels, being_made.marks
 
             def fill(i: int) -> None:
                 path, (height, width) = index.path(i), index.sizes[i].tolist()
-                draw(read_bytes(path), path, (height, width), image_size, train, pixels[i])
+                try:
+                    with faults.reading(i):
+                        data = read_bytes(path)
+                        draw(data, path, (height, width), image_size, train, pixels[i])
+                    marks[i] = 0 if has_end(data) else UNENDED
+                except InputError as error:
+                    faults.add(i, error)
+                    marks[i] = FAILED
 
-            with ThreadPoolExecutor(usable_cores()) as pool:
+            with ThreadPool(usable_cores()) as pool:
+                filled = pool.imap(fill, range(images))
                 for _ in track(
-                    pool.map(fill, range(len(index))),
+                    range(images),
                     f"caching {index.split}",
-                    len(index),
                     console=console,
                     transient=True,
                     disable=not is_live,
                 ):
-                    pass
+                    wait(partial(filled.next, POLL_S), faults)
     except OSError as error:
         raise NoRoom(
             f"{cache.path.parent}: the image cache cannot be written ({error.strerror}); make "

@@ -54,6 +54,7 @@ class CachePlan:
         cores: CPU cores that this process may use.
         cache: The requested mode; ``auto`` chooses by free space.
         announce: Called with each decision, as one line of text.
+        max_skipped: Share of the images of a split that may fail.
 
     Attributes:
         choice: Where decoded images are kept.
@@ -70,12 +71,14 @@ class CachePlan:
         cores: int,
         cache: CacheOption = "none",
         announce: Callable[[str], None] = lambda _: None,
+        max_skipped: float = 0.0,
     ) -> None:
         self.indices = dict(indices)
         self.image_size = image_size
         self.device = device
         self.cores = cores
         self.announce = announce
+        self.max_skipped = max_skipped
         self.requested = cache
         self._caches: dict[Split, ImageCache] = {}
         self.choice = self._choose()
@@ -120,7 +123,7 @@ class CachePlan:
         """The decoded images of a split, built on first use; None without a cache.
 
         Raises:
-            InputError: There is too little room, or an image cannot be read.
+            InputError: There is too little room, or too many images cannot be read.
         """
         if self.choice.file is None:
             return None
@@ -128,7 +131,7 @@ class CachePlan:
             index, train = self.indices[split], split == "train"
             try:
                 self._caches[split] = open_cache(
-                    index, self.image_size, train, self.choice.file, self.announce
+                    index, self.image_size, train, self.choice.file, self.announce, self.max_skipped
                 )
             except NoRoom as error:
                 if self.requested != "auto":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from time import perf_counter_ns
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from ..batch import Batch, label_capacity
 from ..images import decode
 from ..images.cache import ImageCache
 from ..images.decode import Pixels, content_slice, draw, header_size, paste, read_bytes, read_rgb, resize
+from ..images.faults import FAILED, UNENDED, Faults
+from ..images.truncation import has_end
 from ..letterbox import enclosing_rectangle, letterbox_geometry
 
 _NO_PIXELS = np.empty((0, 0, 3), np.uint8)
@@ -46,6 +49,9 @@ class DetectionDataset(Dataset[Sample]):
     that is half a stride wider than it, as in classic YOLOv5: padding costs time, and a little of the score
     of objects at the edge.
 
+    An image that cannot be decoded is replaced in training by the next one that can, with its labels: what
+    an epoch gives depends on which images fail, and not on when. In evaluation its original size is 0 x 0.
+
     Args:
         image_size: S in px, the longer side of each image.
         capacity: N, rows for labels.
@@ -53,6 +59,7 @@ class DetectionDataset(Dataset[Sample]):
             for those of the fullest image.
         cache: Decoded squares, made with the same ``image_size`` and ``train``.
         stride: Stride of the rectangles, in px.
+        faults: Where failing images are noted; if left out, the first raises its error.
 
     Attributes:
         canvases: int64 (I, 2), height and width in px of each letterboxed image.
@@ -66,6 +73,7 @@ class DetectionDataset(Dataset[Sample]):
         train: bool,
         cache: ImageCache | None = None,
         stride: int = 32,
+        faults: Faults | None = None,
     ) -> None:
         self.index = index
         self.image_size = image_size
@@ -73,6 +81,11 @@ class DetectionDataset(Dataset[Sample]):
         self.truth_capacity = 0 if train else label_capacity(index.most_labels)
         self.train = train
         self.cache = cache
+        self.faults = faults or Faults(len(index), index.path)
+        if cache is not None:
+            self.faults.marks[torch.from_numpy(cache.marks == UNENDED)] = UNENDED
+            for i in np.flatnonzero(cache.marks == FAILED).tolist():
+                self.faults.add(i, InputError(self._error(i)))
         self.canvases = np.full((len(index), 2), image_size)
         if not train:
             scaled = [letterbox_geometry(h, w, image_size) for h, w in index.sizes.tolist()]
@@ -88,9 +101,32 @@ class DetectionDataset(Dataset[Sample]):
         """Image i and its labels, and the time of reading the file, in ns.
 
         Fills ``image``, uint8 (H, W, 3) of the size of its canvas.
+
+        Raises:
+            InputError: Too many images cannot be decoded, see ``Faults.add``.
         """
-        read_ns = self._draw(i, image)
-        return self.labels(i, image), read_ns
+        others = chain(range(i + 1, len(self)), range(i)) if self.train else ()
+        for place in (i, *others):
+            try:
+                read_ns = self._draw(place, image)
+            except InputError as error:
+                self.faults.add(place, error)
+            else:
+                return self.labels(place, image), read_ns
+        return self.labels(i, image)._replace(original_size=np.zeros(2, np.int64)), 0
+
+    def report(self) -> None:
+        """Report images that have failed in any process."""
+        self.faults.report(self._error)
+
+    def _error(self, i: int) -> str:
+        """What is wrong with an image that has failed."""
+        path, (height, width) = self.index.path(i), self.index.sizes[i].tolist()
+        try:
+            read_rgb(path, (height, width))
+        except InputError as error:
+            return str(error)
+        return f"{path}: the image could not be read for a while; look at the disk or network it is on"
 
     def labels(self, i: int, image: Pixels = _NO_PIXELS) -> Sample:
         """Labels of image i, with the given pixels."""
@@ -115,7 +151,10 @@ class DetectionDataset(Dataset[Sample]):
     def _draw(self, i: int, image: Pixels) -> int:
         """Write the pixels of image i; returns the time of reading the file, in ns."""
         height, width = self.index.sizes[i].tolist()
+        path = self.index.path(i)
         if self.cache is not None:
+            if self.cache.marks[i] == FAILED:
+                raise InputError(f"{path}: not a readable image; replace or remove it")
             square = self.cache.pixels[i]
             if image.shape == square.shape:
                 image[:] = square
@@ -124,11 +163,13 @@ class DetectionDataset(Dataset[Sample]):
             content = square[content_slice(letterbox_geometry(height, width, self.image_size))]
             paste(content, place, image)
             return 0
-        path = self.index.path(i)
         before = perf_counter_ns()
-        data = read_bytes(path)
-        read_ns = perf_counter_ns() - before
-        draw(data, path, (height, width), self.image_size, self.train, image)
+        with self.faults.reading(i):
+            data = read_bytes(path)
+            read_ns = perf_counter_ns() - before
+            draw(data, path, (height, width), self.image_size, self.train, image)
+        if not has_end(data):
+            self.faults.marks[i] = UNENDED
         return read_ns
 
 
@@ -152,6 +193,7 @@ class PredictionDataset(Dataset[Sample]):
         self, paths: Sequence[Path], image_size: int, stride: int = 32, max_mp: int = decode.MAX_MEGAPIXELS
     ) -> None:
         self.paths = list(paths)
+        self.faults = Faults(len(self.paths), self.paths.__getitem__)
         self.image_ids = ids_from_paths([str(path) for path in paths])
         self.image_size = image_size
         self.sizes = [_readable_size(path, max_mp) for path in paths]
@@ -166,7 +208,8 @@ class PredictionDataset(Dataset[Sample]):
         height, width = self.sizes[i]
         place = letterbox_geometry(height, width, self.image_size, canvas.shape[:2], rounding=round)
         try:
-            paste(resize(read_rgb(self.paths[i], (height, width)), place, linear=True), place, canvas)
+            with self.faults.reading(i):
+                paste(resize(read_rgb(self.paths[i], (height, width)), place, linear=True), place, canvas)
         except InputError:
             height, width = 0, 0
         return Sample(

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from ..annotations.index import DatasetIndex
 from ..batch import Batch
 from ..images.cache import ImageCache
 from ..images.choose_cache import CacheMode
+from ..images.faults import FAILED
 from .dataset import DetectionDataset, collate
 from .sampler import TrainSampler
 
@@ -76,7 +78,8 @@ class OrderedLoader(ABC):
         return epoch, len(self) - self.sampler.begins_at(epoch)
 
     def _give(self) -> None:
-        """Count a batch that is about to be handed out."""
+        """Count a batch that is about to be handed out, and report images that have failed."""
+        self._dataset.report()
         epoch, seen = self._place
         self._place = epoch, seen + self.batch_size * self.sampler.num_replicas
 
@@ -120,12 +123,15 @@ class DeviceLoader(OrderedLoader):
         assert dataset.cache is not None
         super().__init__(dataset, sampler, device)
         self.pixels = pixels_on(device, dataset.cache)  # uint8 (I, S, S, 3)
+        readable = np.flatnonzero(dataset.cache.marks != FAILED)
+        following = np.searchsorted(readable, np.arange(len(dataset))) % len(readable)
+        self._places = torch.from_numpy(readable[following])  # (I,), the image itself or the one in its place
         labels = collate([dataset.labels(i) for i in range(len(dataset))])
         self.labels = Batch(*(tensor.to(device) for tensor in labels))  # its images are empty
 
     def _batches(self) -> Iterator[Batch]:
         epoch, _ = self._begin()
-        order = torch.tensor(self.sampler.order(epoch), dtype=torch.int64).to(self.device)
+        order = self._places[self.sampler.order(epoch)].to(self.device)
         for begin in range(0, len(order), self.batch_size):
             rows = order[begin : begin + self.batch_size]
             images = self.pixels.index_select(0, rows).permute(0, 3, 1, 2)  # (B, 3, S, S), channels last

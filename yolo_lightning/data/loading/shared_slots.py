@@ -1,15 +1,12 @@
 """Shared memory for training batches, allocated once and reused.
 
-The page faults of a fresh 79 MB cost more than decoding into it. The memory is mapped anonymously: the
-kernel shares it with forked workers without /dev/shm and its limits.
+The page faults of a fresh 79 MB cost more than decoding into it.
 """
 
 from __future__ import annotations
 
 import math
-import mmap
 import os
-import platform
 import warnings
 import weakref
 from collections import deque
@@ -22,10 +19,10 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
+from ...system.memory import shared_memory
 from ..batch import Batch
 
 _PAGE, _CACHE_LINE = 4096, 64
-_IS_LINUX = platform.system() == "Linux"
 
 
 class Slots:
@@ -121,9 +118,7 @@ def _unpin(address: int, process: int, memory: Tensor) -> None:
 def _shared(size: int) -> Tensor:
     """uint8 (size,) that worker processes share."""
     try:
-        if _IS_LINUX:
-            return torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)
-        return torch.empty(size, dtype=torch.uint8).share_memory_()
+        return shared_memory(size)
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"the loader cannot have {size / 1e9:.1f} GB of memory for its batches ({error}); "

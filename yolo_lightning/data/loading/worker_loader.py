@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from time import perf_counter_ns
 from typing import NamedTuple
 
@@ -19,12 +21,15 @@ from torch.utils.data import DataLoader, Dataset, default_convert
 from ...system.cores import usable_cores
 from ...system.memory import keep_freed_memory
 from ..batch import Batch
+from ..images import waiting
+from ..images.waiting import WorkerLost, end_workers, start_workers, wait, workers_of
 from .dataset import DetectionDataset
 from .ordered import OrderedLoader
 from .sampler import TrainSampler
 from .shared_slots import Slots
 
 PREFETCH_BATCHES = 2  # batches that each worker makes ahead
+RESTARTS = 3  # times that lost workers are replaced
 _HELD_BATCHES = 3  # slots beyond those: the batch in use, the next one, and one that is being copied
 
 
@@ -41,12 +46,14 @@ class Filled(NamedTuple):
 
 
 class SlotWriter(Dataset[Filled]):
-    """Makes whole batches: in a worker process with one thread, in the training process with several."""
+    """Makes whole batches: in a worker process, or with some threads in the training process."""
 
-    def __init__(self, dataset: DetectionDataset, slots: Slots, threads: int = 1) -> None:
+    def __init__(self, dataset: DetectionDataset, slots: Slots, threads: int = 0) -> None:
         self.dataset = dataset
         self.slots = slots
-        self.pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self.pool = ThreadPool(threads) if threads else None
+        if self.pool:
+            weakref.finalize(self, self.pool.terminate)
 
     def __getitems__(self, request: Request) -> Filled:
         slot, positions = request
@@ -60,7 +67,11 @@ class SlotWriter(Dataset[Filled]):
             return read_ns, perf_counter_ns() - before
 
         rows = range(len(positions))
-        times = list(self.pool.map(fill, rows) if self.pool else map(fill, rows))
+        if self.pool:
+            filled = self.pool.map_async(fill, rows, chunksize=1)
+            times = wait(partial(filled.get, waiting.POLL_S), self.dataset.faults)
+        else:
+            times = [fill(row) for row in rows]
         return Filled(slot, *(sum(column) for column in zip(*times, strict=True)))
 
 
@@ -71,14 +82,14 @@ class Requests:
     the garbage collector runs.
 
     Attributes:
-        first_epoch: Epoch of the next iteration's first batch.
+        first: Epoch of the next iteration's first batch, and number of that batch among the epoch's.
         issued: Slots that workers may be writing.
     """
 
     def __init__(self, sampler: TrainSampler, slots: Slots) -> None:
         self.sampler = sampler
         self.slots = slots
-        self.first_epoch = 0
+        self.first = (0, 0)
         self.issued: set[int] = set()
 
     def __len__(self) -> int:
@@ -89,9 +100,10 @@ class Requests:
         self.slots.free.extend(self.issued)
         self.issued.clear()
         size = self.sampler.batch_size
-        for epoch in itertools.count(self.first_epoch):
+        first_epoch, first_batch = self.first
+        for epoch in itertools.count(first_epoch):
             order = self.sampler.order(epoch)
-            for begin in range(0, len(order), size):
+            for begin in range(first_batch * size if epoch == first_epoch else 0, len(order), size):
                 slot = self.slots.free.popleft()
                 self.issued.add(slot)
                 yield slot, order[begin : begin + size]
@@ -102,7 +114,7 @@ class WorkerLoader(OrderedLoader):
 
     Workers begin the next epoch while the last batches of one are used, validated and saved. They
     return a slot number; the pixels are in shared memory already, and a batch is a view of them (see
-    ``Slots.lend``).
+    ``Slots.lend``). If a worker is killed, new ones make its batch again.
 
     Args:
         workers: Processes that make batches; 0 makes them in this process, on request.
@@ -123,11 +135,11 @@ class WorkerLoader(OrderedLoader):
         self.slots = Slots(count, self.batch_size, dataset.image_size, dataset.capacity)
         if device.type == "cuda":
             self.slots.pin()
-        self._writer = SlotWriter(dataset, self.slots, 1 if workers else threads or usable_cores())
+        self._writer = SlotWriter(dataset, self.slots, 0 if workers else threads or usable_cores())
         self._requests = Requests(sampler, self.slots)
         self._results: Iterator[Filled] = iter(())
         self._at: tuple[int, int] | None = None  # epoch and batch that ``_results`` gives next
-        self._iteration = 0
+        self._iteration = self._losses = 0
         self._read_ns = self._total_ns = 0
         self._loader = self._make_loader() if workers else None
 
@@ -139,6 +151,7 @@ class WorkerLoader(OrderedLoader):
             num_workers=self.workers,
             collate_fn=default_convert,  # leaves numbers as they are
             prefetch_factor=PREFETCH_BATCHES,
+            timeout=waiting.POLL_S,
             persistent_workers=True,
             worker_init_fn=prepare_worker,
             # Forked workers start in 0.1 s, spawned ones in 4.5 s, and only forked ones see anonymous memory.
@@ -152,15 +165,14 @@ class WorkerLoader(OrderedLoader):
     def _batches(self) -> Iterator[Batch]:
         epoch, batches = self._begin()
         if self._at != (epoch, 0):
-            self._requests.first_epoch = epoch
-            self._results = iter(self._loader or map(self._writer.__getitems__, iter(self._requests)))
+            self._start(epoch, 0)
         self._iteration += 1
         own = self._iteration
         for number in range(1, batches + 1):
             if own != self._iteration:
                 raise RuntimeError("a newer iteration over this loader has taken over its workers")
             self._at = None  # stays so after an error, and the next iteration starts over
-            filled = next(self._results)
+            filled = self._take(epoch, number - 1)
             self._requests.issued.discard(filled.slot)
             self._read_ns += filled.read_ns
             self._total_ns += filled.total_ns
@@ -169,9 +181,34 @@ class WorkerLoader(OrderedLoader):
             self._give()
             yield self.slots.lend(filled.slot)
 
+    def _start(self, epoch: int, batch: int) -> None:
+        """Begin to make batches at a place."""
+        self._requests.first = epoch, batch
+        if self._loader is None:
+            self._results = map(self._writer.__getitems__, iter(self._requests))
+        else:
+            self._results = start_workers(self._loader.__iter__)
+
+    def _take(self, epoch: int, batch: int) -> Filled:
+        """Take the batch of a place from the workers; if one is lost, from new ones."""
+        faults = self._dataset.faults
+        while True:
+            try:
+                return wait(self._results.__next__, faults, workers_of(self._results))
+            except WorkerLost as lost:
+                self._losses += 1
+                if self._losses > RESTARTS:
+                    raise
+                faults.announce(f"{str(lost).rpartition('; ')[0]}; new workers make its batch again")
+                self.close()
+                self._start(epoch, batch)
+
     def close(self) -> None:
         """Stop the workers; another iteration starts new ones."""
+        workers = workers_of(self._results)
         self._results = iter(())
+        end_workers(workers)
+        self._dataset.faults.forget_readings()
         self._at = None
         self._loader = self._make_loader() if self.workers else None
 

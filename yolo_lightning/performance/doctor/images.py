@@ -93,14 +93,16 @@ class TrainingSample:
     @contextmanager
     def memory_cache(self) -> Iterator[ImageCache]:
         """Decode the images into a file, which is removed at the end."""
-        shape = (len(self.index), self.image_size, self.image_size, 3)
         with tempfile.TemporaryDirectory() as folder:  # new files stay in the page cache
-            path = Path(folder) / "images.uint8"
-            pixels = np.memmap(path, np.uint8, "w+", shape=shape)
+            cache = ImageCache(Path(folder) / "images.uint8", len(self.index), self.image_size)
+            cache.path.write_bytes(b"")
+            os.truncate(cache.path, cache.bytes)
+            cache.map("r+")
+            pixels = cache.pixels
             with ThreadPoolExecutor(usable_cores()) as pool:
                 for _ in pool.map(lambda i: self.dataset.timed_sample(i, pixels[i]), range(len(pixels))):
                     pass
-            yield ImageCache(path, *shape[:2])
+            yield cache
 
 
 class ForgetfulDataset(DetectionDataset):

@@ -1,0 +1,82 @@
+"""Loader of evaluation and prediction: torch's, which waits with a limit and leaves out unreadable images."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from multiprocessing.pool import ThreadPool
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from ...errors import InputError
+from ..batch import Batch
+from ..images.waiting import MORE_SHARED_MEMORY, POLL_S, end_workers, start_workers, wait, workers_of
+from .dataset import DetectionDataset, Sample
+
+
+class EvaluationLoader(DataLoader[Sample]):
+    """Batches of a ``DetectionDataset`` or a ``PredictionDataset``, with ``timeout`` if there are workers.
+
+    Images that cannot be decoded are left out of the batches of a ``DetectionDataset``.
+
+    Attributes:
+        threads: Threads that make the samples of a batch if there are no workers.
+    """
+
+    threads = 1
+
+    def refuse_small_memory(self) -> None:
+        """Refuse a /dev/shm in which the batches of all workers have no room.
+
+        Raises:
+            InputError: It is too small.
+        """
+        largest: int = self.dataset.canvases.prod(1).max()  # type: ignore[attr-defined]
+        batches = min(len(self), self.num_workers * (self.prefetch_factor or 0))
+        need = 3 * int(largest) * len(max(self.batch_sampler, key=len)) * batches  # type: ignore[arg-type]
+        if need and os.path.isdir("/dev/shm") and need > (free := shutil.disk_usage("/dev/shm").free):
+            raise InputError(
+                f"/dev/shm: batches of evaluation take {need / 1e6:,.0f} MB there, of which "
+                f"{free / 1e6:,.0f} are free; {MORE_SHARED_MEMORY}"
+            )
+
+    def __iter__(self) -> Any:
+        dataset: Any = self.dataset
+        for batch in self._from_workers() if self.num_workers else self._from_threads():
+            if isinstance(dataset, DetectionDataset):
+                dataset.report()
+                yield from _readable(batch)
+            else:
+                yield batch
+
+    def _from_threads(self) -> Iterator[Batch]:
+        dataset: Any = self.dataset
+        with ThreadPool(self.threads) as pool:
+            for positions in self.batch_sampler:  # type: ignore[union-attr]
+                samples = pool.map_async(dataset.__getitem__, positions, chunksize=1)
+                batch = self.collate_fn(wait(partial(samples.get, POLL_S), dataset.faults))
+                yield Batch(*(tensor.pin_memory() for tensor in batch)) if self.pin_memory else batch
+
+    def _from_workers(self) -> Iterator[Batch]:
+        batches = start_workers(super().__iter__)
+        for _ in range(len(self)):
+            yield wait(batches.__next__, self.dataset.faults, workers_of(batches))  # type: ignore[attr-defined]
+
+    def end(self) -> None:
+        """End the workers; another iteration starts new ones."""
+        workers, self._iterator = workers_of(self._iterator), None
+        end_workers(workers)
+
+
+def _readable(batch: Batch) -> Iterator[Batch]:
+    """The batch without images that cannot be decoded, if any is left."""
+    readable = batch.original_sizes.any(1)
+    if readable.all():
+        yield batch
+    elif readable.any():
+        images, *columns = (tensor[readable] for tensor in batch)
+        yield Batch(images.contiguous(memory_format=torch.channels_last), *columns)

@@ -1,0 +1,65 @@
+"""The list of images that a run leaves out."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import distributed
+
+from ..data.annotations.findings import Finding
+from ..system.files import write_whole
+
+LEFT_OUT = "left_out.csv"
+
+
+class LeftOutList(Callback):
+    """Writes ``left_out.csv``: file and place, what is wrong, the remedy, and the image that is left out.
+
+    It is written at the start, after each epoch, and when an error ends the run, if there is an image; what
+    other processes found is added at the end of an epoch.
+
+    Args:
+        directory: The run directory.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.path = Path(directory) / LEFT_OUT
+        self._findings: set[Finding] = set()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._add(trainer, [_left_out(trainer)])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        found = [_left_out(trainer)]
+        if trainer.world_size > 1:
+            found *= trainer.world_size
+            distributed.all_gather_object(found, _left_out(trainer))
+        self._add(trainer, found)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._add(trainer, [_left_out(trainer)])
+
+    def _add(self, trainer: Trainer, found: Iterable[Iterable[Finding]]) -> None:
+        new = {finding for findings in found for finding in findings} - self._findings
+        if new and trainer.is_global_zero:
+            self._findings |= new
+            write_whole(self.path, as_csv(sorted(self._findings)))
+
+
+def _left_out(trainer: Trainer) -> list[Finding]:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return list(getattr(data, "left_out", ()))
+
+
+def as_csv(findings: Iterable[Finding]) -> str:
+    """A table; an apostrophe keeps a spreadsheet from computing a cell that begins like a formula."""
+    table = io.StringIO()
+    rows = [(f.where, f.what, f.remedy, f.image) for f in findings]
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("where", "what", "remedy", "image"))
+    writer.writerows([f"'{cell}" if cell[:1] in set("=+-@\t\r\n") else cell for cell in row] for row in rows)
+    return table.getvalue()
