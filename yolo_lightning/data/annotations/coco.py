@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import mmap
 import os
@@ -21,9 +20,9 @@ import numpy.typing as npt
 
 from ...errors import InputError
 from ..images.decode import refuse_other_size
+from .coco_document import Columns, Row, key_of, load_document
 from .findings import Finding
 from .index import Annotations, DatasetIndex, IntArray, build_index, ids_from_paths, missing_files
-from .outlines import box_around
 from .reader import Classes, SplitReader, refuse_outside, stamp
 from .spelling import find_respelled
 
@@ -34,8 +33,6 @@ _LAYOUTS = (
     ("COCO", "annotations/{Split}*.json"),
 )
 """Names and files of layouts; {Split} is in any case, and ``val`` begins Validation and valid, too."""
-_MOST_BYTES = 2**33
-_LARGEST = 1e30  # of the numbers of an annotation, which become float32
 _SIZES_CHECKED = 5_000  # images whose headers are read; a wrong size beyond them stops the training
 
 
@@ -94,7 +91,7 @@ class CocoReader(SplitReader):
 
     def read(self) -> DatasetIndex:
         path = self.source
-        document, columns = _load(path)
+        document, columns = load_document(path)
         categories = _categories(document, path, columns.categories.__contains__)
         names, category_ids = _numbered(categories)
         findings: list[Finding] = []
@@ -165,105 +162,8 @@ def _pattern(pattern: str, split: str) -> str:
 def read_categories(*files: Path) -> Classes:
     """The classes of the smallest of some COCO JSONs, sorted by category id, without its annotations."""
     path = min(files, key=lambda file: (file.stat().st_size, file.name))
-    document = _categories_only(path) or _load(path)[0]
+    document = _categories_only(path) or load_document(path)[0]
     return _numbered(_categories(document, path, lambda key: any(_is_used(key, file) for file in files)))
-
-
-class _Row(int):
-    """Number of an annotation among the columns; a plain number in the file is none."""
-
-    __slots__ = ()
-
-
-class _Columns:
-    """Annotations moved into flat arrays while their JSON is parsed.
-
-    The parser calls ``hook`` with every complete object. A correct annotation is replaced by its row number,
-    so that only one at a time, with its polygons, exists as Python objects.
-    """
-
-    def __init__(self) -> None:
-        self.row_id, self.image, self.category = array("q"), array("q"), array("q")
-        self.images: dict[Any, int] = {}  # a number for each id: it may be a text, and an array has integers
-        self.categories: dict[Any, int] = {}
-        self.boxes, self.areas, self.crowd = array("d"), array("d"), array("b")
-
-    def hook(self, item: dict[str, Any]) -> Any:
-        box, outline = item.get("bbox"), item.get("segmentation")
-        if not ("image_id" in item and "category_id" in item and (box or outline)):
-            return item
-        row = _Row(len(self.crowd))
-        name = item.get("id", row)
-        try:
-            if box:
-                x, y, width, height = (float(value) for value in box)
-                x2, y2 = x + width, y + height
-            else:
-                x, y, x2, y2 = box_around(outline)
-                width, height = x2 - x, y2 - y
-            area = item.get("area")
-            area = width * height if area is None else float(area)
-            image, category = _key(item["image_id"]), _key(item["category_id"])
-        except (KeyError, TypeError, ValueError, OverflowError):
-            return item  # a finding of _annotation_rows
-        if not all(abs(value) < _LARGEST for value in (x, y, x2, y2, area)):  # false for NaN
-            return item
-        self.image.append(self.images.setdefault(image, len(self.images)))
-        self.category.append(self.categories.setdefault(category, len(self.categories)))
-        self.row_id.append(name if isinstance(name, int) and abs(name) < 2**63 else row)
-        self.boxes.extend((x, y, x2, y2))
-        self.areas.append(area)
-        self.crowd.append(bool(item.get("iscrowd", 0)))
-        return row
-
-    def finish(self, kept: IntArray) -> Annotations:
-        """The annotations of the rows ``kept``, with the numbers of their image and category ids."""
-        return Annotations(
-            image=np.array(self.image, np.int64)[kept],
-            row_id=np.array(self.row_id, np.int64)[kept],
-            classes=np.array(self.category, np.int64)[kept],
-            boxes=np.array(self.boxes, np.float64).reshape(-1, 4)[kept],
-            areas=np.array(self.areas, np.float64)[kept],
-            crowd=np.array(self.crowd, np.bool_)[kept],
-        )
-
-
-def _load(path: Path) -> tuple[dict[str, Any], _Columns]:
-    columns = _Columns()
-    try:
-        if path.stat().st_size > _MOST_BYTES:  # a file with a hole takes no room on the disk
-            raise OSError(errno.EFBIG, "it has more than 8 GiB")
-        document = json.loads(path.read_bytes(), object_hook=columns.hook)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}:{error.lineno}: broken JSON at column {error.colno} ({error.msg}); "
-            f"repair the line or export the annotations again"
-        ) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text in UTF-8; save the file as UTF-8") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets
-        reason = "nested too deeply" if isinstance(error, RecursionError) else "a number is too long"
-        raise InputError(f"{path}: broken JSON ({reason}); export the annotations again") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    if not isinstance(document, dict):
-        raise InputError(
-            f"{path}: not COCO annotations (an object with images, annotations and categories); "
-            f"export it as COCO instances"
-        )
-    return document, columns
-
-
-def _key(value: Any) -> Any:
-    """Key that compares ids: 7, 7.0 and "7" are one id. Any JSON value but null may be an id."""
-    if type(value) is int:
-        return value
-    if value is None:
-        raise TypeError("no id")
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    return int(text) if re.fullmatch("0|[1-9][0-9]{0,17}", text) else text
 
 
 def _are_integers(keys: Iterable[Any]) -> bool:
@@ -291,7 +191,7 @@ def _categories(document: dict[str, Any], path: Path, is_used: Callable[[Any], b
     for n, category in enumerate(_section(document, "categories", path)):
         if not isinstance(category, dict) or category.get("id") is None or category.get("name") is None:
             raise InputError(f"{path}: entry {n} of 'categories' needs an id and a name; add them")
-        key = _key(category["id"])
+        key = key_of(category["id"])
         if key in found:
             raise InputError(f"{path}: two categories have the id {key}; give each its own")
         found[key], parents[key] = str(category["name"]), str(category.get("supercategory"))
@@ -333,10 +233,10 @@ def _images(document: dict[str, Any], path: Path, split: str, findings: list[Fin
         what = f"image {name} needs an id, a file_name, and a width and height of at least 1 px"
         incomplete = what, "correct or remove it"
         try:
-            key, file_name = _key(entry.get("id")), os.fspath(entry["file_name"])
+            key, file_name = key_of(entry.get("id")), os.fspath(entry["file_name"])
         except (KeyError, TypeError):
             findings.append(Finding("wrong image entry", str(path), *incomplete, is_error=True))
-            found.lost.update([] if entry.get("id") is None else [_key(entry["id"])])
+            found.lost.update([] if entry.get("id") is None else [key_of(entry["id"])])
             continue
         try:
             found.sizes[len(found.keys)] = height, width = int(entry["height"]), int(entry["width"])
@@ -366,13 +266,13 @@ def _images(document: dict[str, Any], path: Path, split: str, findings: list[Fin
 def _annotation_rows(
     document: dict[str, Any], path: Path, images: dict[Any, str], findings: list[Finding]
 ) -> IntArray:
-    """The row numbers that ``_Columns`` has left in place of the correct annotations, int64 (T,).
+    """The row numbers that ``Columns`` has left in place of the correct annotations, int64 (T,).
 
     ``images`` has the path of each image by the key of its id.
     """
     kept = array("q")
     for n, row in enumerate(_section(document, "annotations", path)):
-        if type(row) is _Row:
+        if type(row) is Row:
             kept.append(row)
             continue
         entry = row if isinstance(row, dict) else {}
@@ -383,7 +283,7 @@ def _annotation_rows(
         if {"image_id", "category_id"} <= entry.keys() and (entry.get("bbox") or entry.get("segmentation")):
             what = "needs ids, a number as area, and four numbers as bbox, or without it a segmentation of "
             what, remedy = f"{what}polygons or of a mask", "correct or remove it"
-        image = None if entry.get("image_id") is None else _key(entry["image_id"])
+        image = None if entry.get("image_id") is None else key_of(entry["image_id"])
         what = f"annotation {entry.get('id', n)} {what}"
         place = images.get(image, "")
         findings.append(Finding("wrong annotation", str(path), what, remedy, place, is_error=True))
@@ -391,7 +291,7 @@ def _annotation_rows(
 
 
 def _resolve(
-    columns: _Columns,
+    columns: Columns,
     kept: IntArray,
     images: _Images,
     categories: Iterable[Any],
