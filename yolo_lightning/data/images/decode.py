@@ -313,7 +313,7 @@ def _decode(data: bytes, kind: str, divisor: int, path: Name) -> Pixels:
         raise InputError(f"{path}: not a readable image; replace or remove it")
     if not _DECODES_TO_RGB:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    # The end marker may have been put behind a part of the file. Grey borders are common, so one tail must do.
+    # The end marker may have been put behind a part of the file. Grey borders are common: one tail must do.
     if data.startswith(JPEG) and pixels[-1, -1].tolist() == _FILL and not has_all_pixels(data, tails=1):
         raise _truncated(path)
     return pixels.astype(np.uint8, copy=False)
