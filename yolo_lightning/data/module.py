@@ -84,8 +84,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             3 bytes per px, in each worker.
         format: Format of the data set: auto, coco, yolo, darknet, voc, cvat, supervisely, labelme, via, vott,
             label-studio or csv.
-        val_share: Share of the training images that validates if the data set has no val split, chosen by a
-            hash of the path; 0 needs a val split.
+        val_share: Share of the images that validates if the files of the data set name no val split, chosen
+            by a hash of the path. A data.yaml, or COCO files named after splits, need a val split; 0: all.
         on_error: What happens if images or labels are found to be wrong before training: raise lists all
             of them and stops; skip leaves these images out, lists them, and goes on.
         max_skipped: Largest share of the images of a split that may be left out, 0 to 1; above it, the run

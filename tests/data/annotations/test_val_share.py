@@ -55,14 +55,22 @@ def test_each_split_has_an_image(tmp_path: Path) -> None:
         names(tmp_path, "val")
 
 
-def test_coco_and_yolo_with_train_alone_are_shared_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["COCO in one file", "Darknet", "YOLO without data.yaml", "CSV table"])
+def test_other_sets_without_a_val_split_are_shared_too(tmp_path: Path, layout: str) -> None:
+    sets.WRITERS[layout](tmp_path)
+    assert names(tmp_path, "train") | names(tmp_path, "val") == names(tmp_path, "train", 0) == set(sets.NAMES)
+    with pytest.raises(InputError, match="there is no val split"):
+        names(tmp_path, "val", 0)
+
+
+def test_coco_and_yolo_that_name_a_train_split_need_a_val_split(tmp_path: Path) -> None:
     write_coco(tmp_path / "coco", coco_document())
     write_yolo(tmp_path / "yolo", {"a": sets.ROW, "b": "", "c": ""}, val=None)
     for name in ("coco", "yolo"):
-        assert len(names(tmp_path / name, "train") | names(tmp_path / name, "val")) == 3
-        assert len(names(tmp_path / name, "train", 0)) == 3
+        assert len(names(tmp_path / name, "train")) == 3
+        assert DataSource(tmp_path / name, val_share=0.2).splits() == ["train"]
         with pytest.raises(InputError, match="there is no val split"):
-            names(tmp_path / name, "val", 0)
+            names(tmp_path / name, "val")
 
 
 def test_a_val_split_or_given_files_are_used_as_they_are(tmp_path: Path) -> None:

@@ -98,11 +98,14 @@ class DataSource:
         return [split for split in SPLITS if split in found or (split == "val" and self._is_shared(split))]
 
     def _is_shared(self, split: Split) -> bool:
-        """True if train and val have to share the images of train."""
+        """True if train and val have to share the images of train.
+
+        Where a COCO JSON or a data.yaml names the training split, a missing val split is a mistake.
+        """
         if split == "test" or not self.val_share or self.annotations or "val" in self.images:
             return False
         kind, place = self.locate()
-        found = kind.splits(place)
+        found = kind.splits(place) if kind not in (CocoReader, YoloReader) else set()
         return "train" in found and "val" not in found
 
     def read(self, split: Split, keep: bool = False) -> DatasetIndex:
