@@ -36,7 +36,7 @@ def take_share(index: DatasetIndex, split: str, share: float) -> DatasetIndex:
         return image in ("", EVERY_IMAGE) or (_hash(image, index.root) < limit) == (split == "val")
 
     return replace(
-        index.subset(kept),
+        index.subset(np.flatnonzero(kept)),
         split=split,
         findings=tuple(filter(is_kept, index.findings)),
         layout=f"{index.layout}, no val split: {share:.0%} of the images validate (--data.val_share)",
