@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.tiny_data import SHARED, coco_document, write_coco
+from tests.support.tiny_data import SHARED, coco_document, write_coco, write_yolo
 from yolo_lightning.data.annotations.coco import CocoReader
 from yolo_lightning.data.annotations.findings import Finding
 from yolo_lightning.data.annotations.index import (
@@ -175,3 +175,14 @@ def test_coco8_keeps_the_ids_of_coco() -> None:
     index = YoloReader(SHARED / "coco8/coco8.yaml", "val").read()
     assert index.image_ids.tolist() == [36, 42, 49, 61]
     assert len(index.class_names) == 80 and len(index.classes) == 17
+
+
+def test_a_subset_has_the_rows_of_its_images_in_their_order(tmp_path: Path) -> None:
+    labels = {"a": "0 .5 .5 .2 .2\n1 .5 .5 .4 .4", "b": "", "c": "1 .5 .5 .3 .3"}
+    index = YoloReader(write_yolo(tmp_path, labels), "train").read()
+    part = index.subset(np.array([2, 0]))
+    assert [Path(path).name for path in part.paths()] == ["c.png", "a.png"]
+    assert part.offsets.tolist() == [0, 1, 3] and part.classes.tolist() == [1, 0, 1]
+    for i, whole in enumerate((2, 0)):
+        np.testing.assert_array_equal(part.labels(i), index.labels(whole))
+    assert part.image_ids.tolist() == index.image_ids[[2, 0]].tolist() and part.findings == ()
