@@ -111,24 +111,30 @@ class DatasetIndex:
     def without(self, errors: Sequence[Finding]) -> DatasetIndex:
         """This index with more findings, and without the images of those that are errors."""
         wrong = {finding.image for finding in errors if finding.is_error}
-        paths = self.paths()
-        kept = np.array([path not in wrong and EVERY_IMAGE not in wrong for path in paths], np.bool_)
-        return replace(self.subset(np.flatnonzero(kept)), findings=(*self.findings, *errors))
+        is_good = (path not in wrong and EVERY_IMAGE not in wrong for path in self.paths())
+        kept = np.flatnonzero(np.fromiter(is_good, np.bool_, len(self)))
+        return replace(self.subset(kept), findings=(*self.findings, *errors))
 
     def subset(self, images: IntArray) -> DatasetIndex:
-        """The index of some images, by their positions int64 (n,) and in their order, with all findings."""
-        begin, end = self.offsets[:-1][images], self.offsets[1:][images]
-        rows = np.concatenate([np.zeros(0, np.int64), *map(np.arange, begin, end)])
-        paths = [os.fsencode(self.path(i)) for i in images.tolist()]
-        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _OF_LABELS}
+        """The index of some images, by their positions and in their order, without the findings."""
+        begin, counts = self.offsets[:-1][images], np.diff(self.offsets)[images]
+        offsets = np.cumsum([0, *counts], dtype=np.int64)
+        rows = np.repeat(begin - offsets[:-1], counts) + np.arange(offsets[-1])
+        places = self.path_offsets
+        spans = zip(places[:-1][images].tolist(), places[1:][images].tolist(), strict=True)
         return replace(
             self,
-            path_bytes=b"".join(paths),
-            path_offsets=np.cumsum([0, *map(len, paths)], dtype=np.int64),
+            path_bytes=b"".join(self.path_bytes[begin:end] for begin, end in spans),
+            path_offsets=np.cumsum([0, *np.diff(places)[images]], dtype=np.int64),
             image_ids=self.image_ids[images],
             sizes=self.sizes[images],
-            offsets=np.cumsum([0, *(end - begin)], dtype=np.int64),
-            **columns,
+            offsets=offsets,
+            classes=self.classes[rows],
+            boxes=self.boxes[rows],
+            areas=self.areas[rows],
+            crowd=self.crowd[rows],
+            trainable=self.trainable[rows],
+            findings=(),
         )
 
     @property
