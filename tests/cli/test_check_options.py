@@ -39,6 +39,21 @@ def test_the_rule_and_its_reason_are_one_line_of_the_log(said: list[str]) -> Non
     assert said == ["step: bf16-mixed because this CPU computes in bfloat16, channels last by rule"]
 
 
+def test_fp16_is_tested_on_the_gpu_of_this_process(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    tested: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(check_options, "fp16_is_sound", lambda *found: bool(tested.append(found)))
+    monkeypatch.setattr(check_options, "is_on_gpu", lambda _: True)
+    monkeypatch.setattr(check_options, "rank_zero_warn", said.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    options = config(False, precision="16-mixed", accelerator="gpu", devices=[2, 3])
+    options.model.architecture, options.model.num_classes = "yolov5s", 7
+    options.data = Namespace(image_size=320)
+    settle_step(options, is_training=True)
+    assert tested == [("cuda:3", "yolov5s", 7, 320)]
+    assert options.trainer.precision == "bf16-mixed"
+    assert said[0] == "fp16 gives values that are not finite on this device; training in bf16-mixed instead"
+
+
 def test_given_values_stay(said: list[str]) -> None:
     options = config("default", False, precision="32-true")
     settle_step(options, is_training=True)

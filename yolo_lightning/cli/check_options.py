@@ -269,12 +269,11 @@ def settle_step(config: Any, is_training: bool) -> None:
             model.compile = False if compiler_obstacle("cuda") else "augmentation"
     precision_reason = order_reason = "as given"
     gpus = listed_gpus(trainer.devices) or [*range(torch.cuda.device_count())] or [0]
-    # Each process tests on its own GPU, because it keeps some memory there.
-    device = f"cuda:{gpus[int(os.environ.get('LOCAL_RANK', 0)) % len(gpus)]}" if on_gpu else "cpu"
     if trainer.precision is None:
-        trainer.precision, why = default_precision(device)
+        trainer.precision, why = default_precision(f"cuda:{gpus[0]}" if on_gpu else "cpu")
         precision_reason = f"because {why}"
-    if on_gpu:
+    if on_gpu:  # each process tests on its own GPU, because it keeps some memory there
+        device = f"cuda:{gpus[int(os.environ.get('LOCAL_RANK', 0)) % len(gpus)]}"
         trainer.precision, warning = usable_precision(
             trainer.precision,
             device,
