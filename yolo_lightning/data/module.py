@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from ..errors import InputError
 from ..system.cores import usable_cores
+from .annotations.findings import Finding, count_images, refuse_errors
 from .annotations.index import DatasetIndex, IntArray
 from .annotations.reader import Classes
 from .annotations.source import DataSource, Split
@@ -76,6 +78,10 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             annotations, an entry of a data.yaml, or a symbolic link can lead there; see docs/data.md.
         max_megapixels: Largest image that is decoded, in millions of px, up to 1073. A decoded image takes
             3 bytes per px, in each worker.
+        on_error: What happens if images or labels are found to be wrong before training: raise lists all
+            of them and stops; skip leaves these images out, lists them, and goes on.
+        max_skipped: Largest share of the images of a split that skip leaves out, 0 to 1; above it, the run
+            stops.
         pin_memory: Copy evaluation batches to page-locked memory, from which a GPU fetches them while it
             computes; auto does so if there is CUDA. Training batches always are in such memory.
 
@@ -104,6 +110,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         pin_memory: bool | Literal["auto"] = "auto",
         allow_outside: bool = False,
         max_megapixels: int = MAX_MEGAPIXELS,
+        on_error: Literal["raise", "skip"] = "raise",
+        max_skipped: float = 0.1,
     ) -> None:
         super().__init__()
         if image_size < 32 or image_size % 32:
@@ -119,6 +127,10 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             raise InputError(f"data.cache '{cache}' is unknown; use auto, none, disk, ram or device")
         if not 1 <= max_megapixels <= 1073:
             raise InputError(f"data.max_megapixels {max_megapixels} is out of range; use 1 to 1073")
+        if on_error not in ("raise", "skip"):
+            raise InputError(f"data.on_error '{on_error}' is unknown; use raise or skip")
+        if not 0 <= max_skipped <= 1:
+            raise InputError(f"data.max_skipped {max_skipped} is no share; use 0 to 1")
         self.source = DataSource(
             root=Path(root).expanduser().absolute() if root is not None else None,
             annotations=_paths(train_annotations, val_annotations, test_annotations),
@@ -133,6 +145,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.seed = seed
         self.pin_memory = pin_memory
         self.max_megapixels = max_megapixels
+        self.on_error = on_error
+        self.max_skipped = max_skipped
         self.stride = 32
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
         self.indices: dict[Split, DatasetIndex] = {}  # the indices read so far
@@ -147,12 +161,51 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             InputError: The split is missing or wrong.
         """
         if split not in self.indices:
-            index = self.source.read(split, keep=self.cache != "none")
-            largest = int(index.sizes.prod(axis=1, dtype=np.int64).argmax())
-            refuse_large(index.path(largest), index.sizes[largest].tolist(), self.max_megapixels)
-            self.indices[split] = index
-            rank_zero_info(summarise(index, f"{split} ({index.layout}, {index.source})"))
+            self._read([split])
         return self.indices[split]
+
+    def _read(self, splits: Iterable[Split]) -> None:
+        """Read splits; what is wrong in all of them is one report."""
+        indices = {}
+        for split in splits:
+            if split not in self.indices:
+                indices[split] = self.inspect(split)
+                title = f"{split} ({indices[split].layout}, {indices[split].source})"
+                rank_zero_info(summarise(indices[split], title))
+        if self.on_error == "raise":
+            refuse_errors(finding for index in indices.values() for finding in index.findings)
+        for split, index in indices.items():
+            self._refuse_many_errors(split, index)
+        self.indices |= indices
+
+    def inspect(self, split: Split) -> DatasetIndex:
+        """The index of a split without the images of its errors, whatever ``on_error`` is."""
+        index = self.source.find_errors(split, keep=self.cache != "none")
+        limit = self.max_megapixels * 1e6
+        large = np.flatnonzero(index.sizes.prod(axis=1, dtype=np.int64) > limit).tolist()
+        errors = []
+        for i in large:
+            try:
+                refuse_large(index.path(i), index.sizes[i].tolist(), self.max_megapixels)
+            except InputError as error:
+                errors.append(Finding.from_error("large image", error, str(index.path(i))))
+        return index.without(errors) if errors else index
+
+    def _refuse_many_errors(self, split: Split, index: DatasetIndex) -> None:
+        errors = [finding for finding in index.findings if finding.is_error]
+        count = count_images(errors)
+        total = len(index) + count
+        if errors and (count > self.max_skipped * total or not len(index)):
+            raise InputError(
+                f"{index.source}: {count:,} of {total:,} images of the {split} split would be left out, more "
+                f"than data.max_skipped {self.max_skipped}, such as {errors[0]}; correct the data set, or "
+                "set a larger --data.max_skipped"
+            )
+
+    @property
+    def left_out(self) -> list[Finding]:
+        """The errors of the splits read so far, whose images are in no epoch."""
+        return [f for index in self.indices.values() for f in index.findings if f.is_error]
 
     def build_indices(self, stage: str) -> None:
         """Read the indices of a stage (``fit``, ``validate`` ...); call it before a process group starts.
@@ -160,8 +213,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         Raises:
             InputError: A split is missing or wrong, or the splits have different classes.
         """
-        for split in _SPLITS_OF_STAGE[stage]:
-            self.index(split)
+        self._read(_SPLITS_OF_STAGE[stage])
         if stage == "fit":
             train, val = self.index("train"), self.index("val")
             same_ids = np.array_equal(train.category_ids, val.category_ids)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.tiny_data import annotation, coco_document, image, write_coco, write_image
 from yolo_lightning.data.annotations.coco import CocoReader, annotation_file, read_categories
+from yolo_lightning.data.annotations.findings import refuse_errors
 from yolo_lightning.errors import InputError
 
 
@@ -119,15 +120,17 @@ def test_wrong_annotations_give_one_sentence_with_the_file(
 ) -> None:
     path = write_coco(tmp_path, document)
     with pytest.raises(InputError, match=message) as error:
-        CocoReader(path, "train").read()
+        refuse_errors(CocoReader(path, "train").read().findings)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     path = write_coco(tmp_path, coco_document())
     (tmp_path / "images/train/b.png").unlink()
-    with pytest.raises(InputError, match=r"1 of its 3 images are not in .*images/train \(such as b\.png\)"):
-        CocoReader(path, "train").read()
+    index = CocoReader(path, "train").read()
+    (error,) = [finding for finding in index.findings if finding.is_error]
+    assert error.image == str(tmp_path / "images/train/b.png") and "b.png does not exist" in error.what
+    assert [Path(name).name for name in index.paths()] == ["a.png", "c.png"]
     for name in ("a.png", "c.png"):
         (tmp_path / "images/train" / name).unlink()
     with pytest.raises(InputError, match=r"none of its 3 images .*images/train.*--data\.train_images"):

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.tiny_data import SHARED, coco_document, write_coco, write_yolo
 from yolo_lightning.data.annotations.coco import CocoReader
+from yolo_lightning.data.annotations.findings import Finding
 from yolo_lightning.data.annotations.index import (
     Annotations,
     DatasetIndex,
@@ -54,7 +55,8 @@ def test_long_lists_of_problems_are_cut_on_screen_with_their_total(tmp_path: Pat
     index = _index(np.tile([[50.0, 5, 70, 20]], (40, 1)))
     assert len(index.problems) == 40 + 39  # all clipped, all but the first repeated
     lines = summarise(index).splitlines()
-    assert "79 problems:" in lines[-7] and lines[-1].strip() == "... and 74 more"
+    assert lines[-14].strip() == "warning: 40 of 'box out of the image':" and len(lines) == 18
+    assert lines[-8].strip() == "... and 35 more" and lines[-1].strip() == "... and 34 more"
 
 
 def _index(boxes: np.ndarray) -> DatasetIndex:
@@ -115,6 +117,24 @@ def test_duplicates_need_equal_class_and_image(tmp_path: Path) -> None:
                 seen.add(key)
     assert index.trainable.tolist() == expected
     assert any("repeats" in problem for problem in index.problems)
+
+
+def test_images_with_errors_are_left_out_with_their_labels() -> None:
+    finding = Finding("broken", "/b", "it is broken", "mend it", "/b", is_error=True)
+    index = build_index(
+        root=Path("/"), split="train", source=Path("/a"), class_names=("a",),
+        category_ids=np.array([1]), paths=["/c", "/b", "/a"], image_ids=np.array([3, 2, 1]),
+        sizes=np.array([[40, 60]] * 3, np.int32),
+        annotations=Annotations(
+            image=np.array([1, 0, 2, 1, 0]), row_id=np.arange(5), classes=np.zeros(5, np.int64),
+            boxes=np.array([[n, 0, n + 9.0, 9] for n in range(5)]), areas=np.ones(5), crowd=np.zeros(5, bool),
+        ),
+        describe=lambda path, row: f"{path}: {row}",
+        findings=[finding],
+    )  # fmt: skip
+    assert index.paths() == ["/a", "/c"] and index.image_ids.tolist() == [1, 3]
+    assert [index.labels(i)[:, 1].tolist() for i in range(2)] == [[2], [1, 4]]
+    assert index.problems == ("/b: it is broken; mend it",)
 
 
 def test_ids_from_paths() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from yolo_lightning.data.annotations.findings import Finding
 from yolo_lightning.data.annotations.index import Annotations, DatasetIndex, build_index
 from yolo_lightning.data.annotations.summary import summarise
 
@@ -15,7 +16,8 @@ def _index(names: tuple[str, ...], classes: list[int], areas: list[float]) -> Da
     return build_index(
         root=Path("/x"), split="train", source=Path("a.json"), class_names=names,
         category_ids=np.arange(len(names)), paths=[f"/x/{i}.png" for i in range(5)], image_ids=np.arange(5),
-        sizes=np.full((5, 2), 100, np.int32), describe=lambda path, row: f"{path}: {row}", notes=["a note"],
+        sizes=np.full((5, 2), 100, np.int32), describe=lambda path, row: f"{path}: {row}",
+        findings=[Finding("k", "a", "note", "mend")],
         annotations=Annotations(
             np.arange(n) % 2, np.arange(n), np.array(classes, np.int64), boxes, np.array(areas, np.float64),
             np.zeros(n, np.bool_),
@@ -28,8 +30,7 @@ def test_sizes_have_the_bounds_of_coco() -> None:
         "5 images (3 without labels), 5 labels of 1 classes",
         "  labels by class: a 5",
         "  box sizes: 2 small, 2 medium, 1 large; side 0 to 96 px, median 32 px",
-        "  1 problem:",
-        "    a note",
+        "  warning: a: note; mend",
     ]
 
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tests.support.tiny_data import write_image, write_yolo
+from yolo_lightning.data.annotations.findings import Finding, refuse_errors
 from yolo_lightning.data.annotations.summary import summarise
 from yolo_lightning.data.annotations.yolo import (
     YoloReader,
@@ -61,7 +62,7 @@ def test_numeric_names_are_image_ids(tmp_path: Path) -> None:
 def test_wrong_lines_give_one_sentence_with_file_and_line(tmp_path: Path, line: str, message: str) -> None:
     path = write_yolo(tmp_path, {"a": f"0 0.5 0.5 0.1 0.1\n\n{line}\n"})
     with pytest.raises(InputError, match=message) as error:
-        YoloReader(path, "train").read()
+        refuse_errors(YoloReader(path, "train").read().findings)
     assert str(tmp_path / "labels/train/a.txt:3") in str(error.value) and "\n" not in str(error.value)
 
 
@@ -107,7 +108,7 @@ def test_list_with_a_missing_image_names_its_line(tmp_path: Path) -> None:
     path = write_yolo(tmp_path, {"a": ""}, train="train.txt")
     (tmp_path / "train.txt").write_text("./images/train/a.png\n./images/train/none.png\n")
     with pytest.raises(InputError, match=r"train\.txt:2: \./images/train/none\.png does not exist"):
-        YoloReader(path, "train").read()
+        refuse_errors(YoloReader(path, "train").read().findings)
 
 
 def test_exporters_spellings(tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_unreadable_image_is_named(tmp_path: Path) -> None:
     path = write_yolo(tmp_path, {"a": ""})
     (tmp_path / "images/train/b.png").write_text("not an image")
     with pytest.raises(InputError, match=r"b\.png: not a readable image"):
-        YoloReader(path, "train").read()
+        refuse_errors(YoloReader(path, "train").read().findings)
 
 
 def test_label_path_changes_the_last_images_folder_only() -> None:
@@ -174,8 +175,9 @@ def test_label_path_changes_the_last_images_folder_only() -> None:
 
 def test_labels_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf0 0.5 0.5 1 1\r\n")
-    rows = read_labels(str(tmp_path / "a.txt"), {0: 0})
+    wrong: list[Finding] = []
+    rows = read_labels(str(tmp_path / "a.txt"), {0: 0}, 0, wrong)
     assert rows is not None and rows.tolist() == [[1, 0, 0, 0, 1, 1]]
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe0")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_labels(str(tmp_path / "a.txt"), {0: 0})
+    read_labels(str(tmp_path / "a.txt"), {0: 0}, 0, wrong)
+    assert [finding.what for finding in wrong] == ["cannot be read, it is not a text in UTF-8"]

@@ -11,14 +11,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ...errors import InputError
 from ..images.decode import refuse_other_size
+from .findings import Finding
 from .index import Annotations, DatasetIndex, IntArray, build_index, ids_from_paths, missing_files
 from .outlines import box_around
 from .reader import Classes, SplitReader, refuse_outside, stamp
@@ -87,20 +89,19 @@ class CocoReader(SplitReader):
         document, columns = _load(path)
         categories = _categories(document, path, columns.categories.__contains__)
         names, category_ids = _numbered(categories)
-        file_names, image_keys, sizes = _images(document, path, self.split)
-        kept = _annotation_rows(document, path)
-        notes = [
-            f"{path}: {count} images name the same file {name}; keep one"
-            for name, count in Counter(file_names).items()
-            if count > 1
-        ]
-        del document
-        paths = _locate_images(self._image_folders(), file_names, path, self.split, notes)
+        findings: list[Finding] = []
+        images = _images(document, path, self.split, findings)
+        paths = _locate_images(self._image_folders(), images.names, path, self.split, findings)
         refuse_outside(paths, self.roots())
-        _check_sizes(paths, sizes)
-        rows = columns.finish(kept)
-        image = _lookup(rows.image, columns.images, image_keys, rows.row_id, path, "image_id")
-        classes = _lookup(rows.classes, columns.categories, categories, rows.row_id, path, "category_id")
+        findings += [
+            Finding("wrong image entry", str(path), what, remedy, paths[n], is_error=True)
+            for n, (what, remedy) in images.wrong.items()
+        ]
+        wrong = {finding.image for finding in findings if finding.is_error}
+        findings += _check_sizes([(n, p) for n, p in enumerate(paths) if p not in wrong], images.sizes)
+        found = dict(zip(images.keys, paths, strict=True))
+        kept = _annotation_rows(document, path, found, findings)
+        del document
         return build_index(
             root=self.folder,
             split=self.split,
@@ -108,11 +109,11 @@ class CocoReader(SplitReader):
             class_names=names,
             category_ids=category_ids,
             paths=paths,
-            image_ids=np.array(image_keys) if _are_integers(image_keys) else ids_from_paths(file_names),
-            sizes=sizes,
-            annotations=replace(rows, image=image, classes=classes),
+            image_ids=np.array(images.keys) if _are_integers(images.keys) else ids_from_paths(images.names),
+            sizes=images.sizes,
+            annotations=_resolve(columns, kept, images, categories, paths, path, findings),
             describe=lambda _, row_id: f"{path}: annotation {row_id}",
-            notes=notes,
+            findings=findings,
         )
 
     def _image_folders(self) -> list[Path]:
@@ -162,12 +163,11 @@ def read_categories(*files: Path) -> Classes:
 class _Columns:
     """Annotations moved into flat arrays while their JSON is parsed.
 
-    The parser calls ``hook`` with every complete object. An annotation is replaced by its row number, so
-    that only one at a time, with its polygons, exists as Python objects.
+    The parser calls ``hook`` with every complete object. A correct annotation is replaced by its row number,
+    so that only one at a time, with its polygons, exists as Python objects.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self) -> None:
         self.row_id, self.image, self.category = array("q"), array("q"), array("q")
         self.images: dict[Any, int] = {}  # a number for each id: it may be a text, and an array has integers
         self.categories: dict[Any, int] = {}
@@ -188,17 +188,14 @@ class _Columns:
                 width, height = x2 - x, y2 - y
             area = item.get("area")
             area = width * height if area is None else float(area)
-            if not np.isfinite((x, y, width, height, area)).all():
-                raise ValueError
             image, category = _key(item["image_id"]), _key(item["category_id"])
-            self.image.append(self.images.setdefault(image, len(self.images)))
-            self.category.append(self.categories.setdefault(category, len(self.categories)))
-            self.row_id.append(name if isinstance(name, int) and abs(name) < 2**63 else row)
         except (KeyError, TypeError, ValueError, OverflowError):
-            raise InputError(
-                f"{self.path}: annotation {name} needs ids, a number as area, and four numbers as bbox, or "
-                f"without it a segmentation of polygons or of a mask; correct or remove it"
-            ) from None
+            return item  # a finding of _annotation_rows
+        if not np.isfinite((x, y, width, height, area)).all():
+            return item
+        self.image.append(self.images.setdefault(image, len(self.images)))
+        self.category.append(self.categories.setdefault(category, len(self.categories)))
+        self.row_id.append(name if isinstance(name, int) and abs(name) < 2**63 else row)
         self.boxes.extend((x, y, x2, y2))
         self.areas.append(area)
         self.crowd.append(bool(item.get("iscrowd", 0)))
@@ -217,7 +214,7 @@ class _Columns:
 
 
 def _load(path: Path) -> tuple[dict[str, Any], _Columns]:
-    columns = _Columns(path)
+    columns = _Columns()
     try:
         document = json.loads(path.read_bytes(), object_hook=columns.hook)
     except json.JSONDecodeError as error:
@@ -295,95 +292,168 @@ def _numbered(categories: dict[Any, str]) -> Classes:
     return tuple(categories.values()), np.array(ids, np.int64)
 
 
-_Images = tuple[list[str], list[Any], npt.NDArray[np.int32]]
+class _Images(NamedTuple):
+    """The entries of ``images`` that have an id and a file name."""
+
+    names: list[str]
+    keys: list[Any]  # of the ids
+    sizes: npt.NDArray[np.int32]  # (I, 2), height and width in px
+    wrong: dict[int, tuple[str, str]]  # positions of entries that cannot be used: what is wrong, the remedy
+    lost: set[Any]  # keys of entries without a file name
 
 
-def _images(document: dict[str, Any], path: Path, split: str) -> _Images:
-    """File names, keys of the ids (I) and sizes int32 (I, 2) height, width in px."""
+def _images(document: dict[str, Any], path: Path, split: str, findings: list[Finding]) -> _Images:
     images = _section(document, "images", path)
     if not images:
         raise InputError(f"{path}: the {split} split has no images; add some or point to another file")
-    names, keys, sizes = [], [], array("i")
+    found = _Images([], [], np.ones((len(images), 2), np.int32), {}, set())
     for n, image in enumerate(images):
+        entry = image if isinstance(image, dict) else {}
+        name = entry.get("id", n)
+        what = f"image {name} needs an id, a file_name, and a width and height of at least 1 px"
+        incomplete = what, "correct or remove it"
         try:
-            names.append(os.fspath(image["file_name"]))
-            keys.append(_key(image["id"]))
-            height, width = int(image["height"]), int(image["width"])
-            if height < 1 or width < 1:
-                raise ValueError
-            sizes.extend((height, width))
+            key, file_name = _key(entry.get("id")), os.fspath(entry["file_name"])
+        except (KeyError, TypeError):
+            findings.append(Finding("wrong image entry", str(path), *incomplete, is_error=True))
+            found.lost.update([] if entry.get("id") is None else [_key(entry["id"])])
+            continue
+        try:
+            found.sizes[len(found.keys)] = height, width = int(entry["height"]), int(entry["width"])
+            is_complete = height > 0 and width > 0
         except (KeyError, TypeError, ValueError, OverflowError):
-            name = image.get("id", n) if isinstance(image, dict) else n
-            raise InputError(
-                f"{path}: image {name} needs an id, a file_name, and a width and height of at "
-                f"least 1 px; correct or remove it"
-            ) from None
-    key, count = Counter(keys).most_common(1)[0]
-    if count > 1:
-        raise InputError(f"{path}: {count} images have the id {key}; give each its own")
-    return names, keys, np.array(sizes, np.int32).reshape(-1, 2)
+            is_complete = False
+        if not is_complete:
+            found.wrong[len(found.keys)] = incomplete
+        found.names.append(file_name)
+        found.keys.append(key)
+    counts = Counter(found.keys)
+    if len(counts) < len(found.keys):
+        for n, key in enumerate(found.keys):
+            if counts[key] > 1:
+                found.wrong[n] = f"{counts[key]} images have the id {key}", "give each its own"
+    if len(found.wrong) == len(found.keys):
+        wrong = (f"{path}: {what}; {remedy}" for what, remedy in found.wrong.values())
+        raise InputError(next(chain(map(str, findings), wrong)))
+    findings += [
+        Finding("repeated image", str(path), f"{count} images name the same file {name}", "keep one")
+        for name, count in Counter(found.names).items()
+        if count > 1
+    ]
+    return found._replace(sizes=found.sizes[: len(found.keys)])
 
 
-def _annotation_rows(document: dict[str, Any], path: Path) -> IntArray:
-    """The row numbers that ``_Columns`` has left in place of the annotations, int64 (T,)."""
-    rows = _section(document, "annotations", path)
-    for n, row in enumerate(rows):
-        if type(row) is not int:
-            name = row.get("id", n) if isinstance(row, dict) else n
-            raise InputError(
-                f"{path}: annotation {name} lacks image_id, category_id, or a bbox or segmentation; "
-                f"add it or remove the annotation"
-            )
-    return np.array(rows, np.int64)
-
-
-def _lookup(
-    values: IntArray, numbers: dict[Any, int], keys: Iterable[Any], row_id: IntArray, path: Path, name: str
+def _annotation_rows(
+    document: dict[str, Any], path: Path, images: dict[Any, str], findings: list[Finding]
 ) -> IntArray:
-    """Position in ``keys`` of each of ``values`` (T,), numbers of keys, int64 (T,)."""
-    positions = {key: n for n, key in enumerate(keys)}
-    found = np.array([positions.get(key, -1) for key in numbers], np.int64)[values]
-    wrong = np.flatnonzero(found < 0)
-    if len(wrong):
-        section = {"image_id": "images", "category_id": "categories"}[name]
-        raise InputError(
-            f"{path}: annotation {row_id[wrong[0]]} has {name} {list(numbers)[values[wrong[0]]]!r}, which is "
-            f"not in '{section}'; add it there or remove the annotation"
+    """The row numbers that ``_Columns`` has left in place of the correct annotations, int64 (T,).
+
+    ``images`` has the path of each image by the key of its id.
+    """
+    kept = array("q")
+    for n, row in enumerate(_section(document, "annotations", path)):
+        if type(row) is int:
+            kept.append(row)
+            continue
+        entry = row if isinstance(row, dict) else {}
+        what, remedy = (
+            "lacks image_id, category_id, or a bbox or segmentation",
+            "add it or remove the annotation",
         )
-    return found
+        if {"image_id", "category_id"} <= entry.keys() and (entry.get("bbox") or entry.get("segmentation")):
+            what = "needs ids, a number as area, and four numbers as bbox, or without it a segmentation of "
+            what, remedy = f"{what}polygons or of a mask", "correct or remove it"
+        image = None if entry.get("image_id") is None else _key(entry["image_id"])
+        what = f"annotation {entry.get('id', n)} {what}"
+        place = images.get(image, "")
+        findings.append(Finding("wrong annotation", str(path), what, remedy, place, is_error=True))
+    return np.array(kept, np.int64)
 
 
-def _check_sizes(paths: Sequence[str], sizes: npt.NDArray[np.int32]) -> None:
+def _resolve(
+    columns: _Columns,
+    kept: IntArray,
+    images: _Images,
+    categories: Iterable[Any],
+    paths: Sequence[str],
+    path: Path,
+    findings: list[Finding],
+) -> Annotations:
+    """The annotations of the rows ``kept`` with the positions of their images and categories."""
+    rows = columns.finish(kept)
+    image = _positions(columns.images, images.keys)[rows.image]
+    classes = _positions(columns.categories, categories)[rows.classes]
+    for found, keys, numbers, name, section in (
+        (image, list(columns.images), rows.image, "image_id", "images"),
+        (classes, list(columns.categories), rows.classes, "category_id", "categories"),
+    ):
+        for n in np.flatnonzero(found < 0).tolist():
+            key = keys[numbers[n]]
+            if section == "images" and key in images.lost:
+                continue
+            what = f"annotation {rows.row_id[n]} has {name} {key!r}, which is not in '{section}'"
+            place = paths[image[n]] if image[n] >= 0 else ""
+            remedy = "add it there or remove the annotation"
+            findings.append(Finding(f"unknown {name}", str(path), what, remedy, place, is_error=True))
+    known = (image >= 0) & (classes >= 0)
+    rows = replace(rows, image=image, classes=classes)
+    return Annotations(**{name: values[known] for name, values in vars(rows).items()})
+
+
+def _positions(numbers: dict[Any, int], keys: Iterable[Any]) -> IntArray:
+    """Position in ``keys`` of each numbered key, -1 if it is not there."""
+    positions = {key: n for n, key in enumerate(keys)}
+    return np.array([positions.get(key, -1) for key in numbers], np.int64)
+
+
+def _check_sizes(images: Sequence[tuple[int, str]], sizes: npt.NDArray[np.int32]) -> list[Finding]:
     """Compare the sizes (I, 2) with the headers of the images: of all, or of some that are evenly spread."""
-    step = -(-len(paths) // _SIZES_CHECKED)
+
+    def look(image: tuple[int, str]) -> list[Finding]:
+        n, path = image
+        height, width = sizes[n].tolist()
+        try:
+            refuse_other_size(path, (height, width))
+        except InputError as error:
+            kind = "image of another size" if " px " in str(error) else "unreadable image"
+            return [Finding.from_error(kind, error, path)]
+        return []
+
+    step = max(1, -(-len(images) // _SIZES_CHECKED))
     with ThreadPoolExecutor(16) as pool:  # on a network file system each look is a wait
-        list(pool.map(refuse_other_size, paths[::step], map(tuple, sizes[::step].tolist())))
+        return list(chain.from_iterable(pool.map(look, images[::step])))
 
 
 def _locate_images(
-    folders: Sequence[Path], names: Sequence[str], annotations: Path, split: str, notes: list[str]
+    folders: Sequence[Path], names: Sequence[str], annotations: Path, split: str, findings: list[Finding]
 ) -> list[str]:
-    """The absolute paths of all images, from the first folder that has them."""
+    """The absolute paths of all images, in the first of the folders that have most of them."""
     tries = []
     for folder in folders:
         paths = [os.path.abspath(folder / name) for name in names]
         missing = missing_files(paths)
         if not missing:
             return paths
-        tries.append((missing, folder))
-    if respelled := find_respelled(folders, names, annotations, notes):
-        return respelled
-    missing, folder = min(tries, key=lambda item: len(item[0]))
+        tries.append((missing, paths))
+    missing, paths = min(tries, key=lambda item: len(item[0]))
+    notes: list[Finding] = []
+    if respelled := find_respelled(folders, names, annotations, notes, may_miss=True):
+        still_missing = missing_files(respelled)
+        if len(still_missing) < len(missing):
+            missing, paths = still_missing, respelled
+            findings += notes
     if len(missing) == len(names):
         tried = ", ".join(str(folder) for folder in folders)
         raise InputError(
             f"{annotations}: none of its {len(names)} images (such as {names[0]}) is in {tried}; "
             f"say where they are with --data.{split}_images"
         )
-    raise InputError(
-        f"{annotations}: {len(missing)} of its {len(names)} images are not in {folder} (such as "
-        f"{', '.join(os.path.basename(path) for path in missing[:3])}); add them or remove them from 'images'"
-    )
+    remedy = "add it, or remove it from 'images'"
+    findings += [
+        Finding("missing image", str(annotations), f"{path} does not exist", remedy, path, is_error=True)
+        for path in missing
+    ]
+    return paths
 
 
 def _is_used(key: Any, path: Path) -> bool:

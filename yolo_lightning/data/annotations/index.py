@@ -19,11 +19,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .findings import EVERY_IMAGE, Finding
+
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"})
+# fmt: off
+IMAGE_SUFFIXES = frozenset((
+    ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+))
+# fmt: on
+"""Suffixes of the files that are images; ``images/decode.py`` reads these formats."""
 SHOWN = 5  # names or problems that a message lists
 
 _OF_LABELS = ("classes", "boxes", "areas", "crowd", "trainable")  # the columns of an index, a row a label
@@ -51,7 +59,7 @@ class DatasetIndex:
     crowd: BoolArray  # (T,), ``iscrowd`` of COCO
     # False for crowds, exact duplicates of an earlier row of the image, and boxes without area inside it.
     trainable: BoolArray  # (T,)
-    problems: tuple[str, ...]  # one sentence each, naming the file and the line or annotation
+    findings: tuple[Finding, ...]  # what is wrong; images of errors are left out of the index
     from_cache: bool = False  # read from its cache file
     layout: str = ""  # what the data set is, in words
 
@@ -101,21 +109,32 @@ class DatasetIndex:
         return replace(self, classes=table[self.classes], class_names=class_names, category_ids=category_ids)
 
     def subset(self, images: IntArray) -> DatasetIndex:
-        """The index of some images, by their positions and in their order, without the problems."""
-        begin, end = self.offsets[:-1][images], self.offsets[1:][images]
-        rows = np.concatenate([np.zeros(0, np.int64), *map(np.arange, begin, end)])
-        paths = [os.fsencode(self.path(i)) for i in images.tolist()]
+        """The index of some images, by their positions and in their order."""
+        begin, counts = self.offsets[:-1][images], np.diff(self.offsets)[images]
+        ends = np.cumsum([0, *counts], dtype=np.int64)
+        rows = np.arange(ends[-1]) + np.repeat(begin - ends[:-1], counts)
+        encoded = [os.fsencode(self.path(i)) for i in images.tolist()]
         columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in _OF_LABELS}
         return replace(
             self,
-            path_bytes=b"".join(paths),
-            path_offsets=np.cumsum([0, *map(len, paths)], dtype=np.int64),
+            path_bytes=b"".join(encoded),
+            path_offsets=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
             image_ids=self.image_ids[images],
             sizes=self.sizes[images],
-            offsets=np.cumsum([0, *(end - begin)], dtype=np.int64),
-            problems=(),
+            offsets=ends,
             **columns,
         )
+
+    def without(self, errors: Sequence[Finding]) -> DatasetIndex:
+        """This index with more findings, and without the images of those that are errors."""
+        wrong = {finding.image for finding in errors if finding.is_error}
+        kept = [path not in wrong and EVERY_IMAGE not in wrong for path in self.paths()]
+        return replace(self.subset(np.flatnonzero(kept)), findings=(*self.findings, *errors))
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """The findings as sentences."""
+        return tuple(map(str, self.findings))
 
     @property
     def most_labels(self) -> int:
@@ -124,7 +143,7 @@ class DatasetIndex:
 
 
 def join(first: DatasetIndex, second: DatasetIndex) -> DatasetIndex:
-    """The index of all images of two splits with the same classes; new ids, and no image twice."""
+    """The index of all images of two splits with the same classes: new ids, no image twice, no findings."""
     known = set(first.paths())
     second = second.subset(np.flatnonzero([path not in known for path in second.paths()]))
     columns: dict[str, Any] = {
@@ -136,7 +155,7 @@ def join(first: DatasetIndex, second: DatasetIndex) -> DatasetIndex:
         path_offsets=np.append(first.path_offsets, second.path_offsets[1:] + first.path_offsets[-1]),
         image_ids=np.arange(len(first) + len(second)),
         offsets=np.append(first.offsets, second.offsets[1:] + first.offsets[-1]),
-        problems=(),
+        findings=(),
         **columns,
     )
 
@@ -165,32 +184,54 @@ def build_index(
     sizes: npt.NDArray[np.int32],
     annotations: Annotations,
     describe: Callable[[str, int], str],
-    notes: Iterable[str] = (),
+    findings: Iterable[Finding] = (),
 ) -> DatasetIndex:
-    """Order and validate the findings of a reader; for arrays see ``DatasetIndex``.
+    """Order and validate what a reader has read; for arrays see ``DatasetIndex``.
+
+    Images that have errors are left out with all their annotations.
 
     Args:
         paths: I absolute paths, in any order; ``image_ids`` and ``sizes`` are in the same order.
         describe: Turns an image path and a ``row_id`` into the row's place in its file.
-        notes: Problems that the reader has found already, one sentence each.
+        findings: Those of the reader.
     """
-    order = np.array(sorted(range(len(paths)), key=paths.__getitem__), np.int64)
+    findings = tuple(findings)
+    wrong = {finding.image for finding in findings if finding.is_error}
+    kept = (i for i, path in enumerate(paths) if path not in wrong and EVERY_IMAGE not in wrong)
+    order = np.array(sorted(kept, key=paths.__getitem__), np.int64)
     names, sizes = [paths[i] for i in order], sizes[order]
     encoded = [os.fsencode(name) for name in names]
-    image = np.argsort(order)[annotations.image]
-    rows = np.argsort(image, kind="stable")
+    places = np.full(len(paths), -1)
+    places[order] = np.arange(len(order))
+    image = places[annotations.image]
+    rows = np.argsort(image, kind="stable")[(image < 0).sum() :]
     image, classes, crowd = image[rows], annotations.classes[rows], annotations.crowd[rows]
     boxes = annotations.boxes[rows].astype(np.float32)
     no_area, clipped = find_cut_boxes(boxes, sizes[image], crowd)
     duplicate = _repeats(image, classes, boxes, candidates=~crowd & ~no_area)
-    problems = [*notes, *_unused_classes(class_names, classes, source)]
-    for flawed, words in (
-        (no_area, "the box has no area inside the image and is not trained on; correct or remove it"),
-        (duplicate, "the label repeats an earlier one of the image and is not trained on; remove it"),
-        (clipped, "the box reaches out of the image and is clipped to it for training"),
+    own = _unused_classes(class_names, classes, source)
+    for flawed, kind, what, remedy in (
+        (
+            no_area,
+            "box without area",
+            "the box has no area inside the image and is not trained on",
+            "correct or remove it",
+        ),
+        (
+            duplicate,
+            "repeated label",
+            "the label repeats an earlier one of the image and is not trained on",
+            "remove it",
+        ),
+        (
+            clipped,
+            "box out of the image",
+            "the box reaches out of the image and is clipped to it for training",
+            "correct it",
+        ),
     ):
-        places = zip(image[flawed].tolist(), annotations.row_id[rows][flawed].tolist(), strict=True)
-        problems += [f"{describe(names[i], row_id)}: {words}" for i, row_id in places]
+        found = zip(image[flawed].tolist(), annotations.row_id[rows][flawed].tolist(), strict=True)
+        own += [Finding(kind, describe(names[i], row_id), what, remedy, names[i]) for i, row_id in found]
     return DatasetIndex(
         root=root,
         split=split,
@@ -207,7 +248,7 @@ def build_index(
         areas=annotations.areas[rows].astype(np.float32),
         crowd=crowd,
         trainable=~(crowd | no_area | duplicate),
-        problems=tuple(problems),
+        findings=(*findings, *own),
     )
 
 
@@ -224,8 +265,8 @@ def find_cut_boxes(
     return no_area, clipped
 
 
-def _unused_classes(class_names: tuple[str, ...], classes: IntArray, source: Path) -> list[str]:
-    """One sentence about the classes without annotations, if there are any."""
+def _unused_classes(class_names: tuple[str, ...], classes: IntArray, source: Path) -> list[Finding]:
+    """One finding about the classes without annotations, if there are any."""
     used = set(classes.tolist())
     unused = [repr(name) for number, name in enumerate(class_names) if number not in used]
     if not unused:
@@ -233,7 +274,8 @@ def _unused_classes(class_names: tuple[str, ...], classes: IntArray, source: Pat
     noun = "category" if len(unused) == 1 else "categories"
     more = f" and {len(unused) - SHOWN} more" if len(unused) > SHOWN else ""
     shown = f"{', '.join(unused[:SHOWN])}{more}"
-    return [f"{source}: no label has the {noun} {shown}; remove unused categories, or add labels"]
+    what, remedy = f"no label has the {noun} {shown}", "remove unused categories, or add labels"
+    return [Finding("unused class", str(source), what, remedy, is_note=True)]
 
 
 def _repeats(image: IntArray, classes: IntArray, boxes: FloatArray, candidates: BoolArray) -> BoolArray:

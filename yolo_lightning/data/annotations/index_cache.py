@@ -24,15 +24,16 @@ import numpy as np
 from ...errors import InputError
 from ...system.files import remove_leftovers, whole_file
 from ..cache_folder import NoRoom, disk_folder, lock_folder, sign
+from .findings import Finding
 from .index import DatasetIndex, missing_files
-from .reader import SplitReader, refuse_outside
+from .reader import SplitReader, refuse_outside, stamp
 
 
 def read_once(reader: SplitReader) -> DatasetIndex:
     """The index of a split from its cache file; if none fits, read the split and write the file.
 
     Of several processes, one reads and the others wait for its file. If the file cannot be written, because
-    a folder is read-only or a disk is full, the index is used all the same; one of its problems says so.
+    a folder is read-only or a disk is full, the index is used all the same; one of its findings says so.
 
     Raises:
         InputError: Something in the data is wrong.
@@ -50,7 +51,8 @@ def read_once(reader: SplitReader) -> DatasetIndex:
             return index
     except NoRoom as error:
         index = reader.read()
-        return replace(index, problems=(*index.problems, str(error)))
+        finding = Finding.from_error("no cache", error, is_error=False)
+        return replace(index, findings=(*index.findings, finding))
 
 
 def index_path(reader: SplitReader) -> Path | None:
@@ -80,6 +82,7 @@ def _save(index: DatasetIndex, path: Path) -> None:
     fields = {name: value for name, value in vars(index).items() if name != "from_cache"}
     arrays = {name: fields.pop(name) for name, value in vars(index).items() if isinstance(value, np.ndarray)}
     path_bytes = fields.pop("path_bytes")
+    fields["stamps"] = _stamps(index.findings)
     texts = {"texts": json.dumps(fields, default=str).encode(), "path_bytes": path_bytes}  # str: of a Path
     arrays |= {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
     with whole_file(path, sync=False) as temporary, temporary.open("xb") as file:
@@ -92,8 +95,19 @@ def _save(index: DatasetIndex, path: Path) -> None:
             stale.unlink(missing_ok=True)
 
 
+def _stamps(findings: Sequence[Finding]) -> list[list[int]]:
+    """Stamps of the images that are left out: the facts of a reader may not have them."""
+    stamps = []
+    for image in dict.fromkeys(finding.image for finding in findings if finding.is_error):
+        try:
+            stamps.append(list(stamp(os.stat(image))))
+        except OSError:
+            stamps.append([])
+    return stamps
+
+
 def _load(path: Path, roots: Sequence[str] | None) -> DatasetIndex | None:
-    """The index in a file; None if there is no file, it is damaged or forged, or an image is gone."""
+    """The index in a file; None if there is no file, it is damaged or forged, or an image has changed."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as opened:
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
@@ -102,8 +116,11 @@ def _load(path: Path, roots: Sequence[str] | None) -> DatasetIndex | None:
             with np.load(opened, allow_pickle=False) as file:
                 fields: dict[str, Any] = {name: file[name] for name in file.files}
         fields |= json.loads(fields.pop("texts").tobytes())
-        fields |= {name: tuple(fields[name]) for name in ("class_names", "problems")}
+        fields["class_names"] = tuple(fields["class_names"])
+        fields["findings"] = tuple(Finding(*values) for values in fields["findings"])
         fields |= {name: Path(fields[name]) for name in ("root", "source")}
+        if fields.pop("stamps") != _stamps(fields["findings"]):
+            return None
         index = DatasetIndex(**{**fields, "path_bytes": fields["path_bytes"].tobytes(), "from_cache": True})
     except Exception:  # a damaged archive raises errors of nearly every kind
         return None

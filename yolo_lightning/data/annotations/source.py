@@ -9,6 +9,7 @@ from typing import Literal
 
 from ...errors import InputError
 from .coco import CocoReader, read_categories
+from .findings import refuse_errors
 from .index import DatasetIndex
 from .index_cache import read_once
 from .reader import Classes, SplitReader
@@ -52,12 +53,22 @@ class DataSource:
         )
 
     def read(self, split: Split, keep: bool = False) -> DatasetIndex:
-        """Read and validate one split.
+        """Read one split without errors, see :meth:`find_errors`.
+
+        Raises:
+            InputError: The split is missing, or something in it is wrong.
+        """
+        index = self.find_errors(split, keep)
+        refuse_errors(index.findings)
+        return index
+
+    def find_errors(self, split: Split, keep: bool = False) -> DatasetIndex:
+        """Read and validate one split; images of errors are left out, and there may be none left.
 
         ``keep`` uses the index cache: take the index from its file if nothing has changed since, or write it.
 
         Raises:
-            InputError: The split is missing, or something in it is wrong.
+            InputError: The split is missing, or cannot be read as a whole.
         """
         images = self.images.get(split)
         if images is not None and not images.exists():

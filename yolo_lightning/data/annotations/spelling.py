@@ -10,7 +10,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ...errors import InputError
+from .findings import Finding
 
+_MANY = 100  # names that are not found until a folder is given up
 _DEEPEST = 16  # folders of a name that are looked at
 
 
@@ -40,13 +42,18 @@ def with_slashes(name: str) -> str:
 
 
 def find_respelled(
-    folders: Sequence[Path], names: Sequence[str], source: Path, notes: list[str]
+    folders: Sequence[Path],
+    names: Sequence[str],
+    source: Path,
+    findings: list[Finding],
+    may_miss: bool = False,
 ) -> list[str] | None:
     r"""Absolute paths of images that are not under their names, all in or below one of some folders.
 
     A name may have \ for /, be a URL, begin with folders of another machine, and differ in upper case. The
-    longest end of it counts that is a file. None if one is not found, or if two names give one file.
-    ``notes`` gets a sentence about the file ``source`` that has the names.
+    longest end of it counts that is a file. None if one is not found, or if two names give one file. With
+    ``may_miss``, some need not be found: they keep their names, in the folder that has the most.
+    ``findings`` gets one about the file ``source`` that has the names.
     """
     listings: dict[str, tuple[set[str], dict[str, str]]] = {}  # names, and those unique in lower case
 
@@ -61,17 +68,28 @@ def find_respelled(
         found = name if name in names else unique.get(name.lower())
         return found and os.path.join(parent, found)
 
+    best: list[str | None] = []
     for folder in folders:
-        paths = []
+        paths: list[str | None] = []
+        missed = 0
         for name in names:
-            path = next(filter(None, (look(folder, end) for end in _ends(name))), None)
-            if path is None:
+            paths.append(next(filter(None, (look(folder, end) for end in _ends(name))), None))
+            missed += paths[-1] is None
+            if missed > (_MANY + len(paths) / 2 if may_miss else 0):
                 break
-            paths.append(path)
-        if len(paths) == len(names) and len(set(paths)) == len(set(names)):
-            notes.append(f"{source}: images are spelled otherwise than their files; {names[0]} is {paths[0]}")
-            return paths
-    return None
+        else:
+            found = {path for path in paths if path}
+            unique = len(found) == len({name for name, path in zip(names, paths, strict=True) if path})
+            if unique and len(found) > len({path for path in best if path}):
+                best, base = paths, folder
+        if best and None not in best:
+            break
+    if not best:
+        return None
+    name, path = next((name, path) for name, path in zip(names, best, strict=True) if path)
+    what = f"images are spelled otherwise than their files, {name} is {path}"
+    findings.append(Finding("other spelling", str(source), what, "nothing has to be done", is_note=True))
+    return [path or os.path.abspath(base / name) for name, path in zip(names, best, strict=True)]
 
 
 def _ends(name: str) -> list[str]:

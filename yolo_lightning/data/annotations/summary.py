@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .findings import count_images, list_findings
 from .index import SHOWN, DatasetIndex, find_cut_boxes
 
 SMALL_AREA_PX2 = 32.0**2
@@ -37,10 +38,9 @@ def summarise(index: DatasetIndex, title: str = "") -> str:
     }
     if any(rows.any() for rows in odd.values()):
         lines.append("  labels " + "; ".join(f"{word}: {n.sum():,}" for word, n in odd.items() if n.any()))
-    problems = index.problems
-    if problems:
-        lines.append(f"  {len(problems):,} problem{'s' if len(problems) > 1 else ''}:")
-        lines += [f"    {problem}" for problem in problems[:SHOWN]]
-        if len(problems) > SHOWN:
-            lines.append(f"    ... and {len(problems) - SHOWN:,} more")
+    errors = [finding for finding in index.findings if finding.is_error]
+    others = [finding for finding in index.findings if not finding.is_error]
+    if errors:
+        lines.append(f"  images with errors: {count_images(errors):,}")
+    lines += [f"  {line}" for line in (*list_findings(errors), *list_findings(others, SHOWN))]
     return "\n".join(lines)

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
 from ...errors import InputError
 from ..images.decode import header_size
-from .index import IMAGE_SUFFIXES, Annotations, DatasetIndex, build_index, ids_from_paths, missing_files
+from .findings import EVERY_IMAGE, Finding
+from .index import (
+    IMAGE_SUFFIXES,
+    Annotations,
+    DatasetIndex,
+    IntArray,
+    build_index,
+    ids_from_paths,
+    missing_files,
+)
 from .reader import Classes, SplitReader, is_inside, refuse_outside, stamp
 from .spelling import find_respelled, read_text, with_slashes
 
 _SLACK = 0.1
 """Coordinates may lie out of 0..1 by this much: the box reaches over the edge. Beyond, the unit is wrong."""
+_UNKNOWN_CLASS = "unknown class"
+_MANY_LABELS = 20  # without any of class 0, if not all others are used
 _CHUNK_IMAGES = 500  # images that one thread looks at in one go
 _SUFFIXES = {".yaml", ".yml"}
 _NULLS = ("", "~", "null", "Null", "NULL", None)
 """What YAML takes for no value; all else in a data.yaml is the text that somebody wrote: 007, no or 12:30."""
+Rows = npt.NDArray[np.float64]
+"""The rows of a label file, see :func:`read_labels`."""
 
 
 @dataclass(frozen=True)
@@ -112,28 +128,39 @@ class YoloReader(SplitReader):
     def read(self) -> DatasetIndex:
         path, split = self.source, self.split
         description = read_data_yaml(path)
-        notes: list[str] = []
-        listed = self._listed(description, notes)
+        findings: list[Finding] = []
+        listed = self._listed(description, findings)
         paths = sorted(set(listed))
+        rules = description.numbers, description.pose_numbers
+
+        def read_one(image: str) -> tuple[tuple[int, int], Rows | None, list[Finding]]:
+            wrong: list[Finding] = []
+            labels = read_labels(find_label(image), *rules, wrong)
+            try:
+                size = header_size(image)
+            except InputError as error:
+                size = 1, 1
+                wrong.append(Finding.from_error("unreadable image", error))
+            return size, labels, [finding._replace(image=image, is_error=True) for finding in wrong]
+
         with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-            sizes = np.array(list(pool.map(header_size, paths)), np.int32)
-            rules = description.numbers, description.pose_numbers
-            labels = list(pool.map(lambda image: read_labels(find_label(image), *rules), paths))
+            sizes, labels, wrong = zip(*pool.map(read_one, paths), strict=True)
         if repeated := len(listed) - len(paths):
-            notes.append(f"{path}: the {split} split lists {repeated} images twice; keep one each")
+            what = f"the {split} split lists {repeated} images twice"
+            findings.append(Finding("repeated image", str(path), what, "keep one each"))
         if not any(label is not None for label in labels):
-            notes.append(
-                f"{path}: none of the {len(paths)} images of the {split} split has a label file (looked for "
-                f"{label_path(paths[0])} and others); put the labels there"
-            )
+            what = f"none of the {len(paths)} images of the {split} split has a label file"
+            what += f" (looked for {label_path(paths[0])} and others)"
+            findings.append(Finding("no labels", str(path), what, "put the labels there"))
         bare = (image for image, label in zip(paths, labels, strict=True) if label is None)
         if beside := [
             p for p in (os.path.splitext(image)[0] + ".txt" for image in bare) if os.path.exists(p)
         ]:
-            notes.append(
-                f"{path}: {len(beside)} files beside images are not read, such as {beside[0]}, because there "
-                f"is a folder of labels; move them there if they are labels"
-            )
+            what = f"{len(beside)} files beside images are not read, such as {beside[0]}"
+            what += ", because there is a folder of labels"
+            findings.append(Finding("labels not read", str(path), what, "move them there if they are labels"))
+        annotations = _join(labels, np.array(sizes, np.int32))
+        findings += _count_from_one(description, annotations.classes, list(chain.from_iterable(wrong)))
         return build_index(
             root=path.parent,
             split=split,
@@ -142,13 +169,13 @@ class YoloReader(SplitReader):
             category_ids=self.classes(path, ())[1],
             paths=paths,
             image_ids=ids_from_paths(paths),
-            sizes=sizes,
-            annotations=_join(labels, sizes),
+            sizes=np.array(sizes, np.int32),
+            annotations=annotations,
             describe=lambda image, line: f"{find_label(image)}:{line}",
-            notes=notes,
+            findings=findings,
         )
 
-    def _listed(self, description: DataYaml, notes: list[str]) -> list[str]:
+    def _listed(self, description: DataYaml, findings: list[Finding]) -> list[str]:
         """Absolute paths of the images, in the order of the entries."""
         split, entries = self.split, description.splits.get(self.split, ())
         if not (self.images or entries):
@@ -157,7 +184,7 @@ class YoloReader(SplitReader):
             )
         roots = self.roots()
         places = [self.images] if self.images else [_resolve(description, split, e, roots) for e in entries]
-        listed = [image for place in places for image in _list_images(place, description, roots, notes)]
+        listed = [image for place in places for image in _list_images(place, description, roots, findings)]
         refuse_outside(list(map(find_label, listed)), roots)
         if not listed:
             names = ", ".join(str(place) for place in places)
@@ -198,9 +225,13 @@ def find_label(image: str) -> str:
     return next(filter(os.path.exists, (stem + ".txt", stem + ".TXT")), usual)
 
 
+class _WrongLine(Exception):
+    """A line that is no label; the arguments are those of its finding."""
+
+
 def read_labels(
-    path: str, numbers: Mapping[int, int], pose_numbers: int = 0
-) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    path: str, numbers: Mapping[int, int], pose_numbers: int, wrong: list[Finding]
+) -> Rows | None:
     """The rows of one label file.
 
     Its lines are ``class cx cy w h``, relative to the image's width and height, or
@@ -210,25 +241,33 @@ def read_labels(
         path: The file.
         numbers: The class 0 .. C-1 of each number that a line may begin with.
         pose_numbers: Numbers of the points that follow each box; there are no polygons then.
+        wrong: Gets a finding about each line that is no label, and about a file that cannot be read.
 
     Returns:
         float64 (n, 6): line number, class, x1, y1, x2, y2 relative to the image; None if there is no file.
-
-    Raises:
-        InputError: A line is not a label.
     """
     try:
-        text = read_text(Path(path))
+        lines = read_text(Path(path)).splitlines()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise InputError(f"{path}: the labels cannot be read ({error}); write them again") from None
-    lines = ((n, _fields(line, f"{path}:{n}")) for n, line in enumerate(text.splitlines(), start=1))
-    rows = [(n, *_parse(fields, numbers, pose_numbers, f"{path}:{n}")) for n, fields in lines if fields]
+        wrong.append(Finding("unreadable labels", path, f"cannot be read ({error})", "write them again"))
+        return np.zeros((0, 6))
+    except InputError as error:
+        wrong.append(Finding.from_error("unreadable labels", error))
+        return np.zeros((0, 6))
+    rows = []
+    for n, line in enumerate(lines, start=1):
+        try:
+            if fields := _fields(line):
+                rows.append((n, *_parse(fields, numbers, pose_numbers)))
+        except _WrongLine as error:
+            kind, what, remedy = error.args
+            wrong.append(Finding(kind, f"{path}:{n}", what, remedy))
     return np.array(rows, np.float64).reshape(-1, 6)
 
 
-def _fields(line: str, where: str) -> list[str]:
+def _fields(line: str) -> list[str]:
     """The numbers of one line, parted by spaces, tabs, semicolons or commas."""
     if ";" in line:
         line = (line if "." in line else line.replace(",", ".")).replace(";", " ")
@@ -236,55 +275,76 @@ def _fields(line: str, where: str) -> list[str]:
     if "," not in line:
         return fields
     if "." not in line and any("," in field.strip(",") for field in fields[1:]):  # 0,5 may be 0.5, or 0 and 5
-        raise InputError(f"{where}: '{line.strip()[:40]}' has commas for decimal points; write 0.5, not 0,5")
+        what = f"'{line.strip()[:40]}' has commas for decimal points"
+        raise _WrongLine("no numbers", what, "write 0.5, not 0,5")
     return line.replace(",", " ").split()
 
 
 def _parse(
-    fields: Sequence[str], numbers: Mapping[int, int], pose_numbers: int, where: str
+    fields: Sequence[str], numbers: Mapping[int, int], pose_numbers: int
 ) -> tuple[float, float, float, float, float]:
     """Class and xyxy, relative to the image, of one line."""
     count = len(fields)
     if count not in (5, 5 + pose_numbers) and (pose_numbers or count < 7 or count % 2 == 0):
         more = "or the class and at least three points of a polygon"
         more = f"and {pose_numbers} numbers, as 'kpt_shape' says" if pose_numbers else more
-        raise InputError(
-            f"{where}: {count} numbers are not a label; write 'class cx cy width height', {more}"
-        )
+        remedy = f"write 'class cx cy width height', {more}"
+        raise _WrongLine("wrong count of numbers", f"{count} numbers are not a label", remedy)
     fields = fields[:5] if pose_numbers else fields
     try:
         number, *values = (float(field) for field in fields)
     except ValueError:
-        raise InputError(f"{where}: '{' '.join(fields[:6])}' is not all numbers; correct the line") from None
+        what = f"'{' '.join(fields[:6])}' is not all numbers"
+        raise _WrongLine("no numbers", what, "correct the line") from None
     label = numbers.get(number)  # type: ignore[call-overload]  # 2.0 is 2
     if label is None:
         last = max(numbers)
         known = f"0 to {last}" if last == len(numbers) - 1 else ", ".join(map(str, numbers))
-        raise InputError(
-            f"{where}: class {fields[0]} is not one of {known}; correct it or "
-            f"add the class to 'names' in the data.yaml"
-        )
+        remedy = "correct it or add the class to 'names' in the data.yaml"
+        raise _WrongLine(_UNKNOWN_CLASS, f"class {fields[0]} is not one of {known}", remedy)
     for field, value in zip(fields[1:], values, strict=True):
+        if not math.isfinite(value):
+            raise _WrongLine("no numbers", f"{field} is out of 0..1", "write a number")
         if not -_SLACK <= value <= 1 + _SLACK:
-            raise InputError(
-                f"{where}: {field} is out of 0..1; divide x and width by the image's width, "
-                f"y and height by its height"
-            )
+            remedy = "divide x and width by the image's width, y and height by its height"
+            raise _WrongLine("not in 0..1", f"{field} is out of 0..1", remedy)
     if len(values) > 4:
         xs, ys = values[0::2], values[1::2]
         return label, min(xs), min(ys), max(xs), max(ys)
     x, y, width, height = values
     if width < 0 or height < 0:
-        raise InputError(f"{where}: width and height cannot be negative; correct the line")
+        raise _WrongLine("negative size", "width and height cannot be negative", "correct the line")
     return label, x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
-def _join(labels: list[Any], sizes: np.ndarray[Any, np.dtype[np.int32]]) -> Annotations:
+def _count_from_one(description: DataYaml, classes: IntArray, wrong: list[Finding]) -> list[Finding]:
+    """Findings about lines; those about unknown classes as one finding if the classes count from 1.
+
+    That is certain enough if the only unknown class is C, 0 is never used, and all others are, or there are
+    many labels.
+    """
+    last = len(description.numbers)
+    unknown = [finding for finding in wrong if finding.kind == _UNKNOWN_CLASS]
+    used = set(classes.tolist())
+    many = len(classes) + len(unknown) >= (_MANY_LABELS if len(used) < last - 1 else 2)
+    are_consecutive = max(description.numbers) == last - 1
+    if not (unknown and many and are_consecutive and 0 not in used):
+        return wrong
+    if any(not finding.what.startswith((f"class {last} ", f"class {last}.0 ")) for finding in unknown):
+        return wrong
+    what = f"the classes of the labels seem to count from 1: {last} is used in {len(unknown)} lines and 0 "
+    what += f"never, but 'names' counts from 0 to {last - 1}"
+    remedy = "subtract 1 from the class of every line"
+    found = Finding("classes from 1", str(description.path), what, remedy, EVERY_IMAGE, is_error=True)
+    return [found, *(finding for finding in wrong if finding.kind != _UNKNOWN_CLASS)]
+
+
+def _join(labels: Sequence[Rows | None], sizes: np.ndarray[Any, np.dtype[np.int32]]) -> Annotations:
     """The rows of all label files, in px."""
     empty = np.zeros((0, 6))
-    labels = [empty if label is None else label for label in labels]
-    image = np.repeat(np.arange(len(labels)), [len(label) for label in labels])
-    rows = np.concatenate([empty, *labels])  # (T, 6)
+    found = [empty if label is None else label for label in labels]
+    image = np.repeat(np.arange(len(found)), [len(label) for label in found])
+    rows = np.concatenate([empty, *found])  # (T, 6)
     boxes = rows[:, 2:] * sizes[image][:, [1, 0, 1, 0]].astype(np.float64)
     return Annotations(
         image=image,
@@ -363,7 +423,7 @@ def _resolve(description: DataYaml, split: str, entry: str, roots: Sequence[str]
 
 
 def _list_images(
-    source: Path, description: DataYaml, roots: Sequence[str] | None, notes: list[str]
+    source: Path, description: DataYaml, roots: Sequence[str] | None, findings: list[Finding]
 ) -> list[str]:
     """Absolute paths of the images in and below a folder, or in a .txt list."""
     if source.is_dir():
@@ -375,20 +435,29 @@ def _list_images(
     except OSError as error:
         raise InputError(f"{source}: the list cannot be read ({error}); check the path") from None
     entries = [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
-    for folder in (source.parent, *description.folders):
-        paths = [os.path.abspath(folder / entry) for _, entry in entries]
-        missing = set(missing_files(paths))
-        if not missing:
-            refuse_outside(paths, roots)
-            return paths
-        wrong = next(n for (n, _), path in zip(entries, paths, strict=True) if path in missing)
+    folders = list(dict.fromkeys((source.parent, *description.folders)))
     names = [entry for _, entry in entries]
-    if respelled := find_respelled((source.parent, *description.folders), names, source, notes):
-        refuse_outside(respelled, roots)
-        return respelled
-    raise InputError(
-        f"{source}:{wrong}: {lines[wrong - 1].strip()} does not exist; correct or remove the line"
+    tries = [[os.path.abspath(folder / name) for name in names] for folder in folders]
+    notes: list[Finding] = []
+    if all(missing_files(paths) for paths in tries):
+        respelled = find_respelled(folders, names, source, notes, may_miss=True)
+        tries += [respelled] if respelled else []
+    paths = min(tries, key=lambda paths: len(missing_files(paths)))
+    findings += notes if len(tries) > len(folders) and paths is tries[-1] else []
+    missing = set(missing_files(paths))
+    remedy = "correct or remove the line"
+    findings += (
+        wrong := [
+            Finding("missing image", f"{source}:{n}", f"{entry} does not exist", remedy, path, is_error=True)
+            for (n, entry), path in zip(entries, paths, strict=True)
+            if path in missing
+        ]
     )
+    if len(wrong) == len(paths) > 0:
+        raise InputError(str(wrong[0]))
+    found = [path for path in paths if path not in missing]
+    refuse_outside(found, roots)
+    return found
 
 
 def images_below(folder: Path, roots: Sequence[str] | None) -> list[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from ...errors import InputError
 from ..letterbox import PAD_VALUE, Letterbox, letterbox_geometry
+from .truncation import END, JPEG, has_all_pixels, has_end
 
 Pixels = npt.NDArray[np.uint8]
 Name = str | os.PathLike[str]
@@ -24,13 +26,20 @@ Size = tuple[int, int]
 
 MAX_MEGAPIXELS = 256
 """Largest image that is decoded by default: 16,000 px a side, which take 0.8 GB."""
-_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "HEIF", "AVIF")
 """Pillow knows many more, and some do much work to open a file."""
+_DECODED_BY_PILLOW = ("GIF", "HEIF", "AVIF")
+"""The others are decoded by OpenCV, as in classic YOLOv5."""
+_HEIC = (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf")
+_AVIF = b"ftypavi"
 
-_JPEG = b"\xff\xd8"
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSED = {5, 6, 7, 8}
 """EXIF orientations that swap height and width."""
+_FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
+"""OpenCV's code of the flip that follows, for each EXIF orientation."""
+_FILL = [128, 128, 128]
+"""Grey that a decoder puts where a JPEG has no pixels."""
 
 _DECODES_TO_RGB = hasattr(cv2, "IMREAD_COLOR_RGB")  # OpenCV 4.11 and newer
 _COLOUR: int = cv2.IMREAD_COLOR_RGB if _DECODES_TO_RGB else cv2.IMREAD_COLOR
@@ -41,6 +50,18 @@ _REDUCTIONS = {
 }
 """OpenCV's flag for each divisor; the grey ones, as their other bits are combined with ``_COLOUR``."""
 
+# InputError names the file, which OpenCV's own lines on the screen do not.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+class _Header(NamedTuple):
+    """What the header of an image says."""
+
+    displayed: Size
+    stored: Size  # before it is turned by its EXIF orientation
+    orientation: int  # EXIF orientation, 1 to 8
+    kind: str  # Pillow's name of the format
+
 
 def header_size(path: Name) -> Size:
     """Height and width in px of an image as displayed, read from its header alone.
@@ -48,7 +69,7 @@ def header_size(path: Name) -> Size:
     Raises:
         InputError: The file is not an image.
     """
-    return _header(path, path)[0]
+    return _header(path, path).displayed
 
 
 def refuse_large(path: Name, size: Size, max_megapixels: int = MAX_MEGAPIXELS) -> None:
@@ -68,11 +89,13 @@ def _open(file: IO[bytes]) -> ImageFile:
     """Open an image as ``Image.open`` does, without its limit, which is lower than ours."""
     Image.init()
     start = file.read(16)
+    if start[4:].startswith(_HEIC):
+        import_module("pillow_heif").register_heif_opener()
     for factory, accept in (Image.OPEN[name] for name in _FORMATS if name in Image.OPEN):
         if accept is None or accept(start) is True:
             file.seek(0)
             return factory(file, "")
-    raise ValueError("unknown format")
+    raise ImportError if start[4:].startswith(_AVIF) else ValueError("unknown format")
 
 
 def refuse_other_size(path: Name, size: Size) -> None:
@@ -81,13 +104,12 @@ def refuse_other_size(path: Name, size: Size) -> None:
     Raises:
         InputError: The file is not an image, or has another height and width in px.
     """
-    displayed, stored, _ = _header(path, path)
-    if size not in (displayed, stored):
-        raise _wrong_size(path, displayed, size)
+    header = _header(path, path)
+    if size not in (header.displayed, header.stored):
+        raise _wrong_size(path, header.displayed, size)
 
 
-def _header(file: Name | BytesIO, name: Name) -> tuple[Size, Size, bool]:
-    """Height and width as displayed, the same as stored, and True if it is displayed turned or mirrored."""
+def _header(file: Name | BytesIO, name: Name) -> _Header:
     try:
         with file if isinstance(file, BytesIO) else open(file, "rb") as opened, _open(opened) as image:
             width, height = image.size
@@ -97,10 +119,18 @@ def _header(file: Name | BytesIO, name: Name) -> tuple[Size, Size, bool]:
             orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
             if not (0 < width < 2**31 and 0 < height < 2**31):
                 raise ValueError("no size")
+            kind, mode = str(image.format), image.mode
+    except ImportError:
+        sentence = "HEIC and AVIF need more packages; pip install 'yolo-lightning[heic]'"
+        raise InputError(f"{name}: {sentence}") from None
     except Exception:  # a damaged header raises errors of nearly every kind
         raise InputError(f"{name}: not a readable image; replace or remove it") from None
+    if mode == "F" or (mode, kind) == ("I", "TIFF"):
+        raise InputError(f"{name}: pixels of 32 bits have no fixed white; convert it to 8 or 16 bits")
     displayed = (width, height) if orientation in _TRANSPOSED else (height, width)
-    return displayed, (height, width), orientation != 1
+    if kind == "TIFF":  # OpenCV always turns these
+        return _Header(displayed, displayed, 1, kind)
+    return _Header(displayed, (height, width), orientation, kind)
 
 
 def read_bytes(path: Name) -> bytes:
@@ -118,7 +148,8 @@ def read_bytes(path: Name) -> bytes:
 def read_rgb(path: Name, size: Size | None = None) -> Pixels:
     """Decode a file to uint8 RGB (H, W, 3), turned upright by its EXIF orientation.
 
-    Grey, transparent and 16-bit images become three channels of 8 bits. If ``size``, the annotated height
+    Grey, transparent and 16-bit images become three channels of 8 bits: alpha is ignored, and the upper byte
+    is taken. Of several pictures, the first is. If ``size``, the annotated height
     and width in px, matches the stored, unturned pixels instead of the upright ones, those are returned.
 
     Raises:
@@ -127,19 +158,31 @@ def read_rgb(path: Name, size: Size | None = None) -> Pixels:
     return decode_rgb(read_bytes(path), path, size)
 
 
-def decode_rgb(data: bytes, path: Name, size: Size | None = None) -> Pixels:
-    """Decode bytes as :func:`read_rgb` does a file."""
-    _refuse_truncated(data, path)
-    displayed, stored, _ = _header(BytesIO(data), path)
+def decode_rgb(data: bytes, path: Name, size: Size | None = None, divisor: int = 1) -> Pixels:
+    """Decode bytes as :func:`read_rgb` does a file; a JPEG at 1/divisor of its size."""
+    data = _whole(data, path)
+    header = _header(BytesIO(data), path)
     if size is None:
-        refuse_large(path, displayed)
-        return _decode(data, _COLOUR, path)
-    if tuple(size) in (displayed, stored):  # else it may be huge, whatever the annotations say
-        for flags in (_COLOUR, _COLOUR | cv2.IMREAD_IGNORE_ORIENTATION):
-            pixels = _decode(data, flags, path)
-            if pixels.shape[:2] == tuple(size):
-                return pixels
-    raise _wrong_size(path, displayed, size)
+        size = header.displayed
+        refuse_large(path, size)
+    size = (int(size[0]), int(size[1]))
+    if size not in (header.displayed, header.stored):  # it may be huge, whatever the annotations say
+        raise _wrong_size(path, header.displayed, size)
+    turns = header.orientation != 1 and size == header.displayed
+    if turns and (size[0] % divisor or size[1] % divisor):
+        divisor = 1  # turning may move the partial row or column to the front
+    pixels = _decode(data, header.kind, divisor, path)
+    if turns:
+        pixels = _turn(pixels, header.orientation)
+    if divisor == 1 and pixels.shape[:2] != size:
+        raise _wrong_size(path, pixels.shape[:2], size)
+    return pixels
+
+
+def _turn(pixels: Pixels, orientation: int) -> Pixels:
+    turned = cv2.transpose(pixels) if orientation in _TRANSPOSED else pixels
+    turned = cv2.flip(turned, _FLIPS[orientation]) if orientation in _FLIPS else turned
+    return turned.astype(np.uint8, copy=False)
 
 
 def decode_scaled(data: bytes, path: Name, size: Size, image_size: int) -> Pixels:
@@ -157,21 +200,20 @@ def decode_scaled(data: bytes, path: Name, size: Size, image_size: int) -> Pixel
     """
     # The largest divisor that leaves enough px.
     divisor = next((divisor for divisor in _REDUCTIONS if max(size) >= divisor * image_size), 1)
-    if divisor == 1 or not data.startswith(_JPEG):
-        return decode_rgb(data, path, size)
-    _refuse_truncated(data, path)
-    displayed, stored, is_turned = _header(BytesIO(data), path)
-    if tuple(size) not in (displayed, stored):
-        raise _wrong_size(path, displayed, size)
-    as_stored = cv2.IMREAD_IGNORE_ORIENTATION if tuple(size) != displayed else 0
-    if is_turned and not as_stored and (size[0] % divisor or size[1] % divisor):
-        return decode_rgb(data, path, size)  # turning may have moved the partial row or column to the front
-    return _decode(data, _COLOUR | _REDUCTIONS[divisor] | as_stored, path)
+    return decode_rgb(data, path, size, divisor if data.startswith(JPEG) else 1)
 
 
-def _refuse_truncated(data: bytes, path: Name) -> None:
-    if not _is_complete(data):
-        raise InputError(f"{path}: the image is truncated; replace or remove it")
+def _whole(data: bytes, path: Name) -> bytes:
+    """The file, with its end marker if a JPEG lacks nothing else."""
+    if has_end(data):
+        return data
+    if data.startswith(JPEG) and has_all_pixels(data):
+        return data.rstrip(b"\xff") + END
+    raise _truncated(path)
+
+
+def _truncated(path: Name) -> InputError:
+    return InputError(f"{path}: the image is truncated; replace or remove it")
 
 
 def _wrong_size(path: Name, found: Size, annotated: Size) -> InputError:
@@ -253,29 +295,21 @@ def _resize_reduced(image: Pixels, place: Letterbox, size: Size, divisor: int) -
     return scaled.astype(np.uint8, copy=False)
 
 
-def _decode(data: bytes, flags: int, path: Name) -> Pixels:
+def _decode(data: bytes, kind: str, divisor: int, path: Name) -> Pixels:
+    """Pixels as they are stored, unturned."""
     try:
+        if kind in _DECODED_BY_PILLOW:
+            with _open(BytesIO(data)) as image:
+                return np.array(image.convert("RGB"))
+        flags = _COLOUR | _REDUCTIONS.get(divisor, 0) | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
+    except Exception:  # damage in an image raises errors of nearly every kind
         pixels = None
     if pixels is None:
         raise InputError(f"{path}: not a readable image; replace or remove it")
     if not _DECODES_TO_RGB:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    # The end marker may have been put behind a part of the file.
+    if data.startswith(JPEG) and pixels[-1, -1].tolist() == _FILL and not has_all_pixels(data):
+        raise _truncated(path)
     return pixels.astype(np.uint8, copy=False)
-
-
-def _is_complete(data: bytes) -> bool:
-    """True if a JPEG or PNG has its end marker; decoders silently fill missing parts with grey."""
-    if data.startswith(b"\x89PNG"):
-        return data.rfind(b"IEND") > 0
-    if not data.startswith(_JPEG) or data.endswith(b"\xff\xd9"):
-        return True
-    # Cameras append data after the end marker, and thumbnails in the header have their own: search after
-    # the start of the scan. Inside a scan, 0xFF is always followed by 0x00 or a restart marker.
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        if data[position + 1] == 0xDA:
-            return data.find(b"\xff\xd9", position) >= 0
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return False
