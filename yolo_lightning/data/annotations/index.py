@@ -149,7 +149,7 @@ class DatasetIndex:
 
 
 def join(first: DatasetIndex, second: DatasetIndex) -> DatasetIndex:
-    """The index of all images of two splits with the same classes; new ids, and no image twice."""
+    """The index of all images of two splits with the same classes: new ids, no image twice, no findings."""
     known = set(first.paths())
     second = second.subset(np.flatnonzero([path not in known for path in second.paths()]))
     columns: dict[str, Any] = {
