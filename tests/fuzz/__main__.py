@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import inspect
 import resource
 import sys
 import tempfile
@@ -89,7 +90,10 @@ def fuzz_by_coverage(name: str, arguments: list[str]) -> None:
     folder = Path(tempfile.mkdtemp(prefix="fuzz."))
     TARGETS[name].prepare(folder)
     test: Any = make_test(TARGETS[name], folder, Counter())
-    atheris.instrument_all()
+    for module in [module for name, module in sys.modules.items() if name.startswith("yolo_lightning.")]:
+        for function in filter(inspect.isfunction, list(vars(module).values())):
+            if function.__module__ == module.__name__:
+                atheris.instrument_func(function)
     atheris.Setup([sys.argv[0], *arguments], test.hypothesis.fuzz_one_input)
     atheris.Fuzz()
 

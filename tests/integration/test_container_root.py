@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.support.debian import fetch, writable_folder
 from tests.support.dockerfile import Instruction, expand, read, stages
@@ -246,7 +247,7 @@ def test_what_is_installed_is_what_is_locked_and_the_sbom_lists_it(image: Image)
     printed = image.run("python", "-m", "pip", "list", "--format=json", "--path", *site_packages(image))
     installed = {package["name"]: package["version"] for package in json.loads(printed.splitlines()[0])}
     locked = (ROOT / "requirements" / "image.txt").read_text()
-    unlocked = {name for name, version in installed.items() if f"{name.lower()}=={version}" not in locked}
+    unlocked = {n for n, version in installed.items() if f"{canonicalize_name(n)}=={version}" not in locked}
     assert unlocked <= {"pip", "setuptools", "yolo-lightning"} and len(installed) > 50
     sbom = json.loads((image.root / "opt/yolo-lightning/sbom.json").read_text())
     listed = {component["name"].lower() for component in sbom["components"]}

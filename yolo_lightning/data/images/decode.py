@@ -53,7 +53,7 @@ _REDUCTIONS = {
 """OpenCV's flag for each divisor; the grey ones, as their other bits are combined with ``_COLOUR``."""
 
 # InputError names the file, which OpenCV's own lines on the screen do not.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+(cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)  # OpenCV 4, and 5
 
 
 class _Header(NamedTuple):
