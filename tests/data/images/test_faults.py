@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
@@ -206,6 +208,23 @@ def test_evaluation_leaves_them_out(index: DatasetIndex, workers: int, cache: st
         for i, image in found.items():
             np.testing.assert_array_equal(image, expected[i].image)
     assert len(said.lines) == 3
+    loader.end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_workers_that_are_lost_between_two_evaluations_are_replaced(
+    index: DatasetIndex, number: signal.Signals
+) -> None:
+    said = Said(index, train=False)
+    loader = _evaluation_loader(said.dataset, 1)
+    loader.timeout = 1
+    expected = [batch.index.tolist() for batch in loader]
+    (worker,) = loader._iterator._workers  # type: ignore[union-attr]
+    os.kill(worker.pid, number)
+    assert [batch.index.tolist() for batch in loader] == expected
+    assert said.lines == ["loader workers have ended or do not answer; new ones take their place"]
+    worker.join(60)
+    assert worker.exitcode == -signal.SIGKILL
     loader.end()
 
 

@@ -56,11 +56,12 @@ class Faults:
     @contextmanager
     def reading(self, i: int) -> Iterator[None]:
         """Note that image i is being read; a process that is killed leaves the note."""
-        self._since[i] = time.monotonic_ns()
+        since = self._since.numpy()  # faster than the tensor
+        since[i] = time.monotonic_ns()
         try:
             yield
         finally:
-            self._since[i] = 0
+            since[i] = 0
 
     def slowest(self) -> tuple[Path, float] | None:
         """The image that has been read for the longest time, and the time in s; None if none is read."""

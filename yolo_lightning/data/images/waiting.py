@@ -73,13 +73,20 @@ def wait(attempt: Callable[[], T], faults: Faults, processes: Sequence[BaseProce
             said = now
 
 
-def start_workers(start: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-    """Return the iterator that ``start``, a ``DataLoader``'s ``__iter__``, gives.
+def start_workers(loader: Any, start: Callable[[], Iterator[Any]], faults: Faults) -> Iterator[Any]:
+    """Return the iterator that ``start``, the ``__iter__`` of a ``DataLoader``, gives.
 
-    Torch would raise an error wherever the main thread is when a worker ends. Instead, :func:`wait` does.
+    Workers that stay from one iteration to the next are replaced if they have ended or do not answer.
+    Torch would raise an error wherever the main thread is when a worker ends; instead, :func:`wait` does.
     """
     before = signal.getsignal(signal.SIGCHLD)
-    batches = start()
+    try:
+        batches = start()
+    except RuntimeError:
+        faults.announce("loader workers have ended or do not answer; new ones take their place")
+        workers, loader._iterator = workers_of(loader._iterator), None
+        end_workers(workers)
+        batches = start()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, before)
     return batches

@@ -62,7 +62,7 @@ class EvaluationLoader(DataLoader[Sample]):
                 yield Batch(*(tensor.pin_memory() for tensor in batch)) if self.pin_memory else batch
 
     def _from_workers(self) -> Iterator[Batch]:
-        batches = start_workers(super().__iter__)
+        batches = start_workers(self, super().__iter__, self.dataset.faults)  # type: ignore[attr-defined]
         for _ in range(len(self)):
             yield wait(batches.__next__, self.dataset.faults, workers_of(batches))  # type: ignore[attr-defined]
 

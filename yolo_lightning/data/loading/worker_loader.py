@@ -187,7 +187,7 @@ class WorkerLoader(OrderedLoader):
         if self._loader is None:
             self._results = map(self._writer.__getitems__, iter(self._requests))
         else:
-            self._results = start_workers(self._loader.__iter__)
+            self._results = start_workers(self._loader, self._loader.__iter__, self._dataset.faults)
 
     def _take(self, epoch: int, batch: int) -> Filled:
         """Take the batch of a place from the workers; if one is lost, from new ones."""
