@@ -24,6 +24,7 @@ def told(on_gpu: bool, error: Exception, precision: str | None = None, **data: o
 
 def test_the_options_follow_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exhaustion, "is_on_gpu", lambda accelerator: accelerator == "gpu")
+    monkeypatch.setattr(exhaustion, "training_has_begun", lambda: False)
     on_gpu = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
     assert told(True, on_gpu, precision="32-true") == (
         "the GPU is out of memory (tried to allocate 2.00 GiB), with batches of 16 images of 640 px; give "
