@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from tensorboard.summary.writer import event_file_writer
 
 from yolo_lightning.data.synthetic import make_dataset
 
@@ -19,6 +20,10 @@ settings.load_profile("unhurried")
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
     os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start
     torch.set_num_threads(1)
+
+
+# TensorBoard reads the files of one second in the order of their names, which end in this number as text.
+event_file_writer._global_uid = event_file_writer.AtomicCounter(1_000_000)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
