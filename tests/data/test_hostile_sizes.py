@@ -50,9 +50,9 @@ FILLING: dict[str, tuple[Make, str]] = {
     "a data.yaml of 20 GB": (sparse(YAML), "more than 256 MiB"),
     "annotations are a named pipe": (no_file(JSON, os.mkfifo), "no train split"),
     "annotations are a device": (no_file(JSON, lambda path: path.symlink_to("/dev/zero")), "no train split"),
-    "a data.yaml is a named pipe": (no_file(YAML, os.mkfifo), "no data set found"),
+    "a data.yaml is a named pipe": (no_file(YAML, os.mkfifo), "add classes.txt"),
     "another YAML is a named pipe": (
-        no_file(YAML, lambda path: os.mkfifo(path.with_name("other.yaml"))), "no data set found"
+        no_file(YAML, lambda path: os.mkfifo(path.with_name("other.yaml"))), "add classes.txt"
     ),
     "brackets": (text(JSON, "[" * 1_000_000), "nested too deeply"),
     "brackets within": (text(JSON, '{"info": ' + "[" * 100_000 + "}"), "nested too deeply"),
