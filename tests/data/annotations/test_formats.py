@@ -677,6 +677,23 @@ def test_darknet_with_its_own_folder_and_validation(tmp_path: Path) -> None:
     assert read(root / "obj.data", "val").boxes.tolist() == [BOX]
 
 
+def test_darknet_in_its_folder_data(tmp_path: Path) -> None:
+    """Darknet's own layout: obj.data and the images lie in the folder data of DIR."""
+    sets.write_darknet(tmp_path / "data")
+    put(tmp_path / "data/obj.data", "train=data/train.txt\nvalid=data/test.txt\nnames=data/obj.names")
+    put(tmp_path / "data/train.txt", "data/obj_train_data/a.png\ndata/obj_train_data/b.png\n")
+    put(tmp_path / "data/test.txt", "data/obj_train_data/c.png\n")
+    assert read(tmp_path).layout == "Darknet"
+    assert [Path(path).name for path in read(tmp_path).paths()] == ["a.png", "b.png"]
+    assert [Path(path).name for path in read(tmp_path, "val").paths()] == ["c.png"]
+
+
+def test_other_files_with_the_suffix_of_darknet_are_passed_over(tmp_path: Path) -> None:
+    put(tmp_path / "events.data", b"\xff\x00")
+    sets.write_voc(tmp_path)
+    assert read(tmp_path).layout == "Pascal VOC"
+
+
 def test_darknet_names_that_are_not_there(tmp_path: Path) -> None:
     sets.write_darknet(tmp_path)
     put(tmp_path / "obj.data", "train = data/train.txt\nnames = /etc/passwd\n")

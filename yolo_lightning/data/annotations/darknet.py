@@ -26,10 +26,8 @@ class DarknetReader(YoloReader):
 
     @staticmethod
     def find(root: Path) -> Path | None:
-        files = [root] if root.suffix.lower() == ".data" else sorted(root.glob("*.data"))
-        return next(
-            (file for file in files if file.is_file() and {"names", "train"} <= _settings(file).keys()), None
-        )
+        files = [*sorted(root.glob("*.data")), *sorted(root.glob("data/*.data"))]
+        return next(filter(_is_settings, [root] if root.suffix.lower() == ".data" else files), None)
 
     @staticmethod
     def describe(place: Path) -> DataYaml:
@@ -106,6 +104,13 @@ def _settings(path: Path) -> dict[str, str]:
     """The values of an ``obj.data`` by their keys."""
     lines = (line.split("#")[0].partition("=") for line in read_text(path).splitlines())
     return {key.strip(): value.strip() for key, _, value in lines if value.strip()}
+
+
+def _is_settings(path: Path) -> bool:
+    try:
+        return path.is_file() and {"names", "train"} <= _settings(path).keys()
+    except (InputError, OSError):  # any file may have this suffix
+        return False
 
 
 def _is_label_file(path: Path) -> bool:
