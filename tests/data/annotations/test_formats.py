@@ -168,10 +168,19 @@ BAD_XML: dict[str, tuple[str | bytes, str]] = {
         '<!DOCTYPE x SYSTEM "file:///etc/passwd">' + sets.voc_xml(),
         r"a\.xml: broken .*<!DOCTYPE",
     ),
-    "no numbers": (sets.voc_xml(objects=sets.voc_object(box=("x", 1, 2, 3))), r"a\.xml: object 1 of a"),
-    "not finite": (sets.voc_xml(objects=sets.voc_object(box=("nan", 1, 2, 3))), r"a\.xml: object 1 of a"),
-    "no class": (sets.voc_xml(objects=sets.voc_object("")), r"a\.xml: object 1 of a"),
-    "no box": (sets.voc_xml(objects="<object><name>disc</name></object>"), r"a\.xml: object 1 of a"),
+    "no numbers": (
+        sets.voc_xml(objects=sets.voc_object(box=("x", 1, 2, 3))),
+        r"a\.xml: object 1 of a: 'x' is no number; correct or remove it",
+    ),
+    "not finite": (
+        sets.voc_xml(objects=sets.voc_object(box=("nan", 1, 2, 3))),
+        r"a\.xml: object 1 of a: its box is not all finite numbers",
+    ),
+    "no class": (sets.voc_xml(objects=sets.voc_object("")), r"a\.xml: object 1 of a: it has no class"),
+    "no box": (
+        sets.voc_xml(objects="<object><name>disc</name></object>"),
+        r"a\.xml: object 1 of a: its 'bndbox' has no xmin, ymin, xmax, ymax",
+    ),
     "other size": (sets.voc_xml(size=(640, 480)), r"a\.png: the image is 64 x 48 px but .* 640 x 480 px"),
     "empty": ("", r"a\.xml:1: broken XML"),
 }
@@ -317,13 +326,19 @@ def test_labelme_image_path_that_is_no_name(tmp_path: Path, name: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "points", [[], [[1, 2]], [["x", 1], [2, 2], [3, 3]], [[1e999, 1], [2, 2], [3, 3]], None, [[1], [2], [3]]]
+    "points, what",
+    [
+        ([], "it has fewer than 3 points"),
+        ([[1, 2]], "it has fewer than 3 points"),
+        ([["x", 1], [2, 2], [3, 3]], "'x' is no number"),
+        ([[1e999, 1], [2, 2], [3, 3]], "its box is not all finite numbers"),
+        (None, "a value is missing, or is not what LabelMe has there"),
+        ([[1], [2], [3]], "a value is missing, or is not what LabelMe has there"),
+    ],
 )
-def test_labelme_malformed_points(tmp_path: Path, points: Any) -> None:
+def test_labelme_malformed_points(tmp_path: Path, points: Any, what: str) -> None:
     labelme(shape(points))(tmp_path)
-    with pytest.raises(
-        InputError, match=r"a\.json: object 1 of a\.png: it is not written as the format says"
-    ):
+    with pytest.raises(InputError, match=rf"a\.json: object 1 of a\.png: {what}; correct or remove it"):
         read(tmp_path)
 
 
@@ -413,7 +428,7 @@ def test_via_class_that_cannot_be_told(tmp_path: Path) -> None:
 
 def test_via_region_without_the_class(tmp_path: Path) -> None:
     via(via_2(region(kind="disc"), region(note="x"), _via_attributes=KINDS))(tmp_path)
-    with pytest.raises(InputError, match=r"object 2 of a\.png: .*KeyError: 'kind'"):
+    with pytest.raises(InputError, match=r"object 2 of a\.png: it has no 'kind'; correct or remove it"):
         read(tmp_path)
     via({"k": sets.via_image("a.png", region(), region(kind={"disc": False}))})(tmp_path)
     with pytest.raises(InputError, match=r"object 2 of a\.png: .*no class"):
@@ -487,7 +502,7 @@ def test_supervisely_mask_that_is_a_bomb(tmp_path: Path) -> None:
     bitmap = sets.supervisely_mask()
     bitmap["data"] = base64.b64encode(b"\x89PNG" * 99).decode()
     supervisely(sets.supervisely_object("bitmap", [], bitmap=bitmap))(tmp_path)
-    with pytest.raises(InputError, match=r"object 1 of .*no mask"):
+    with pytest.raises(InputError, match=r"object 1 of .*its bitmap is no PNG"):
         read(tmp_path)
 
 
@@ -656,6 +671,16 @@ def test_csv_of_roboflow_for_retinanet(tmp_path: Path) -> None:
         )
     assert read(tmp_path, "val").path(0).parent.name == "valid"
     check(tmp_path)
+
+
+def test_csv_of_vott(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.png")
+    header = '"image","xmin","ymin","xmax","ymax","label"\n'
+    put(tmp_path / "set-train-export.csv", header + '"a.png",16,12,32,24,"disc"\n')
+    put(tmp_path / "set-test-export.csv", header + '"b.png",16,12,32,24,"disc"\n')
+    check(tmp_path)
+    assert [Path(path).name for path in read(tmp_path, "test").paths()] == ["b.png"]
 
 
 def test_csv_named_after_splits(tmp_path: Path) -> None:
