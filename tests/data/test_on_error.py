@@ -84,7 +84,7 @@ def test_boxes_of_another_form_stop_also_with_skip(tmp_path: Path) -> None:
         path.write_text(json.dumps(document))
     for on_error in ("raise", "skip"):
         with pytest.raises(
-            InputError, match=r"json: all 8 boxes lie within 0\.\.1, but COCO's are in px; [^;]*$"
+            InputError, match=r"json: all 8 boxes lie within 0\.\.1, but this format has px; [^;]*$"
         ):
             module(tmp_path, on_error, 1.0).build_indices("fit")
 

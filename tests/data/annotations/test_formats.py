@@ -84,6 +84,7 @@ VOC: dict[str, Write] = {
     "carriage returns": voc(sets.voc_xml().replace("\n", "\r\n")),
     "floats": voc(sets.voc_xml(objects=sets.voc_object(box=("16.0", "12.00", "32.", "24.000")))),
     "white space around the class": voc(sets.voc_xml(objects=sets.voc_object("\n  disc "))),
+    "difficult in words": voc(sets.voc_xml().replace("<difficult>0", "<difficult>Unspecified")),
     "size 0": voc(sets.voc_xml(size=(0, 0))),
     "no size": voc(sets.voc_xml().replace("size", "dimensions")),
     "parts": voc(sets.voc_xml(objects=sets.voc_object(extra=PART))),
@@ -277,6 +278,12 @@ LABELME: dict[str, Write] = {
 def test_labelme(tmp_path: Path, name: str) -> None:
     LABELME[name](tmp_path)
     check(tmp_path)
+
+
+def test_labelme_shape_without_a_label(tmp_path: Path) -> None:
+    labelme(shape(label=None), shape())(tmp_path)
+    with pytest.raises(InputError, match=r"object 1 of a\.png: it has no class; correct or remove it"):
+        read(tmp_path)
 
 
 def test_labelme_circle(tmp_path: Path) -> None:
@@ -681,6 +688,12 @@ def test_csv_of_vott(tmp_path: Path) -> None:
     put(tmp_path / "set-test-export.csv", header + '"b.png",16,12,32,24,"disc"\n')
     check(tmp_path)
     assert [Path(path).name for path in read(tmp_path, "test").paths()] == ["b.png"]
+
+
+def test_csv_with_upper_case_in_its_header(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    put(tmp_path / "a.csv", "\ufeffFilename,XMin,YMin,XMax,YMax,Class\na.png,16,12,32,24,disc\n")
+    check(tmp_path)
 
 
 def test_csv_named_after_splits(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class LabelmeReader(RecordReader):
     def label(item: Any, record: Record) -> Label:
         boxes = [_box(shape) for shape in item]
         xs, ys = [x for box in boxes for x in box[::2]], [y for box in boxes for y in box[1::2]]
-        return Label(str(item[0]["label"]), around(xs, ys))
+        return Label(item[0]["label"], around(xs, ys))
 
 
 def _box(shape: Any) -> Box:

@@ -300,7 +300,7 @@ def _read_labels(
     for row, item in enumerate(record.objects, start=1):
         try:
             label = kind.label(item, record)
-            label = label._replace(name=(label.name or "").strip())
+            label = label._replace(name="" if label.name is None else str(label.name).strip())
             if not label.name:
                 raise ShapeError("it has no class")
             if not all(map(math.isfinite, label.box)):

@@ -58,7 +58,7 @@ class TableReader(RecordReader):
 
 
 def _header(document: Any) -> list[str]:
-    return [_OF_VOTT.get(key.strip(), key.strip()) for key in document[0]]
+    return [_OF_VOTT.get(key, key) for key in (text.strip().lower() for text in document[0])]
 
 
 def _has_no_header(document: Any) -> bool:

@@ -53,7 +53,7 @@ class VocReader(RecordReader):
         if lacking := [key for key, text in corners.items() if text is None]:
             raise ShapeError(f"its 'bndbox' has no {', '.join(lacking)}")
         x1, y1, x2, y2 = map(float, corners.values())
-        is_difficult = float(element.findtext("difficult") or 0) == 1
+        is_difficult = (element.findtext("difficult") or "").strip() == "1"
         return Label(element.findtext("name"), (x1 - first, y1 - first, x2, y2), is_difficult)
 
     @staticmethod

@@ -34,12 +34,12 @@ def _wrong_form(index: DatasetIndex) -> Iterator[Finding]:
     sizes = np.repeat(index.sizes, np.diff(index.offsets), axis=0)[:, ::-1]  # (T, 2), width and height
     corner, far = index.boxes[:, :2], index.boxes[:, 2:]
     source, extent = str(index.source), far - corner
-    if index.layout.startswith("COCO") and far.max() <= 1 + 1e-6 and extent.min() > 0 and sizes.min() > 16:
-        what = f"all {len(far):,} boxes lie within 0..1, but COCO's are in px"
+    is_yolo = index.layout.startswith(("YOLO", "Darknet"))
+    if not is_yolo and far.max() <= 1 + 1e-6 and extent.min() > 0 and sizes.min() > 16:
+        what = f"all {len(far):,} boxes lie within 0..1, but this format has px"
         remedy = "multiply x and width by the image's width, y and height by its height"
         yield Finding("boxes in 0..1", source, what, remedy, EVERY_IMAGE, is_error=True)
         return
-    is_yolo = index.layout.startswith("YOLO")
     if len(far) < _LEAST_BOXES or not (is_yolo or index.layout.startswith("COCO")):
         return
     first = (corner + far) / 2 if is_yolo else corner  # the first two numbers of each label, in px
