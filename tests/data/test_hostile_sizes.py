@@ -72,6 +72,15 @@ def test_no_file_fills_the_memory_or_waits_for_ever(place: Place, name: str) -> 
         place.module().index("train")
 
 
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_labels_that_are_no_file_are_not_opened_even_if_they_may_lie_outside(
+    place: Place, put: Callable[[Path], object]
+) -> None:
+    no_file(LABELS, put)(place)
+    with pytest.raises(InputError, match=r"a\.txt: cannot be read \(.*it is no file\)"):
+        place.module(allow_outside=True).index("train")
+
+
 def test_an_image_of_gigabytes_is_not_read(place: Place) -> None:
     sparse("images/train/a.png")(place)
     with pytest.raises(InputError, match="more than 2 GiB"):
