@@ -57,15 +57,14 @@ class PlainYoloReader(YoloReader):
     def find(root: Path) -> Path | None:
         if not root.is_dir():
             return None
+        if _class_file(root) is None and any(root.glob("*/data.yaml")):
+            return None  # the data set lies deeper
         texts = islice(files_below(root, ".txt"), _LOOKED_AT)
         return root if any(_is_label_file(Path(path)) for path in texts) else None
 
     @staticmethod
     def describe(place: Path) -> DataYaml:
-        patterns = [folder + name for folder in ("", "*/", "*/*/") for name in _CLASS_FILES]
-        file = next(
-            (path for pattern in patterns for path in sorted(place.glob(pattern)) if path.is_file()), None
-        )
+        file = _class_file(place)
         if file is None:
             raise InputError(
                 f"{place}: YOLO label files without the names of the classes; add classes.txt with one name "
@@ -89,6 +88,13 @@ class PlainYoloReader(YoloReader):
     @property
     def layout(self) -> str:
         return "YOLO without data.yaml"
+
+
+def _class_file(place: Path) -> Path | None:
+    patterns = [folder + name for folder in ("", "*/", "*/*/") for name in _CLASS_FILES]
+    return next(
+        (path for pattern in patterns for path in sorted(place.glob(pattern)) if path.is_file()), None
+    )
 
 
 def _describe(place: Path, folder: Path, splits: dict[str, tuple[str, ...]], class_file: Path) -> DataYaml:
