@@ -187,3 +187,11 @@ def test_a_folder_in_the_place_of_a_label_file_is_named(tmp_path: Path) -> None:
         InputError, match=r"a\.txt: is no file, but a folder, a pipe or a broken link; remove it"
     ):
         YoloReader(path, "train").read()
+
+
+def test_points_of_a_pose_without_its_shape_are_asked_for(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.2 0.5 0.5 2 0.6 0.6 2\n"})
+    with pytest.raises(
+        InputError, match=r"a\.txt:1: 2 is out of 0\.\.1; .*or add 'kpt_shape' to the data\.yaml"
+    ):
+        refuse_errors(YoloReader(path, "train").read().findings)
