@@ -59,6 +59,10 @@ def test_skip_stops_above_a_share(tmp_path: Path) -> None:
     plant_in_coco(tmp_path, 10 * len(COCO_FAULTS))
     with pytest.raises(InputError, match=r"split would be left out, more than data\.max_skipped 0\.09"):
         module(tmp_path, "skip", 0.09).build_indices("fit")
+    for path in (tmp_path / "images/train").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"no image of the train split is without errors, "):
+        module(tmp_path, "skip", 1.0).build_indices("fit")
     with pytest.raises(InputError, match=r"max_skipped 1\.5 is no share"):
         module(tmp_path, "skip", 1.5)
     with pytest.raises(InputError, match="on_error 'ignore' is unknown"):

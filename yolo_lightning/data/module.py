@@ -215,7 +215,9 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         errors = [finding for finding in index.findings if finding.is_error]
         count = count_images(errors)
         total = len(index) + count
-        if errors and (count > self.max_skipped * total or not len(index)):
+        if errors and not len(index):
+            raise InputError(f"{index.source}: no image of the {split} split is without errors, {errors[0]}")
+        if count > self.max_skipped * total:
             raise InputError(
                 f"{index.source}: {count:,} of {total:,} images of the {split} split would be left out, more "
                 f"than data.max_skipped {self.max_skipped}, such as {errors[0]}; correct the data set, or "

@@ -68,7 +68,7 @@ def _box_of_bitmap(bitmap: Any, size: tuple[int, int]) -> Box:
             raise ShapeError(f"its mask of {width} x {height} px is larger than the image")
         mask = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
     except (binascii.Error, zlib.error, struct.error, cv2.error):
-        raise ShapeError("its bitmap is no PNG") from None
+        mask = None
     if mask is None:
         raise ShapeError("its bitmap is no PNG")
     rows, columns = np.nonzero(mask if mask.ndim == 2 else mask[..., -1])

@@ -21,7 +21,7 @@ def check_labels(index: DatasetIndex, image_size: int) -> list[Finding]:
     empty = int((counts == 0).sum())
     found = [*_wrong_form(index), *_small_boxes(index, image_size)]
     if empty:
-        what = f"{empty:,} of {len(index):,} images have no labels, and are trained as background"
+        what = f"{empty:,} of {len(index):,} images have no labels, and count as background"
         remedy = "add labels if they show objects"
         found.append(Finding("no labels", str(index.source), what, remedy, is_note=True))
     return found
@@ -37,7 +37,7 @@ def _wrong_form(index: DatasetIndex) -> Iterator[Finding]:
     is_yolo = index.layout.startswith(("YOLO", "Darknet"))
     if not is_yolo and far.max() <= 1 + 1e-6 and extent.min() > 0 and sizes.min() > 16:
         what = f"all {len(far):,} boxes lie within 0..1, but this format has px"
-        remedy = "multiply x and width by the image's width, y and height by its height"
+        remedy = "multiply horizontal numbers by the image's width, vertical ones by its height"
         yield Finding("boxes in 0..1", source, what, remedy, EVERY_IMAGE, is_error=True)
         return
     if len(far) < _LEAST_BOXES or not (is_yolo or index.layout.startswith("COCO")):
