@@ -68,6 +68,16 @@ def test_a_split_that_cannot_be_read_is_an_error_beside_the_others(
     assert "missing split" in as_json(capsys, tmp_path)["kinds"]
 
 
+def test_no_name_of_a_broken_split_is_a_command_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant_in_yolo(tmp_path, 4, faults={})
+    (tmp_path / "data.yaml").write_text('train: images/train\nval: "\\e[31mval"\nnames: [a, b]\n')
+    assert check(tmp_path) == 1
+    out = capsys.readouterr().out
+    assert "?[31mval, which does not exist" in out and "\x1b" not in out
+
+
 def test_other_classes_in_val_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plant_in_coco(tmp_path, 3, faults={})
     path = tmp_path / "annotations/instances_val.json"

@@ -16,8 +16,6 @@ def test_a_full_disk_keeps_no_secret_and_so_no_cache(tmp_path: Path, monkeypatch
         (tmp_path / "home" / "yolo_lightning" / "secret").touch()
         with suppress(OSError), (tmp_path / "ballast").open("wb") as file:
             file.write(bytes(2**17))
-        with pytest.raises(
-            NoRoom, match=r"nothing is cached, since .* \(No space left on device\); make room"
-        ):
+        with pytest.raises(NoRoom, match=r"nothing is cached, as .* \(No space left on device\); make room"):
             sign(b"anything")
     cache_folder._secret.cache_clear()

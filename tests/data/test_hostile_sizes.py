@@ -50,9 +50,9 @@ FILLING: dict[str, tuple[Make, str]] = {
     "a data.yaml of 20 GB": (sparse(YAML), "more than 256 MiB"),
     "annotations are a named pipe": (no_file(JSON, os.mkfifo), "no train split"),
     "annotations are a device": (no_file(JSON, lambda path: path.symlink_to("/dev/zero")), "no train split"),
-    "a data.yaml is a named pipe": (no_file(YAML, os.mkfifo), "no data set found"),
+    "a data.yaml is a named pipe": (no_file(YAML, os.mkfifo), "add classes.txt"),
     "another YAML is a named pipe": (
-        no_file(YAML, lambda path: os.mkfifo(path.with_name("other.yaml"))), "no data set found"
+        no_file(YAML, lambda path: os.mkfifo(path.with_name("other.yaml"))), "add classes.txt"
     ),
     "brackets": (text(JSON, "[" * 1_000_000), "nested too deeply"),
     "brackets within": (text(JSON, '{"info": ' + "[" * 100_000 + "}"), "nested too deeply"),
@@ -70,6 +70,15 @@ def test_no_file_fills_the_memory_or_waits_for_ever(place: Place, name: str) -> 
     make(place)
     with pytest.raises(InputError, match=said):
         place.module().index("train")
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_labels_that_are_no_file_are_not_opened_even_if_they_may_lie_outside(
+    place: Place, put: Callable[[Path], object]
+) -> None:
+    no_file(LABELS, put)(place)
+    with pytest.raises(InputError, match=r"a\.txt: cannot be read \(.*it is no file\)"):
+        place.module(allow_outside=True).index("train")
 
 
 def test_an_image_of_gigabytes_is_not_read(place: Place) -> None:

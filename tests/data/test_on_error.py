@@ -59,6 +59,10 @@ def test_skip_stops_above_a_share(tmp_path: Path) -> None:
     plant_in_coco(tmp_path, 10 * len(COCO_FAULTS))
     with pytest.raises(InputError, match=r"split would be left out, more than data\.max_skipped 0\.09"):
         module(tmp_path, "skip", 0.09).build_indices("fit")
+    for path in (tmp_path / "images/train").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"no image of the train split is without errors, "):
+        module(tmp_path, "skip", 1.0).build_indices("fit")
     with pytest.raises(InputError, match=r"max_skipped 1\.5 is no share"):
         module(tmp_path, "skip", 1.5)
     with pytest.raises(InputError, match="on_error 'ignore' is unknown"):
@@ -72,6 +76,21 @@ def test_classes_that_count_from_one_are_one_error(tmp_path: Path) -> None:
     for on_error in ("raise", "skip"):
         with pytest.raises(InputError, match="the classes of the labels seem to count from 1: 2 is used in"):
             module(tmp_path, on_error).build_indices("fit")
+
+
+def test_boxes_of_another_form_stop_also_with_skip(tmp_path: Path) -> None:
+    """All labels of the split are wrong, so that there is nothing to leave out."""
+    plant_in_coco(tmp_path, 8, faults={})
+    for path in (tmp_path / "annotations").glob("*.json"):
+        document = json.loads(path.read_text())
+        for annotation in document["annotations"]:
+            annotation["bbox"] = [0.1, 0.2, 0.3, 0.4]
+        path.write_text(json.dumps(document))
+    for on_error in ("raise", "skip"):
+        with pytest.raises(
+            InputError, match=r"json: all 8 boxes lie within 0\.\.1, but this format has px; [^;]*$"
+        ):
+            module(tmp_path, on_error, 1.0).build_indices("fit")
 
 
 def test_labels_of_an_image_entry_without_a_file_name_are_left_out_with_it(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from ..data.module import DetectionDataModule, refuse_other_classes
 from ..errors import InputError
 from ..monitoring.report.check import check_page
 from ..system.files import write_whole
+from ..system.text import printable
 from .command_parser import FitParser
 from .convert import find_new_folder
 
@@ -121,7 +122,7 @@ def as_json(name: str, indices: Mapping[Split, DatasetIndex], broken: Sequence[F
 
 def _print(indices: Mapping[Split, DatasetIndex], broken: Sequence[Finding]) -> None:
     for line in list_findings(broken):
-        print(line)
+        print(printable(line))
     for split, index in indices.items():
         print(summarise(index, f"{split} ({index.layout}, {index.source})"))
     counts = as_json("", indices, broken)["counts"]

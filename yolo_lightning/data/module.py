@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from ..errors import InputError
 from ..system.cores import usable_cores
-from .annotations.findings import Finding, count_images, refuse_errors
+from .annotations.findings import EVERY_IMAGE, Finding, count_images, refuse_errors
 from .annotations.index import DatasetIndex, IntArray
 from .annotations.reader import Classes
 from .annotations.source import FORMAT_NAMES, DataSource, Split
@@ -191,8 +191,9 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             indices = {split: index.without(found[split]) for split, index in indices.items()}
         for split, index in indices.items():
             rank_zero_info(summarise(index, f"{split} ({index.layout}, {index.source})"))
-        if self.on_error == "raise":
-            refuse_errors(finding for index in indices.values() for finding in index.findings)
+        findings = [finding for index in indices.values() for finding in index.findings]
+        # If all labels of a split are wrong, leaving images out does not help.
+        refuse_errors(f for f in findings if self.on_error == "raise" or f.image == EVERY_IMAGE)
         for split, index in indices.items():
             self._refuse_many_errors(split, index)
         self.indices |= indices
@@ -214,7 +215,9 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         errors = [finding for finding in index.findings if finding.is_error]
         count = count_images(errors)
         total = len(index) + count
-        if errors and (count > self.max_skipped * total or not len(index)):
+        if errors and not len(index):
+            raise InputError(f"{index.source}: no image of the {split} split is without errors, {errors[0]}")
+        if count > self.max_skipped * total:
             raise InputError(
                 f"{index.source}: {count:,} of {total:,} images of the {split} split would be left out, more "
                 f"than data.max_skipped {self.max_skipped}, such as {errors[0]}; correct the data set, or "

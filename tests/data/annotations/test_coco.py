@@ -148,3 +148,14 @@ def test_class_names_alone_equal_those_of_the_index(tmp_path: Path, indent: int 
 def test_class_names_alone_do_not_trust_a_second_categories(tmp_path: Path) -> None:
     document = {"info": {"categories": [{"id": 1, "name": "not me"}]}, **coco_document()}
     assert read_categories(write_coco(tmp_path, json.dumps(document)))[0] == ("dog", "cat")
+
+
+@pytest.mark.parametrize(
+    "value, is_crowd", [(0, False), ("0", False), ("false", False), (None, False), (1, True), ("1", True)]
+)
+def test_a_crowd_may_be_told_in_words(tmp_path: Path, value: object, is_crowd: bool) -> None:
+    document = coco_document()
+    document["annotations"][0]["iscrowd"] = value
+    index = CocoReader(write_coco(tmp_path, document), "train").read()
+    others = sum(a.get("iscrowd", 0) for a in document["annotations"][1:])
+    assert index.crowd.sum() == others + is_crowd

@@ -84,6 +84,7 @@ VOC: dict[str, Write] = {
     "carriage returns": voc(sets.voc_xml().replace("\n", "\r\n")),
     "floats": voc(sets.voc_xml(objects=sets.voc_object(box=("16.0", "12.00", "32.", "24.000")))),
     "white space around the class": voc(sets.voc_xml(objects=sets.voc_object("\n  disc "))),
+    "difficult in words": voc(sets.voc_xml().replace("<difficult>0", "<difficult>Unspecified")),
     "size 0": voc(sets.voc_xml(size=(0, 0))),
     "no size": voc(sets.voc_xml().replace("size", "dimensions")),
     "parts": voc(sets.voc_xml(objects=sets.voc_object(extra=PART))),
@@ -168,10 +169,19 @@ BAD_XML: dict[str, tuple[str | bytes, str]] = {
         '<!DOCTYPE x SYSTEM "file:///etc/passwd">' + sets.voc_xml(),
         r"a\.xml: broken .*<!DOCTYPE",
     ),
-    "no numbers": (sets.voc_xml(objects=sets.voc_object(box=("x", 1, 2, 3))), r"a\.xml: object 1 of a"),
-    "not finite": (sets.voc_xml(objects=sets.voc_object(box=("nan", 1, 2, 3))), r"a\.xml: object 1 of a"),
-    "no class": (sets.voc_xml(objects=sets.voc_object("")), r"a\.xml: object 1 of a"),
-    "no box": (sets.voc_xml(objects="<object><name>disc</name></object>"), r"a\.xml: object 1 of a"),
+    "no numbers": (
+        sets.voc_xml(objects=sets.voc_object(box=("x", 1, 2, 3))),
+        r"a\.xml: object 1 of a: 'x' is no number; correct or remove it",
+    ),
+    "not finite": (
+        sets.voc_xml(objects=sets.voc_object(box=("nan", 1, 2, 3))),
+        r"a\.xml: object 1 of a: its box is not all finite numbers",
+    ),
+    "no class": (sets.voc_xml(objects=sets.voc_object("")), r"a\.xml: object 1 of a: it has no class"),
+    "no box": (
+        sets.voc_xml(objects="<object><name>disc</name></object>"),
+        r"a\.xml: object 1 of a: its 'bndbox' has no xmin, ymin, xmax, ymax",
+    ),
     "other size": (sets.voc_xml(size=(640, 480)), r"a\.png: the image is 64 x 48 px but .* 640 x 480 px"),
     "empty": ("", r"a\.xml:1: broken XML"),
 }
@@ -270,6 +280,12 @@ def test_labelme(tmp_path: Path, name: str) -> None:
     check(tmp_path)
 
 
+def test_labelme_shape_without_a_label(tmp_path: Path) -> None:
+    labelme(shape(label=None), shape())(tmp_path)
+    with pytest.raises(InputError, match=r"object 1 of a\.png: it has no class; correct or remove it"):
+        read(tmp_path)
+
+
 def test_labelme_circle(tmp_path: Path) -> None:
     labelme(shape([[20, 20], [23, 24]], "circle"))(tmp_path)
     check(tmp_path, [15, 15, 25, 25])
@@ -317,13 +333,19 @@ def test_labelme_image_path_that_is_no_name(tmp_path: Path, name: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "points", [[], [[1, 2]], [["x", 1], [2, 2], [3, 3]], [[1e999, 1], [2, 2], [3, 3]], None, [[1], [2], [3]]]
+    "points, what",
+    [
+        ([], "it has fewer than 3 points"),
+        ([[1, 2]], "it has fewer than 3 points"),
+        ([["x", 1], [2, 2], [3, 3]], "'x' is no number"),
+        ([[1e999, 1], [2, 2], [3, 3]], "its box is not all finite numbers"),
+        (None, "a value is missing, or is not what LabelMe has there"),
+        ([[1], [2], [3]], "a value is missing, or is not what LabelMe has there"),
+    ],
 )
-def test_labelme_malformed_points(tmp_path: Path, points: Any) -> None:
+def test_labelme_malformed_points(tmp_path: Path, points: Any, what: str) -> None:
     labelme(shape(points))(tmp_path)
-    with pytest.raises(
-        InputError, match=r"a\.json: object 1 of a\.png: it is not written as the format says"
-    ):
+    with pytest.raises(InputError, match=rf"a\.json: object 1 of a\.png: {what}; correct or remove it"):
         read(tmp_path)
 
 
@@ -413,7 +435,7 @@ def test_via_class_that_cannot_be_told(tmp_path: Path) -> None:
 
 def test_via_region_without_the_class(tmp_path: Path) -> None:
     via(via_2(region(kind="disc"), region(note="x"), _via_attributes=KINDS))(tmp_path)
-    with pytest.raises(InputError, match=r"object 2 of a\.png: .*KeyError: 'kind'"):
+    with pytest.raises(InputError, match=r"object 2 of a\.png: it has no 'kind'; correct or remove it"):
         read(tmp_path)
     via({"k": sets.via_image("a.png", region(), region(kind={"disc": False}))})(tmp_path)
     with pytest.raises(InputError, match=r"object 2 of a\.png: .*no class"):
@@ -487,7 +509,7 @@ def test_supervisely_mask_that_is_a_bomb(tmp_path: Path) -> None:
     bitmap = sets.supervisely_mask()
     bitmap["data"] = base64.b64encode(b"\x89PNG" * 99).decode()
     supervisely(sets.supervisely_object("bitmap", [], bitmap=bitmap))(tmp_path)
-    with pytest.raises(InputError, match=r"object 1 of .*no mask"):
+    with pytest.raises(InputError, match=r"object 1 of .*its bitmap is no PNG"):
         read(tmp_path)
 
 
@@ -658,6 +680,22 @@ def test_csv_of_roboflow_for_retinanet(tmp_path: Path) -> None:
     check(tmp_path)
 
 
+def test_csv_of_vott(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.png")
+    header = '"image","xmin","ymin","xmax","ymax","label"\n'
+    put(tmp_path / "set-train-export.csv", header + '"a.png",16,12,32,24,"disc"\n')
+    put(tmp_path / "set-test-export.csv", header + '"b.png",16,12,32,24,"disc"\n')
+    check(tmp_path)
+    assert [Path(path).name for path in read(tmp_path, "test").paths()] == ["b.png"]
+
+
+def test_csv_with_upper_case_in_its_header(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    put(tmp_path / "a.csv", "\ufeffFilename,XMin,YMin,XMax,YMax,Class\na.png,16,12,32,24,disc\n")
+    check(tmp_path)
+
+
 def test_csv_named_after_splits(tmp_path: Path) -> None:
     for split in ("train", "test"):
         picture(tmp_path / f"images/{split}/{split}1.png")
@@ -675,6 +713,23 @@ def test_darknet_with_its_own_folder_and_validation(tmp_path: Path) -> None:
     assert len(read(root)) == 3
     assert [Path(path).name for path in read(root, "val").paths()] == ["c.png"]
     assert read(root / "obj.data", "val").boxes.tolist() == [BOX]
+
+
+def test_darknet_in_its_folder_data(tmp_path: Path) -> None:
+    """Darknet's own layout: obj.data and the images lie in the folder data of DIR."""
+    sets.write_darknet(tmp_path / "data")
+    put(tmp_path / "data/obj.data", "train=data/train.txt\nvalid=data/test.txt\nnames=data/obj.names")
+    put(tmp_path / "data/train.txt", "data/obj_train_data/a.png\ndata/obj_train_data/b.png\n")
+    put(tmp_path / "data/test.txt", "data/obj_train_data/c.png\n")
+    assert read(tmp_path).layout == "Darknet"
+    assert [Path(path).name for path in read(tmp_path).paths()] == ["a.png", "b.png"]
+    assert [Path(path).name for path in read(tmp_path, "val").paths()] == ["c.png"]
+
+
+def test_other_files_with_the_suffix_of_darknet_are_passed_over(tmp_path: Path) -> None:
+    put(tmp_path / "events.data", b"\xff\x00")
+    sets.write_voc(tmp_path)
+    assert read(tmp_path).layout == "Pascal VOC"
 
 
 def test_darknet_names_that_are_not_there(tmp_path: Path) -> None:

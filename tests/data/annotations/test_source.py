@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,11 @@ def test_explicit_images_of_a_yolo_split(tmp_path: Path) -> None:
     write_image(tmp_path / "images/more/b.png")
     source = DataSource(path, images={"test": tmp_path / "images/more"})
     assert source.read("test").path(0).name == "b.png"
+
+
+@pytest.mark.parametrize("write", [write_coco, write_yolo])
+def test_a_root_that_is_one_folder_too_high_is_told(tmp_path: Path, write: Callable[..., object]) -> None:
+    write(tmp_path / "set", coco_document() if write is write_coco else {"a": "0 0.5 0.5 0.2 0.2\n"})
+    message = rf"{tmp_path}: no data set found, but one in {tmp_path / 'set'}; give it as --data\.root"
+    with pytest.raises(InputError, match=message):
+        DataSource(tmp_path).read("train")

@@ -130,6 +130,7 @@ def test_another_name_for_the_yaml_and_two_of_them(tmp_path: Path) -> None:
     [
         ("train: images\nnames: [a, b\nval: c: d", r"data\.yaml:\d+: broken YAML"),
         ("- a", "not a data.yaml"),
+        ("", "not a data.yaml"),
         ("train: images", "'names' must list"),
         ("names: [a, b]\nnc: 3", "'nc' is 3 but 'names' has 2"),
         ("names: {a: 0, b: 1}", "the key 'a' of 'names' must be the number of a class"),
@@ -176,3 +177,21 @@ def test_labels_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe0")
     read_labels(str(tmp_path / "a.txt"), {0: 0}, 0, wrong)
     assert [finding.what for finding in wrong] == ["cannot be read, it is not a text in UTF-8"]
+
+
+def test_a_folder_in_the_place_of_a_label_file_is_named(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.2\n"})
+    (tmp_path / "labels/train/a.txt").unlink()
+    (tmp_path / "labels/train/a.txt").mkdir()
+    with pytest.raises(
+        InputError, match=r"a\.txt: is no file, but a folder, a pipe or a broken link; remove it"
+    ):
+        YoloReader(path, "train").read()
+
+
+def test_points_of_a_pose_without_its_shape_are_asked_for(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.2 0.5 0.5 2 0.6 0.6 2\n"})
+    with pytest.raises(
+        InputError, match=r"a\.txt:1: 2 is out of 0\.\.1; .*or add 'kpt_shape' to the data\.yaml"
+    ):
+        refuse_errors(YoloReader(path, "train").read().findings)

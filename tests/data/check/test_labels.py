@@ -52,7 +52,11 @@ def test_corners_in_place_of_sizes(n: int) -> None:
     as_coco = np.concatenate((corners[:, :2], corners[:, :2] + corners[:, 2:]), axis=1)
     half = corners[:, 2:] / 2
     as_yolo = np.concatenate((corners[:, :2] - half, corners[:, :2] + half), axis=1)
-    for layout, boxes, words in (("COCO", as_coco, "a corner and"), ("YOLO", as_yolo, "a centre and")):
+    for layout, boxes, words in (
+        ("COCO", as_coco, "a corner and"),
+        ("YOLO", as_yolo, "a centre and"),
+        ("Darknet", as_yolo, "a centre and"),
+    ):
         (finding,) = check_labels(index_of(boxes, layout), 640)
         assert finding.is_error and "two corners" in finding.what and words in finding.what
         assert f"of {n:,} reach out" in finding.what
@@ -72,6 +76,7 @@ def test_large_objects_at_the_top_left_are_no_corners() -> None:
 def test_relative_boxes_in_a_coco_file() -> None:
     relative = random_corners(10) / np.array([WIDTH, HEIGHT, WIDTH, HEIGHT])
     assert "boxes in 0..1" in kinds(index_of(relative))
+    assert "boxes in 0..1" in kinds(index_of(relative, "CSV table"))
     assert "boxes in 0..1" not in kinds(index_of(relative, "YOLO"))
 
 

@@ -63,7 +63,7 @@ class Columns:
         self.row_id.append(name if isinstance(name, int) and abs(name) < 2**63 else row)
         self.boxes.extend((x, y, x2, y2))
         self.areas.append(area)
-        self.crowd.append(bool(item.get("iscrowd", 0)))
+        self.crowd.append(item.get("iscrowd") in (1, "1", "true"))
         return row
 
     def finish(self, kept: IntArray) -> Annotations:

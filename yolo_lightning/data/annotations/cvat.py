@@ -62,4 +62,4 @@ def _box(kind: str, shape: dict[str, str]) -> Box:
     if kind == "mask":
         x, y = float(shape["left"]), float(shape["top"])
         return x, y, x + float(shape["width"]), y + float(shape["height"])
-    raise NotLabelledError(f"a {kind} has no box")
+    raise NotLabelledError(f"a {kind.removesuffix('s')} has no box")

@@ -26,10 +26,8 @@ class DarknetReader(YoloReader):
 
     @staticmethod
     def find(root: Path) -> Path | None:
-        files = [root] if root.suffix.lower() == ".data" else sorted(root.glob("*.data"))
-        return next(
-            (file for file in files if file.is_file() and {"names", "train"} <= _settings(file).keys()), None
-        )
+        files = [*sorted(root.glob("*.data")), *sorted(root.glob("data/*.data"))]
+        return next(filter(_is_settings, [root] if root.suffix.lower() == ".data" else files), None)
 
     @staticmethod
     def describe(place: Path) -> DataYaml:
@@ -59,15 +57,14 @@ class PlainYoloReader(YoloReader):
     def find(root: Path) -> Path | None:
         if not root.is_dir():
             return None
+        if _class_file(root) is None and any(root.glob("*/data.yaml")):
+            return None  # the data set lies deeper
         texts = islice(files_below(root, ".txt"), _LOOKED_AT)
         return root if any(_is_label_file(Path(path)) for path in texts) else None
 
     @staticmethod
     def describe(place: Path) -> DataYaml:
-        patterns = [folder + name for folder in ("", "*/", "*/*/") for name in _CLASS_FILES]
-        file = next(
-            (path for pattern in patterns for path in sorted(place.glob(pattern)) if path.is_file()), None
-        )
+        file = _class_file(place)
         if file is None:
             raise InputError(
                 f"{place}: YOLO label files without the names of the classes; add classes.txt with one name "
@@ -93,6 +90,13 @@ class PlainYoloReader(YoloReader):
         return "YOLO without data.yaml"
 
 
+def _class_file(place: Path) -> Path | None:
+    patterns = [folder + name for folder in ("", "*/", "*/*/") for name in _CLASS_FILES]
+    return next(
+        (path for pattern in patterns for path in sorted(place.glob(pattern)) if path.is_file()), None
+    )
+
+
 def _describe(place: Path, folder: Path, splits: dict[str, tuple[str, ...]], class_file: Path) -> DataYaml:
     if not is_inside(str(class_file), [os.path.realpath(folder)]):
         raise InputError(f"{class_file}: is a link that leads out of the data set; copy the file there")
@@ -106,6 +110,13 @@ def _settings(path: Path) -> dict[str, str]:
     """The values of an ``obj.data`` by their keys."""
     lines = (line.split("#")[0].partition("=") for line in read_text(path).splitlines())
     return {key.strip(): value.strip() for key, _, value in lines if value.strip()}
+
+
+def _is_settings(path: Path) -> bool:
+    try:
+        return path.is_file() and {"names", "train"} <= _settings(path).keys()
+    except (InputError, OSError):  # any file may have this suffix
+        return False
 
 
 def _is_label_file(path: Path) -> bool:

@@ -79,11 +79,13 @@ def refuse_errors(findings: Iterable[Finding]) -> None:
     """Stop if there are errors among some findings.
 
     Raises:
-        InputError: There are; the message is the only one, or counts them and has the first.
+        InputError: There are; the message is that of the only one, or of one that concerns all images of a
+            split, or counts them and has the first.
     """
     errors = [finding for finding in findings if finding.is_error]
-    if len(errors) == 1:
-        raise InputError(str(errors[0]))
+    whole = [finding for finding in errors if finding.image == EVERY_IMAGE]
+    if whole or len(errors) == 1:
+        raise InputError(str([*whole, *errors][0]))
     if errors:
         kinds = Counter(finding.kind for finding in errors)
         counts = ", ".join(f"{count:,} of '{kind}'" for kind, count in kinds.most_common())

@@ -34,7 +34,6 @@ IMAGE_SUFFIXES = frozenset((
 """Suffixes of the files that are images; ``images/decode.py`` reads these formats."""
 SHOWN = 5  # names or problems that a message lists
 
-_OF_LABELS = ("classes", "boxes", "areas", "crowd", "trainable")  # the columns of an index, a row a label
 _TOLERANCE_PX = 0.05
 """Differences up to this are rounding: labels are text, and six decimals of 10,000 px are 0.01 px."""
 
@@ -153,7 +152,8 @@ def join(first: DatasetIndex, second: DatasetIndex) -> DatasetIndex:
     known = set(first.paths())
     second = second.subset(np.flatnonzero([path not in known for path in second.paths()]))
     columns: dict[str, Any] = {
-        name: np.concatenate((getattr(first, name), getattr(second, name))) for name in ("sizes", *_OF_LABELS)
+        name: np.concatenate((getattr(first, name), getattr(second, name)))
+        for name in ("sizes", "classes", "boxes", "areas", "crowd", "trainable")
     }
     return replace(
         first,

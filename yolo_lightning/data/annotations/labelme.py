@@ -40,14 +40,14 @@ class LabelmeReader(RecordReader):
     def label(item: Any, record: Record) -> Label:
         boxes = [_box(shape) for shape in item]
         xs, ys = [x for box in boxes for x in box[::2]], [y for box in boxes for y in box[1::2]]
-        return Label(str(item[0]["label"]), around(xs, ys))
+        return Label(item[0]["label"], around(xs, ys))
 
 
 def _box(shape: Any) -> Box:
     kind = shape.get("shape_type") or "polygon"
     xs, ys = [point[0] for point in shape["points"]], [point[1] for point in shape["points"]]
     if kind in _LINES:
-        raise NotLabelledError(f"a {kind} has no box")
+        raise NotLabelledError(f"a {kind.removesuffix('s')} has no box")
     if kind == "circle":  # the centre, and a point of the edge
         radius = math.dist((xs[0], ys[0]), (xs[1], ys[1]))
         return xs[0] - radius, ys[0] - radius, xs[0] + radius, ys[0] + radius

@@ -12,6 +12,10 @@ Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 in px."""
 
 
+class ShapeError(ValueError):
+    """A label that has no class or no box; the argument says what is wrong with it."""
+
+
 def box_around(segmentation: Any) -> Box:
     """The box around all polygons of an object, or around its mask; all zeros if the mask is empty.
 
@@ -76,11 +80,13 @@ def around(xs: Iterable[Any], ys: Iterable[Any], least: int = 1) -> Box:
     """The box around points.
 
     Raises:
-        ValueError: There are fewer than ``least`` points.
+        ShapeError: There are fewer than ``least`` points, or some are no pairs of numbers.
     """
     x, y = list(map(float, xs)), list(map(float, ys))
-    if not least <= len(x) == len(y):
-        raise ValueError(f"{len(x)} points")
+    if len(x) != len(y):
+        raise ShapeError("its points are not pairs of numbers")
+    if len(x) < least:
+        raise ShapeError(f"it has fewer than {least} points")
     return min(x), min(y), max(x), max(y)
 
 

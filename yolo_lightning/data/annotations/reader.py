@@ -119,6 +119,8 @@ def refuse_outside(paths: Sequence[str], roots: Sequence[str] | None) -> None:
     bad = {folder for folder in folders if not is_inside(folder, roots)}
     bad |= {path for path in odd.intersection(paths) if not (os.path.isfile(path) and is_inside(path, roots))}
     for path in paths if bad else ():
+        if path in bad and is_inside(path, roots):
+            raise InputError(f"{path}: is no file, but a folder, a pipe or a broken link; remove it")
         if path in bad or os.path.dirname(path) in bad:
             raise InputError(
                 f"{path}: leads to {os.path.realpath(path)}, which is no file in {' or '.join(roots or ())}; "

@@ -21,7 +21,7 @@ from .documents import LOOKED_AT, BrokenFileError, files_below, load, load_again
 from .findings import Finding
 from .image_files import ImageFiles, split_in
 from .index import Annotations, DatasetIndex, build_index, ids_from_paths
-from .outlines import Box
+from .outlines import Box, ShapeError
 from .reader import Classes, SplitReader, refuse_outside, stamp
 from .spelling import path_parts
 from .yolo import images_below
@@ -261,7 +261,7 @@ def _parse(kind: type[RecordReader], place: Path, files: tuple[tuple[str, object
         except InputError:
             raise
         except _MALFORMED as error:
-            parsed.findings.append(("", _malformed(str(path), error)))
+            parsed.findings.append(("", _malformed(str(path), error, kind)))
         else:
             for number, entry in enumerate(entries, start=1):
                 try:
@@ -270,13 +270,15 @@ def _parse(kind: type[RecordReader], place: Path, files: tuple[tuple[str, object
                 except NotLabelledError as reason:
                     passed_over.setdefault(("", str(reason)), []).append(path)
                 except _MALFORMED as error:
-                    parsed.findings.append(("", _malformed(f"{path}: image {number}", error)))
+                    parsed.findings.append(("", _malformed(f"{path}: image {number}", error, kind)))
                 else:
                     split = record.split or rule(path, record) or "train"
                     parsed.images.append(_read_labels(kind, record, path, split, passed_over))
     for (split, why), where in passed_over.items():
         what = f"{why} ({len(where):,} such are passed over)"
-        parsed.findings.append((split, Finding("passed over", str(where[0]), what, "label it otherwise")))
+        parsed.findings.append(
+            (split, Finding("passed over", str(where[0]), what, "make sure that none is needed"))
+        )
     used = {label.name for image in parsed.images for _, label in image.labels}
     names = [*order, *sorted(used - order.keys())]
     if not names:
@@ -298,19 +300,30 @@ def _read_labels(
     for row, item in enumerate(record.objects, start=1):
         try:
             label = kind.label(item, record)
-            label = label._replace(name=label.name.strip())
-            if not (label.name and all(map(math.isfinite, label.box))):
-                raise ValueError("no class or no finite numbers")
+            label = label._replace(name="" if label.name is None else str(label.name).strip())
+            if not label.name:
+                raise ShapeError("it has no class")
+            if not all(map(math.isfinite, label.box)):
+                raise ShapeError("its box is not all finite numbers")
             image.labels.append((row, label))
         except NotLabelledError as reason:
             passed_over.setdefault((split, str(reason)), []).append(path)
         except _MALFORMED as error:
-            image.errors.append(_malformed(f"{path}: object {row} of {record.names[0][:200]}", error))
+            where = f"{path}: object {row} of {record.names[0][:200]}"
+            image.errors.append(_malformed(where, error, kind))
     return image
 
 
-def _malformed(where: str, error: Exception) -> Finding:
-    what = f"it is not written as the format says ({type(error).__name__}: {str(error)[:80]})"
+def _malformed(where: str, error: Exception, kind: type[RecordReader]) -> Finding:
+    text = str(error)[:80]
+    if isinstance(error, ShapeError):
+        what = text
+    elif isinstance(error, KeyError):
+        what = f"it has no {text}"
+    elif text.startswith("could not convert string to float: "):
+        what = f"{text.partition(': ')[2] or 'a text'} is no number"
+    else:
+        what = f"a value is missing, or is not what {kind.title} has there"
     return Finding("malformed annotation", where, what, "correct or remove it", is_error=True)
 
 

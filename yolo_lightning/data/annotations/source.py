@@ -81,6 +81,8 @@ class DataSource:
             raise InputError(
                 f"{root}: no {self.format} data set found; correct --data.format, or leave it out"
             )
+        if deeper := _data_set_in(root):
+            raise InputError(f"{root}: no data set found, but one in {deeper}; give it as --data.root")
         raise InputError(
             f"{root}: no data set found; {find_broken(root)}a COCO data set has "
             "annotations/instances_train.json and instances_val.json with images/train and images/val "
@@ -172,6 +174,13 @@ class DataSource:
             raise InputError(f"{missing}: the annotations do not exist; correct the path")
         reader, place = self.locate()
         return _few(reader.classes(place, splits))
+
+
+def _data_set_in(root: Path) -> Path | None:
+    """The first folder in ``root`` that is a data set; ``root`` is one folder too high then."""
+    patterns = ("*/data.yaml", "*/annotations/instances_*.json")
+    found = (path for pattern in patterns for path in sorted(root.glob(pattern)))
+    return next((root / path.relative_to(root).parts[0] for path in found if path.is_file()), None)
 
 
 def _few(classes: Classes) -> Classes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import errno
 import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +24,12 @@ def read_text(path: Path) -> str:
 
     Raises:
         InputError: It has another encoding.
-        OSError: It cannot be read, or has more than 256 MiB.
+        OSError: It cannot be read, is no file, or has more than 256 MiB.
     """
-    if path.stat().st_size > _MOST_BYTES:  # a file with a hole takes no room on the disk
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever, and a device has no end
+        raise OSError(errno.EINVAL, "it is no file")
+    if status.st_size > _MOST_BYTES:  # a file with a hole takes no room on the disk
         raise OSError(errno.EFBIG, "it has more than 256 MiB")
     data = path.read_bytes()
     marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

@@ -41,7 +41,7 @@ def summarise(index: DatasetIndex, title: str = "") -> str:
         lines.append("  labels " + "; ".join(f"{word}: {n.sum():,}" for word, n in odd.items() if n.any()))
     errors = [finding for finding in index.findings if finding.is_error]
     others = [finding for finding in index.findings if not finding.is_error]
-    if errors:
+    if count_images(errors):
         lines.append(f"  images with errors: {count_images(errors):,}")
     lines += [f"  {line}" for line in (*list_findings(errors), *list_findings(others, SHOWN))]
     return "\n".join(map(printable, lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import struct
 import zlib
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from .outlines import Box, around
+from .outlines import Box, ShapeError, around
 from .records import Label, NotLabelledError, Record, RecordReader, whole_size
 
 
@@ -64,12 +65,12 @@ def _box_of_bitmap(bitmap: Any, size: tuple[int, int]) -> Box:
         png = unpacker.decompress(base64.b64decode(bitmap["data"]), 8 * size[0] * size[1] + 4096)
         width, height = struct.unpack(">II", png[16:24])
         if width > size[1] or height > size[0]:
-            raise ValueError(f"a mask of {width} x {height} px")
+            raise ShapeError(f"its mask of {width} x {height} px is larger than the image")
         mask = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
-    except (zlib.error, struct.error, cv2.error) as error:
-        raise ValueError(f"no mask: {error}") from None
+    except (binascii.Error, zlib.error, struct.error, cv2.error):
+        mask = None
     if mask is None:
-        raise ValueError("no mask")
+        raise ShapeError("its bitmap is no PNG")
     rows, columns = np.nonzero(mask if mask.ndim == 2 else mask[..., -1])
     if not len(rows):
         return x, y, x, y

@@ -1,7 +1,8 @@
-"""Reader of CSV tables with one box a line, as Roboflow writes them for TensorFlow and for RetinaNet."""
+"""Reader of CSV tables with one box a line, as Roboflow and VoTT write them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,15 @@ from .image_files import split_in
 from .records import Label, Record, RecordReader, whole_size
 
 _WITHOUT_HEADER = ("filename", "xmin", "ymin", "xmax", "ymax", "class")
+_OF_VOTT = {"image": "filename", "label": "class"}
 
 
 @dataclass(frozen=True)
 class TableReader(RecordReader):
-    """``filename,width,height,class,xmin,ymin,xmax,ymax``, or ``filename,xmin,ymin,xmax,ymax,class``."""
+    """``filename,width,height,class,xmin,ymin,xmax,ymax``, or ``filename,xmin,ymin,xmax,ymax,class``.
+
+    VoTT writes ``image`` for filename and ``label`` for class.
+    """
 
     name = "csv"
     title = "CSV table"
@@ -23,11 +28,11 @@ class TableReader(RecordReader):
 
     @staticmethod
     def recognises(document: Any) -> bool:
-        return {*_WITHOUT_HEADER} <= {*document[0]} or _has_no_header(document) if document else False
+        return {*_WITHOUT_HEADER} <= {*_header(document)} or _has_no_header(document) if document else False
 
     @staticmethod
     def entries(document: Any, path: Path) -> Iterable[Any]:
-        keys = _WITHOUT_HEADER if _has_no_header(document) else [key.strip() for key in document[0]]
+        keys = _WITHOUT_HEADER if _has_no_header(document) else _header(document)
         images: dict[str, list[dict[str, str]]] = {}
         for line in document[0 if keys is _WITHOUT_HEADER else 1 :]:
             if line:
@@ -49,7 +54,11 @@ class TableReader(RecordReader):
     @staticmethod
     def split_rule(place: Path) -> Callable[[Path, Record], str]:
         by_folder = RecordReader.split_rule(place)
-        return lambda path, record: split_in(path.stem.split("_")) or by_folder(path, record)
+        return lambda path, record: split_in(re.split("[_-]", path.stem)) or by_folder(path, record)
+
+
+def _header(document: Any) -> list[str]:
+    return [_OF_VOTT.get(key, key) for key in (text.strip().lower() for text in document[0])]
 
 
 def _has_no_header(document: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from .documents import files_below
 from .image_files import split_in
 from .index import IMAGE_SUFFIXES
-from .outlines import around
+from .outlines import ShapeError, around
 from .records import Label, Record, RecordReader, whole_size
 from .spelling import path_parts, read_text
 
@@ -49,8 +49,11 @@ class VocReader(RecordReader):
         if outline := element.findall("polygon/pt"):  # LabelMe's XML
             box = around((p.findtext("x") for p in outline), (p.findtext("y") for p in outline), least=2)
             return Label(element.findtext("name"), box)
-        x1, y1, x2, y2 = (float(element.find("bndbox").findtext(k)) for k in ("xmin", "ymin", "xmax", "ymax"))
-        is_difficult = float(element.findtext("difficult") or 0) == 1
+        corners = {key: element.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")}
+        if lacking := [key for key, text in corners.items() if text is None]:
+            raise ShapeError(f"its 'bndbox' has no {', '.join(lacking)}")
+        x1, y1, x2, y2 = map(float, corners.values())
+        is_difficult = (element.findtext("difficult") or "").strip() == "1"
         return Label(element.findtext("name"), (x1 - first, y1 - first, x2, y2), is_difficult)
 
     @staticmethod

@@ -238,7 +238,7 @@ def _load(path: Path) -> Any:
     try:
         text = read_text(path).expandtabs(2)  # YAML itself forbids most tabs
         content = yaml.load(text, yaml.BaseLoader)
-        if has_more_values(content, len(text)):
+        if has_more_values(content, len(text) + 1):
             raise yaml.MarkedYAMLError(problem="its aliases stand for more than a memory holds")
         return content
     except RecursionError:

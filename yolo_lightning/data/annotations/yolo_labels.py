@@ -126,6 +126,8 @@ def _parse(
             raise _WrongLine("no numbers", f"{field} is out of 0..1", "write a number")
         if not -_SLACK <= value <= 1 + _SLACK:
             remedy = "divide x and width by the image's width, y and height by its height"
+            pose = ", or add 'kpt_shape' to the data.yaml if these are points of a pose"
+            remedy += pose if len(values) > 4 else ""
             raise _WrongLine("not in 0..1", f"{field} is out of 0..1", remedy)
     if len(values) > 4:
         xs, ys = values[0::2], values[1::2]

@@ -13,7 +13,6 @@ from ..annotations.findings import EVERY_IMAGE, Finding
 from ..annotations.index import DatasetIndex
 from ..annotations.source import Split
 from ..annotations.write import write_coco, write_yolo
-from .labels import WRONG_FORMS
 
 
 def write_fixed(indices: Mapping[Split, DatasetIndex], output: Path, broken: Sequence[Finding] = ()) -> None:
@@ -32,7 +31,7 @@ def write_fixed(indices: Mapping[Split, DatasetIndex], output: Path, broken: Seq
     """
     found = [*broken, *(finding for index in indices.values() for finding in index.findings)]
     for finding in found:
-        if finding in broken or finding.image == EVERY_IMAGE or finding.kind in WRONG_FORMS:
+        if finding in broken or finding.image == EVERY_IMAGE:
             raise InputError(f"{finding}; that is yours to decide, so --fix has written nothing")
     cleaned: dict[str, DatasetIndex] = {split: _clean(index) for split, index in indices.items()}
     for split, index in cleaned.items():

@@ -6,11 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..annotations.findings import Finding
+from ..annotations.findings import EVERY_IMAGE, Finding
 from ..annotations.index import DatasetIndex
 
-WRONG_FORMS = ("boxes in 0..1", "corners as sizes")
-"""Kinds of errors that concern all labels of a split."""
 _LEAST_PX = 2.0  # a smaller box is less than a quarter of a cell of the finest map
 _LEAST_BOXES = 3  # for a statement about a whole split
 _SHARE = 0.99  # of the boxes that such a statement holds for
@@ -23,7 +21,7 @@ def check_labels(index: DatasetIndex, image_size: int) -> list[Finding]:
     empty = int((counts == 0).sum())
     found = [*_wrong_form(index), *_small_boxes(index, image_size)]
     if empty:
-        what = f"{empty:,} of {len(index):,} images have no labels, and are trained as background"
+        what = f"{empty:,} of {len(index):,} images have no labels, and count as background"
         remedy = "add labels if they show objects"
         found.append(Finding("no labels", str(index.source), what, remedy, is_note=True))
     return found
@@ -36,12 +34,12 @@ def _wrong_form(index: DatasetIndex) -> Iterator[Finding]:
     sizes = np.repeat(index.sizes, np.diff(index.offsets), axis=0)[:, ::-1]  # (T, 2), width and height
     corner, far = index.boxes[:, :2], index.boxes[:, 2:]
     source, extent = str(index.source), far - corner
-    if index.layout.startswith("COCO") and far.max() <= 1 + 1e-6 and extent.min() > 0 and sizes.min() > 16:
-        what = f"all {len(far):,} boxes lie within 0..1, but COCO's are in px"
-        remedy = "multiply x and width by the image's width, y and height by its height"
-        yield Finding(WRONG_FORMS[0], source, what, remedy, is_error=True)
+    is_yolo = index.layout.startswith(("YOLO", "Darknet"))
+    if not is_yolo and far.max() <= 1 + 1e-6 and extent.min() > 0 and sizes.min() > 16:
+        what = f"all {len(far):,} boxes lie within 0..1, but this format has px"
+        remedy = "multiply horizontal numbers by the image's width, vertical ones by its height"
+        yield Finding("boxes in 0..1", source, what, remedy, EVERY_IMAGE, is_error=True)
         return
-    is_yolo = index.layout.startswith("YOLO")
     if len(far) < _LEAST_BOXES or not (is_yolo or index.layout.startswith("COCO")):
         return
     first = (corner + far) / 2 if is_yolo else corner  # the first two numbers of each label, in px
@@ -53,7 +51,7 @@ def _wrong_form(index: DatasetIndex) -> Iterator[Finding]:
             f"the boxes seem to be two corners, x1 y1 x2 y2, where {expected} belong: "
             f"{is_out.sum():,} of {len(far):,} reach out of their images, and none would as corners"
         )
-        yield Finding(WRONG_FORMS[1], source, what, f"write {expected}", is_error=True)
+        yield Finding("corners as sizes", source, what, f"write {expected}", EVERY_IMAGE, is_error=True)
 
 
 def _small_boxes(index: DatasetIndex, image_size: int) -> Iterator[Finding]:
