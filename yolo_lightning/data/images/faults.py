@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -123,6 +124,16 @@ class Faults:
             if finding not in self.failed:
                 self.failed.append(finding)
                 self.announce(f"left out of {self.split}: {finding}")
+
+
+def stand_ins(i: int, images: int) -> Iterator[int]:
+    """Positions of images to take the place of image i, of which the first that can be decoded does.
+
+    They are random, but always the same. The next image would take all the places of a damaged folder.
+    """
+    draw = random.Random(i)
+    while True:
+        yield draw.randrange(images)
 
 
 def _ignore(line: str) -> None:

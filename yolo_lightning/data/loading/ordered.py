@@ -18,7 +18,7 @@ from ..annotations.index import DatasetIndex
 from ..batch import Batch
 from ..images.cache import ImageCache
 from ..images.choose_cache import CacheMode
-from ..images.faults import FAILED
+from ..images.faults import FAILED, stand_ins
 from .dataset import DetectionDataset, collate
 from .sampler import TrainSampler
 
@@ -123,10 +123,11 @@ class DeviceLoader(OrderedLoader):
         assert dataset.cache is not None
         super().__init__(dataset, sampler, device)
         self.pixels = pixels_on(device, dataset.cache)  # uint8 (I, S, S, 3)
-        readable = np.flatnonzero(dataset.cache.marks != FAILED)
-        following = np.searchsorted(readable, np.arange(len(dataset))) % len(readable)
-        self._places = torch.from_numpy(readable[following])  # (I,), the image itself or the one in its place
-        labels = collate([dataset.labels(i) for i in range(len(dataset))])
+        images, has_failed = len(dataset), dataset.cache.marks == FAILED
+        self._places = torch.arange(images)  # (I,), the image itself or the one in its place
+        for i in np.flatnonzero(has_failed).tolist():
+            self._places[i] = next(place for place in stand_ins(i, images) if not has_failed[place])
+        labels = collate([dataset.labels(i) for i in range(images)])
         self.labels = Batch(*(tensor.to(device) for tensor in labels))  # its images are empty
 
     def _batches(self) -> Iterator[Batch]:
