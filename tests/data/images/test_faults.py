@@ -160,6 +160,17 @@ def test_a_folder_that_is_gone_is_told_from_single_files(index: DatasetIndex, ho
     assert not said.lines
 
 
+def test_an_image_that_had_a_folder_of_its_own_is_one_image(tmp_path: Path) -> None:
+    for name in ("0", "2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "image.jpg").touch()
+    said: list[str] = []
+    faults = Faults(3, lambda i: tmp_path / str(i) / "image.jpg", "train", 0.3, announce=said.append)
+    faults.add(1, InputError("gone"))
+    faults.report(lambda i: f"{faults.path(i)}: the image cannot be read; check the path")
+    assert said == [f"left out of train: {faults.path(1)}: the image cannot be read; check the path"]
+
+
 @pytest.mark.parametrize("cache", ["none", "disk"])
 def test_a_jpeg_without_an_end_marker_is_used_and_named_once(index: DatasetIndex, cache: str) -> None:
     expected = DetectionDataset(index, SIZE, 16, True)[1].image

@@ -84,7 +84,7 @@ class Faults:
             InputError: Its folder is gone, or more images fail than may.
         """
         self.marks[i] = FAILED
-        self._refuse_gone(self.path(i).parent)
+        self._refuse_gone_folder(i)
         failed, images = int((self.marks == FAILED).sum()), len(self.marks)
         if failed > self.most:
             if not self.most:
@@ -95,7 +95,11 @@ class Faults:
                 "last, or set a larger --data.max_skipped"
             )
 
-    def _refuse_gone(self, folder: Path) -> None:
+    def _refuse_gone_folder(self, i: int) -> None:
+        folder = self.path(i).parent
+        beside = [self.path(j).parent for j in (i - 1, i + 1) if 0 <= j < len(self.marks)]
+        if folder not in beside:  # an image with a folder of its own: no more than one is lost
+            return
         try:
             with os.scandir(folder) as entries:
                 is_gone = next(entries, None) is None
@@ -119,7 +123,7 @@ class Faults:
             if self.marks[i] == UNENDED:
                 self.announce(f"{self.path(i)}: the JPEG has all pixels, but no end marker; save it again")
                 continue
-            self._refuse_gone(self.path(i).parent)
+            self._refuse_gone_folder(i)
             finding = Finding.from_error("unreadable image", InputError(explain(i)), str(self.path(i)))
             if finding not in self.failed:
                 self.failed.append(finding)
