@@ -166,7 +166,7 @@ class Divergence(Callback):
                 "training has diverged, and without checkpoints there is no state to go back to; set "
                 "--trainer.enable_checkpointing true, or lower --model.optimizer.learning_rate"
             )
-        _say(trainer, f"{why} from {found}")
+        _say(trainer, f"{why}, again from {found}")
         raise GoBack(Path(found))
 
     # -- looking for the batch ---------------------------------------------------------------------
@@ -200,7 +200,7 @@ class Divergence(Callback):
         self._explain(trainer, module, list(self._window)[-len(batches) :], by_step)
 
     def _end_inspected_batch(self, trainer: Trainer, module: YOLOv5, place: Place) -> None:
-        """Inspect the weights after an optimizer step."""
+        """Inspect the weights after an optimizer step, and stop where the divergence was noticed."""
         if trainer.global_step != self._steps:
             self._steps, self._stepped, self._window = trainer.global_step, self._window, {}
             if self._agreement.settle([not self._weights_are_sound(module)])[0]:

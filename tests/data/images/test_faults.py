@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from tests.data.loading.test_worker_loader import BATCH, SIZE, assert_same, end_workers, write_index
-from yolo_lightning.data.annotations.findings import Finding
+from yolo_lightning.data.annotations.findings import FEW, Finding
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.batch import Batch
 from yolo_lightning.data.images.cache import open_cache
 from yolo_lightning.data.images.decode import read_rgb
-from yolo_lightning.data.images.faults import Faults, stand_ins
+from yolo_lightning.data.images.faults import UNENDED, Faults, stand_ins
 from yolo_lightning.data.loading.dataset import DetectionDataset, collate
 from yolo_lightning.data.loading.evaluation_loader import EvaluationLoader
 from yolo_lightning.data.loading.ordered import DeviceLoader, OrderedLoader
@@ -182,6 +182,15 @@ def test_a_jpeg_without_an_end_marker_is_used_and_named_once(index: DatasetIndex
     np.testing.assert_array_equal(images[1].permute(1, 2, 0), expected)
     assert said.lines == [f"{index.path(1)}: the JPEG has all pixels, but no end marker; save it again"]
     assert not said.failed
+
+
+def test_a_camera_that_ends_no_jpeg_does_not_fill_the_screen() -> None:
+    said: list[str] = []
+    faults = Faults(100, lambda i: Path(f"{i}.jpg"), announce=said.append)
+    for images in (slice(30), slice(100)):
+        faults.marks[images] = UNENDED
+        faults.report(str)
+    assert len(said) == FEW and said[-1].endswith("save it again; further ones are not named")
 
 
 def test_a_file_that_can_be_read_again_is_explained(index: DatasetIndex) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from ...errors import InputError
 from ...system.memory import shared_memory
-from ..annotations.findings import Finding
+from ..annotations.findings import FEW, Finding
 
 FAILED, UNENDED = 1, 2
 """Marks of an image that cannot be decoded, and of a JPEG that lacks nothing but its end marker."""
@@ -53,6 +53,7 @@ class Faults:
         self.marks = shared_memory(images)
         self._since = shared_memory(8 * images).view(torch.int64)  # (I,), begin of reading in ns; 0: not read
         self._reported = np.zeros(images, np.bool_)
+        self._unended = 0  # reported ones
 
     @contextmanager
     def reading(self, i: int) -> Iterator[None]:
@@ -121,7 +122,11 @@ class Faults:
         for i in np.flatnonzero((self.marks.numpy() != 0) & ~self._reported).tolist():
             self._reported[i] = True
             if self.marks[i] == UNENDED:
-                self.announce(f"{self.path(i)}: the JPEG has all pixels, but no end marker; save it again")
+                self._unended += 1
+                if self._unended <= FEW:  # some cameras leave the marker out of every picture
+                    more = "; further ones are not named" if self._unended == FEW else ""
+                    what = "the JPEG has all pixels, but no end marker"
+                    self.announce(f"{self.path(i)}: {what}; save it again{more}")
                 continue
             self._refuse_gone_folder(i)
             finding = Finding.from_error("unreadable image", InputError(explain(i)), str(self.path(i)))
