@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -270,21 +269,3 @@ def test_what_is_read_for_the_longest_time_is_known(index: DatasetIndex) -> None
     with pytest.raises(InputError), faults.reading(1):
         read_rgb(index.root / "none.jpg")
     assert faults.slowest() is None
-
-
-def test_a_shared_memory_without_room_for_evaluation_is_refused_before(
-    index: DatasetIndex, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = namedtuple("usage", "total used free")
-    dataset = DetectionDataset(index, SIZE, 16, False)
-    need = 3 * int(dataset.canvases.prod(1).max()) * 2 * 2  # two batches of two images
-    for free in (need, need - 1):
-        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: usage(free, 0, free))
-        _evaluation_loader(dataset, 0).refuse_small_memory()
-        if free == need:
-            _evaluation_loader(dataset, 1).refuse_small_memory()
-            continue
-        with pytest.raises(
-            InputError, match=r"^/dev/shm: batches of evaluation take 0 MB there, .*; mount it larger"
-        ):
-            _evaluation_loader(dataset, 1).refuse_small_memory()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -12,9 +10,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from ...errors import InputError
 from ..batch import Batch
-from ..images.waiting import MORE_SHARED_MEMORY, POLL_S, end_workers, start_workers, wait, workers_of
+from ..images.waiting import POLL_S, end_workers, start_workers, wait, workers_of
 from .dataset import DetectionDataset, Sample
 
 
@@ -28,21 +25,6 @@ class EvaluationLoader(DataLoader[Sample]):
     """
 
     threads = 1
-
-    def refuse_small_memory(self) -> None:
-        """Refuse a /dev/shm in which the batches of all workers have no room.
-
-        Raises:
-            InputError: It is too small.
-        """
-        largest: int = self.dataset.canvases.prod(1).max()  # type: ignore[attr-defined]
-        batches = min(len(self), self.num_workers * (self.prefetch_factor or 0))
-        need = 3 * int(largest) * len(max(self.batch_sampler, key=len)) * batches  # type: ignore[arg-type]
-        if need and os.path.isdir("/dev/shm") and need > (free := shutil.disk_usage("/dev/shm").free):
-            raise InputError(
-                f"/dev/shm: batches of evaluation take {need / 1e6:,.0f} MB there, of which "
-                f"{free / 1e6:,.0f} are free; {MORE_SHARED_MEMORY}"
-            )
 
     def __iter__(self) -> Any:
         dataset: Any = self.dataset
