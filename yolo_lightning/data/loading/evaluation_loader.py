@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from ...system.cores import usable_cores
 from ..batch import Batch
 from ..images.waiting import POLL_S, end_workers, start_workers, wait, workers_of
 from .dataset import DetectionDataset, Sample
@@ -18,13 +19,9 @@ from .dataset import DetectionDataset, Sample
 class EvaluationLoader(DataLoader[Sample]):
     """Batches of a ``DetectionDataset`` or a ``PredictionDataset``, with ``timeout`` if there are workers.
 
-    Images that cannot be decoded are left out of the batches of a ``DetectionDataset``.
-
-    Attributes:
-        threads: Threads that make the samples of a batch if there are no workers.
+    Images that cannot be decoded are left out of the batches of a ``DetectionDataset``. Without workers,
+    threads load the images, one for each core: a main thread that reads cannot report that a disk hangs.
     """
-
-    threads = 1
 
     def __iter__(self) -> Any:
         dataset: Any = self.dataset
@@ -37,7 +34,7 @@ class EvaluationLoader(DataLoader[Sample]):
 
     def _from_threads(self) -> Iterator[Batch]:
         dataset: Any = self.dataset
-        with ThreadPool(self.threads) as pool:
+        with ThreadPool(usable_cores()) as pool:
             for positions in self.batch_sampler:  # type: ignore[union-attr]
                 samples = pool.map_async(dataset.__getitem__, positions, chunksize=1)
                 batch = self.collate_fn(wait(partial(samples.get, POLL_S), dataset.faults))
