@@ -207,6 +207,8 @@ class FirstAllReduce(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
             return
+        if self._watch:  # training goes back after a divergence
+            return
         if self.meeting.world_size == 1:  # Lightning started the other processes after this one
             self.meeting = meet_in_process_group()
         check_all_reduce(self.meeting, trainer.strategy.root_device)
