@@ -19,6 +19,7 @@ from tests.support.stopped_runs import options
 from yolo_lightning.__main__ import main
 from yolo_lightning.cli.replay import run_replay
 from yolo_lightning.errors import InputError
+from yolo_lightning.model.network import build_network
 from yolo_lightning.runs import divergence
 from yolo_lightning.runs.checkpoint_io import RunCheckpointIO
 from yolo_lightning.runs.snapshot import tensors_in
@@ -156,8 +157,8 @@ def test_a_saved_batch_is_replayed(shapes: Path, tmp_path: Path, capsys: pytest.
     assert report.splitlines()[0] in told
     assert "now on cpu: pixels of 1 of its images are not finite" in told
     assert "first layer that is not finite: model.0.conv" in told
-    finding = run_replay([str(second)])
-    assert finding is not None and finding.part == "loss"
+    diagnosis = run_replay([str(second)])
+    assert diagnosis is not None and diagnosis.part == "loss"
     with pytest.raises(InputError, match="give a file of RUN"):
         run_replay([str(first.with_suffix(".txt"))])
     hostile = torch.load(first, weights_only=True)
@@ -180,3 +181,16 @@ def test_two_processes_find_the_batch_of_one_of_them(shapes: Path, tmp_path: Pat
     statuses, told = run(arguments(shapes, tmp_path, "whole", leave_out, *ranks), ranks=2)
     assert statuses == [0, 0], told[-3000:]
     assert_equal_runs(tmp_path / "whole" / "version_0", diverged)
+
+
+def test_initial_statistics_that_are_not_finite_are_refused(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = build_network(write_small_yaml(tmp_path, anchors=True), 3)
+    state = network.state_dict()
+    next(value for name, value in state.items() if name.endswith("running_var"))[0] = math.nan
+    torch.save(state, tmp_path / "diverged.pt")
+    with pytest.raises(SystemExit) as exit_:
+        fit(shapes, tmp_path, "refused", f"--model.weights={tmp_path / 'diverged.pt'}")
+    assert exit_.value.code == 2
+    assert "the initial weights are not finite; give other --model.weights" in capsys.readouterr().err

@@ -39,16 +39,18 @@ def test_the_first_culprit_is_named(parts: tuple[DetectionNetwork, DetectionLoss
     second.targets[0, 1] = math.nan  # a row that is no label
     assert diagnose(*parts) is None
     second.targets[0, 0, 2] = math.inf
-    finding = diagnose(*parts)
-    assert finding is not None and (finding.part, finding.rows) == ("labels", (2,))
+    diagnosis = diagnose(*parts)
+    assert diagnosis is not None and (diagnosis.part, diagnosis.rows) == ("labels", (2,))
     second.images[1, 2, 3, 4] = math.nan
-    finding = diagnose(*parts)
-    assert finding is not None
-    assert (finding.part, finding.layer, finding.rows) == ("images", "model.0.conv", (3,))
+    diagnosis = diagnose(*parts)
+    assert diagnosis is not None
+    assert (diagnosis.part, diagnosis.layer, diagnosis.rows) == ("images", "model.0.conv", (3,))
     with torch.no_grad():
         network.model[3].cv2.conv.weight[0, 0] = math.inf  # type: ignore[union-attr, index]
-    finding = diagnose(*parts)
-    assert finding is not None and finding.part == "weights" and "model.3.cv2.conv.weight" in finding.text
+    diagnosis = diagnose(*parts)
+    assert (
+        diagnosis is not None and diagnosis.part == "weights" and "model.3.cv2.conv.weight" in diagnosis.text
+    )
 
 
 def test_a_layer_that_overflows_is_named(
@@ -57,9 +59,9 @@ def test_a_layer_that_overflows_is_named(
     network = parts[0]
     with torch.no_grad():
         network.model[4].bn.weight.fill_(3e38)  # type: ignore[union-attr, operator]
-    finding = diagnose(*parts)
-    assert finding is not None and finding.part == "layer"
-    assert finding.layer == "model.4.bn" and "model.4.bn" in finding.text
+    diagnosis = diagnose(*parts)
+    assert diagnosis is not None and diagnosis.part == "layer"
+    assert diagnosis.layer == "model.4.bn" and "model.4.bn" in diagnosis.text
 
 
 def test_a_loss_that_explodes_and_a_gradient_are_named(
@@ -67,13 +69,15 @@ def test_a_loss_that_explodes_and_a_gradient_are_named(
 ) -> None:
     network = parts[0]
     network.model[3].cv2.conv.weight.register_hook(lambda gradient: gradient * math.nan)  # type: ignore[union-attr, operator]
-    finding = diagnose(*parts)
-    assert finding is not None and finding.part == "gradient" and "model.3.cv2.conv.weight" in finding.text
+    diagnosis = diagnose(*parts)
+    assert (
+        diagnosis is not None and diagnosis.part == "gradient" and "model.3.cv2.conv.weight" in diagnosis.text
+    )
     with torch.no_grad():
         for value in network.head.parameters():  # type: ignore[attr-defined]
             value.fill_(1e9)
-    finding = diagnose(*parts)
-    assert finding is not None and finding.part == "loss" and finding.layer is None
+    diagnosis = diagnose(*parts)
+    assert diagnosis is not None and diagnosis.part == "loss" and diagnosis.layer is None
 
 
 def test_magnitude_and_soundness() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from ..errors import InputError
 from ..system.text import first_line
-from ..training.divergence import Finding, diagnose
+from ..training.divergence import Diagnosis, diagnose
 from ..training.hyper_parameters import architecture_of, checked_hyper_parameters
 from ..training.module import YOLOv5
 from ..training.step import Prepared
@@ -21,7 +21,7 @@ the precision of then, and prints what was not finite first. It uses a GPU if th
 _AUTOCAST = {"16": torch.float16, "bf": torch.bfloat16}
 
 
-def run_replay(argv: list[str]) -> Finding | None:
+def run_replay(argv: list[str]) -> Diagnosis | None:
     """Print what the fit said of the batch, and what is found now; return that.
 
     Raises:
@@ -43,7 +43,7 @@ def run_replay(argv: list[str]) -> Finding | None:
         report = "\n  ".join(["the fit:", *contents["report"]])
         kind = _AUTOCAST.get(contents["precision"][:2])
         with torch.autocast(device, kind) if kind else nullcontext():
-            finding = diagnose(module.network, module.criterion, batches)
+            diagnosis = diagnose(module.network, module.criterion, batches)
     except InputError:
         raise
     except Exception as error:  # a damaged file can break anywhere
@@ -51,7 +51,7 @@ def run_replay(argv: list[str]) -> Finding | None:
             f"{path}: is no batch of a fit ({first_line(error)}); give a file of RUN/divergence"
         ) from None
     print(report)
-    print(f"now on {device}: {finding.text if finding else 'everything is finite'}")
-    if finding and finding.layer:
-        print(f"  first layer that is not finite: {finding.layer}")
-    return finding
+    print(f"now on {device}: {diagnosis.text if diagnosis else 'everything is finite'}")
+    if diagnosis and diagnosis.layer:
+        print(f"  first layer that is not finite: {diagnosis.layer}")
+    return diagnosis

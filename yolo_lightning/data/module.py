@@ -357,8 +357,6 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             # Only forked workers see the memory of ``Faults``.
             multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         )
-        loader.refuse_small_memory()
-        loader.threads = self._cache_plan.cores
         self._evaluation_loaders.append(loader)
         return loader
 

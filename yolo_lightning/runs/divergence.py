@@ -100,7 +100,7 @@ class Divergence(Callback):
         pl_module.left_out = self.left_out
         pl_module.inspect = partial(self._inspect, trainer, pl_module) if self._noticed else None
         largest = magnitude(pl_module.network.parameters())
-        if not math.isfinite(largest):
+        if not (math.isfinite(largest) and is_finite(pl_module.network.buffers())):
             raise InputError("the initial weights are not finite; give other --model.weights or --ckpt_path")
         self._most = _GROWTH * max(1.0, largest)
         self._looked_s = monotonic()
@@ -139,8 +139,8 @@ class Divergence(Callback):
         assert isinstance(pl_module, YOLOv5)
         if _version(self.last) != self._written:
             self._start = None
-        saved = [checkpoint.get(key) for key in ("state_dict", "live_state_dict", "optimizer_states")]
-        sound = is_finite(tensors_in(saved)) and self._weights_are_sound(pl_module)
+        saved = [checkpoint.get(key) for key in ("state_dict", "optimizer_states")]
+        sound = is_finite(tensors_in(saved)) and self._weights_are_sound(pl_module)  # the live weights
         self._notice(trainer, self._agreement.settle([not sound])[0])
 
     def _weights_are_sound(self, module: YOLOv5) -> bool:
@@ -166,7 +166,7 @@ class Divergence(Callback):
                 "training has diverged, and without checkpoints there is no state to go back to; set "
                 "--trainer.enable_checkpointing true, or lower --model.optimizer.learning_rate"
             )
-        _say(trainer, f"{why} from {found}")
+        _say(trainer, f"{why}, again from {found}")
         raise GoBack(Path(found))
 
     # -- looking for the batch ---------------------------------------------------------------------
@@ -200,7 +200,7 @@ class Divergence(Callback):
         self._explain(trainer, module, list(self._window)[-len(batches) :], by_step)
 
     def _end_inspected_batch(self, trainer: Trainer, module: YOLOv5, place: Place) -> None:
-        """Inspect the weights after an optimizer step."""
+        """Inspect the weights after an optimizer step, and stop where the divergence was noticed."""
         if trainer.global_step != self._steps:
             self._steps, self._stepped, self._window = trainer.global_step, self._window, {}
             if self._agreement.settle([not self._weights_are_sound(module)])[0]:
@@ -213,8 +213,10 @@ class Divergence(Callback):
     def _explain(self, trainer: Trainer, module: YOLOv5, blamed: list[Place], by_step: bool) -> NoReturn:
         """Say and save what is known, and go back to train without the batches to blame."""
         with trainer.precision_plugin.forward_context():
-            finding = diagnose(module.network, module.criterion, self._batches)
-        part, text = (finding.part, finding.text) if finding else ("unknown", "it is finite when run again")
+            diagnosis = diagnose(module.network, module.criterion, self._batches)
+        part, text = (
+            (diagnosis.part, diagnosis.text) if diagnosis else ("unknown", "it is finite when run again")
+        )
         if part in ("layer", "loss", "gradient", "weights"):
             part = "precision" if str(trainer.precision).startswith("16") else "step"
         if by_step:
@@ -223,12 +225,12 @@ class Divergence(Callback):
             largest = magnitude(module.network.parameters())
             text = f"the optimizer's step (learning rate {rate:g}) left weights up to {largest:.3g}; {text}"
         positions = [i for place in blamed for i in (self._stepped | self._window)[place]]
-        if finding and finding.rows and not by_step:
-            positions = [positions[row] for row in finding.rows]
+        if diagnosis and diagnosis.rows and not by_step:
+            positions = [positions[row] for row in diagnosis.rows]
         data, scaler = data_that_tells(trainer), _scaler(trainer)
         lines = [f"divergence in {_names(blamed)}, step {trainer.global_step}: {text}"]
-        if finding and finding.layer:
-            lines.append(f"first layer that is not finite: {finding.layer}")
+        if diagnosis and diagnosis.layer:
+            lines.append(f"first layer that is not finite: {diagnosis.layer}")
         if scaler is not None:
             lines.append(f"gradient scaler: {scaler.state_dict()}")
         if data:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -15,12 +14,12 @@ import pytest
 import torch
 
 from tests.data.loading.test_worker_loader import BATCH, SIZE, assert_same, end_workers, write_index
-from yolo_lightning.data.annotations.findings import Finding
+from yolo_lightning.data.annotations.findings import FEW, Finding
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.batch import Batch
 from yolo_lightning.data.images.cache import open_cache
 from yolo_lightning.data.images.decode import read_rgb
-from yolo_lightning.data.images.faults import Faults
+from yolo_lightning.data.images.faults import UNENDED, Faults, stand_ins
 from yolo_lightning.data.loading.dataset import DetectionDataset, collate
 from yolo_lightning.data.loading.evaluation_loader import EvaluationLoader
 from yolo_lightning.data.loading.ordered import DeviceLoader, OrderedLoader
@@ -30,8 +29,8 @@ from yolo_lightning.errors import InputError
 
 BROKEN = (3, 4, 10)
 """Positions of the images that cannot be decoded; the last of the eleven is among them."""
-IN_PLACE = [0, 1, 2, 5, 5, 5, 6, 7, 8, 9, 0]
-"""For each position, that of the next image that can be decoded."""
+IN_PLACE = [0, 1, 2, 9, 1, 5, 6, 7, 8, 9, 9]
+"""For each position, that of the image that takes its place."""
 
 
 @pytest.fixture
@@ -80,7 +79,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> list[Batch]:
 @pytest.mark.parametrize(
     ("cache", "kind"), [("none", 0), ("none", 1), ("none", 2), ("disk", 0), ("disk", 1), ("disk", "device")]
 )
-def test_the_next_image_takes_the_place_whoever_loads(
+def test_the_same_image_takes_the_place_whoever_loads(
     index: DatasetIndex, references: list[Batch], cache: str, kind: Literal[0, 1, 2, "device"]
 ) -> None:
     if cache == "none":  # a file that is missing before the cache is made is found in another way
@@ -107,6 +106,18 @@ def test_the_next_image_takes_the_place_whoever_loads(
         end_workers(loader)
     del loader
     gc.collect()
+
+
+def test_many_images_take_the_places_of_a_damaged_folder() -> None:
+    damaged = range(300, 400)
+    tries = {i: [0] for i in damaged}
+    for i in damaged:
+        for place in stand_ins(i, 1000):
+            tries[i].append(place)
+            if place not in damaged:
+                break
+    assert len({places[-1] for places in tries.values()}) > 80
+    assert sum(map(len, tries.values())) < 250  # each try of a damaged file is a decoding
 
 
 @pytest.mark.parametrize("cache", ["none", "disk"])
@@ -148,6 +159,17 @@ def test_a_folder_that_is_gone_is_told_from_single_files(index: DatasetIndex, ho
     assert not said.lines
 
 
+def test_an_image_that_had_a_folder_of_its_own_is_one_image(tmp_path: Path) -> None:
+    for name in ("0", "2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "image.jpg").touch()
+    said: list[str] = []
+    faults = Faults(3, lambda i: tmp_path / str(i) / "image.jpg", "train", 0.3, announce=said.append)
+    faults.add(1, InputError("gone"))
+    faults.report(lambda i: f"{faults.path(i)}: the image cannot be read; check the path")
+    assert said == [f"left out of train: {faults.path(1)}: the image cannot be read; check the path"]
+
+
 @pytest.mark.parametrize("cache", ["none", "disk"])
 def test_a_jpeg_without_an_end_marker_is_used_and_named_once(index: DatasetIndex, cache: str) -> None:
     expected = DetectionDataset(index, SIZE, 16, True)[1].image
@@ -161,11 +183,20 @@ def test_a_jpeg_without_an_end_marker_is_used_and_named_once(index: DatasetIndex
     assert not said.failed
 
 
+def test_a_camera_that_ends_no_jpeg_does_not_fill_the_screen() -> None:
+    said: list[str] = []
+    faults = Faults(100, lambda i: Path(f"{i}.jpg"), announce=said.append)
+    for images in (slice(30), slice(100)):
+        faults.marks[images] = UNENDED
+        faults.report(str)
+    assert len(said) == FEW and said[-1].endswith("save it again; further ones are not named")
+
+
 def test_a_file_that_can_be_read_again_is_explained(index: DatasetIndex) -> None:
     said = Said(index)
     content = index.path(2).read_bytes()
     index.path(2).write_bytes(content[:-60])
-    assert said.dataset[2].position == 3
+    assert said.dataset[2].position == next(stand_ins(2, len(index)))
     index.path(2).write_bytes(content)
     said.dataset.report()
     assert "could not be read for a while; look at the disk or network" in said.lines[0]
@@ -238,21 +269,3 @@ def test_what_is_read_for_the_longest_time_is_known(index: DatasetIndex) -> None
     with pytest.raises(InputError), faults.reading(1):
         read_rgb(index.root / "none.jpg")
     assert faults.slowest() is None
-
-
-def test_a_shared_memory_without_room_for_evaluation_is_refused_before(
-    index: DatasetIndex, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = namedtuple("usage", "total used free")
-    dataset = DetectionDataset(index, SIZE, 16, False)
-    need = 3 * int(dataset.canvases.prod(1).max()) * 2 * 2  # two batches of two images
-    for free in (need, need - 1):
-        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: usage(free, 0, free))
-        _evaluation_loader(dataset, 0).refuse_small_memory()
-        if free == need:
-            _evaluation_loader(dataset, 1).refuse_small_memory()
-            continue
-        with pytest.raises(
-            InputError, match=r"^/dev/shm: batches of evaluation take 0 MB there, .*; mount it larger"
-        ):
-            _evaluation_loader(dataset, 1).refuse_small_memory()

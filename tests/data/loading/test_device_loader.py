@@ -15,6 +15,7 @@ from tests.data.loading.test_worker_loader import (
     expected,
     write_index,
 )
+from yolo_lightning.data.annotations.findings import Finding
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.images.cache import open_cache
 from yolo_lightning.data.loading import ordered
@@ -78,6 +79,22 @@ def test_a_place_in_an_epoch_of_other_data_is_refused(index: DatasetIndex) -> No
         InputError, match=r"an epoch of 27 images, but the data has 11; resume with the data set"
     ):
         _make(index).load_state_dict({"epoch": 0, "seen": 4, "images": 27})
+
+
+def test_an_epoch_goes_on_when_other_images_are_left_out(index: DatasetIndex) -> None:
+    stopped = _make(index)
+    batches = iter(stopped)
+    next(batches), next(batches)
+    broken = Finding("k", "where", "what", "remedy", str(index.path(3)), is_error=True)
+    fewer = _make(index.without([broken]))
+    said: list[str] = []
+    fewer._dataset.faults.announce = said.append
+    fewer.load_state_dict(stopped.state_dict())
+    assert [len(batch.index) for batch in fewer] == [BATCH]  # 8 of 11 images were seen, as good as 7 of 10
+    assert said[0].startswith("the resumed epoch had 11 images, and now has 10, because others are left out")
+    repaired = _make(index)
+    repaired.load_state_dict(fewer.state_dict())
+    assert list(repaired) == []
 
 
 def test_an_epoch_of_which_only_the_validation_was_left_gives_no_batch_and_keeps_its_place(

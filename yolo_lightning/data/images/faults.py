@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import torch
 
 from ...errors import InputError
 from ...system.memory import shared_memory
-from ..annotations.findings import Finding
+from ..annotations.findings import FEW, Finding
 
 FAILED, UNENDED = 1, 2
 """Marks of an image that cannot be decoded, and of a JPEG that lacks nothing but its end marker."""
@@ -52,6 +53,7 @@ class Faults:
         self.marks = shared_memory(images)
         self._since = shared_memory(8 * images).view(torch.int64)  # (I,), begin of reading in ns; 0: not read
         self._reported = np.zeros(images, np.bool_)
+        self._unended = 0  # reported ones
 
     @contextmanager
     def reading(self, i: int) -> Iterator[None]:
@@ -83,7 +85,7 @@ class Faults:
             InputError: Its folder is gone, or more images fail than may.
         """
         self.marks[i] = FAILED
-        self._refuse_gone(self.path(i).parent)
+        self._refuse_gone_folder(i)
         failed, images = int((self.marks == FAILED).sum()), len(self.marks)
         if failed > self.most:
             if not self.most:
@@ -94,7 +96,11 @@ class Faults:
                 "last, or set a larger --data.max_skipped"
             )
 
-    def _refuse_gone(self, folder: Path) -> None:
+    def _refuse_gone_folder(self, i: int) -> None:
+        folder = self.path(i).parent
+        beside = [self.path(j).parent for j in (i - 1, i + 1) if 0 <= j < len(self.marks)]
+        if folder not in beside:  # an image with a folder of its own: no more than one is lost
+            return
         try:
             with os.scandir(folder) as entries:
                 is_gone = next(entries, None) is None
@@ -116,13 +122,27 @@ class Faults:
         for i in np.flatnonzero((self.marks.numpy() != 0) & ~self._reported).tolist():
             self._reported[i] = True
             if self.marks[i] == UNENDED:
-                self.announce(f"{self.path(i)}: the JPEG has all pixels, but no end marker; save it again")
+                self._unended += 1
+                if self._unended <= FEW:  # some cameras leave the marker out of every picture
+                    more = "; further ones are not named" if self._unended == FEW else ""
+                    what = "the JPEG has all pixels, but no end marker"
+                    self.announce(f"{self.path(i)}: {what}; save it again{more}")
                 continue
-            self._refuse_gone(self.path(i).parent)
+            self._refuse_gone_folder(i)
             finding = Finding.from_error("unreadable image", InputError(explain(i)), str(self.path(i)))
             if finding not in self.failed:
                 self.failed.append(finding)
                 self.announce(f"left out of {self.split}: {finding}")
+
+
+def stand_ins(i: int, images: int) -> Iterator[int]:
+    """Positions of images to take the place of image i, of which the first that can be decoded does.
+
+    They are random, but always the same. The next image would take all the places of a damaged folder.
+    """
+    draw = random.Random(i)
+    while True:
+        yield draw.randrange(images)
 
 
 def _ignore(line: str) -> None:

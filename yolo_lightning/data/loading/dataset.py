@@ -21,7 +21,7 @@ from ..batch import Batch, label_capacity
 from ..images import decode
 from ..images.cache import ImageCache
 from ..images.decode import Pixels, content_slice, draw, header_size, paste, read_bytes, read_rgb, resize
-from ..images.faults import FAILED, UNENDED, Faults
+from ..images.faults import FAILED, UNENDED, Faults, stand_ins
 from ..images.truncation import has_end
 from ..letterbox import enclosing_rectangle, letterbox_geometry
 
@@ -49,8 +49,8 @@ class DetectionDataset(Dataset[Sample]):
     that is half a stride wider than it, as in classic YOLOv5: padding costs time, and a little of the score
     of objects at the edge.
 
-    An image that cannot be decoded is replaced in training by the next one that can, with its labels: what
-    an epoch gives depends on which images fail, and not on when. In evaluation its original size is 0 x 0.
+    In training, another image with its labels takes the place of one that cannot be decoded: what an epoch
+    gives depends on which images fail, and not on when. In evaluation its original size is 0 x 0.
 
     Args:
         image_size: S in px, the longer side of each image.
@@ -105,8 +105,7 @@ class DetectionDataset(Dataset[Sample]):
         Raises:
             InputError: Too many images cannot be decoded, see ``Faults.add``.
         """
-        others = chain(range(i + 1, len(self)), range(i)) if self.train else ()
-        for place in (i, *others):
+        for place in chain([i], stand_ins(i, len(self)) if self.train else []):
             try:
                 read_ns = self._draw(place, image)
             except InputError as error:

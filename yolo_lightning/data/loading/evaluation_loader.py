@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -12,37 +10,18 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from ...errors import InputError
+from ...system.cores import usable_cores
 from ..batch import Batch
-from ..images.waiting import MORE_SHARED_MEMORY, POLL_S, end_workers, start_workers, wait, workers_of
+from ..images.waiting import POLL_S, end_workers, start_workers, wait, workers_of
 from .dataset import DetectionDataset, Sample
 
 
 class EvaluationLoader(DataLoader[Sample]):
     """Batches of a ``DetectionDataset`` or a ``PredictionDataset``, with ``timeout`` if there are workers.
 
-    Images that cannot be decoded are left out of the batches of a ``DetectionDataset``.
-
-    Attributes:
-        threads: Threads that make the samples of a batch if there are no workers.
+    Images that cannot be decoded are left out of the batches of a ``DetectionDataset``. Without workers,
+    threads load the images, one for each core: a main thread that reads cannot report that a disk hangs.
     """
-
-    threads = 1
-
-    def refuse_small_memory(self) -> None:
-        """Refuse a /dev/shm in which the batches of all workers have no room.
-
-        Raises:
-            InputError: It is too small.
-        """
-        largest: int = self.dataset.canvases.prod(1).max()  # type: ignore[attr-defined]
-        batches = min(len(self), self.num_workers * (self.prefetch_factor or 0))
-        need = 3 * int(largest) * len(max(self.batch_sampler, key=len)) * batches  # type: ignore[arg-type]
-        if need and os.path.isdir("/dev/shm") and need > (free := shutil.disk_usage("/dev/shm").free):
-            raise InputError(
-                f"/dev/shm: batches of evaluation take {need / 1e6:,.0f} MB there, of which "
-                f"{free / 1e6:,.0f} are free; {MORE_SHARED_MEMORY}"
-            )
 
     def __iter__(self) -> Any:
         dataset: Any = self.dataset
@@ -55,7 +34,7 @@ class EvaluationLoader(DataLoader[Sample]):
 
     def _from_threads(self) -> Iterator[Batch]:
         dataset: Any = self.dataset
-        with ThreadPool(self.threads) as pool:
+        with ThreadPool(usable_cores()) as pool:
             for positions in self.batch_sampler:  # type: ignore[union-attr]
                 samples = pool.map_async(dataset.__getitem__, positions, chunksize=1)
                 batch = self.collate_fn(wait(partial(samples.get, POLL_S), dataset.faults))

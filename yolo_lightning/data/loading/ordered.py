@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...system.streams import hand_over, side_stream
+from ..annotations.findings import count_images
 from ..annotations.index import DatasetIndex
 from ..batch import Batch
 from ..images.cache import ImageCache
 from ..images.choose_cache import CacheMode
-from ..images.faults import FAILED
+from ..images.faults import FAILED, stand_ins
 from .dataset import DetectionDataset, collate
 from .sampler import TrainSampler
 
@@ -84,21 +85,35 @@ class OrderedLoader(ABC):
         self._place = epoch, seen + self.batch_size * self.sampler.num_replicas
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch, how many of its images all ranks together have been given, and how many it has."""
-        return {"epoch": self._place[0], "seen": self._place[1], "images": len(self._dataset)}
+        """The epoch, how many of its images all ranks together have been given, and the size of the data."""
+        epoch, seen = self._place
+        return {"epoch": epoch, "seen": seen, "images": len(self._dataset), "left_out": self._left_out}
+
+    @property
+    def _left_out(self) -> int:
+        """Images that are left out of the index for their errors."""
+        return count_images([finding for finding in self._dataset.index.findings if finding.is_error])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Begin the stored epoch after the images seen, for the present number of ranks.
 
+        If other images are left out than before, it begins after the same share of them.
+
         Raises:
-            InputError: The epoch has another number of images.
+            InputError: The data set has another number of images.
         """
-        if state_dict["images"] != len(self._dataset):
-            raise InputError(
-                f"the checkpoint was written within an epoch of {state_dict['images']} images, but the data "
-                f"has {len(self._dataset)}; resume with the data set that the run was started on"
+        images, now = state_dict["images"], len(self._dataset)
+        if images != now:
+            if images + state_dict.get("left_out", 0) != now + self._left_out:
+                raise InputError(
+                    f"the checkpoint was written within an epoch of {images} images, but the data "
+                    f"has {now}; resume with the data set that the run was started on"
+                )
+            self._dataset.faults.announce(
+                f"the resumed epoch had {images} images, and now has {now}, because others are left out: "
+                "some of them come twice in it, or not at all"
             )
-        seen = min(state_dict["seen"], state_dict["images"])  # the last batch may have been filled up
+        seen = min(state_dict["seen"], images) * now // images  # the last batch may have been filled up
         self.sampler.resume(state_dict["epoch"], seen)
         self._place = state_dict["epoch"], seen  # until the first batch, if there is one
 
@@ -123,10 +138,11 @@ class DeviceLoader(OrderedLoader):
         assert dataset.cache is not None
         super().__init__(dataset, sampler, device)
         self.pixels = pixels_on(device, dataset.cache)  # uint8 (I, S, S, 3)
-        readable = np.flatnonzero(dataset.cache.marks != FAILED)
-        following = np.searchsorted(readable, np.arange(len(dataset))) % len(readable)
-        self._places = torch.from_numpy(readable[following])  # (I,), the image itself or the one in its place
-        labels = collate([dataset.labels(i) for i in range(len(dataset))])
+        images, has_failed = len(dataset), dataset.cache.marks == FAILED
+        self._places = torch.arange(images)  # (I,), the image itself or the one in its place
+        for i in np.flatnonzero(has_failed).tolist():
+            self._places[i] = next(place for place in stand_ins(i, images) if not has_failed[place])
+        labels = collate([dataset.labels(i) for i in range(images)])
         self.labels = Batch(*(tensor.to(device) for tensor in labels))  # its images are empty
 
     def _batches(self) -> Iterator[Batch]:
