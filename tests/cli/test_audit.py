@@ -66,8 +66,8 @@ def test_an_image_that_the_check_has_not_decoded_is_left_out(
     )
     run_audit([
         "--folds", "2", "--epochs", "1", "--output", str(tmp_path / "out"), "--data.root",
-        str(tmp_path / "data"), "--data.image_size", "64", "--data.batch_size", "4", "--data.num_workers", "0",
-        "--model.compile", "false", "--trainer.accelerator", "cpu",
+        str(tmp_path / "data"), "--data.image_size", "64", "--data.batch_size", "4",
+        "--data.num_workers", "0", "--model.compile", "false", "--trainer.accelerator", "cpu",
     ])  # fmt: skip
     assert json.loads((tmp_path / "out" / "audit.json").read_text())["images"] == 7
     assert capsys.readouterr().out.splitlines()[-1].startswith("Look at audit.html")
