@@ -94,7 +94,7 @@ def predict_out_of_fold(
         InputError: an option or the data is wrong.
     """
     forced = {
-        "max_epochs": epochs, "check_val_every_n_epoch": epochs, "limit_val_batches": 1.0,
+        "max_epochs": epochs, "check_val_every_n_epoch": epochs, "limit_val_batches": "null",
         "num_sanity_val_steps": 0, "devices": 1,
         "num_nodes": 1, "logger": "false", "default_root_dir": output,
     }  # fmt: skip

@@ -55,7 +55,12 @@ runs
   replay     run the batch again at which a training diverged"""
 COMMANDS: dict[str, Callable[[list[str]], Any]] = {
     "synth": lambda argv: auto_cli(
-        synth, args=argv, as_positional=False, prog="yolo-lightning synth", parser_class=FitParser
+        synth,
+        args=argv,
+        as_positional=False,
+        prog="yolo-lightning synth",
+        parser_class=FitParser,
+        description="Make a small data set of shapes, to try everything on.",
     ),
     "audit": run_audit,
     "check": run_check,
