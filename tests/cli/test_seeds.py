@@ -32,7 +32,7 @@ def test_wrong_options(options: list[str], said: str) -> None:
 def test_seeds_of_a_configuration_are_refused(tmp_path: Path, shapes: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(f"seeds: 3\ndata: {{root: '{shapes}'}}\n")
-    with pytest.raises(InputError, match="seeds is 3 in a configuration"):
+    with pytest.raises(InputError, match="seeds is 3; give --seeds to fit alone, and on the command line"):
         run(["fit", "--config", str(path)])
 
 

@@ -102,6 +102,8 @@ def predict_out_of_fold(
     found: dict[int, Singles] = {}
     for fold in range(folds):
         cli = launch(_FoldCLI, arguments)
+        if cli.start.checkpoint:
+            raise InputError("audit trains each fold anew and resumes nothing; give --model.weights instead")
         data = cli.datamodule
         if fold == 0:
             whole = join(data.index("train"), data.index("val"))

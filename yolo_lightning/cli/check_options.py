@@ -77,9 +77,7 @@ def resolve_options(config: Any, subcommand: str) -> RunStart:
     """
     _refuse_trainer_options(config.trainer)
     if config.seeds != 1:
-        raise InputError(
-            f"seeds is {config.seeds} in a configuration; give --seeds to fit on the command line"
-        )
+        raise InputError(f"seeds is {config.seeds}; give --seeds to fit alone, and on the command line")
     _make_paths_absolute(config)
     _refuse_silent_places(config)
     start = _find_start(config, subcommand)
