@@ -515,11 +515,11 @@ def test_a_letter_that_the_locale_lacks_ends_nothing() -> None:
 def test_a_file_system_that_never_answers_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    released, stat = threading.Event(), os.stat
+    released, stat, silent_s = threading.Event(), os.stat, [60.0]
 
     def hang(path: Any, **options: Any) -> os.stat_result:
         if str(path) == str(tmp_path / "mounted"):
-            released.wait(60)
+            released.wait(silent_s[0])
         return stat(path, **options)
 
     monkeypatch.setattr(os, "stat", hang)
@@ -529,9 +529,10 @@ def test_a_file_system_that_never_answers_is_told(
         told = refused(capsys, "fit", "--data.root=mounted", "--trainer.accelerator=cpu")
     assert told.startswith(f"error: {tmp_path}/mounted: no answer within 1 s (a network file system that")
     monkeypatch.setattr("yolo_lightning.cli.check_options.FILE_SYSTEM_S", 60.0)
-    threading.Timer(0.5, released.set).start()  # an automounter that is slow
+    silent_s[0] = 1.0  # an automounter that is slow
     with pytest.warns(match="no answer yet"):
         told = refused(capsys, "fit", "--data.root=mounted", "--trainer.accelerator=cpu")
+    released.set()
     assert "mounted" in told and "no answer" not in told
 
 
