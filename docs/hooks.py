@@ -18,7 +18,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from yolo_lightning.cli import launcher
 from yolo_lightning.cli import main as cli
 from yolo_lightning.cli.launcher import YoloCLI, launch
 
@@ -86,8 +85,8 @@ def subcommand_parsers() -> dict[str, LightningArgumentParser]:
 
 
 def command_names() -> list[str]:
-    """Return our own commands, as the help of the program names them."""
-    return re.findall(r"'(\w+)'", launcher._DESCRIPTION)
+    """Return our own commands."""
+    return [*cli.COMMANDS]
 
 
 def help_of(command: str) -> str:

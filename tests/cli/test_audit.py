@@ -5,6 +5,7 @@ import io
 import json
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ import pytest
 from tests.support.html_page import HtmlPage
 from tests.support.tiny_data import write_yolo
 from yolo_lightning.cli.audit import as_csv, judge, run_audit
+from yolo_lightning.cli.check_options import RunStart
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.annotations.source import DataSource
 from yolo_lightning.errors import InputError
+from yolo_lightning.evaluation.suspicions import Suspicions
 from yolo_lightning.monitoring.report.audit import audit_page
 
 NASTY = "=<img src=x onerror=alert(1)>"
@@ -45,6 +48,39 @@ def test_every_image_is_predicted_by_a_network_that_has_not_seen_it(audited: Pat
     assert not list(shapes.rglob("*.cache"))  # nothing is left beside the data
     assert json.loads((audited / "printed").read_text()) == summary  # and nothing else
     HtmlPage((audited / "audit.html").read_text())
+
+
+def test_a_checkpoint_is_not_ignored(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    begun = SimpleNamespace(start=RunStart(tmp_path / "last.ckpt"), datamodule=None)
+    monkeypatch.setattr("yolo_lightning.cli.audit.launch", lambda *_: begun)
+    with pytest.raises(InputError, match="trains each fold anew and resumes nothing"):
+        run_audit(["--data.root", str(shapes), "--ckpt_path", "last"])
+
+
+def test_an_image_that_the_check_has_not_decoded_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels: dict[str, str | None] = {f"image{n}": "0 .5 .5 .5 .5\n" for n in range(4)}
+    for split in ("train", "val"):
+        write_yolo(tmp_path / "data", labels, ("cat",), split)
+    monkeypatch.setattr(
+        "yolo_lightning.data.module.check_splits", lambda indices, *_, **__: dict.fromkeys(indices, ())
+    )
+    broken = tmp_path / "data" / "images" / "train" / "image3.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:60] + bytes(len(content) - 100) + content[-40:])
+    monkeypatch.setattr(
+        "yolo_lightning.cli.audit.find_suspicions",
+        lambda *_: Suspicions(*map(np.array, ([1], [0.9], [-1], [0]))),
+    )
+    run_audit([
+        "--folds", "2", "--epochs", "1", "--output", str(tmp_path / "out"), "--data.root",
+        str(tmp_path / "data"), "--data.image_size", "64", "--data.batch_size", "4",
+        "--data.num_workers", "0", "--model.compile", "false", "--trainer.accelerator", "cpu",
+    ])  # fmt: skip
+    assert json.loads((tmp_path / "out" / "audit.json").read_text())["images"] == 7
+    assert capsys.readouterr().out.splitlines()[-1].startswith("Look at audit.html")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.evaluation.test_bootstrap import detector, evaluated
@@ -9,7 +10,7 @@ from tests.support.html_page import HtmlPage
 from tests.support.report_run import NASTY, make_run
 from yolo_lightning.cli.report import run_compare
 from yolo_lightning.errors import InputError
-from yolo_lightning.evaluation.image_matches import MATCHES
+from yolo_lightning.evaluation.image_matches import MATCHES, ImageMatches
 from yolo_lightning.monitoring.report.compare import compare_runs, differences
 from yolo_lightning.monitoring.report.read import read_run
 from yolo_lightning.monitoring.report.verdicts import flatten, short_names
@@ -203,9 +204,20 @@ def test_runs_that_cannot_be_paired_say_why(tmp_path: Path, capsys: pytest.Captu
     run_compare([*map(str, runs)])
     said = capsys.readouterr().out
     assert "b/version_0 and a/version_0 were validated on different images or labels" in said
-    assert "interval" not in said
+    assert "interval" not in said and "bootstrap" not in said
     (runs[0] / MATCHES).write_bytes(b"damaged")
     run_compare([*map(str, runs)])
     said = capsys.readouterr().out
     assert f"no paired comparison: a/version_0 has no {MATCHES}" in said
     assert f"{runs[0] / MATCHES}: skipped, because it cannot be read" in said
+
+
+def test_matches_that_only_claim_the_same_images_are_not_paired(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [with_matches(tmp_path / name / "version_0", 0.7, 1, data__root=name) for name in ("a", "b")]
+    whole = ImageMatches.from_bytes((runs[0] / MATCHES).read_bytes())
+    longer = whole._replace(image_ids=np.append(whole.image_ids, whole.image_ids[-1] + 1))
+    (runs[0] / MATCHES).write_bytes(longer._replace(image=longer.image + np.uint32(1)).to_bytes())
+    run_compare([*map(str, runs)])
+    assert "were validated on different images or labels" in capsys.readouterr().out

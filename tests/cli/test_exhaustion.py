@@ -28,14 +28,14 @@ def test_the_options_follow_the_settings(monkeypatch: pytest.MonkeyPatch) -> Non
     on_gpu = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
     assert told(True, on_gpu, precision="32-true") == (
         "the GPU is out of memory (tried to allocate 2.00 GiB), with batches of 16 images of 640 px; give "
-        "--data.batch_size 8, --trainer.precision bf16-mixed, --data.image_size 480, --data.cache disk, "
+        "--data.batch_size 8, --trainer.precision bf16-mixed, --data.image_size 448, --data.cache disk, "
         "and start again"
     )
     assert told(True, on_gpu, precision="bf16-mixed", batch_size=1, cache="none").endswith(
-        "; give --data.image_size 480, and start again"
+        "; give --data.image_size 448, and start again"
     )
     assert told(False, MemoryError(), cache="disk").endswith(
-        "; give --data.batch_size 8, --data.image_size 480, fewer --data.num_workers, and start again"
+        "; give --data.batch_size 8, --data.image_size 448, fewer --data.num_workers, and start again"
     )
     assert told(False, MemoryError(), batch_size=1, image_size=64, cache="none", num_workers=0).endswith(
         "; give a smaller --model.architecture, and start again"

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,7 +32,7 @@ def test_wrong_options(options: list[str], said: str) -> None:
 def test_seeds_of_a_configuration_are_refused(tmp_path: Path, shapes: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(f"seeds: 3\ndata: {{root: '{shapes}'}}\n")
-    with pytest.raises(InputError, match="seeds is 3 in a configuration"):
+    with pytest.raises(InputError, match="seeds is 3; give --seeds to fit alone, and on the command line"):
         run(["fit", "--config", str(path)])
 
 
@@ -52,3 +55,29 @@ def test_each_seed_is_a_run_that_can_be_resumed(tmp_path: Path, shapes: Path) ->
         assert (version / "checkpoints" / "last.ckpt").is_file()  # which --ckpt_path auto resumes
     assert len(losses) == 2
     assert said.splitlines()[-1].startswith("best val/map of 2 seeds: mean 0.")
+
+
+def test_ctrl_c_waits_for_the_training_that_saves(tmp_path: Path) -> None:
+    """Of the program, the training is replaced by one that takes a second to save."""
+    program = (
+        "import os, signal, sys, time\n"
+        "from yolo_lightning.__main__ import main\n"
+        "if '-seed0' not in ' '.join(sys.argv): main()\n"
+        "signal.signal(signal.SIGINT, lambda *_: (time.sleep(1), open('saved', 'w'), os._exit(75)))\n"
+        "open('ready', 'w')\n"
+        "time.sleep(60)\n"
+    )
+    (tmp_path / "yolo_lightning_fit.py").write_text(program)
+    command = (
+        "import sys; from yolo_lightning.cli import seeds; from yolo_lightning.__main__ import main\n"
+        "start = seeds.subprocess.Popen\n"
+        "seeds.subprocess.Popen = lambda a: start([a[0], 'yolo_lightning_fit.py', *a[3:]])\n"
+        "main()"
+    )
+    arguments = [sys.executable, "-c", command, "fit", "--seeds", "2", "--run_name", "twice"]
+    with subprocess.Popen(arguments, cwd=tmp_path, start_new_session=True) as running:
+        while not (tmp_path / "ready").exists() and running.poll() is None:
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+        assert running.wait() == 75
+        assert (tmp_path / "saved").exists()

@@ -133,3 +133,12 @@ def test_seeds_that_differ_widen_the_interval() -> None:
     assert found.high - found.low > 1.5 * (of_one.high - of_one.low)
     means = [np.mean([estimate_map(run, 1).value for run in side]) for side in (ours, theirs)]
     assert found.value == pytest.approx(means[0] - means[1])
+
+
+def test_resamples_without_a_label_do_not_count() -> None:
+    empty = np.zeros((0, 7), np.float32)
+    labelled = np.array([[0, 0, 0, 10, 10, 100, 0]], np.float32)
+    found = np.array([[0, 0, 10, 10, 0.9, 0]], np.float32)
+    images = [{"id": i, "truth": empty if i else labelled, "found": found} for i in range(6)]
+    value, low, high = estimate_map(evaluated(images, 1)[0])
+    assert 0 < low <= value <= high

@@ -47,14 +47,19 @@ def test_memory_of_the_host(allocate: Callable[[], object], asked: str) -> None:
     assert re.fullmatch(rf"memory is used up \({re.escape(asked)}{figures}\)", told)
 
 
-def test_the_limit_of_addresses_is_named() -> None:
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+def test_the_limit_of_addresses_is_named(error: Exception) -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (1 << 50, before[1]))
     try:
-        told = describe_out_of_memory(MemoryError())
+        told = describe_out_of_memory(error)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
     assert told is not None and told.endswith(" of the 1125899.91 GB of addresses of ulimit -v)")
+
+
+def test_too_many_threads_are_no_lack_of_memory() -> None:
+    assert describe_out_of_memory(RuntimeError("can't start new thread")) is None  # ulimit -u
 
 
 @pytest.mark.parametrize(

@@ -87,14 +87,14 @@ def predict_out_of_fold(
         output: folder for ``config.yaml``.
 
     Returns:
-        The index of all images, and the detections of each, float32 (n, 6): x1, y1, x2, y2 in px, score,
-        class.
+        The index of all images that can be decoded, and the detections of each, float32 (n, 6): x1, y1, x2,
+        y2 in px, score, class.
 
     Raises:
         InputError: an option or the data is wrong.
     """
     forced = {
-        "max_epochs": epochs, "check_val_every_n_epoch": epochs, "limit_val_batches": 1.0,
+        "max_epochs": epochs, "check_val_every_n_epoch": epochs, "limit_val_batches": "null",
         "num_sanity_val_steps": 0, "devices": 1,
         "num_nodes": 1, "logger": "false", "default_root_dir": output,
     }  # fmt: skip
@@ -102,6 +102,8 @@ def predict_out_of_fold(
     found: dict[int, Singles] = {}
     for fold in range(folds):
         cli = launch(_FoldCLI, arguments)
+        if cli.start.checkpoint:
+            raise InputError("audit trains each fold anew and resumes nothing; give --model.weights instead")
         data = cli.datamodule
         if fold == 0:
             whole = join(data.index("train"), data.index("val"))
@@ -116,7 +118,8 @@ def predict_out_of_fold(
         rank_zero_info(f"fold {fold + 1} of {folds}: {len(held_out)} images")
         cli.trainer.fit(cli.model, data)
         found |= {int(held_out[i]): table for i, table in cli.out_of_fold.found.items()}
-    return whole, [found[i] for i in range(len(whole))]
+    readable = sorted(found)  # a fold leaves out images that cannot be decoded, and lists them
+    return whole.subset(np.array(readable)), [found[i] for i in readable]
 
 
 def judge(index: DatasetIndex, found: list[Singles]) -> list[dict[str, Any]]:
@@ -207,6 +210,10 @@ def run_audit(argv: list[str]) -> None:
     print(f"\n{len(records)} suspicious labels; {headline}")
     for suffix in ("html", "csv", "json"):
         print(output / f"audit.{suffix}")
+    if records:
+        print(
+            "Look at audit.html, correct the labels that are wrong in your labelling tool, and train again."
+        )
 
 
 def _claim(output: str | None) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from concurrent.futures import wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..data.annotations.source import SPLITS, DataSource
 from ..data.module import PATH_OPTIONS, DetectionDataModule
 from ..distributed.ddp import is_on_gpu, listed_gpus, processes_here, refuse_absent_gpus
 from ..distributed.facts import FILE_SYSTEM_S
-from ..distributed.failure import bounded
+from ..distributed.failure import begin
 from ..errors import InputError
 from ..model.architecture import self_contained, short_name
 from ..model.weights import LoadedWeights, load_weights
@@ -40,6 +41,8 @@ _LAUNCHER_VARIABLES = (
     *("SLURM_STEP_ID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"),
 )
 """Any of these variables tells a process that it is one of several."""
+_SOON_S = 5.0
+"""Time without an answer of a file system after which a line says so, in s."""
 _SETTLED = {
     "verbose": False,  # EpochProgress prints the table
     "return_predictions": False,  # they are on disk; those of a large folder would fill the memory
@@ -74,9 +77,7 @@ def resolve_options(config: Any, subcommand: str) -> RunStart:
     """
     _refuse_trainer_options(config.trainer)
     if config.seeds != 1:
-        raise InputError(
-            f"seeds is {config.seeds} in a configuration; give --seeds to fit on the command line"
-        )
+        raise InputError(f"seeds is {config.seeds}; give --seeds to fit alone, and on the command line")
     _make_paths_absolute(config)
     _refuse_silent_places(config)
     start = _find_start(config, subcommand)
@@ -152,12 +153,14 @@ def _refuse_silent_places(config: Any) -> None:
     places = {f"data.{name}": config.data[name] for name in PATH_OPTIONS}
     places |= {"model.weights": config.model.weights, "runs_dir": config.runs_dir}
     for option, place in places.items():
-        try:
-            bounded(partial(os.path.exists, place or ""), FILE_SYSTEM_S)
-        except TimeoutError as error:
+        answer = begin(partial(os.path.exists, place or ""))
+        if not wait([answer], _SOON_S).done:
+            rank_zero_warn(f"{place}: no answer yet; waiting up to {FILE_SYSTEM_S:.0f} s for --{option}")
+        if not wait([answer], FILE_SYSTEM_S - _SOON_S).done:
             raise InputError(
-                f"{place}: {error} (a network file system that hangs?); mount it again or correct --{option}"
-            ) from None
+                f"{place}: no answer within {FILE_SYSTEM_S:.0f} s (a network file system that hangs?); "
+                f"mount it again or correct --{option}"
+            )
 
 
 def _absolute(path: str) -> str:

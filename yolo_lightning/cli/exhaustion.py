@@ -57,7 +57,7 @@ def _remedies(config: Any) -> str:
     if is_gpu and str(config.trainer.precision) in ("None", "32", "32-true", "64-true"):
         remedies.append("--trainer.precision bf16-mixed")
     if data.image_size > 64:
-        remedies.append(f"--data.image_size {data.image_size * 3 // 4 // 32 * 32}")
+        remedies.append(f"--data.image_size {data.image_size * 3 // 4 // 64 * 64}")  # 64: also for P6
     if data.cache not in ("none", "disk"):
         remedies.append("--data.cache disk")
     if not is_gpu and data.num_workers != 0:

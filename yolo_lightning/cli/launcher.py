@@ -45,15 +45,7 @@ _TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 1,  # an error in validation shows before an epoch is spent
     "use_distributed_sampler": False,  # our samplers shard, without padding in validation
 }
-_DESCRIPTION = (
-    "Train YOLOv5 on your own images. More commands, each with a --help of its own: 'synth' makes a small "
-    "data set to try it on, 'check' finds what is wrong in yours, 'convert' writes it as COCO or YOLO, "
-    "'audit' finds labels that are probably wrong, 'doctor' measures what a fit would wait for, 'submit' "
-    "hands it to a cluster, 'report' makes the page of a run again, 'compare' puts runs side by side, "
-    "'visualize' draws what the layers of a network see, 'replay' runs a batch at which a training diverged "
-    "again"
-)
-_SUBCOMMANDS = {
+SUBCOMMANDS = {
     "fit": "Train a model, and write checkpoints, metrics and a report to a run directory.",
     "validate": "Evaluate a checkpoint on the validation split.",
     "test": "Evaluate a checkpoint on the test split.",
@@ -224,7 +216,7 @@ def launch(cli: type[Cli], args: list[str]) -> Cli:
         InputError: an option or the data is wrong.
     """
     # The parser of a subcommand takes most of a second to build, as the docstrings of all classes are read.
-    needed = [args[0]] if args[0] in _SUBCOMMANDS else [*_SUBCOMMANDS]
+    needed = [args[0]] if args[0] in SUBCOMMANDS else [*SUBCOMMANDS]
     return cli(
         YOLOv5,
         DetectionDataModule,
@@ -234,9 +226,8 @@ def launch(cli: type[Cli], args: list[str]) -> Cli:
         parser_class=FitParser,
         parser_kwargs={
             "prog": "yolo-lightning",
-            "description": _DESCRIPTION,
             **{
-                name: {"usage": f"yolo-lightning {name} [options]", "description": _SUBCOMMANDS[name]}
+                name: {"usage": f"yolo-lightning {name} [options]", "description": SUBCOMMANDS[name]}
                 for name in needed
             },
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import re
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from jsonargparse import auto_cli, set_parsing_settings
 
+from ..errors import InputError
 from ..runs.directory import with_run_config
 from ..system.cores import limit_threads
 from ..system.memory import keep_freed_memory
@@ -20,7 +22,7 @@ from .check import run_check
 from .command_parser import FitParser
 from .convert import run_convert
 from .doctor import run_doctor
-from .launcher import YoloCLI, launch
+from .launcher import SUBCOMMANDS, YoloCLI, launch
 from .replay import run_replay
 from .report import run_compare, run_report
 from .seeds import fit_seeds
@@ -28,9 +30,37 @@ from .submit import submit
 from .synth import synth
 from .visualize import run_visualize
 
+_HELP = """usage: yolo-lightning COMMAND [options]
+
+Train YOLOv5 on your own images. Each command has a --help of its own.
+
+data
+  synth      make a small data set to try everything on
+  check      find what is wrong in a data set
+  convert    write a data set as COCO or YOLO
+  audit      find labels that are probably wrong
+
+models
+  fit        train a model
+  validate   evaluate a checkpoint on the validation split
+  test       evaluate a checkpoint on the test split
+  predict    detect objects in images
+
+runs
+  doctor     measure what a fit would wait for
+  submit     hand a fit to Slurm
+  report     write the page of a run again
+  compare    put runs side by side
+  visualize  draw what the layers of a network see
+  replay     run the batch again at which a training diverged"""
 COMMANDS: dict[str, Callable[[list[str]], Any]] = {
     "synth": lambda argv: auto_cli(
-        synth, args=argv, as_positional=False, prog="yolo-lightning synth", parser_class=FitParser
+        synth,
+        args=argv,
+        as_positional=False,
+        prog="yolo-lightning synth",
+        parser_class=FitParser,
+        description="Make a small data set of shapes, to try everything on.",
     ),
     "audit": run_audit,
     "check": run_check,
@@ -67,7 +97,7 @@ def run(argv: list[str]) -> None:
 
     Raises:
         InputError: wrong input.
-        SystemExit: wrong options (status 2) or ``--help``.
+        SystemExit: wrong options (status 2) or ``--help`` of a command.
     """
     quieten()
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -75,9 +105,15 @@ def run(argv: list[str]) -> None:
     limit_threads()
     keep_freed_memory()
     command = argv[0] if argv else "--help"
-    if command == "fit" and any(re.fullmatch("--seeds(=.*)?", option) for option in argv):
+    if command in ("-h", "--help"):
+        print(_HELP)
+    elif command == "fit" and any(re.fullmatch("--seeds(=.*)?", option) for option in argv):
         fit_seeds(argv[1:])
     elif command in COMMANDS:
         COMMANDS[command](argv[1:])
+    elif command in SUBCOMMANDS or command.startswith("-"):
+        launch(YoloCLI, with_run_config(argv))
     else:
-        launch(YoloCLI, with_run_config(argv or ["--help"]))
+        near = difflib.get_close_matches(command, [*SUBCOMMANDS, *COMMANDS], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"there is no command {command!r}{hint} (see yolo-lightning --help)")

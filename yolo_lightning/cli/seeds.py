@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -51,11 +52,16 @@ def fit_seeds(argv: list[str]) -> None:
 
 
 def _train(options: list[str]) -> None:
-    with subprocess.Popen([sys.executable, "-m", "yolo_lightning", "fit", *options]) as child:
-        try:
-            status = child.wait()
-        except SystemExit:  # from SIGTERM; the training saves before it ends
-            child.terminate()
-            raise
+    # Ctrl-C reaches the training, too, which saves before it ends; to end earlier would leave it behind.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        with subprocess.Popen([sys.executable, "-m", "yolo_lightning", "fit", *options]) as child:
+            try:
+                status = child.wait()
+            except SystemExit:  # from SIGTERM; the training saves before it ends
+                child.terminate()
+                raise
+    finally:
+        signal.signal(signal.SIGINT, before)
     if status:
-        sys.exit(status)
+        sys.exit(status if status > 0 else 128 - status)

@@ -24,8 +24,8 @@ from ..system.text import one_line
 from .ddp import is_on_gpu, processes_here
 from .failure import bounded, name_ranks
 
-FILE_SYSTEM_S = 15.0
-"""Longest wait for a file system, in s; a network file system that is gone never answers."""
+FILE_SYSTEM_S = 50.0
+"""Longest wait for a file system, in s; an automounter may take 30 s, one that is gone never answers."""
 _CHECKPOINT_BYTES = 4 * 12
 """Bytes of all checkpoints of a run for each parameter: best, last, the previous last and one being written;
 weights, their average and momentum, float32 each."""

@@ -32,7 +32,7 @@ from .failure import (
     say_on_host,
 )
 from .messages import PATIENCE, Messages, connect
-from .watch import RankWatch
+from .watch import GRACE_S, RankWatch
 
 Report = dict[str, Any]
 """Result of a rank's work, or the failure as a sentence."""
@@ -42,8 +42,6 @@ T = TypeVar("T")
 
 LONG_S = PATIENCE.total_seconds()
 """Limit of a stage unless one is given, in s."""
-GRACE_S = 2.0
-"""After one rank has failed, how long rank zero waits for reports of the others, in s."""
 FAREWELL_S = 10.0
 """Longest wait of the others, in s, until rank zero has reported a failure and ended."""
 ALL_REDUCE_S = 60.0

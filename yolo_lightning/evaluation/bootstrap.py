@@ -35,8 +35,9 @@ class Estimate(NamedTuple):
 
 
 def estimate_map(matches: ImageMatches, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
-    """Mean average precision with its interval over images."""
-    return _estimate(weighted_map(matches, draw_weights(len(matches.image_ids), resamples, seed)))
+    """Mean average precision with its interval over images; resamples without a label do not count."""
+    values = weighted_map(matches, draw_weights(len(matches.image_ids), resamples, seed))
+    return _estimate(values[values >= 0])
 
 
 def estimate_difference(

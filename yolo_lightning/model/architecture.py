@@ -31,9 +31,8 @@ NAMES = (
     "yolov5n|s|m|l|x (classic), yolov5n6|s6|m6|l6|x6 (classic P6), yolov5nu|su|mu|lu|xu (anchor-free), "
     "or the path of a YOLOv5-style YAML"
 )
-
-
 _MOST_REPEATS = 1000
+"""Most repeats of a layer, and the largest depth."""
 _KEYS = (
     *("backbone", "head", "anchors", "activation", "nc", "scale", "scales", "depth_multiple"),
     *("width_multiple", "end2end", "reg_max", "kpt_shape"),

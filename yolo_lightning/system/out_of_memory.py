@@ -16,7 +16,7 @@ from .text import one_line
 
 _ON_GPU = re.compile(r"CUDA out of memory|CUDA error: out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED")
 _ON_HOST = re.compile(
-    r"can't allocate memory|Insufficient memory|Unable to allocate|std::bad_alloc|can't start new thread"
+    r"can't allocate memory|Insufficient memory|Unable to allocate|std::bad_alloc"
     r"|Cannot allocate memory"
 )
 _BYTES = re.compile(r"(?:tried to allocate|Failed to allocate) (\d+) bytes")
@@ -40,7 +40,9 @@ def describe_out_of_memory(error: BaseException) -> str | None:
             figures = ", ".join(_GPU_FIGURES.findall(text)).replace("Tried", "tried")
             return f"the GPU is out of memory ({figures or one_line(text.partition(chr(10))[0])})"
         is_enomem = isinstance(each, OSError) and each.errno == errno.ENOMEM
-        if isinstance(each, MemoryError) or is_enomem or _ON_HOST.search(text):
+        # Without a limit of addresses a thread fails for the limit of processes, ulimit -u.
+        is_thread = "can't start new thread" in text and _allowed_addresses() != resource.RLIM_INFINITY
+        if isinstance(each, MemoryError) or is_enomem or is_thread or _ON_HOST.search(text):
             asked = _BYTES.search(text)
             figures = f"{int(asked[1]) / 1e6:,.1f} MB asked for, " if asked else ""
             return f"memory is used up ({figures}{_usage()})"
@@ -49,7 +51,7 @@ def describe_out_of_memory(error: BaseException) -> str | None:
 
 def _usage() -> str:
     """What this process uses, and how much it may, in one line."""
-    usage, allowed = "", resource.getrlimit(resource.RLIMIT_AS)[0]
+    usage, allowed = "", _allowed_addresses()
     with suppress(OSError, ValueError, IndexError):
         pages = Path("/proc/self/statm").read_text().split()
         size, resident = (int(number) * resource.getpagesize() / 1e9 for number in pages[:2])
@@ -60,3 +62,7 @@ def _usage() -> str:
         free = int(re.findall(r"MemAvailable:\s+(\d+) kB", memory)[0]) * 1024
         usage += f", {min(free, free_in_group()) / 1e9:.2f} GB are free"
     return usage
+
+
+def _allowed_addresses() -> int:
+    return resource.getrlimit(resource.RLIMIT_AS)[0]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...evaluation.bootstrap import RESAMPLES, estimate_difference
-from ...evaluation.image_matches import MATCHES
+from ...evaluation.image_matches import MATCHES, ImageMatches
 from ..metric_names import MAP, METRIC_TITLES
 from .read import Run
 
@@ -28,15 +28,18 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     """
     sides = _sides(runs)
     if missing := [run.name for run in runs if run.matches is None]:
-        return [f"no paired comparison: {missing[0]} has no {MATCHES}, from fit with dashboard.curves"]
-    base, sentences = sides[0], []
+        return [
+            f"no paired comparison: {missing[0]} has no {MATCHES}, which fit writes unless dashboard.curves "
+            "is false; train it again"
+        ]
+    base, sentences, method = sides[0], [], []
     for side in sides[1:]:
         ours, theirs = ([run.matches for run in part if run.matches] for part in (side, base))
         names = _named(side, runs), _named(base, runs)
-        if not all(np.array_equal(matches.digest, ours[0].digest) for matches in (*ours, *theirs)):
+        if not all(_are_paired(matches, ours[0]) for matches in (*ours, *theirs)):
             sentences.append(
                 f"{names[0]} and {names[1]} were validated on different images or labels, so their "
-                "difference says nothing; train or validate both on one data set"
+                "difference says nothing; train both with one validation set"
             )
             continue
         found = estimate_difference(theirs, ours)
@@ -44,9 +47,15 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
             f"{names[0]} against {names[1]}: {METRIC_TITLES[MAP]} {found.value:+.4f}, 95 % interval "
             f"{found.low:+.4f} to {found.high:+.4f}: {found.verdict}"
         )
-    images = len(base[0].matches.image_ids) if base[0].matches else 0
-    seeds = " and seeds" if any(len(side) > 1 for side in sides) else ""
-    return [*sentences, f"(paired bootstrap over {images} validation images{seeds}, {RESAMPLES} resamples)"]
+        images, seeds = len(ours[0].image_ids), " and seeds" if any(len(side) > 1 for side in sides) else ""
+        method = [f"(paired bootstrap over {images} validation images{seeds}, {RESAMPLES} resamples)"]
+    return [*sentences, *method]
+
+
+def _are_paired(first: ImageMatches, second: ImageMatches) -> bool:
+    """Tell whether two validations had the same images and labels; a damaged file may only claim it."""
+    same = np.array_equal(first.digest, second.digest)
+    return same and np.array_equal(first.image_ids, second.image_ids)
 
 
 def _sides(runs: Sequence[Run]) -> list[list[Run]]:
