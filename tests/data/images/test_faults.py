@@ -246,6 +246,7 @@ def test_evaluation_leaves_them_out(index: DatasetIndex, workers: int, cache: st
 def test_workers_that_are_lost_between_two_evaluations_are_replaced(
     index: DatasetIndex, number: signal.Signals
 ) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's, of a plain DataLoader in another test, raises
     said = Said(index, train=False)
     loader = _evaluation_loader(said.dataset, 1)
     loader.timeout = 1
