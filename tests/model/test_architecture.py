@@ -78,6 +78,7 @@ LAYERS: dict[str, tuple[Any, str]] = {
     "a mapping": (layer("Conv", {"a": 1}), "{'a': 1}"),
     "a mapping as text": (layer("Conv", "{1: 2}"), "{1: 2}"),
     "a date": (layer("Conv", [datetime.date(2026, 1, 1)]), "datetime"),
+    "lists in lists": (layer("Conv", [[[[[8]]]]]), "layer 1 has [[["),
     "no Python": (layer("Conv", "a b"), "'a b'"),
     "deep text": (layer("Conv", "(" * 5000), "which is not allowed"),
     "no name": (layer(8), "layer 1 has 8,"),
@@ -247,8 +248,11 @@ BOMBS: dict[str, tuple[Any, str]] = {
     "a kernel": (description([-1, 1, "Conv", [8, 100_001, 8]]), "more than 2,147,483,648 parameters"),
     "an image": (description([-1, 1, "nn.Upsample", ["None", 10_000, "nearest"]]), "values in the maps"),
     "padding": (description([-1, 1, "nn.ZeroPad2d", [10**6]]), "values in the maps"),
+    "a list in itself": (
+        description(layer("Conv", ENDLESS)),
+        "its aliases stand for more than a memory holds",
+    ),
     "aliases": (alias_bomb(), "its aliases stand for more than a memory holds"),
-    "a list in itself": (description(layer("Conv", ENDLESS)), "its aliases stand for more than a memory"),
 }
 
 

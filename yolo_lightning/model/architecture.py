@@ -171,7 +171,7 @@ def _is_argument(value: Any) -> bool:
 
 
 def _is_plain(value: Any, depth: int = 3) -> bool:
-    if isinstance(value, list | tuple):  # an alias of YAML can put a list into itself
+    if isinstance(value, list | tuple):  # no block takes lists deeper than that
         return depth > 0 and all(_is_plain(one, depth - 1) for one in value)
     return value is None or isinstance(value, int | float | str)
 
