@@ -88,7 +88,7 @@ def test_an_epoch_goes_on_with_another_number_of_processes(shapes: Path, tmp_pat
     assert statuses == [75, 75], written[-3000:]
     parts = tmp_path / "parts" / "version_0"
     [loader] = contents(parts)["loops"]["fit_loop"]["state_dict"]["combined_loader"]
-    assert loader == {"epoch": 1, "seen": 4, "images": 10}
+    assert loader == {"epoch": 1, "seen": 4, "images": 10, "left_out": 0}
     alone = options(
         shapes, tmp_path, "--run_name=parts", "--ckpt_path=last", "--trainer.callbacks=null",
         "--trainer.devices=1", "--data.batch_size=3",
