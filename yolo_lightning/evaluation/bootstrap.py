@@ -30,7 +30,7 @@ class Estimate(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """What a difference shows."""
+        """The difference in words: ``better``, ``worse`` or ``no difference shown``."""
         return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference shown"
 
 

@@ -292,7 +292,7 @@ def _scaler(trainer: Trainer) -> torch.amp.GradScaler | None:
 
 
 def _version(path: Path | None) -> tuple[int, int] | None:
-    """What tells one file of a name from the next."""
+    """Identity of a file, which changes when another takes its name."""
     status = path.stat() if path and path.exists() else None
     return (status.st_ino, status.st_mtime_ns) if status else None
 

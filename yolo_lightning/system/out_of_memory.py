@@ -50,7 +50,7 @@ def describe_out_of_memory(error: BaseException) -> str | None:
 
 
 def _usage() -> str:
-    """What this process uses, and how much it may, in one line."""
+    """Memory that this process uses and may use, in one line."""
     usage, allowed = "", _allowed_addresses()
     with suppress(OSError, ValueError, IndexError):
         pages = Path("/proc/self/statm").read_text().split()

@@ -44,7 +44,7 @@ def files_below(place: str | Path, suffix: str) -> Iterator[str]:
 
 
 def find_broken(root: Path) -> str:
-    """What is wrong with one of the first JSON and XML files of a folder, with a comma; "" if nothing is."""
+    """Describe the fault of one of the first JSON and XML files of a folder, with a comma; "" without one."""
     for suffix in (".json", ".xml"):
         for path in islice(files_below(root, suffix), LOOKED_AT):
             try:

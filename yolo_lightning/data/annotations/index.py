@@ -34,6 +34,24 @@ IMAGE_SUFFIXES = frozenset((
 """Suffixes of the files that are images; ``images/decode.py`` reads these formats."""
 SHOWN = 5  # names or problems that a message lists
 
+_BOX_FINDINGS = (
+    (
+        "box without area",
+        "the box has no area inside the image and is not trained on",
+        "correct or remove it",
+    ),
+    (
+        "repeated label",
+        "the label repeats an earlier one of the image and is not trained on",
+        "remove it",
+    ),
+    (
+        "box out of the image",
+        "the box reaches out of the image and is clipped to it for training",
+        "correct it",
+    ),
+)
+"""Kind, fault and remedy of labels without area, repeated labels, and labels that are clipped."""
 _TOLERANCE_PX = 0.05
 """Differences up to this are rounding: labels are text, and six decimals of 10,000 px are 0.01 px."""
 
@@ -216,26 +234,8 @@ def build_index(
     no_area, clipped = find_cut_boxes(boxes, sizes[image], crowd)
     duplicate = _repeats(image, classes, boxes, candidates=~crowd & ~no_area)
     own = _unused_classes(class_names, classes, source)
-    for flawed, kind, what, remedy in (
-        (
-            no_area,
-            "box without area",
-            "the box has no area inside the image and is not trained on",
-            "correct or remove it",
-        ),
-        (
-            duplicate,
-            "repeated label",
-            "the label repeats an earlier one of the image and is not trained on",
-            "remove it",
-        ),
-        (
-            clipped,
-            "box out of the image",
-            "the box reaches out of the image and is clipped to it for training",
-            "correct it",
-        ),
-    ):
+    kinds = zip(_BOX_FINDINGS, (no_area, duplicate, clipped), strict=True)
+    for (kind, what, remedy), flawed in kinds:
         found = zip(image[flawed].tolist(), annotations.row_id[rows][flawed].tolist(), strict=True)
         own += [Finding(kind, describe(names[i], row_id), what, remedy, names[i]) for i, row_id in found]
     return DatasetIndex(

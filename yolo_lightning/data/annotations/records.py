@@ -85,7 +85,7 @@ class RecordReader(SplitReader):
 
     @staticmethod
     def entries(document: Any, path: Path) -> Iterable[Any]:
-        """What the content has about each image."""
+        """The entries of the content, one an image."""
         return [document]
 
     @staticmethod

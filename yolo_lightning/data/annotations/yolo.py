@@ -105,7 +105,7 @@ class YoloReader(SplitReader):
 
     @staticmethod
     def describe(place: Path) -> DataYaml:
-        """What the data.yaml says; a subclass has another source of it."""
+        """The description of the data set, from its data.yaml; a subclass has another source."""
         return read_data_yaml(place)
 
     @classmethod

@@ -170,7 +170,7 @@ def _empty(count: int) -> dict[str, npt.NDArray[Any]]:
 def _load(
     path: Path, keys: npt.NDArray[np.uint64]
 ) -> tuple[dict[str, npt.NDArray[Any]], dict[int, list[Finding]]]:
-    """What the file knows of images by their keys."""
+    """Facts and findings of images, looked up in the file by their keys."""
     facts, problems = _empty(len(keys)), {}
     try:
         known = read_arrays(path)

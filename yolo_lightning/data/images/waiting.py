@@ -104,7 +104,7 @@ def end_workers(processes: Sequence[BaseProcess]) -> None:
 
 
 def _reason(faults: Faults, processes: Sequence[BaseProcess]) -> str | None:
-    """What a wait is for; None if nothing is unusual."""
+    """Reason of a wait; None if nothing is unusual."""
     for process in processes:
         if _is_stopped(process.pid):
             return f"loader worker {process.pid} is stopped, and goes on after kill -CONT {process.pid}"
@@ -122,7 +122,7 @@ def _is_stopped(pid: int | None) -> bool:
 
 
 def _describe_loss(process: BaseProcess, faults: Faults) -> str:
-    """What ended a worker, and what to do about it."""
+    """Describe the end of a worker, and the remedy."""
     status, slowest = process.exitcode or 0, faults.slowest()
     cause = signal.Signals(-status).name if status < 0 else f"status {status}"
     remedy = "look at the log of the system"

@@ -119,7 +119,7 @@ class DetectionDataset(Dataset[Sample]):
         self.faults.report(self._error)
 
     def _error(self, i: int) -> str:
-        """What is wrong with an image that has failed."""
+        """The error of an image that has failed."""
         path, (height, width) = self.index.path(i), self.index.sizes[i].tolist()
         try:
             read_rgb(path, (height, width))

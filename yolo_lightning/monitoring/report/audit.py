@@ -21,7 +21,7 @@ _BLUE, _ORANGE = (37, 99, 217), (217, 108, 6)
 
 
 def words(record: dict[str, Any]) -> str:
-    """What the label says, and what was found, of a record of ``cli.audit.judge``."""
+    """Label and detection of a record of ``cli.audit.judge``, in words."""
     label = "no label" if record["label"] is None else f"labelled {record['label']}"
     found = "nothing found" if record["found"] is None else f"found {record['found']}"
     return f"{label}, {found}" + (f" {record['confidence']:.2f}" if record["found"] is not None else "")
