@@ -156,7 +156,7 @@ def test_wrong_input_is_one_sentence(more: list[str], sentence: str, weights: Pa
 
 def test_weights_of_no_known_model_and_no_weights_are_refused(tmp_path: Path) -> None:
     torch.save({"layer.weight": torch.zeros(2)}, "odd.pt")
-    with pytest.raises(InputError, match=r"--weights odd.pt: .* give its YAML as --architecture FILE"):
+    with pytest.raises(InputError, match=r"odd.pt: .* give its YAML as --architecture FILE"):
         visualize("b.png", weights="odd.pt")
     with pytest.raises(InputError, match="one of the arguments --ckpt_path --weights is required"):
         visualize("b.png")

@@ -17,24 +17,19 @@ from ..data.letterbox import letterbox_geometry, to_letterbox
 from ..data.loading.dataset import PredictionDataset, collate, list_images
 from ..errors import InputError
 from ..evaluation.detect import detect
-from ..model.network import DetectionNetwork, build_network
-from ..model.weights import LoadedWeights, identify_architecture, load_weights, transfer_weights
+from ..inference.trained_model import IMAGE_SIZE_PX, load_network
+from ..model.network import DetectionNetwork
 from ..monitoring import features
 from ..monitoring.pictures.draw_boxes import Pixels, encode
 from ..monitoring.pictures.views import SCORE_THRESHOLD
 from ..runs.checkpoint_files import newest_whole
-from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import DEFAULT_NAME, find_checkpoint, run_directory_of
-from ..runs.run_config import CONFIG
-from ..runs.run_files import read_content
 from ..system.files import write_whole
 from ..system.text import printable
-from ..training.hyper_parameters import architecture_of
 from .command_parser import RUNS_DIR_HELP, CommandParser
 
 _FOLDER = "visualize"
 """Folder of the pictures: in the run directory, or in the working directory with --weights."""
-_IMAGE_SIZE_PX = 640
 _IOU_THRESHOLD = 0.45
 """Limit on overlaps of the detections that guide the attention, as for predict."""
 _DESCRIPTION = """Writes, for each image, a grid of the feature maps of each layer (NAME_layerN.png, the
@@ -62,17 +57,14 @@ def run_visualize(argv: list[str]) -> list[Path]:
         raise InputError(f"--channels is {options.channels}; give 1 or more")
     try:
         paths = list_images(options.source, options.allow_outside)
-        read = _read_weights if options.ckpt_path is None else _read_checkpoint
-        network, weights, size, folder = read(options)
-        report = transfer_weights(network, weights)
+        weights, folder = _find(options)
+        network, facts, _ = load_network(weights, options.architecture)
     except InputError as error:  # names the options of other commands
         theirs = r"(?<![\w.-])(?:--)?(?:model\.|data\.predict_)(source|weights|architecture)(?![\w.])"
         said = str(error).replace("--data.allow_outside true", "--allow_outside")
         raise InputError(re.sub(theirs, r"--\1", said)) from error
-    if len(report.loaded) < report.total:
-        print(report)
     layers = features.check_layers(network, options.layers or network.head_sources, "--layers")
-    size, stride = options.image_size or size, max(network.strides)
+    size, stride = options.image_size or facts.image_size, facts.stride
     if size < stride or size % stride:
         near = max(stride, round(size / stride) * stride)
         raise InputError(f"--image_size {size} is not a multiple of {stride}; use {near}")
@@ -95,33 +87,17 @@ def run_visualize(argv: list[str]) -> list[Path]:
     return written
 
 
-def _read_checkpoint(options: Namespace) -> tuple[DetectionNetwork, LoadedWeights, int, Path]:
-    """The network of a run, its averaged weights, its image size in px and a folder for pictures."""
+def _find(options: Namespace) -> tuple[Path, Path]:
+    """The file of the weights, and a folder for pictures."""
+    if options.weights is not None:
+        return Path(options.weights), Path(_FOLDER)
     run_name = options.run_name or DEFAULT_NAME
     found = find_checkpoint(options.ckpt_path, options.runs_dir, run_name)
     if found is None:  # only with "auto"
         where = f"no run of '{run_name}' in {options.runs_dir} has a checkpoint"
         raise InputError(f"--ckpt_path {options.ckpt_path}: {where}")
-    path = newest_whole(found, print)
-    known = read_resumption(path).hyper_parameters
-    network = build_network(
-        options.architecture or architecture_of(known, None, path), int(known["num_classes"])
-    )
-    weights, run = load_weights(path), run_directory_of(path)
-    if run is None:
-        return network, weights, _IMAGE_SIZE_PX, Path(_FOLDER)
-    data = (read_content(run, CONFIG) or {}).get("data", {})
-    return network, weights, data.get("image_size", _IMAGE_SIZE_PX), run / _FOLDER
-
-
-def _read_weights(options: Namespace) -> tuple[DetectionNetwork, LoadedWeights, int, Path]:
-    """The same for a file of weights."""
-    weights = load_weights(options.weights)
-    name = options.architecture or identify_architecture(weights.state_dict)
-    if name is None or weights.num_classes is None:
-        problem = "is none of the known YOLOv5 models; give its YAML as --architecture FILE"
-        raise InputError(f"--weights {options.weights}: {problem}")
-    return build_network(name, weights.num_classes), weights, _IMAGE_SIZE_PX, Path(_FOLDER)
+    run = run_directory_of(found)
+    return newest_whole(found, print), run / _FOLDER if run else Path(_FOLDER)
 
 
 def _move(network: DetectionNetwork, device: str | None) -> None:
@@ -196,7 +172,7 @@ def _parser() -> CommandParser:
         "--image_size",
         type=int,
         metavar="PX",
-        help=f"longer side of the scaled images (default: the run's, else {_IMAGE_SIZE_PX})",
+        help=f"longer side of the scaled images (default: the run's, else {IMAGE_SIZE_PX})",
     )
     parser.add_argument("--allow_outside", action="store_true", help="follow links that lead out of a folder")
     parser.add_argument(
