@@ -35,6 +35,7 @@ models
 
 runs
   doctor     measure what a fit would wait for
+  plan       say what a fit takes on a GPU that is not here
   submit     hand a fit to Slurm
   report     write the page of a run again
   compare    put runs side by side
@@ -46,6 +47,7 @@ COMMANDS = {
     "check": "check",
     "convert": "convert",
     "doctor": "doctor",
+    "plan": "plan",
     "submit": "submit",
     "replay": "replay",
     "report": "report",

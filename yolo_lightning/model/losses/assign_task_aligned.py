@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ..boxes import complete_iou, xywh_to_xyxy, xyxy_to_xywh
 
@@ -49,9 +50,10 @@ class _Rated(NamedTuple):
 def may_list(tensor: Tensor) -> bool:
     """Permit lists whose length depends on values of ``tensor``: only in eager code on a CPU.
 
-    Elsewhere the host would wait for the device, or a compiled graph would break.
+    Elsewhere the host would wait for the device, a compiled graph would break, or there are no values.
     """
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    is_fake = isinstance(tensor, FakeTensor)
+    return tensor.device.type == "cpu" and not is_fake and not torch.compiler.is_compiling()
 
 
 @torch.no_grad()

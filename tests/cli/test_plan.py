@@ -1,0 +1,48 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from yolo_lightning.__main__ import main
+from yolo_lightning.data.synthetic import make_dataset
+from yolo_lightning.performance.planner.batch import room
+from yolo_lightning.performance.planner.step import PARTS
+
+
+def test_a_plan_of_a_data_set_for_a_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_dataset(tmp_path / "set", train_images=12, val_images=4, image_size=64)
+    main(["plan", "--data.root", str(root), "--data.image_size", "64", "--gpu", "GTX 1660 Ti", "--json"])
+    plan = json.loads(capsys.readouterr().out)
+    memory = plan["memory_gb"]
+    assert set(memory) == {*PARTS, "peak"}
+    assert memory["peak"] == pytest.approx(sum(memory[part] for part in PARTS), abs=1e-3)
+    assert plan["precision"] == "16-mixed"  # this card has no bfloat16
+    assert memory["peak"] * 1e9 <= room(plan["card_memory_gb"])
+    assert plan["suggested_batch_size"] == plan["batch_size"] == 64
+    assert plan["largest_batch_size"] > 64
+    assert 0 < plan["images_per_second"]["low"] <= plan["images_per_second"]["high"]
+    assert plan["epoch_seconds"]["low"] <= plan["epoch_seconds"]["high"]
+
+
+def test_a_plan_without_a_card_or_data_is_of_the_memory_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "--data.image_size", "64"])
+    shown = capsys.readouterr().out
+    assert "yolov5n, 64 px, bf16-mixed, batch 16" in shown
+    assert "images/s" not in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.image_size", "100"], "is not a multiple of 32; use 96"),
+        (["--data.batch_size", "0"], "give 1 or more"),
+        (["--gpu", "RTX 9999"], "is not in the table of cards"),
+        (["--model.architecture", "yolov9"], "yolov9' is not known"),
+    ],
+)
+def test_wrong_options_are_one_sentence(
+    capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", *options])
+    assert message in capsys.readouterr().err

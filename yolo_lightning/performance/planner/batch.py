@@ -1,0 +1,48 @@
+"""The batch that fits into a memory."""
+
+from __future__ import annotations
+
+from .step import Job, StepPlan, trace_step
+
+CONTEXT_GB = 0.6
+"""Memory of a card that CUDA itself takes, beside torch's allocator; 0.3 to 0.6 GB by card and driver."""
+MARGIN = 0.92
+"""Share of the rest that is planned with: fragments and other libraries need the remainder."""
+_FIRST = 4, 12  # batches through which the line of the memory is drawn
+_MOST = 1024
+
+
+def room(memory_gb: float) -> float:
+    """Bytes of a card that a training may plan with."""
+    return (memory_gb - CONTEXT_GB) * MARGIN * 1e9
+
+
+class Planner:
+    """Step plans of one training by batch size, each traced once."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._plans: dict[int, StepPlan] = {}
+
+    def plan(self, batch_size: int) -> StepPlan:
+        """The plan of a batch size, 1 or more."""
+        if batch_size not in self._plans:
+            self._plans[batch_size] = trace_step(self.job, batch_size)
+        return self._plans[batch_size]
+
+    def largest_batch(self, room_bytes: float) -> int:
+        """Most images whose step takes at most ``room_bytes``; 0 if one is too much.
+
+        Memory grows nearly as a straight line with the batch; the guess is checked and corrected.
+        """
+        few, more = (self.plan(size).peak for size in _FIRST)
+        slope = (more - few) / (_FIRST[1] - _FIRST[0])
+        guess = min(_MOST, max(1, int(_FIRST[0] + (room_bytes - few) / slope)))
+        while guess and self.plan(guess).peak > room_bytes:
+            guess -= max(1, int((self.plan(guess).peak - room_bytes) / slope))
+        return max(0, guess)
+
+
+def suggested_batch(largest: int, nominal: int) -> int:
+    """A multiple of 8 up to the images of an optimizer step, where larger batches gain little; 0 for 0."""
+    return min(largest - largest % 8 or largest, nominal)
