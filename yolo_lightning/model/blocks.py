@@ -60,12 +60,15 @@ def build_layers(
         description: content of a model YAML (:mod:`.architecture`).
         activation: module for all convolutions; None for SiLU. The parser would evaluate its text.
     """
-    default = Conv.default_act
+    multiple = description.get("channel_multiple")
+    default, make_divisible = Conv.default_act, tasks.make_divisible
     Conv.default_act = activation or default  # type: ignore[assignment]
+    if multiple:  # a key of the classic code that the parser does not know
+        tasks.make_divisible = lambda x, divisor: make_divisible(x, multiple)
     try:
         layers, saved = tasks.parse_model(
             {**copy.deepcopy(description), "activation": None}, ch=3, verbose=False
         )
     finally:
-        Conv.default_act = default
+        Conv.default_act, tasks.make_divisible = default, make_divisible
     return layers, saved

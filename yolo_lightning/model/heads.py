@@ -59,22 +59,25 @@ class AnchorHead(nn.Module):
 
     Args:
         num_classes: C.
-        anchors_px: (L, A, 2) widths and heights in px.
+        anchors: (L, A, 2) widths and heights in px, or the number A.
         channels: channels of each level's features.
         strides: pixels a cell, level by level.
 
     Attributes:
         anchors: float32 buffer (L, A, 2) in units of the level's stride, as in official checkpoints.
+        needs_anchors: True if only their number was given: they are squares then, until the data give them.
     """
 
     anchors: Tensor
 
     def __init__(
-        self, num_classes: int, anchors_px: Tensor, channels: Sequence[int], strides: Sequence[int]
+        self, num_classes: int, anchors: Tensor | int, channels: Sequence[int], strides: Sequence[int]
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.strides = tuple(strides)
+        self.needs_anchors = not isinstance(anchors, Tensor)
+        anchors_px = anchors if isinstance(anchors, Tensor) else _square_anchors_px(anchors, strides)
         levels = torch.tensor(strides, dtype=torch.float32, device=anchors_px.device)
         self.register_buffer("anchors", anchors_px / levels[:, None, None])
         self.anchors_per_cell = anchors_px.shape[1]
@@ -166,16 +169,25 @@ class AnchorFreeHead(Detect):
         return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)  # (B, K, 4), (B, K, C)
 
 
+def _square_anchors_px(number: int, strides: Sequence[int]) -> Tensor:
+    """Squares of 4 to 8 strides, (L, A, 2) in px: RetinaNet's sizes (https://arxiv.org/abs/1708.02002)."""
+    sides = 4 * 2 ** (torch.arange(number) / number)  # (A,) in strides
+    return (torch.tensor(strides)[:, None] * sides)[..., None].repeat(1, 1, 2)
+
+
 def build_detect(
-    num_classes: int, channels: Sequence[int], strides: Sequence[int], anchors_px: Tensor | None
+    num_classes: int, channels: Sequence[int], strides: Sequence[int], anchors: Tensor | int | None
 ) -> Head:
-    """The head of ``Detect`` in a model YAML: anchor-free unless the YAML has anchors, (L, A, 2) in px."""
-    if anchors_px is None:
+    """The head of ``Detect`` in a model YAML: anchor-free unless the YAML has anchors.
+
+    ``anchors`` are (L, A, 2) in px, or the number A.
+    """
+    if anchors is None:
         return AnchorFreeHead(num_classes, channels, strides)
-    return AnchorHead(num_classes, anchors_px, channels, strides)
+    return AnchorHead(num_classes, anchors, channels, strides)
 
 
-HEADS: dict[str, Callable[[int, Sequence[int], Sequence[int], Tensor | None], Head]] = {
+HEADS: dict[str, Callable[[int, Sequence[int], Sequence[int], Tensor | int | None], Head]] = {
     "Detect": build_detect
 }
 """Builder of a head, by its name in the last row of a model YAML."""

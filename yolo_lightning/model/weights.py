@@ -42,12 +42,14 @@ class TransferReport:
     partial: tuple[str, ...]  # copied without class rows, because the number of classes differs
     mismatched: tuple[str, ...]  # not copied, because the shape differs
     missing: tuple[str, ...]  # not in the file
+    kept: tuple[str, ...]  # not copied, because the network's own anchors hold
     unused: tuple[str, ...]  # only in the file
 
     @property
     def total(self) -> int:
         """Number of tensors of the network."""
-        return len(self.loaded) + len(self.partial) + len(self.mismatched) + len(self.missing)
+        groups = (self.loaded, self.partial, self.mismatched, self.missing, self.kept)
+        return sum(map(len, groups))
 
     def __str__(self) -> str:
         parts = [f"{self.path}: {len(self.loaded)} of {self.total} tensors loaded"]
@@ -55,6 +57,7 @@ class TransferReport:
             (self.partial, "loaded without their class rows (the number of classes differs)"),
             (self.mismatched, "not loaded (the shape differs)"),
             (self.missing, "not in the file"),
+            (self.kept, "not loaded (the YAML of the model gives the anchors)"),
             (self.unused, "only in the file"),
         ):
             if names:
@@ -92,7 +95,9 @@ def load_weights(path: str | Path) -> LoadedWeights:
         ) from error
 
 
-def transfer_weights(network: nn.Module, weights: LoadedWeights) -> TransferReport:
+def transfer_weights(
+    network: nn.Module, weights: LoadedWeights, keep_anchors: bool = False
+) -> TransferReport:
     """Copy every tensor that fits by name and shape into a network.
 
     If a classic head has another number of classes, its box and objectness rows are copied and its class rows
@@ -101,6 +106,7 @@ def transfer_weights(network: nn.Module, weights: LoadedWeights) -> TransferRepo
     Args:
         network: network with classic names in its ``state_dict`` (``model.0.conv.weight``).
         weights: from :func:`load_weights`.
+        keep_anchors: leave the anchors of the network as they are.
 
     Raises:
         InputError: fewer than half of the tensors fit, so the file is of another architecture. Nothing is
@@ -108,10 +114,12 @@ def transfer_weights(network: nn.Module, weights: LoadedWeights) -> TransferRepo
     """
     target, source = network.state_dict(), weights.state_dict
     copies: list[tuple[Tensor, Tensor]] = []
-    groups: dict[str, list[str]] = {"loaded": [], "partial": [], "mismatched": [], "missing": []}
+    groups: dict[str, list[str]] = {"loaded": [], "partial": [], "mismatched": [], "missing": [], "kept": []}
     for name, tensor in target.items():
         found = source.get(name)
-        if found is None:
+        if keep_anchors and name.endswith(".anchors"):
+            group = "kept"
+        elif found is None:
             group = "missing"
         elif found.shape == tensor.shape:
             group = "loaded"
