@@ -206,7 +206,11 @@ class Format:
             os.replace(written, path)
 
 
-FORMATS: Mapping[str, Format] = {}
+FORMATS: Mapping[str, Format] = {
+    "safetensors": Format("safetensors", ".safetensors", None, frozenset({"half"})),
+    "yolov5": Format("yolov5", "_yolov5.pt", None, frozenset({"half"})),
+    "ultralytics": Format("ultralytics", "_ultralytics.pt", None, frozenset({"half"})),
+}
 """Every format, by its name on the command line."""
 
 

@@ -57,9 +57,21 @@ def self_contained(architecture: str) -> str:
         InputError: as :func:`read_architecture`.
     """
     description, *_ = read_architecture(architecture)
-    if is_self_contained(architecture):
-        return architecture
+    return architecture if is_self_contained(architecture) else name_or_content(description)
+
+
+def name_or_content(description: dict[str, Any], name: str | None = None) -> str:
+    """``name`` if its model has the layers of a model YAML, otherwise the content of the YAML as JSON."""
+    if name and _layers(description) == _layers(read_architecture(name)[0]):
+        return name
     return json.dumps({key: description[key] for key in _KEYS if key in description}, default=str)
+
+
+def _layers(description: dict[str, Any]) -> list[Any]:
+    """Rows and activation, to be compared; the arguments of the head are left out."""
+    rows = [*description["backbone"], *description["head"]]
+    plain = [[*row[:3], ["None" if value is None else value for value in row[3]]] for row in rows[:-1]]
+    return [*plain, rows[-1][:3], description.get("activation")]
 
 
 def short_name(architecture: str) -> str:
