@@ -142,7 +142,8 @@ def test_activation_of_a_yaml_stays_in_its_network(tmp_path: Path) -> None:
         ({"head": [[-1, 1, "Conv", [64, 1, 1]]]}, "must be a Detect"),
         ({"anchors": [[10, 13, 16]]}, "one row of widths and heights"),
         ({"anchors": [[10, 13], [30, 61]]}, "2 levels but Detect reads 3"),
-        ({"backbone": [[-1, 1, "Conv", [64, 3]], [7, 1, "Conv", [64]]]}, "cannot be built"),
+        ({"backbone": [[-1, 1, "Conv", [64, 3]], [7, 1, "Conv", [64]]]}, "layer 1 reads layer 7"),
+        ({"backbone": [[-1, 1, "Concat", [1]]] * 10}, "cannot be built"),
     ],
 )
 def test_wrong_yaml_is_refused_by_name(tmp_path: Path, changes: dict[str, object], message: str) -> None:

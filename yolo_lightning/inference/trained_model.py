@@ -84,7 +84,7 @@ def load_network(
     """
     path = Path(path)
     weights = load_weights(path)
-    size, category_ids = IMAGE_SIZE_PX, None
+    size, category_ids = weights.image_size or IMAGE_SIZE_PX, weights.category_ids
     if path.suffix == ".ckpt":
         known = read_resumption(path).hyper_parameters
         name: str | None = architecture or architecture_of(known, None, path)
@@ -92,7 +92,7 @@ def load_network(
         if run := run_directory_of(path):
             size = (read_content(run, CONFIG) or {}).get("data", {}).get("image_size", size)
     else:
-        name = architecture or identify_architecture(weights.state_dict)
+        name = architecture or weights.architecture or identify_architecture(weights.state_dict)
         classes = weights.num_classes or 0
     if name is None or not classes:
         raise InputError(

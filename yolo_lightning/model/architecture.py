@@ -35,7 +35,7 @@ _MOST_REPEATS = 1000
 """Most repeats of a layer, and the largest depth."""
 _KEYS = (
     *("backbone", "head", "anchors", "activation", "nc", "scale", "scales", "depth_multiple"),
-    *("width_multiple", "end2end", "reg_max", "kpt_shape"),
+    *("width_multiple", "channel_multiple", "end2end", "reg_max", "kpt_shape"),
 )
 """Keys of a model YAML that the parser or this file reads."""
 
@@ -57,9 +57,21 @@ def self_contained(architecture: str) -> str:
         InputError: as :func:`read_architecture`.
     """
     description, *_ = read_architecture(architecture)
-    if is_self_contained(architecture):
-        return architecture
+    return architecture if is_self_contained(architecture) else name_or_content(description)
+
+
+def name_or_content(description: dict[str, Any], name: str | None = None) -> str:
+    """``name`` if its model has the layers of a model YAML, otherwise the content of the YAML as JSON."""
+    if name and _layers(description) == _layers(read_architecture(name)[0]):
+        return name
     return json.dumps({key: description[key] for key in _KEYS if key in description}, default=str)
+
+
+def _layers(description: dict[str, Any]) -> list[Any]:
+    """Rows and activation, to be compared; the arguments of the head are left out."""
+    rows = [*description["backbone"], *description["head"]]
+    plain = [[*row[:3], ["None" if value is None else value for value in row[3]]] for row in rows[:-1]]
+    return [*plain, rows[-1][:3], description.get("activation")]
 
 
 def short_name(architecture: str) -> str:
@@ -67,10 +79,11 @@ def short_name(architecture: str) -> str:
     return "model of a YAML" if architecture.startswith("{") else architecture
 
 
-def read_architecture(architecture: str) -> tuple[dict[str, Any], Tensor | None, nn.Module | None]:
-    """Content of a model YAML, checked; its anchors (L, A, 2) in px, and its activation, if it has them.
+def read_architecture(architecture: str) -> tuple[dict[str, Any], Tensor | int | None, nn.Module | None]:
+    """Content of a model YAML, checked; its anchors and its activation, if it has them.
 
-    ``architecture`` is a name, a path, or the content of a YAML from :func:`self_contained`.
+    ``architecture`` is a name, a path, or the content of a YAML from :func:`self_contained`. The anchors are
+    (L, A, 2) in px, or the number A if the data shall give them. Layers count from the first, apart from -1.
 
     Raises:
         InputError: the name is unknown, or the YAML does not describe a YOLOv5 detector, or asks for a layer,
@@ -98,6 +111,7 @@ def read_architecture(architecture: str) -> tuple[dict[str, Any], Tensor | None,
             f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file"
         ) from error
     _check_layers(path, description)
+    description |= _count_from_the_first(path, description)
     return description, _read_anchors(path, description.get("anchors")), _read_activation(path, description)
 
 
@@ -126,6 +140,29 @@ def _check_layers(path: Path, description: Any) -> None:
                 "[from, repeats, name, arguments]: a name of a torch.nn module (nn.Upsample) or of an "
                 "ultralytics block (Conv, C3), and as arguments numbers, words, true, false, None or lists"
             )
+
+
+def _count_from_the_first(path: Path, description: dict[str, Any]) -> dict[str, list[Any]]:
+    """Backbone and head, whose layers read others by number; -1 stays, because the first reads the image."""
+
+    def absolute(source: int, number: int) -> int:
+        found = int(source) if source >= 0 else number + int(source)
+        if source == -1 or 0 <= found < number:
+            return -1 if source == -1 else found
+        raise InputError(
+            f"{path}: layer {number} reads layer {source}; a layer can read those before it: "
+            "0 is the first, -1 the one before, -2 the one before that"
+        )
+
+    first = len(description["backbone"])
+    counted: dict[str, list[Any]] = {}
+    for key, start in (("backbone", 0), ("head", first)):
+        counted[key] = []
+        for number, (sources, *rest) in enumerate(description[key], start):
+            many = isinstance(sources, list)
+            found = [absolute(one, number) for one in (sources if many else [sources])]
+            counted[key].append([found if many else found[0], *rest])
+    return counted
 
 
 def _check_depths(path: Path, description: dict[str, Any]) -> None:
@@ -199,12 +236,13 @@ def _read_activation(path: Path, description: dict[str, Any]) -> nn.Module | Non
     return activation
 
 
-def _read_anchors(path: Path, anchors: Any) -> Tensor | None:
-    if anchors is None:
-        return None
+def _read_anchors(path: Path, anchors: Any) -> Tensor | int | None:
+    if anchors is None or (type(anchors) is int and anchors > 0):
+        return anchors
     try:
         return torch.tensor(anchors, dtype=torch.float32).reshape(len(anchors), -1, 2)  # (L, A, 2)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"{path}: anchors must be one row of widths and heights in px a level, like [10,13, 16,30, 33,23]"
+            f"{path}: anchors must be one row of widths and heights in px a level, like "
+            "[10,13, 16,30, 33,23], or the number of anchors a level"
         ) from error

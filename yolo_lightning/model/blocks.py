@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,15 @@ MODEL_FILES = Path(ultralytics.__file__).parent / "cfg" / "models" / "v5"
 PARSER_VARIABLES = {*tasks.parse_model.__code__.co_varnames, *tasks.parse_model.__code__.co_cellvars}
 """Names that ultralytics' parser replaces among the arguments of a layer by variables of its own."""
 
-__all__ = ["MODEL_FILES", "PARSER_VARIABLES", "SPPF", "Detect", "build_layers", "is_block"]
+__all__ = [
+    "MODEL_FILES",
+    "PARSER_VARIABLES",
+    "SPPF",
+    "Detect",
+    "build_layers",
+    "build_ultralytics_model",
+    "is_block",
+]
 
 
 def is_block(name: str) -> bool:
@@ -60,12 +70,31 @@ def build_layers(
         description: content of a model YAML (:mod:`.architecture`).
         activation: module for all convolutions; None for SiLU. The parser would evaluate its text.
     """
-    default = Conv.default_act
-    Conv.default_act = activation or default  # type: ignore[assignment]
-    try:
-        layers, saved = tasks.parse_model(
-            {**copy.deepcopy(description), "activation": None}, ch=3, verbose=False
+    with _parser_settings(description, activation):
+        return tasks.parse_model({**copy.deepcopy(description), "activation": None}, ch=3, verbose=False)
+
+
+def build_ultralytics_model(
+    description: dict[str, Any], activation: nn.Module | None, num_classes: int
+) -> Any:
+    """The model of ultralytics with the layers of a checked description and the head ``Detect``."""
+    with _parser_settings(description, activation):
+        model: Any = tasks.DetectionModel(
+            {**copy.deepcopy(description), "activation": None, "nc": num_classes}, verbose=False
         )
+    model.yaml["activation"] = description.get("activation")
+    return model
+
+
+@contextmanager
+def _parser_settings(description: dict[str, Any], activation: nn.Module | None) -> Iterator[None]:
+    """Set the activation, and the classic code's ``channel_multiple``, which the parser does not know."""
+    multiple = description.get("channel_multiple")
+    default, make_divisible = Conv.default_act, tasks.make_divisible
+    Conv.default_act = activation or default  # type: ignore[assignment]
+    if multiple:
+        tasks.make_divisible = lambda x, divisor: make_divisible(x, multiple)
+    try:
+        yield
     finally:
-        Conv.default_act = default
-    return layers, saved
+        Conv.default_act, tasks.make_divisible = default, make_divisible

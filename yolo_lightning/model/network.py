@@ -93,12 +93,12 @@ def build_network(architecture: str, num_classes: int) -> DetectionNetwork:
     Raises:
         InputError: the name is unknown, or the YAML does not describe a YOLOv5 detector.
     """
-    description, anchors_px, activation = read_architecture(architecture)
+    description, anchors, activation = read_architecture(architecture)
     try:
         if not is_name(architecture):  # first without memory, because a number in a file may be any
             with torch.device("meta"), _limits():
-                _assemble(architecture, description, anchors_px, activation, num_classes)
-        return _assemble(architecture, description, anchors_px, activation, num_classes)
+                _assemble(architecture, description, anchors, activation, num_classes)
+        return _assemble(architecture, description, anchors, activation, num_classes)
     except InputError:
         raise
     except Exception as error:  # layers that do not fit one another fail in any way
@@ -111,20 +111,20 @@ def build_network(architecture: str, num_classes: int) -> DetectionNetwork:
 def _assemble(
     architecture: str,
     description: dict[str, Any],
-    anchors_px: Tensor | None,
+    anchors: Tensor | int | None,
     activation: nn.Module | None,
     num_classes: int,
 ) -> DetectionNetwork:
     *rows, (head_sources, _, head_name, _) = description["head"]
     layers, saved = build_layers({**description, "head": rows, "nc": num_classes}, activation)
-    sources = [number % len(layers) for number in head_sources]
+    sources = [len(layers) - 1 if number == -1 else number for number in head_sources]
     channels, strides = _measure(layers, frozenset(saved) | frozenset(sources), sources)
-    if anchors_px is not None and len(anchors_px) != len(strides):
+    if isinstance(anchors, Tensor) and len(anchors) != len(strides):
         raise InputError(
-            f"{short_name(architecture)}: anchors has {len(anchors_px)} levels but {head_name} reads "
+            f"{short_name(architecture)}: anchors has {len(anchors)} levels but {head_name} reads "
             f"{len(strides)}; give one row of anchors a level"
         )
-    head = HEADS[head_name](num_classes, channels, strides, anchors_px)
+    head = HEADS[head_name](num_classes, channels, strides, anchors)
     network = DetectionNetwork(layers, saved, head, sources)
     _set_classic_details(network)
     return network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .architecture import name_or_content
 from .unpickle import Inert, is_stored, module_tensors, read_without_executing
 
 _WRAPPER_PREFIX = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DataParallel, torch.compile
 _OWN_PREFIX = "network."  # where the LightningModule keeps the network
 _CACHES = (".anchor_grid", ".grid")  # of the classic Detect; they follow from anchors and image size
+
+METADATA_KEY = "yolo_lightning"
+"""Key of the metadata of a ``.safetensors`` file, for what :class:`LoadedWeights` has besides tensors."""
 
 _SIZES = {(16, 1): "n", (32, 1): "s", (48, 2): "m", (64, 3): "l", (80, 4): "x"}
 """Channels of the first convolution and bottlenecks of the first C3 (layer 2) -> size."""
@@ -31,6 +37,9 @@ class LoadedWeights:
     state_dict: dict[str, Tensor]  # on the CPU, by classic name (model.0.conv.weight); float32 or integers
     class_names: tuple[str, ...] | None  # name of each class; None if the file has another number of names
     num_classes: int | None  # number of classes by the shape of the head; None for an unknown head
+    architecture: str | None = None  # name, or content of the model YAML; None if the file does not tell
+    image_size: int | None = None  # side of the training images in px; None if the file does not tell
+    category_ids: tuple[int, ...] | None = None  # COCO id of each class; None if the file does not tell
 
 
 @dataclass(frozen=True)
@@ -42,12 +51,14 @@ class TransferReport:
     partial: tuple[str, ...]  # copied without class rows, because the number of classes differs
     mismatched: tuple[str, ...]  # not copied, because the shape differs
     missing: tuple[str, ...]  # not in the file
+    kept: tuple[str, ...]  # not copied, because the network's own anchors hold
     unused: tuple[str, ...]  # only in the file
 
     @property
     def total(self) -> int:
         """Number of tensors of the network."""
-        return len(self.loaded) + len(self.partial) + len(self.mismatched) + len(self.missing)
+        groups = (self.loaded, self.partial, self.mismatched, self.missing, self.kept)
+        return sum(map(len, groups))
 
     def __str__(self) -> str:
         parts = [f"{self.path}: {len(self.loaded)} of {self.total} tensors loaded"]
@@ -55,6 +66,7 @@ class TransferReport:
             (self.partial, "loaded without their class rows (the number of classes differs)"),
             (self.mismatched, "not loaded (the shape differs)"),
             (self.missing, "not in the file"),
+            (self.kept, "not loaded (the YAML of the model gives the anchors)"),
             (self.unused, "only in the file"),
         ):
             if names:
@@ -81,7 +93,9 @@ def load_weights(path: str | Path) -> LoadedWeights:
         )
     try:
         if path.suffix == ".safetensors":
-            return _describe(path, load_file(path))
+            with safe_open(path, "pt") as file:
+                facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            return _describe(path, load_file(path), facts)
         return _interpret(path, read_without_executing(path))
     except InputError:
         raise
@@ -92,7 +106,9 @@ def load_weights(path: str | Path) -> LoadedWeights:
         ) from error
 
 
-def transfer_weights(network: nn.Module, weights: LoadedWeights) -> TransferReport:
+def transfer_weights(
+    network: nn.Module, weights: LoadedWeights, keep_anchors: bool = False
+) -> TransferReport:
     """Copy every tensor that fits by name and shape into a network.
 
     If a classic head has another number of classes, its box and objectness rows are copied and its class rows
@@ -101,6 +117,7 @@ def transfer_weights(network: nn.Module, weights: LoadedWeights) -> TransferRepo
     Args:
         network: network with classic names in its ``state_dict`` (``model.0.conv.weight``).
         weights: from :func:`load_weights`.
+        keep_anchors: leave the anchors of the network as they are.
 
     Raises:
         InputError: fewer than half of the tensors fit, so the file is of another architecture. Nothing is
@@ -108,10 +125,12 @@ def transfer_weights(network: nn.Module, weights: LoadedWeights) -> TransferRepo
     """
     target, source = network.state_dict(), weights.state_dict
     copies: list[tuple[Tensor, Tensor]] = []
-    groups: dict[str, list[str]] = {"loaded": [], "partial": [], "mismatched": [], "missing": []}
+    groups: dict[str, list[str]] = {"loaded": [], "partial": [], "mismatched": [], "missing": [], "kept": []}
     for name, tensor in target.items():
         found = source.get(name)
-        if found is None:
+        if keep_anchors and name.endswith(".anchors"):
+            group = "kept"
+        elif found is None:
             group = "missing"
         elif found.shape == tensor.shape:
             group = "loaded"
@@ -158,12 +177,19 @@ def _interpret(path: Path, content: Any) -> LoadedWeights:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         settings = content.get("hyper_parameters")
         named = content if "class_names" in content or not isinstance(settings, dict) else settings
-        return _describe(path, content["state_dict"], named.get("class_names"))
-    holder = content
+        return _describe(path, content["state_dict"], {"names": named.get("class_names")})
+    holder, settings = content, None
     if isinstance(content, dict):
         holder = next((content[key] for key in ("ema", "model") if content.get(key) is not None), content)
+        settings = content.get("opt") or content.get("train_args")
     if isinstance(holder, Inert) and hasattr(holder, "_modules"):
-        return _describe(path, dict(module_tensors(holder)), vars(holder).get("names"))
+        tensors, fields = dict(module_tensors(holder)), vars(holder)
+        facts = {"names": fields.get("names")}
+        if isinstance(settings, dict):
+            facts["image_size"] = settings.get("imgsz")
+        if isinstance(description := fields.get("yaml"), dict):
+            facts["architecture"] = name_or_content(description, identify_architecture(tensors))
+        return _describe(path, tensors, facts)
     if isinstance(holder, dict) and holder and all(isinstance(value, Tensor) for value in holder.values()):
         return _describe(path, holder)
     raise InputError(
@@ -172,8 +198,8 @@ def _interpret(path: Path, content: Any) -> LoadedWeights:
     )
 
 
-def _describe(path: Path, raw: Mapping[str, Any], names: Any = None) -> LoadedWeights:
-    """Bring names and dtypes to one form, and count the classes."""
+def _describe(path: Path, raw: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> LoadedWeights:
+    """Bring names and dtypes to one form, and count the classes; ``facts`` are as the file has them."""
     if not is_stored(raw):
         raise InputError(
             f"{path}: has a tensor that is not stored whole; save the weights with a plain torch.save"
@@ -185,12 +211,22 @@ def _describe(path: Path, raw: Mapping[str, Any], names: Any = None) -> LoadedWe
         if not name.endswith(_CACHES):
             state[name] = value.detach().float() if value.is_floating_point() else value.detach()
     num_classes = _count_classes(state)
+    facts = facts or {}
+    names, architecture, size = (facts.get(key) for key in ("names", "architecture", "image_size"))
     if isinstance(names, dict):  # {0: "person", 1: "bicycle", ..}
         names = [names[key] for key in sorted(names, key=int)]
     class_names = tuple(str(name) for name in names) if isinstance(names, list | tuple) else None
     if class_names is not None and num_classes is not None and len(class_names) != num_classes:
         class_names = None
-    return LoadedWeights(path, state, class_names, num_classes)
+    return LoadedWeights(
+        path,
+        state,
+        class_names,
+        num_classes,
+        architecture if isinstance(architecture, str) else None,
+        size if isinstance(size, int) else None,
+        tuple(map(int, facts.get("category_ids") or ())) or None,
+    )
 
 
 def _count_classes(state: Mapping[str, Tensor]) -> int | None:

@@ -17,7 +17,7 @@ from ..data.batch import Batch, row_mask
 from ..errors import InputError
 from ..evaluation.detect import MeanLosses, detect
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision, log_values
-from ..model.architecture import self_contained, short_name
+from ..model.architecture import is_name, self_contained, short_name
 from ..model.losses import AnchorFreeLossConfig, AnchorLossConfig, DetectionLoss, LossConfigs
 from ..model.network import DetectionNetwork, build_network
 from ..model.weights import load_weights, transfer_weights
@@ -152,7 +152,8 @@ class YOLOv5(LightningModule, TrainsDetections):
             self.class_names = list(weights.class_names or ()) or None
         self.network = build_network(self.architecture, self.num_classes)
         if weights:
-            rank_zero_info(str(transfer_weights(self.network, weights)))
+            keep_anchors = not is_name(self.architecture)  # those of a YAML hold, as in the classic code
+            rank_zero_info(str(transfer_weights(self.network, weights, keep_anchors)))
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
         configs = LossConfigs(self.loss_config, self.anchor_free_loss_config)
