@@ -206,7 +206,15 @@ class Format:
             os.replace(written, path)
 
 
-FORMATS: Mapping[str, Format] = {}
+_ANY = frozenset({"dynamic", "half", "nms"})
+
+FORMATS: Mapping[str, Format] = {
+    "onnx": Format("onnx", ".onnx", "onnx", _ANY | {"int8"}),
+    "openvino": Format("openvino", "_openvino_model", "openvino", _ANY | {"int8"}),
+    "torchscript": Format("torchscript", ".torchscript", None, _ANY),
+    "torch-export": Format("torch_export", ".pt2", None, _ANY),
+    "aoti": Format("aoti", "_aoti.pt2", None, _ANY),
+}
 """Every format, by its name on the command line."""
 
 
