@@ -96,18 +96,27 @@ def test_the_comparison_counts_what_is_lost_and_measures_what_is_not(tmp_path: P
     batches = list(verification.letterboxed(index, 64, 1))
     model = TorchModel(source.network, source.facts, torch.device("cpu"))
 
-    class Other(TorchModel):
+    class Moved(TorchModel):
         def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
             boxes, scores = super().__call__(images)
-            return boxes + 0.25, torch.where(scores > 0.8, 0, scores)
+            return boxes + 0.25, scores * 0.9
 
-    other = Other(source.network, source.facts, torch.device("cpu"))
-    options = ExportOptions((64, 64))
-    same = verification.compare(model, model, batches, options)
+    class Blind(TorchModel):
+        def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            boxes, scores = super().__call__(images)
+            return boxes, scores * 0
+
+    def compared(kind: type[TorchModel]) -> verification.Comparison:
+        other = kind(source.network, source.facts, torch.device("cpu"))
+        return verification.compare(model, other, batches, ExportOptions((64, 64)))
+
+    same, moved, blind = compared(TorchModel), compared(Moved), compared(Blind)
     assert (same.lost, same.score, same.box_px) == (0, 0.0, 0.0) and same.detections > 100
-    moved = verification.compare(model, other, batches, options)
-    assert moved.lost > 0 and moved.box_px == pytest.approx(0.25, abs=1e-4)
-    assert same.is_within(verification.FLOAT) and not moved.is_within(verification.FLOAT)
+    assert moved.lost == 0 and moved.box_px == pytest.approx(0.25, abs=1e-4)
+    strongest = max(float(model(verification.as_input(batch))[1].max()) for batch in batches)
+    assert moved.score == pytest.approx(0.1 * strongest, abs=1e-4)
+    assert 0.9 * blind.detections < blind.lost <= blind.detections
+    assert [one.is_within(verification.FLOAT) for one in (same, moved, blind)] == [True, False, False]
 
 
 def test_tensorrt_gets_a_graph_and_the_command_that_builds_the_engine(

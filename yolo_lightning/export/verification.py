@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from ..data.annotations.index import DatasetIndex
 from ..data.batch import Batch, label_capacity
@@ -27,8 +26,8 @@ IMAGES = 16
 """Images whose detections are compared."""
 _LEAST_SCORE = 0.01
 """Least score of detections that are compared, if the model does not suppress them itself."""
-_SAME_IOU = 0.5
-"""Least IoU of a box and the one that stands for it."""
+_NEAR_PX = 8.0
+"""Largest difference of coordinates between a box and the one that stands for it, in px of the input."""
 _TIMED = 10
 """Calls whose median is the latency."""
 
@@ -125,11 +124,14 @@ def _detections(
 def _pair(rows: Tensor, others: Tensor) -> Tensor:
     """Position among ``others`` of the detection that is each of ``rows``, int64 (n,); -1: there is none.
 
-    Rows are (n, 6) x1, y1, x2, y2, score, class. It has the same class and overlaps most.
+    Rows are (n, 6) x1, y1, x2, y2, score, class; those with a score of zero are padding. It is the nearest of
+    the same class.
     """
-    overlap = box_iou(rows[:, :4], others[:, :4]) * (rows[:, None, 5] == others[None, :, 5])
-    best, position = overlap.max(dim=1)
-    return torch.where(best >= _SAME_IOU, position, -1)
+    apart = torch.cdist(rows[:, :4], others[:, :4], p=torch.inf)  # px
+    is_other = (rows[:, None, 5] != others[None, :, 5]) | (others[None, :, 4] == 0)
+    apart[is_other] = torch.inf
+    distance, position = apart.min(dim=1)
+    return torch.where(distance <= _NEAR_PX, position, -1)
 
 
 def mean_average_precision(model: TrainedModel, index: DatasetIndex, options: ExportOptions) -> float:

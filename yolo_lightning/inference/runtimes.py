@@ -92,8 +92,8 @@ def open_model(
         raise InputError(f"{path}: is not a file; give an exported model")
     if kind in (".torchscript", ".pt2") and not trust:
         raise InputError(
-            f"{path}: contains a program, which opening it would run; give --trust (trust=True) if you know "
-            "who made it, or use an .onnx file, which contains none"
+            f"{path}: contains a program, which opening it would run; pass trust=True if you know who made "
+            "it, or use an .onnx file, which contains none"
         )
     try:
         return ExportedModel(*_OPEN[kind](path, device), device)
