@@ -32,6 +32,7 @@ models
   validate   evaluate a checkpoint on the validation split
   test       evaluate a checkpoint on the test split
   predict    detect objects in images
+  export     write a model in other formats
 
 runs
   doctor     measure what a fit would wait for
@@ -48,6 +49,7 @@ COMMANDS = {
     "convert": "convert",
     "doctor": "doctor",
     "plan": "plan",
+    "export": "export",
     "submit": "submit",
     "replay": "replay",
     "report": "report",
