@@ -11,12 +11,16 @@ if TYPE_CHECKING:
     from .cli.fit_callbacks import training_callbacks
     from .data.module import DetectionDataModule
     from .errors import InputError
+    from .inference.detections import Detections
+    from .inference.detector import Detector
     from .training.ema import ExponentialMovingAverage
     from .training.module import YOLOv5
 
 __version__ = "0.1.0"
 __all__ = [
     "DetectionDataModule",
+    "Detections",
+    "Detector",
     "ExponentialMovingAverage",
     "InputError",
     "YOLOv5",
@@ -25,6 +29,8 @@ __all__ = [
 ]
 _MODULES = {
     "DetectionDataModule": "data.module",
+    "Detections": "inference.detections",
+    "Detector": "inference.detector",
     "ExponentialMovingAverage": "training.ema",
     "InputError": "errors",
     "YOLOv5": "training.module",
