@@ -100,8 +100,8 @@ def in_tiles(model: FindCandidates, tile: int, overlap: float, stride: int) -> F
         boxes, scores = model(small)
         gain = boxes.new_tensor([width / small_size[1], height / small_size[0]]).repeat(2)
         found = [(boxes * gain, scores)]
-        for top in _starts(height, tile, overlap, stride):
-            for left in _starts(width, tile, overlap, stride):
+        for top in _starts(height, tile, overlap):
+            for left in _starts(width, tile, overlap):
                 part = images[:, :, top : top + tile, left : left + tile]
                 boxes, scores = model(part)
                 corner = boxes.new_tensor([left, top, left, top])
@@ -112,12 +112,12 @@ def in_tiles(model: FindCandidates, tile: int, overlap: float, stride: int) -> F
     return find
 
 
-def _starts(side: int, tile: int, overlap: float, stride: int) -> list[int]:
+def _starts(side: int, tile: int, overlap: float) -> list[int]:
     """Offsets in px of the tiles along a side, evenly spread, the last one at the end."""
     if side <= tile:
         return [0]
     count = math.ceil((side - tile) / (tile * (1 - overlap))) + 1
-    return [round(k * (side - tile) / (count - 1) / stride) * stride for k in range(count)]
+    return [k * (side - tile) // (count - 1) for k in range(count)]
 
 
 def _is_cut(
