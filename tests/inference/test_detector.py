@@ -17,6 +17,7 @@ from yolo_lightning import Detections, Detector, InputError
 from yolo_lightning.__main__ import main
 from yolo_lightning.data.loading import video
 from yolo_lightning.data.loading.video import Frame
+from yolo_lightning.export.formats import ExportOptions, find_format, load_source
 from yolo_lightning.model.network import build_network
 
 NAMES = ("cat", "dog", "bird")
@@ -287,6 +288,48 @@ def test_models_of_other_classes_are_no_ensemble(place: Path, tmp_path: Path) ->
     torch.save({"state_dict": network.state_dict(), "class_names": ["x", "y"]}, tmp_path / "other.pt")
     with pytest.raises(InputError, match=r"other\.pt: has other classes than .*a\.pt"):
         Detector([place / "a.pt", tmp_path / "other.pt"], **OPTIONS)
+
+
+def assert_same(found: Any, wanted: Any) -> None:
+    """Every detection well above the threshold has its like: another runtime rounds in another way."""
+    for ours, theirs in ((found, wanted), (wanted, found)):
+        sure = ours[ours[:, 4] > 0.65]
+        assert len(sure) > 2
+        for row in sure:
+            near = (np.abs(theirs[:, :4] - row[:4]).max(1) < 0.5) & (np.abs(theirs[:, 4] - row[4]) < 0.01)
+            assert (near & (theirs[:, 5] == row[5])).any(), row
+
+
+@pytest.mark.parametrize("name", ["torchscript", "onnx"])
+def test_an_exported_model_finds_what_its_source_does(place: Path, tmp_path: Path, name: str) -> None:
+    if name == "onnx":
+        for library in ("onnx", "onnxslim", "onnxruntime"):
+            pytest.importorskip(library)
+    source = load_source(place / "a.pt")
+    paths = []
+    for dynamic in (True, False):
+        options = ExportOptions((64, 96), batch_size=2, dynamic=dynamic)
+        form = find_format(name, options)
+        paths.append(form.path(tmp_path / str(dynamic), "model", options))
+        paths[-1].parent.mkdir()
+        form.write(source, paths[-1], options)
+    free = Detector(paths[0], trust=True, **OPTIONS | {"image_size": 96})
+    fixed = Detector(paths[1], trust=True, device="cpu", score_threshold=0.6)
+    wanted = Detector(place / "a.pt", **OPTIONS | {"image_size": 96})
+    images = [cv2.imread(str(path))[..., ::-1] for path in sorted((place / "in").iterdir())]
+    images.append(cv2.resize(images[0], (96, 64)))
+    for table, expected in zip(tables(free(images)), tables(wanted(images)), strict=True):
+        assert_same(table, expected)
+    found = tables(fixed(images))
+    assert_same(found[4], tables(wanted(images))[4])
+    canvas = np.full((64, 96, 3), 114, np.uint8)  # the square image is in the middle, at 2/3 of its size
+    canvas[:, 16:80] = cv2.resize(images[1], (64, 64), interpolation=cv2.INTER_LINEAR)
+    (by_hand,) = tables(wanted([canvas]))
+    by_hand[:, :4] = ((by_hand[:, :4] - [16, 0, 16, 0]) * 1.5).clip(0, 96)
+    assert_same(found[1], by_hand)
+    assert len(list(fixed(place / "clip.mp4"))) == 12  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"takes images of 96 x 64 px alone; leave image_size"):
+        Detector(paths[1], image_size=640, trust=True)
 
 
 @pytest.mark.long

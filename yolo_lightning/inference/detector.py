@@ -27,7 +27,8 @@ from ..training.precision import has_native_bf16
 from .detections import Detections
 from .finder import Finder, Model
 from .options import FindOptions
-from .trained_model import TorchModel, TrainedModel, load_network
+from .runtimes import open_model
+from .trained_model import TorchModel, TrainedModel
 
 Loaded = tuple[int, str | None, Pixels]
 """Position of an image, its path, and its pixels."""
@@ -37,7 +38,7 @@ class Detector:
     """Finds objects in images, videos and streams, as ``yolo-lightning predict`` does.
 
     Args:
-        model: checkpoint or weights; of several, the candidates are joined.
+        model: checkpoint, weights or exported model; of several, the candidates are joined.
         device: such as ``cpu`` or ``cuda:1``; by default a GPU if there is one.
         image_size: longer side of the scaled images in px; by default that of the training.
         score_threshold: lowest score of a detection, 0..1.
@@ -50,6 +51,7 @@ class Detector:
         tile_overlap: least share of a tile that its neighbour shows, too.
         batch_size: most images of a pass.
         architecture: YAML of a model of your own, if the file does not tell it.
+        trust: open ``.torchscript`` and ``.pt2``, too, which contain programs.
 
     Attributes:
         names: name of each class.
@@ -74,6 +76,7 @@ class Detector:
         tile_overlap: float = 0.2,
         batch_size: int = 16,
         architecture: str | None = None,
+        trust: bool = False,
     ) -> None:
         listed = None if classes is None else list(classes)
         options = FindOptions(max_detections, listed, class_agnostic, augment, tile_size, tile_overlap)
@@ -84,7 +87,7 @@ class Detector:
             raise InputError(f"batch_size is {batch_size}; give 1 or more")
         self.device = _usable_device(device)
         paths = [model] if isinstance(model, str | Path) else list(model)
-        models = [_open_model(path, self.device, architecture) for path in paths]
+        models = [open_model(path, self.device, architecture, trust) for path in paths]
         facts = models[0].facts
         for path, other in zip(paths, models, strict=True):
             if other.facts.class_names != facts.class_names:
@@ -93,12 +96,7 @@ class Detector:
         self._finder = Finder(
             [_as_model(one) for one in models], self.names, options, score_threshold, iou_threshold
         )
-        stride = max(one.facts.stride for one in models)
-        size = image_size or facts.image_size
-        if size < stride or size % stride:
-            near = max(stride, round(size / stride) * stride)
-            raise InputError(f"image_size {size} is not a multiple of {stride}; use {near}")
-        self._how = Letterboxing(None if tile_size else size, stride)
+        self._how = _letterboxing(models, image_size, options)
         self._batch_size = batch_size
 
     def __call__(
@@ -163,7 +161,8 @@ class Detector:
         waiting: dict[tuple[int, int], list[Loaded]] = {}
         for position, path, pixels in _loaded(images):
             height, width = pixels.shape[:2]
-            canvas = prediction_canvas((height, width), self._how.image_size, self._how.stride)
+            image_size, stride, canvas = self._how
+            canvas = canvas or prediction_canvas((height, width), image_size, stride)
             group = waiting.setdefault(canvas, [])
             group.append((position, path, pixels))
             if len(group) == self._batch_size:
@@ -193,9 +192,29 @@ def _usable_device(device: str | torch.device | None) -> torch.device:
     return wanted
 
 
-def _open_model(path: str | Path, device: torch.device, architecture: str | None) -> TrainedModel:
-    network, facts, _ = load_network(path, architecture)
-    return TorchModel(network, facts, device)
+def _letterboxing(
+    models: Sequence[TrainedModel], image_size: int | None, options: FindOptions
+) -> Letterboxing:
+    """How images are scaled for models.
+
+    Raises:
+        InputError: a model does not take images of the size that is asked for.
+    """
+    stride = max(model.facts.stride for model in models)
+    fixed = {model.facts.input_size for model in models if model.facts.input_size}
+    size = image_size or models[0].facts.image_size
+    if fixed and (len(fixed) > 1 or options.augment or options.tile_size or image_size):
+        sizes = " and ".join(f"{width} x {height} px" for height, width in fixed)
+        raise InputError(
+            f"a model takes images of {sizes} alone; leave image_size, augment and tile_size out, and join "
+            "only models of one size, or export with --dynamic"
+        )
+    if fixed:
+        return Letterboxing(size, stride, fixed.pop())
+    if size < stride or size % stride:
+        near = max(stride, round(size / stride) * stride)
+        raise InputError(f"image_size {size} is not a multiple of {stride}; use {near}")
+    return Letterboxing(None if options.tile_size else size, stride)
 
 
 def _as_model(model: TrainedModel) -> Model:

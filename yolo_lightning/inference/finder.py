@@ -67,8 +67,9 @@ class Finder:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Detections float32 (B, D, 6) and their counts int64 (B,), as ``evaluation.detect`` gives them."""
-        boxes, scores = self._find(normalise(batch.images))
-        with torch.autocast(boxes.device.type, enabled=False):
+        device = batch.images.device
+        boxes, scores = (found.to(device) for found in self._find(normalise(batch.images)))
+        with torch.autocast(device.type, enabled=False):
             detections, counts = non_max_suppression(
                 boxes, scores, *self._thresholds, multi_label=False, **self._suppress
             )

@@ -248,9 +248,11 @@ def prediction_sample(
         stride: Stride of the rectangle around it, in px.
         position: Number by which the image is known.
         image_id: Id of the image.
-        canvas: Height and width of the canvas in px, instead of that rectangle.
+        canvas: Height and width in px of a canvas that the image is scaled to, instead.
     """
     height, width = pixels.shape[:2]
+    if canvas:
+        image_size = round(max(height, width) * min(canvas[0] / height, canvas[1] / width))
     image_size = image_size or max(height, width)
     filled = np.empty((*(canvas or prediction_canvas((height, width), image_size, stride)), 3), np.uint8)
     place = letterbox_geometry(height, width, image_size, filled.shape[:2], rounding=round)
