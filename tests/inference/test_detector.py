@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -342,3 +345,26 @@ def test_predict_of_a_thousand_frames_finds_what_is_in_them(detector: Detector, 
     assert len(found) == 1000
     assert [r["frame"] for r in results] == [frame for frame, n in found.items() for _ in range(n)]
     gc.collect()
+
+
+@pytest.mark.slow
+def test_two_processes_predict_what_one_does(place: Path, predicted: Path) -> None:
+    """Each has its share of the images, and a whole video."""
+    clip = place / "clip.mp4"
+    (place / "more.mp4").write_bytes(clip.read_bytes())
+    command = [
+        sys.executable, "-m", "yolo_lightning", "predict", f"--model.weights={place / 'a.pt'}",
+        f"--data.predict_source=[{place / 'in'}, {clip}, {place / 'more.mp4'}]", "--data.image_size=64",
+        "--data.num_workers=0", "--model.score_threshold=0.6", "--trainer.accelerator=cpu",
+        "--trainer.devices=2", f"--runs_dir={place / 'two'}",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    run = place / "two" / "predict" / "version_0"
+    ours = json.loads((run / "predictions.json").read_text())
+    alone = json.loads((predicted / "predictions.json").read_text())
+    of_clip = [r for r in alone if "frame" in r]
+    places = [(r["file_name"], r.get("frame"), r["name"]) for r in ours]
+    wanted = [(r["file_name"], r.get("frame"), r["name"]) for r in alone]
+    assert places == wanted + [("more.mp4", r["frame"], r["name"]) for r in of_clip]
+    assert {path.name for path in (run / "videos").iterdir()} == {"clip.mp4", "more.mp4"}
+    assert len({r["image_id"] for r in ours}) == len({place[:2] for place in places})
