@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,8 @@ from ..distributed.facts import facts_of_run, index_facts
 from ..distributed.joining import find_launch, join
 from ..distributed.meeting import FirstAllReduce, Meeting
 from ..errors import InputError
-from ..inference.predictions import PredictionWriter
+from ..inference.options import PredictOptions
+from ..inference.predictions import RESULTS, Finding, PredictionWriter
 from ..monitoring.options import DashboardConfig
 from ..monitoring.screen.progress import EpochProgress
 from ..runs.checkpoint_format import read_resumption
@@ -73,6 +75,10 @@ class YoloCLI(CommandHooks, LightningCLI):
         )  # fmt: skip
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def add_arguments_of_subcommand(self, subcommand: str, parser: LightningArgumentParser) -> None:
+        if subcommand == "predict":
+            parser.add_class_arguments(PredictOptions)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)  # Lightning's own warns if the process has arguments, too
@@ -142,7 +148,8 @@ class YoloCLI(CommandHooks, LightningCLI):
         if options.trainer.enable_progress_bar is not False:
             callbacks.append(EpochProgress())
         if self.subcommand == "predict":
-            callbacks.append(PredictionWriter())
+            given = PredictOptions(**{option.name: options[option.name] for option in fields(PredictOptions)})
+            callbacks += [Finding(given), PredictionWriter(given)]
         if self.subcommand == "fit":
             callbacks.append(options.ema)  # before the others, so that they time it as a part of the step
             callbacks += training_callbacks(
@@ -175,7 +182,7 @@ class YoloCLI(CommandHooks, LightningCLI):
         try:
             yield
         except InputError:
-            results = ("metrics.csv", "predictions.json", CHECKPOINTS)
+            results = ("metrics.csv", *RESULTS, CHECKPOINTS)
             if self._is_new and not any((self.run_directory / name).exists() for name in results):
                 shutil.rmtree(self.run_directory, ignore_errors=True)
             raise

@@ -31,7 +31,7 @@ models
   fit        train a model
   validate   evaluate a checkpoint on the validation split
   test       evaluate a checkpoint on the test split
-  predict    detect objects in images
+  predict    detect objects in images and videos
   export     write a model in other formats
 
 runs
@@ -76,6 +76,15 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+def prepare_process() -> None:
+    """Set what holds for the whole process: messages, parsing, precision of products, threads and memory."""
+    quieten()
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it; nothing on a CPU
+    limit_threads()
+    keep_freed_memory()
+
+
 def run(argv: list[str]) -> None:
     """Run a command, given with its arguments and without the program's name.
 
@@ -83,11 +92,7 @@ def run(argv: list[str]) -> None:
         InputError: wrong input.
         SystemExit: wrong options (status 2) or ``--help`` of a command.
     """
-    quieten()
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it; nothing on a CPU
-    limit_threads()
-    keep_freed_memory()
+    prepare_process()
     command = argv[0] if argv else "--help"
     if command in ("-h", "--help"):
         print(_HELP)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -356,8 +356,8 @@ def _list_images(
     return found
 
 
-def images_below(folder: Path, roots: Sequence[str] | None) -> list[str]:
-    """Absolute paths of all image files in and below a folder, sorted.
+def images_below(folder: Path, roots: Sequence[str] | None, suffixes: Set[str] = IMAGE_SUFFIXES) -> list[str]:
+    """Absolute paths of all image files, or files of other suffixes, in and below a folder, sorted.
 
     Links back into it are not followed. Leftovers of systems and editors are passed over.
 
@@ -376,7 +376,7 @@ def images_below(folder: Path, roots: Sequence[str] | None) -> list[str]:
         seen.add(real)
         refuse_outside([os.path.join(parent, "")], roots)  # before it is followed through a whole disk
         folders[:] = [name for name in folders if not name.startswith(".") and name != "@eaDir"]
-        images = [name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES]
+        images = [name for name in names if os.path.splitext(name)[1].lower() in suffixes]
         found += [os.path.join(parent, name) for name in images if not name.startswith("._")]
     refuse_outside(found, roots)
     return sorted(found)
