@@ -32,6 +32,7 @@ models
   validate   evaluate a checkpoint on the validation split
   test       evaluate a checkpoint on the test split
   predict    detect objects in images
+  migrate    turn options of yolov5 and ultralytics into a configuration
 
 runs
   doctor     measure what a fit would wait for
@@ -47,6 +48,7 @@ COMMANDS = {
     "convert": "convert",
     "doctor": "doctor",
     "submit": "submit",
+    "migrate": "migrate",
     "replay": "replay",
     "report": "report",
     "compare": "report",
