@@ -16,6 +16,7 @@ from yolo_lightning.data.augment.config import AugmentationConfig
 from yolo_lightning.errors import InputError
 from yolo_lightning.model.blocks import MODEL_FILES
 from yolo_lightning.model.network import build_network
+from yolo_lightning.model.weights import load_weights
 from yolo_lightning.runs.directory import read_metrics
 
 LOW: dict[str, Any] = {
@@ -231,7 +232,7 @@ HAS_COPY_PASTE = "copy_paste" in {field.name for field in fields(AugmentationCon
 @pytest.mark.parametrize(
     ("opt", "hyp"),
     [
-        (OPT | {"hyp": MEDIUM, "cos_lr": True, "noplots": True}, None),
+        (OPT | {"hyp": MEDIUM, "cos_lr": True}, None),
         (OPT, OBJECTS365),
         pytest.param(OPT, HIGH, marks=pytest.mark.skipif(not HAS_COPY_PASTE, reason="no copy_paste yet")),
     ],
@@ -241,13 +242,26 @@ def test_fit_trains_with_the_configuration(
     opt: dict[str, Any], hyp: dict[str, Any] | None, shapes: Path
 ) -> None:
     small = {"data": str(shapes), "epochs": 1, "batch_size": 4, "imgsz": 64, "device": "cpu", "name": "mine"}
-    migrate(opt=opt | small, **({"hyp": hyp} if hyp else {}))
+    migrate(opt=opt | {"noplots": True} | small, **({"hyp": hyp} if hyp else {}))
     run(["fit", "--config=config.yaml", "--trainer.limit_train_batches=2", *QUICK])
     (row,) = read_metrics(Path("runs/mine/version_0/metrics.csv"))
     assert row["train/box_loss"] > 0
     saved = yaml.safe_load(Path("runs/mine/version_0/config.yaml").read_text())
     assert saved["model"]["optimizer"]["learning_rate"] == (hyp or MEDIUM)["lr0"]
     assert saved["model"]["loss"]["class_gain"] == (hyp or MEDIUM)["cls"]
+
+
+def test_a_fine_tune_keeps_the_anchors_of_the_weights(shapes: Path) -> None:
+    """They are tensors of the head; the number of classes is another one."""
+    state = build_network("yolov5n", 80).state_dict()
+    state["model.24.anchors"] *= 1.5
+    torch.save(state, "best.pt")
+    small = {"data": str(shapes), "epochs": 1, "batch_size": 4, "imgsz": 64, "device": "cpu", "cfg": ""}
+    migrate("--weights", "best.pt", opt=OPT | small | {"weights": "yolov5s.pt", "noplots": True})
+    run(["fit", "--config=config.yaml", "--trainer.limit_train_batches=2", *QUICK])
+    checkpoint = Path("runs/fit/version_0/checkpoints/last.ckpt")
+    anchors = load_weights(checkpoint).state_dict["model.24.anchors"]
+    assert torch.equal(anchors, state["model.24.anchors"])
 
 
 def test_our_options_exist(fit_parser: LightningArgumentParser) -> None:
