@@ -17,7 +17,7 @@ from ..model.weights import identify_architecture, load_weights
 from ..system.files import write_whole
 from ..system.text import first_line, one_line
 from .command_parser import CommandParser
-from .migrate_options import HYP, NO_SETTING, TRAIN, ULTRALYTICS, Table, convert, is_set
+from .migrate_options import HYP, NO_SETTING, TRAIN, ULTRALYTICS, Table, is_set, keep
 
 _DESCRIPTION = """Writes the options of a run of yolov5 or ultralytics as a configuration for fit. Says which
 of them have another meaning here, or no counterpart.
@@ -38,8 +38,9 @@ class Migration:
     def add_options(self, given: Mapping[str, Any], table: Table, defaults: Mapping[str, Any]) -> None:
         """Convert options by a table; of the others those are lost that differ from their defaults."""
         for name, value in given.items():
-            if name in table:
-                found, remark = convert(table, name, given)
+            if entry := table.get(name):
+                key, convert = (entry, keep) if isinstance(entry, str) else entry
+                found, remark = convert(key, value, given)
                 self.settings |= {key: (ours, name) for key, ours in found.items()}
             else:
                 is_lost = name not in NO_SETTING and is_set(value) and value != defaults.get(name)

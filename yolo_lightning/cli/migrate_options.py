@@ -23,13 +23,9 @@ def is_set(value: Any) -> bool:
     return value not in (None, "", False, 0, -1, [])
 
 
-def convert(table: Table, name: str, given: Mapping[str, Any]) -> Found:
-    """Convert an option of ``given`` that a table has."""
-    entry, value = table[name], given[name]
-    if isinstance(entry, str):
-        return ({} if value is None else {entry: value}), ""
-    key, converter = entry
-    return converter(key, value, given)
+def keep(key: str, value: Any, _: Mapping[str, Any]) -> Found:
+    """Keep a value, unless there is none."""
+    return ({} if value is None else {key: value}), ""
 
 
 def _if_set(key: str, value: Any, _: Mapping[str, Any]) -> Found:
@@ -167,7 +163,7 @@ ULTRALYTICS: Table = {
     "verbose": "trainer.enable_progress_bar",
     "optimizer": (
         "model.optimizer.name",
-        _one_of(_OPTIMIZERS, "is not offered: sgd trains, with lr0 and momentum"),
+        _one_of(_OPTIMIZERS, "is not offered; sgd trains with your lr0"),
     ),
     "close_mosaic": "model.augmentation.close_mosaic",
     "amp": (

@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import DownloadColumn, Progress
 
 from ..data.cache_folder import disk_folder, lock_folder
 from ..errors import InputError
@@ -26,9 +26,6 @@ ADDRESSES = {
 """Folder of the files by kind of model, as the current releases of yolov5 and ultralytics name it."""
 _SILENCE_S = 30.0
 """Longest wait for the next bytes of a server, in s."""
-_CHUNK_BYTES = 1 << 18
-_CLASSES = 80
-"""Classes of COCO, on which all official models are trained."""
 
 
 def fetch_official_weights(name: str) -> Path:
@@ -68,13 +65,13 @@ def _download(address: str, part: Path, path: Path) -> None:
             held = held if answer.status == 206 else 0  # a server may ignore the range and send all
             length = answer.headers.get("Content-Length")
             total = held + int(length) if length else None
-            columns = (TextColumn(path.name), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            columns = (*Progress.get_default_columns(), DownloadColumn())
             with (
                 part.open("ab" if held else "wb") as file,
                 Progress(*columns, console=Console(stderr=True)) as bar,
             ):
                 task = bar.add_task(path.name, total=total, completed=held)
-                while chunk := answer.read(_CHUNK_BYTES):
+                while chunk := answer.read(1 << 18):
                     file.write(chunk)
                     bar.advance(task, len(chunk))
         if total and part.stat().st_size < total:
@@ -96,7 +93,7 @@ def _refuse_another_file(name: str, address: str, part: Path) -> None:
                 raise InputError("a checksum is wrong")
         state = load_weights(part).state_dict
         with torch.device("meta"):
-            wanted = dict(build_network(name, _CLASSES).named_parameters())
+            wanted = dict(build_network(name, 80).named_parameters())
         if identify_architecture(state) != name or any(
             key not in state or state[key].shape != value.shape for key, value in wanted.items()
         ):
