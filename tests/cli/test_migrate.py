@@ -182,7 +182,7 @@ def test_what_has_changed_or_is_lost_is_said(capsys: pytest.CaptureFixture[str])
     assert len(said.splitlines()) == 6
     migrate(opt=ARGS | {"model": "yolov5nu.pt", "dis": 3.0, "pretrained": False})
     said = capsys.readouterr().err
-    assert "optimizer auto is not offered: sgd trains" in said and "dis 3.0 has no counterpart in fit" in said
+    assert "optimizer auto is not offered; sgd trains" in said and "dis 3.0 has no counterpart in fit" in said
     assert "pretrained False needs your choice of model.weights" in said and len(said.splitlines()) == 3
 
 
