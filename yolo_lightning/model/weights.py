@@ -76,8 +76,8 @@ def load_weights(path: str | Path) -> LoadedWeights:
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            f"{path}: is not a file; set model.weights to a .pt, .ckpt or .safetensors file, or to a name "
-            "without .pt, such as yolov5n, whose official weights are fetched"
+            f"{path}: is not a file; set model.weights to a .pt, .ckpt or .safetensors file (the command "
+            "line also takes a name, such as yolov5n, whose official weights it fetches)"
         )
     try:
         if path.suffix == ".safetensors":
