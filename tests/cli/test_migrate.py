@@ -194,7 +194,7 @@ def test_weights_of_a_run_give_the_architecture(shapes: Path, capsys: pytest.Cap
     torch.save({f"model.{key}": torch.zeros(3) for key in "abc"}, "own.pt")
     capsys.readouterr()
     migrate("--weights", "own.pt", opt=OPT | {"cfg": "", "data": str(shapes)})
-    assert "own.pt are of a model of its own: set model.architecture to its YAML" in capsys.readouterr().err
+    assert "own.pt are of a model of its own: set model.architecture" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -206,6 +206,7 @@ def test_weights_of_a_run_give_the_architecture(shapes: Path, capsys: pytest.Cap
         ([], {"hyp": OPT}, r"hyp\.yaml: has no lr0"),
         ([], {"opt": ARGS | {"task": "segment"}}, "is of the task segment; only detectors are trained here"),
         ([], {"opt": ARGS | {"model": "yolov8n.pt"}}, r"yolov8n\.pt: is neither a file .* as --weights"),
+        (["--output", "opt.yaml/mine.yaml"], {"opt": OPT}, r"mine\.yaml: cannot be written \("),
         (["--output", "opt.yaml"], {"opt": OPT}, r"opt\.yaml: exists already; give another file as --output"),
     ],
 )

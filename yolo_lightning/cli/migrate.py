@@ -69,9 +69,7 @@ class Migration:
         if name and not network:
             self.settings["model.architecture"] = (name, "weights")
         elif not network:
-            self.remarks.append(
-                f"weights {found} are of a model of its own: set model.architecture to its YAML"
-            )
+            self.remarks.append(f"weights {found} are of a model of its own: set model.architecture")
 
     def text(self, sources: list[str]) -> str:
         """The configuration as YAML, with comments."""
@@ -117,13 +115,9 @@ def run_migrate(argv: list[str]) -> None:
         SystemExit: ``--help``.
     """
     parser = CommandParser("migrate", "[--opt FILE] [--hyp FILE] [options]", _DESCRIPTION)
-    parser.add_argument(
-        "--opt", metavar="FILE", help="opt.yaml of a run of yolov5, or args.yaml of ultralytics"
-    )
+    parser.add_argument("--opt", metavar="FILE", help="opt.yaml of yolov5, or args.yaml of ultralytics")
     parser.add_argument("--hyp", metavar="FILE", help="hyp.yaml of yolov5 (default: the values in opt.yaml)")
-    parser.add_argument(
-        "--weights", metavar="FILE", help="weights to start from (default: those of opt.yaml)"
-    )
+    parser.add_argument("--weights", metavar="FILE", help="initial weights (default: those of opt.yaml)")
     parser.add_argument("--output", default="config.yaml", metavar="FILE", help="default: config.yaml")
     options = parser.parse_args(argv)
     if Path(options.output).exists():
@@ -145,7 +139,10 @@ def run_migrate(argv: list[str]) -> None:
         migration.add_options(hyp, HYP, {})
     else:
         migration.remarks.append(f"hyp {hyp} is another file: give it as --hyp")
-    write_whole(Path(options.output), migration.text([path for path in (options.opt, options.hyp) if path]))
+    try:
+        write_whole(Path(options.output), migration.text(list(filter(None, (options.opt, options.hyp)))))
+    except OSError as error:
+        raise InputError(f"{options.output}: cannot be written ({error.strerror}); give another") from None
     for remark in migration.remarks:
         print(remark, file=sys.stderr)
     needed = "" if "data.root" in migration.settings else " --data.root DIR"
