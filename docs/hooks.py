@@ -78,7 +78,7 @@ def subcommand_parsers() -> dict[str, LightningArgumentParser]:
     """Return the parsers of ``fit``, ``validate``, ``test`` and ``predict``."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     try:
-        launch(_Parsers, ["--help"])
+        launch(_Parsers, ["--help"])  # which needs all of them
     except _Found as found:
         return found.parsers
     raise AssertionError("the command line did not ask for its arguments")

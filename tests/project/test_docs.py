@@ -12,12 +12,16 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import nbformat
 import pytest
+import yaml
 
 from yolo_lightning.__main__ import main
+from yolo_lightning.cli import migrate_options
 from yolo_lightning.cli.main import COMMANDS
+from yolo_lightning.model.blocks import MODEL_FILES
 from yolo_lightning.runs.directory import read_metrics
 
 REPOSITORY = Path(__file__).parents[2]
@@ -26,37 +30,16 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 TOP = [REPOSITORY / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
 PAGES = [*(page for page in TOP if page.exists()), *sorted(DOCS.glob("*.md")), *NOTEBOOKS]
 
-YOLOV5 = {
-    "train.py": """
-        --weights --cfg --data --hyp --epochs --batch-size --imgsz --img --img-size --rect --resume
-        --nosave --noval --noautoanchor --noplots --evolve --bucket --cache --image-weights --device
-        --multi-scale --single-cls --optimizer --sync-bn --workers --project --name --exist-ok
-        --quad --cos-lr --label-smoothing --patience --freeze --save-period --seed --local_rank
-        --entity --upload_dataset --bbox_interval --artifact_alias
-    """,
-    "hyp.yaml": """
-        lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr box cls cls_pw
-        obj obj_pw iou_t anchor_t anchors fl_gamma hsv_h hsv_s hsv_v degrees translate scale shear
-        perspective flipud fliplr mosaic mixup copy_paste
-    """,
-    "val.py": """
-        --data --weights --batch-size --imgsz --img --img-size --conf-thres --iou-thres --max-det
-        --task --device --workers --single-cls --augment --verbose --save-txt --save-hybrid
-        --save-conf --save-json --project --name --exist-ok --half --dnn
-    """,
-    "detect.py": """
-        --weights --source --data --imgsz --img --img-size --conf-thres --iou-thres --max-det
-        --device --view-img --save-txt --save-conf --save-crop --nosave --classes --agnostic-nms
-        --augment --visualize --update --project --name --exist-ok --line-thickness --hide-labels
-        --hide-conf --half --dnn --vid-stride
-    """,
-}
-"""Flags of the programs of ultralytics/yolov5 7.0, and keys of its ``hyp.scratch-low.yaml``."""
+OTHERS: dict[str, Any] = yaml.safe_load((REPOSITORY / "tests/support/options_of_others.yaml").read_text())
+"""Options of yolov5 and ultralytics, and options of ours that the pages may name before they exist."""
+PAGES_OF_OTHERS = [
+    (name, heading) for name in ("yolov5", "ultralytics") for heading in OTHERS[name]["options"]
+]
 
 OURS = re.compile(
     r"(?<![/\w])yolo-lightning\b(?!/)|-m yolo_lightning\b|"
     r"(launch_torchrun|submit_slurm|run_quickstart)\.sh\b|"
-    r"^(fit|validate|test|predict|convert|doctor|submit|synth|visualize|report|compare)\b|^--"
+    r"^(fit|validate|test|predict|migrate|convert|doctor|submit|synth|visualize|report|compare)\b|^--"
 )
 """Part of a command line before our own options."""
 OF_OTHERS = {"--build-arg", "--gpus", "--ipc", "--network", "--overlap", "--shm-size", "--sysctl"}
@@ -82,7 +65,9 @@ def known_options(hooks: ModuleType) -> set[str]:
     parsers = hooks.subcommand_parsers().values()
     known = {name for parser in parsers for action in parser._actions for name in action.option_strings}
     helps = [hooks.help_of(command) for command in hooks.command_names()]
-    return known | {name.rstrip(".") for text in helps for name in OPTION.findall(text)}
+    return (
+        known | {name.rstrip(".") for text in helps for name in OPTION.findall(text)} | {*OTHERS["awaited"]}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -268,14 +253,44 @@ def table_below(page: Path, heading: str) -> dict[str, str]:
     return {name: row[2].strip() for row in rows for name in re.findall(r"`([^`]+)`", row[1])}
 
 
-@pytest.mark.parametrize("heading", YOLOV5)
-def test_each_flag_of_yolov5_has_its_row(heading: str) -> None:
-    rows = table_below(DOCS / "from-yolov5.md", heading)
-    assert not set(YOLOV5[heading].split()) - rows.keys()
+@pytest.mark.parametrize(("other", "heading"), PAGES_OF_OTHERS)
+def test_each_option_of_others_has_its_row(other: str, heading: str) -> None:
+    names, rows = OTHERS[other]["options"][heading], table_below(DOCS / f"from-{other}.md", heading)
+    assert len(names) > 20
+    assert set(names) == rows.keys()
     for name, ours in rows.items():
-        assert "`" in ours or ours.startswith(("no equivalent", "always", "the command")), f"{name}: {ours}"
-        if heading == "train.py" and ours.startswith("no equivalent"):
-            assert "because" in ours or ";" in ours, f"{name}: {ours}"
+        reasons = ("no equivalent: ", "not needed", "not offered", "always", "the command", "detection")
+        assert "`" in ours or ours.startswith(reasons), f"{name}: {ours}"
+
+
+def test_the_keys_of_ultralytics_are_those_of_the_installed_one() -> None:
+    installed = yaml.safe_load((MODEL_FILES.parents[1] / "default.yaml").read_text())
+    new = installed.keys() - OTHERS["ultralytics"]["options"]["model.train()"]
+    assert not new, f"write rows of docs/from-ultralytics.md and of cli/migrate_options.py for {sorted(new)}"
+
+
+@pytest.mark.parametrize(
+    ("other", "heading", "options"),
+    [
+        ("yolov5", "train.py", migrate_options.TRAIN),
+        ("yolov5", "hyp.yaml", migrate_options.HYP),
+        ("ultralytics", "model.train()", migrate_options.ULTRALYTICS),
+    ],
+)
+def test_the_tables_say_what_migrate_does(other: str, heading: str, options: migrate_options.Table) -> None:
+    rows = table_below(DOCS / f"from-{other}.md", heading)
+    cells = {name.removeprefix("--").replace("-", "_"): ours for name, ours in rows.items()}
+    assert options.keys() <= cells.keys()
+    for name, entry in options.items():
+        key = entry if isinstance(entry, str) else entry[0]
+        assert not key or re.search(rf"`--{re.escape(key)}\b", cells[name]), f"{name}: {cells[name]}"
+
+
+def test_only_services_and_other_tasks_have_no_equivalent() -> None:
+    lines = [line for page in DOCS.glob("from-*.md") for line in page.read_text().splitlines()]
+    missing = [line for line in lines if "no equivalent" in line]
+    reasons = re.compile(r"account|other tasks|segmentation|classification|poses|tracking")
+    assert missing and not [line for line in missing if not reasons.search(line)]
 
 
 def test_the_example_of_the_readme_runs(

@@ -20,7 +20,8 @@ from ..distributed.ddp import is_on_gpu, listed_gpus, processes_here, refuse_abs
 from ..distributed.facts import FILE_SYSTEM_S
 from ..distributed.failure import begin
 from ..errors import InputError
-from ..model.architecture import self_contained, short_name
+from ..inference.official_weights import fetch_official_weights
+from ..model.architecture import is_name, self_contained, short_name
 from ..model.weights import LoadedWeights, load_weights
 from ..runs.checkpoint_files import newest_whole
 from ..runs.checkpoint_format import read_resumption
@@ -144,7 +145,7 @@ def _make_paths_absolute(config: Any) -> None:
     if sources := data.predict_source:
         names = [sources] if isinstance(sources, str) else sources
         data.predict_source = [name if is_stream(name) else _absolute(name) for name in names]
-    if model.weights:
+    if model.weights and not is_name(model.weights):
         model.weights = _absolute(model.weights)
     model.architecture = self_contained(os.path.expanduser(model.architecture))
     config.runs_dir = _absolute(config.runs_dir)
@@ -218,8 +219,20 @@ def _check_sources(config: Any, subcommand: str) -> LoadedWeights | None:
         raise InputError("data.predict_source is not set; give --data.predict_source with images or folders")
     if subcommand == "predict" and not (config.ckpt_path or model.weights):
         raise InputError("no weights given; pass --ckpt_path or --model.weights")
+    if model.weights and is_name(model.weights):
+        model.weights = _fetch_weights(model.weights, model.architecture)
     # The network loads them again, but only after the data was read.
     return load_weights(model.weights) if model.weights else None
+
+
+def _fetch_weights(name: str, architecture: str) -> str:
+    """Find official weights by name, unless the model is another of the official ones."""
+    if is_name(architecture) and architecture != name:
+        raise InputError(
+            f"model.weights {name} does not fit model.architecture {architecture}; give --model.architecture "
+            f"{name}, or --model.weights {architecture}"
+        )
+    return str(fetch_official_weights(name))
 
 
 def _refuse_other_classes(weights: LoadedWeights, config: Any) -> None:

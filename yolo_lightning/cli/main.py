@@ -33,6 +33,7 @@ models
   test       evaluate a checkpoint on the test split
   predict    detect objects in images and videos
   export     write a model in other formats
+  migrate    turn options of yolov5 and ultralytics into a configuration
 
 runs
   doctor     measure what a fit would wait for
@@ -51,6 +52,7 @@ COMMANDS = {
     "plan": "plan",
     "export": "export",
     "submit": "submit",
+    "migrate": "migrate",
     "replay": "replay",
     "report": "report",
     "compare": "report",

@@ -87,7 +87,8 @@ def lock_folder(folder: Path, name: str) -> IO[bytes]:
         file = os.fdopen(os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b")
     except OSError as error:
         raise NoRoom(
-            f"{folder}: the cache cannot be made there ({error.strerror}); set --data.cache none"
+            f"{folder}: the cache cannot be made there ({error.strerror}); set YOLO_LIGHTNING_CACHE to a "
+            "folder of your own, or --data.cache none"
         ) from None
     with suppress(OSError):  # a file system without locks
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..model.architecture import is_name
 from ..model.network import DetectionNetwork, build_network
 from ..model.weights import identify_architecture, load_weights, transfer_weights
 from ..runs.checkpoint_format import read_resumption
@@ -17,6 +18,7 @@ from ..runs.directory import run_directory_of
 from ..runs.run_config import CONFIG
 from ..runs.run_files import read_content
 from ..training.hyper_parameters import architecture_of
+from .official_weights import fetch_official_weights
 
 IMAGE_SIZE_PX = 640
 """Side of the training images of a model that does not say it."""
@@ -75,14 +77,14 @@ def load_network(
     """The network of a checkpoint or of a file of weights, its facts, and its architecture.
 
     Args:
-        path: A checkpoint of a run of ours, whose averaged weights are used, or what
-            ``model.weights.load_weights`` reads.
+        path: A checkpoint of a run of ours, whose averaged weights are used, what
+            ``model.weights.load_weights`` reads, or the name of official weights, which are fetched.
         architecture: Name or YAML of the model; needed if the file does not tell.
 
     Raises:
         InputError: The file cannot be read, or its architecture is unknown.
     """
-    path = Path(path)
+    path = fetch_official_weights(str(path)) if is_name(str(path)) else Path(path)
     weights = load_weights(path)
     size, category_ids = weights.image_size or IMAGE_SIZE_PX, weights.category_ids
     if path.suffix == ".ckpt":

@@ -88,8 +88,8 @@ def load_weights(path: str | Path) -> LoadedWeights:
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            f"{path}: is not a file; set model.weights to a .pt, .ckpt or .safetensors file "
-            "(the official ones: https://github.com/ultralytics/yolov5/releases/tag/v7.0)"
+            f"{path}: is not a file; set model.weights to a .pt, .ckpt or .safetensors file (the command "
+            "line also takes a name, such as yolov5n, whose official weights it fetches)"
         )
     try:
         if path.suffix == ".safetensors":

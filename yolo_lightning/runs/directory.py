@@ -148,6 +148,12 @@ def _run_of_config(path: str) -> dict[str, str]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     found = content if isinstance(content, dict) else {}
+    if {"lr0", "imgsz"} & found.keys():
+        option = "--opt" if "imgsz" in found else "--hyp"
+        raise InputError(
+            f"{path}: has options of yolov5 or ultralytics; convert it with 'yolo-lightning migrate {option} "
+            f"{path}', and give --config config.yaml"
+        )
     return {key: str(found[key]) for key in ("run_name", "runs_dir") if found.get(key)}
 
 

@@ -49,7 +49,8 @@ class YOLOv5(LightningModule, TrainsDetections):
         class_names: name of each class; by default the data set's.
         category_ids: COCO id of each class, for the results of predict; by default the data set's.
         weights: initial weights: an official or fine-tuned YOLOv5 .pt, a plain state dict, a safetensors
-            file or a checkpoint of yolo-lightning. Nothing in the file is executed.
+            file or a checkpoint of yolo-lightning. Nothing in the file is executed. The command line also
+            takes a name such as yolov5s, whose official file it fetches once.
         compile: auto (network, loss and augmentation on a GPU, only the augmentation on a CPU), augmentation,
             false, true, or a mode of torch.compile.
         channels_last: keep activations channels last; auto does.
