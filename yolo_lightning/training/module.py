@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.augment import Augmentation, AugmentationConfig, normalise
 from ..data.batch import Batch, row_mask
@@ -25,6 +25,7 @@ from ..system.lightning_internals import attached_trainer
 from ..system.streams import run_beside
 from .compilation import CompileOption, decide_compilation
 from .contracts import DetectionData, TrainsDetections, detection_data
+from .freeze import FreezeOption, describe_frozen, freeze_layers
 from .hyper_parameters import architecture_of, checked_hyper_parameters
 from .optimizer import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
 from .step import (
@@ -50,6 +51,8 @@ class YOLOv5(LightningModule, TrainsDetections):
         category_ids: COCO id of each class, for the results of predict; by default the data set's.
         weights: initial weights: an official or fine-tuned YOLOv5 .pt, a plain state dict, a safetensors
             file or a checkpoint of yolo-lightning. Nothing in the file is executed.
+        freeze: layers that are not trained, and whose batch norms are in evaluation: the first N layers, or a
+            list of numbers of layers and of beginnings of names of parameters, such as "[0, 1, model.24.m]".
         compile: auto (network, loss and augmentation on a GPU, only the augmentation on a CPU), augmentation,
             false, true, or a mode of torch.compile.
         channels_last: keep activations channels last; auto does.
@@ -72,6 +75,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         class_names: list[str] | None = None,
         category_ids: list[int] | None = None,
         weights: str | None = None,
+        freeze: FreezeOption = 0,
         compile: CompileOption = "auto",
         channels_last: bool | Literal["auto"] = "auto",
         optimizer: OptimizerConfig = OptimizerConfig(),
@@ -90,6 +94,11 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.class_names = class_names
         self.category_ids = category_ids
         self.weights = weights
+        self.freeze_option = freeze
+        if freeze:  # refuses a wrong one before the data is read
+            with torch.device("meta"):
+                freeze_layers(build_network(architecture, num_classes or 80), freeze)
+        self.frozen_norms: list[nn.Module] = []
         self.compile_option: CompileOption = compile
         self.channels_last = channels_last is not False
         self.optimizer_config = _config(OptimizerConfig, optimizer)
@@ -112,7 +121,12 @@ class YOLOv5(LightningModule, TrainsDetections):
         # Plain types only, so that a checkpoint loads without executing anything.
         configs = ("optimizer", "loss", "anchor_free_loss", "augmentation")
         self.save_hyperparameters(
-            {"architecture": architecture, "channels_last": self.channels_last, "seed": seed}
+            {
+                "architecture": architecture,
+                "channels_last": self.channels_last,
+                "seed": seed,
+                "freeze": freeze,
+            }
             | {name: asdict(getattr(self, f"{name}_config")) for name in configs}
         )
 
@@ -153,6 +167,9 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.network = build_network(self.architecture, self.num_classes)
         if weights:
             rank_zero_info(str(transfer_weights(self.network, weights)))
+        if self.freeze_option:
+            self.frozen_norms = freeze_layers(self.network, self.freeze_option)
+            rank_zero_info(describe_frozen(self.network, self.frozen_norms))
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
         configs = LossConfigs(self.loss_config, self.anchor_free_loss_config)
@@ -199,7 +216,12 @@ class YOLOv5(LightningModule, TrainsDetections):
             self.criterion.rank_mean, self.criterion.ranks = rank_mean, self.trainer.world_size
 
     def on_train_start(self) -> None:
-        """Restore the gradients that waited when the run was stopped; Lightning clears earlier ones."""
+        """Restore the gradients that waited when the run was stopped; Lightning clears earlier ones.
+
+        From here on, frozen batch norms are in evaluation; Lightning would warn of them earlier.
+        """
+        for norm in self.frozen_norms:
+            norm.eval()
         self.waiting = []
         self.accumulator.restore_gradients(self.network, self._total_batch_size)
 
@@ -316,6 +338,13 @@ class YOLOv5(LightningModule, TrainsDetections):
         checkpoint["accumulation"] = self.accumulator.state_dict(self.network, self._total_batch_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trainer = attached_trainer(self)
+        frozen = checkpoint.get("hyper_parameters", {}).get("freeze", 0)
+        if trainer and trainer.training and frozen != self.freeze_option:
+            raise InputError(
+                f"model.freeze is {self.freeze_option}, but the run to resume has {frozen}, and its optimizer has "
+                "no state for others; leave it out, or start from the weights with --model.weights"
+            )
         self.accumulator.saved = checkpoint.get("accumulation", {})
 
     @property
