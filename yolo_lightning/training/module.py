@@ -17,7 +17,7 @@ from ..data.batch import Batch, row_mask
 from ..errors import InputError
 from ..evaluation.detect import MeanLosses, detect
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision, log_values
-from ..model.architecture import self_contained, short_name
+from ..model.architecture import read_architecture, self_contained, short_name
 from ..model.losses import AnchorFreeLossConfig, AnchorLossConfig, DetectionLoss, LossConfigs
 from ..model.network import DetectionNetwork, build_network
 from ..model.weights import load_weights, transfer_weights
@@ -342,8 +342,8 @@ class YOLOv5(LightningModule, TrainsDetections):
         frozen = checkpoint.get("hyper_parameters", {}).get("freeze", 0)
         if trainer and trainer.training and frozen != self.freeze_option:
             raise InputError(
-                f"model.freeze is {self.freeze_option}, but the run to resume has {frozen}, and its optimizer has "
-                "no state for others; leave it out, or start from the weights with --model.weights"
+                f"model.freeze is {self.freeze_option}, but the run to resume has {frozen} and an optimizer for "
+                "the other parameters; leave it out, or start from the weights with --model.weights"
             )
         self.accumulator.saved = checkpoint.get("accumulation", {})
 
@@ -359,6 +359,18 @@ class YOLOv5(LightningModule, TrainsDetections):
     @property
     def _data(self) -> DetectionData | None:
         return detection_data(attached_trainer(self))
+
+    @property
+    def backbone(self) -> nn.Sequential:
+        """The layers under ``backbone`` in the model's YAML, as Lightning's ``BackboneFinetuning`` expects.
+
+        That callback asks for them before Lightning calls :meth:`configure_model`, so they are built here.
+        """
+        if "network" not in self._modules:
+            self.setup("fit")
+            self.configure_model()
+        description, *_ = read_architecture(self.architecture)
+        return self.network.model[: len(description["backbone"])]
 
     @property
     def label_names(self) -> list[str]:

@@ -180,11 +180,12 @@ def build_optimizer(
 def apply_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:
     """Write learning rates, weight decay and (for sgd) momentum into the parameter groups.
 
-    The weight decay of a restored optimizer may be that of another batch size, world size or recipe.
+    The weight decay of a restored optimizer may be that of another batch size, world size or recipe. Groups
+    after the first three were added by a callback, such as ``BackboneFinetuning``, which sets their rates.
     """
-    biases, weights, _ = optimizer.param_groups
+    own = biases, weights, _ = optimizer.param_groups[:3]
     weights["weight_decay"] = settings.weight_decay
-    for group in optimizer.param_groups:
+    for group in own:
         group["lr"] = settings.bias_learning_rate if group is biases else settings.learning_rate
         if "momentum" in group:
             group["momentum"] = settings.momentum
