@@ -122,7 +122,7 @@ def test_a_frozen_run_resumes_exactly_and_with_the_same_layers_alone(
     resume = ["fit", "--ckpt_path", str(parts / "checkpoints/last.ckpt"), "--trust_config"]
     with pytest.raises(SystemExit):
         main([*resume, "--model.freeze=0"])
-    assert "model.freeze is 0, but the run to resume has [0, 'model.2']" in capsys.readouterr().err
+    assert "model.freeze is 0, but [0, 'model.2'] in the run to resume" in capsys.readouterr().err
     main(resume)
     assert_equal_runs(Path("runs/whole/version_0"), parts)
     assert contents(parts)["hyper_parameters"]["freeze"] == [0, "model.2"]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
@@ -17,12 +18,13 @@ from ..data.batch import Batch, row_mask
 from ..errors import InputError
 from ..evaluation.detect import MeanLosses, detect
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision, log_values
-from ..model.architecture import read_architecture, self_contained, short_name
+from ..model.architecture import is_name, read_architecture, self_contained, short_name
 from ..model.losses import AnchorFreeLossConfig, AnchorLossConfig, DetectionLoss, LossConfigs
 from ..model.network import DetectionNetwork, build_network
 from ..model.weights import load_weights, transfer_weights
 from ..system.lightning_internals import attached_trainer
 from ..system.streams import run_beside
+from .auto_anchor import look_for_anchors, read_anchors
 from .compilation import CompileOption, decide_compilation
 from .contracts import DetectionData, TrainsDetections, detection_data
 from .freeze import FreezeOption, describe_frozen, freeze_layers
@@ -53,6 +55,10 @@ class YOLOv5(LightningModule, TrainsDetections):
             file or a checkpoint of yolo-lightning. Nothing in the file is executed.
         freeze: layers that are not trained, and whose batch norms are in evaluation: the first N layers, or a
             list of numbers of layers and of beginnings of names of parameters, such as "[0, 1, model.24.m]".
+        auto_anchor: look for anchors that fit the training labels, if the best possible recall of the model's
+            is 0.98 or less; auto does so without weights, and with a model YAML.
+        anchors: widths and heights in px, one list a level from the finest on, instead of those of weights or
+            model; the config.yaml of a run has those that auto-anchor found.
         compile: auto (network, loss and augmentation on a GPU, only the augmentation on a CPU), augmentation,
             false, true, or a mode of torch.compile.
         channels_last: keep activations channels last; auto does.
@@ -76,6 +82,8 @@ class YOLOv5(LightningModule, TrainsDetections):
         category_ids: list[int] | None = None,
         weights: str | None = None,
         freeze: FreezeOption = 0,
+        auto_anchor: bool | Literal["auto"] = "auto",
+        anchors: list[list[float]] | None = None,
         compile: CompileOption = "auto",
         channels_last: bool | Literal["auto"] = "auto",
         optimizer: OptimizerConfig = OptimizerConfig(),
@@ -99,6 +107,10 @@ class YOLOv5(LightningModule, TrainsDetections):
             with torch.device("meta"):
                 freeze_layers(build_network(architecture, num_classes or 80), freeze)
         self.frozen_norms: list[nn.Module] = []
+        self.auto_anchor = auto_anchor
+        self.anchors = anchors
+        if anchors is not None:
+            read_anchors(anchors)  # refuses wrong ones early
         self.compile_option: CompileOption = compile
         self.channels_last = channels_last is not False
         self.optimizer_config = _config(OptimizerConfig, optimizer)
@@ -183,7 +195,30 @@ class YOLOv5(LightningModule, TrainsDetections):
             if data.image_size % stride:
                 name = short_name(self.architecture)
                 raise InputError(f"data.image_size is {data.image_size}; {name} needs a multiple of {stride}")
+        self._set_anchors()
         self._compile()
+
+    def _set_anchors(self) -> None:
+        """Set the anchors given, and let auto-anchor look for better ones before a training.
+
+        Those of a checkpoint replace them afterwards. A run that resumes has found ones as ``anchors``.
+        """
+        if self.anchors is not None:
+            self.criterion.set_anchors_px(read_anchors(self.anchors))
+        before = self.criterion.anchors_px()  # (L, A, 2)
+        label_sizes_px = getattr(self._data, "label_sizes_px", None)
+        if before is None or label_sizes_px is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        is_new = not self.weights or not is_name(self.architecture)
+        # A model YAML may give the number of anchors alone.
+        always = self.anchors is None and getattr(self.network.head, "needs_anchors", False)
+        if always or (self.anchors is None and is_new if self.auto_anchor == "auto" else self.auto_anchor):
+            threshold = self.loss_config.anchor_threshold
+            found, told = look_for_anchors(before, label_sizes_px(), threshold, always)
+            rank_zero_info(told)
+            if found is not None:
+                self.criterion.set_anchors_px(found)
+                self.anchors = [[round(side, 2) for side in row] for row in found.flatten(1).tolist()]
 
     def _compile(self) -> None:
         trainer = attached_trainer(self)
@@ -342,8 +377,8 @@ class YOLOv5(LightningModule, TrainsDetections):
         frozen = checkpoint.get("hyper_parameters", {}).get("freeze", 0)
         if trainer and trainer.training and frozen != self.freeze_option:
             raise InputError(
-                f"model.freeze is {self.freeze_option}, but the run to resume has {frozen} and an optimizer for "
-                "the other parameters; leave it out, or start from the weights with --model.weights"
+                f"model.freeze is {self.freeze_option}, but {frozen} in the run to resume, whose optimizer "
+                "knows no other parameters; leave it out, or start from the weights with --model.weights"
             )
         self.accumulator.saved = checkpoint.get("accumulation", {})
 
