@@ -49,6 +49,7 @@ class TrainsDetections(Protocol):
     anchors: list[list[float]] | None  # widths and heights in px, a list a level; None if the model's hold
     category_ids: list[int] | None  # COCO id of each class; None if they are unknown
     waiting: Sequence[Any]  # batches without gradients so far, because their step takes the losses jointly
+    schedule_progress: float | None  # done share of the schedule, 0..1; None if the epochs say so
     # Mean of each part of the training loss in this epoch, on the device.
     running_losses: Mapping[str, Tensor]
     on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None  # gets images, targets, mask of each batch

@@ -125,6 +125,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.augmentation = Augmentation(self.augmentation_config, seed=seed)
         self.accumulator = GradientAccumulator()
         self.waiting: list[Prepared] = []
+        self.schedule_progress: float | None = None  # set by runs/deadline.py
         self.running_losses: dict[str, Tensor] = {}
         self.on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None = None
         self.left_out: set[tuple[int, int]] = set()  # batches not to train: epoch, and number in it from 0
@@ -272,6 +273,7 @@ class YOLOv5(LightningModule, TrainsDetections):
             epochs=self._epochs,
             batches_per_epoch=int(self.trainer.num_training_batches),
             batch_size=self._total_batch_size,
+            progress=self.schedule_progress,
         )
         optimizer = self.optimizers()
         apply_settings(optimizer, settings)  # type: ignore[arg-type]

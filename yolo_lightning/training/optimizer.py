@@ -111,8 +111,11 @@ def step_settings(
     epochs: int,
     batches_per_epoch: int,
     batch_size: int,
+    progress: float | None = None,
 ) -> StepSettings:
     """Settings for a batch of ``batch_size`` images on all ranks together; epochs are counted from 0.
+
+    ``progress``, the done share 0..1 of a schedule by the clock, takes the place of the epoch in the decay.
 
     The classic scheduler lags: it steps at the end of an epoch, to the rate of that epoch. So an epoch after
     the warm-up has the rate of the one before. The warm-up computes its rate itself, and the rest of the
@@ -121,7 +124,8 @@ def step_settings(
     batch = batch_index + batches_per_epoch * epoch
     warmup = max(round(config.warmup_epochs * batches_per_epoch), 100) if config.warmup_epochs > 0 else 0
     lag = 1 if epoch * batches_per_epoch > warmup else 0
-    rate = config.learning_rate * learning_rate_factor(config, epoch - lag, epochs)
+    position = epoch - lag if progress is None else progress * epochs
+    rate = config.learning_rate * learning_rate_factor(config, position, epochs)
     weight_decay = scaled_weight_decay(config, batch_size)
     if batch > warmup or warmup == 0:
         accumulate = batches_per_step(batch_size, config.nominal_batch_size)
