@@ -1,5 +1,8 @@
 import math
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -41,7 +44,7 @@ def test_half_way_through_the_warmup_of_150_batches() -> None:
 
 
 def test_after_the_warmup_all_groups_share_one_rate() -> None:
-    now = settings(151)
+    now = settings(151)  # epoch 3, at whose first batch the warm-up ends
     rate = 0.01 * ((1 - 3 / 10) * 0.99 + 0.01)
     assert (now.learning_rate, now.bias_learning_rate) == pytest.approx((rate, rate))
     assert (now.momentum, now.accumulate) == (0.937, 4)
@@ -51,6 +54,57 @@ def test_warmup_lasts_at_least_100_batches_and_can_be_left_out() -> None:
     assert settings(99, warmup_epochs=0.1).momentum < 0.937
     assert settings(101, warmup_epochs=0.1).momentum == 0.937
     assert settings(0, warmup_epochs=0.0).learning_rate == 0.01
+
+
+def classic_schedule(
+    epochs: int, batches: int, lf: Callable[[int], float], start_epoch: int = 0
+) -> Iterator[tuple[int, int, float, float, float, float]]:
+    """Epoch, batch, bias rate, rate, momentum and accumulation as in train.py of ultralytics/yolov5 7.0.14.
+
+    Its scheduler is torch's LambdaLR, whose ``last_epoch`` train.py sets to ``start_epoch - 1``, and which
+    steps at the end of each epoch; up to batch ``warmup`` the rates are overwritten by interpolation.
+    """
+    parameters = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": [p]} for p in parameters], lr=0.01, momentum=0.937)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lf)
+    scheduler.last_epoch = start_epoch - 1
+    warmup = max(round(3.0 * batches), 100)
+    accumulate = 1.0
+    for epoch in range(start_epoch, epochs):
+        for batch in range(batches):
+            done = batch + batches * epoch
+            if done <= warmup:
+                accumulate = max(1, np.interp(done, [0, warmup], [1, 64 / 16]).round())
+                for group, start in zip(optimizer.param_groups, (0.1, 0.0), strict=True):
+                    end = group["initial_lr"] * lf(epoch)
+                    group["lr"] = np.interp(done, [0, warmup], [start, end])
+                    group["momentum"] = np.interp(done, [0, warmup], [0.8, 0.937])
+            bias, weight = optimizer.param_groups
+            optimizer.step()
+            yield epoch, batch, bias["lr"], weight["lr"], weight["momentum"], accumulate
+        scheduler.step()
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("batches", [7, 40, 50, 101])  # the warm-up ends within an epoch, or with its start
+def test_every_batch_has_the_rates_of_the_classic_scheduler(
+    schedule: Literal["linear", "cosine"], batches: int
+) -> None:
+    def linear(epoch: int) -> float:
+        return (1 - epoch / 30) * (1.0 - 0.01) + 0.01
+
+    def cosine(epoch: int) -> float:
+        return ((1 - math.cos(epoch * math.pi / 30)) / 2) * (0.01 - 1) + 1
+
+    config = OptimizerConfig(schedule=schedule)
+    for epoch, batch, *expected in classic_schedule(30, batches, linear if schedule == "linear" else cosine):
+        now = step_settings(
+            config, batch_index=batch, epoch=epoch, epochs=30, batches_per_epoch=batches, batch_size=16
+        )
+        found = (now.bias_learning_rate, now.learning_rate, now.momentum, now.accumulate)
+        assert found == pytest.approx(expected, rel=1e-12), (epoch, batch)
+    if schedule == "linear":
+        assert now.learning_rate == pytest.approx(0.00076)
 
 
 def test_cosine_schedule() -> None:
@@ -115,16 +169,15 @@ def test_settings_reach_the_groups() -> None:
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.001, 0.0]
 
 
-def test_adamw() -> None:
-    optimizer = build_optimizer(
-        build_network("yolov5n", 2),
-        OptimizerConfig(name="adamw", learning_rate=0.001),
-        batch_size=16,
-        fused=True,
-    )
-    assert isinstance(optimizer, torch.optim.AdamW)
-    apply_settings(optimizer, StepSettings(0.0005, 0.0005, 0.9, 4, 0.0005))
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_adam_has_the_momentum_as_beta1(name: Any, kind: type[torch.optim.Optimizer]) -> None:
+    config = OptimizerConfig(name=name, learning_rate=0.001)
+    optimizer = build_optimizer(build_network("yolov5n", 2), config, batch_size=16, fused=True)
+    assert type(optimizer) is kind
+    apply_settings(optimizer, StepSettings(0.0005, 0.0007, 0.9, 4, 0.001))
     assert {group["betas"] for group in optimizer.param_groups} == {(0.937, 0.999)}
+    assert [group["lr"] for group in optimizer.param_groups] == [0.0007, 0.0005, 0.0005]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.001, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,8 @@ def _find_start(config: Any, subcommand: str) -> RunStart:
     config.model.weights = None  # the checkpoint replaces them, and the file may be gone
     if subcommand != "fit":
         return RunStart(checkpoint, step=resumed.step)
-    resumed.check_epochs(config.trainer.max_epochs)
+    if config.deadline is None:
+        resumed.check_epochs(config.trainer.max_epochs)
     return RunStart(checkpoint, directory, resumed.step, resumed.purge_step)
 
 

@@ -23,6 +23,7 @@ from ..performance.time_budget import TimeBudget
 from ..runs.best_epoch import MONITOR
 from ..runs.checkpoint import EpochCheckpoint
 from ..runs.checkpoint_io import RunCheckpointIO
+from ..runs.deadline import Deadline, read_duration
 from ..runs.directory import CHECKPOINTS, LAST
 from ..runs.divergence import Divergence
 from ..runs.interruption import Interruption
@@ -47,6 +48,9 @@ class RunOptions:
     """Minutes after which last.ckpt is written within an epoch, too; 0: only before a stop."""
     patience: int = 100
     """Epochs (validations) without a better val/map after which training ends; 0: never."""
+    deadline: str | None = None
+    """Time of the whole run, from its start to its end, such as 2h, 1h30m or 90s. The schedule is fitted to
+    it, not to trainer.max_epochs. Equal options give other numbers each time, because the clock decides."""
     seeds: int = 1
     """Train N times with seeds 0 .. N-1, as RUN_NAME-seed0 and so on; an option of the command line alone."""
     preflight_seconds: float = 120.0
@@ -58,6 +62,7 @@ def training_callbacks(
     keep_checkpoints: bool = True,
     checkpoint_minutes: float = RunOptions.checkpoint_minutes,
     patience: int = RunOptions.patience,
+    deadline: str | None = RunOptions.deadline,
     dashboard: DashboardConfig = DashboardConfig(),
 ) -> list[Callback]:
     """List the callbacks of training in order, except progress and the average of the weights.
@@ -70,10 +75,11 @@ def training_callbacks(
         keep_checkpoints: whether to save checkpoints.
         checkpoint_minutes: time between checkpoints within an epoch; 0 for none.
         patience: epochs without a better ``val/map`` after which training ends; 0 for never.
+        deadline: time of the whole run, such as ``2h``; None for ``trainer.max_epochs``.
         dashboard: what is drawn, logged and reported.
 
     Raises:
-        InputError: a number is negative.
+        InputError: a number is negative, or the deadline is no time.
     """
     for name, value in (("checkpoint_minutes", checkpoint_minutes), ("patience", patience)):
         if not value >= 0:
@@ -93,6 +99,7 @@ def training_callbacks(
         Divergence(run, folder / LAST if keep_checkpoints else None),
         MidEpochResumption(),
         LeftOutList(run),
+        *([Deadline(read_duration(deadline), PROGRAM_BEGAN_S)] if deadline is not None else []),
         *([Patience(patience)] if patience else []),
         TimeBudget(run, queue, [*shown, *report], PROGRAM_BEGAN_S),
         RunRecorder(run),

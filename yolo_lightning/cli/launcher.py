@@ -157,6 +157,7 @@ class YoloCLI(CommandHooks, LightningCLI):
                 keep_checkpoints=options.trainer.enable_checkpointing is not False,
                 checkpoint_minutes=options.checkpoint_minutes,
                 patience=options.patience,
+                deadline=options.deadline,
                 dashboard=options.dashboard,
             )
         return callbacks

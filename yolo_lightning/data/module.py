@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from ..errors import InputError
 from ..system.cores import usable_cores
 from .annotations.findings import EVERY_IMAGE, Finding, count_images, refuse_errors
-from .annotations.index import DatasetIndex, IntArray
+from .annotations.index import DatasetIndex, FloatArray, IntArray
 from .annotations.reader import Classes
 from .annotations.source import FORMAT_NAMES, DataSource, Split
 from .annotations.summary import summarise
@@ -382,6 +382,14 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         )
         self._evaluation_loaders.append(loader)
         return loader
+
+    def label_sizes_px(self) -> FloatArray:
+        """Width and height of the training labels in the network's input, float32 (T, 2), above 0."""
+        index = self.index("train")
+        limits = np.repeat(index.sizes[:, ::-1], np.diff(index.offsets), axis=0)  # (T, 2), width and height
+        sides = np.minimum(index.boxes[:, 2:], limits) - index.boxes[:, :2].clip(0)
+        scaled = sides * (self.image_size / limits.max(axis=1, keepdims=True))
+        return scaled[index.trainable].astype(np.float32)
 
     @property
     def loading(self) -> Loading:

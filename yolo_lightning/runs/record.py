@@ -24,6 +24,7 @@ from ..system.cores import usable_cores
 from ..system.environment import PACKAGES, git_commit, package_version
 from ..system.files import write_whole
 from ..system.lightning_internals import logging_step
+from ..training.contracts import detection_module
 from .best_epoch import best_row
 from .directory import METRICS, images_per_second, read_metrics
 from .run_config import CONFIG, NOT_KEPT
@@ -138,14 +139,16 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
-            self._write(trainer)
+            self._write(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write(trainer)  # not earlier: a resumption that fails must leave the old one
+        self._write(trainer, pl_module)  # not earlier: a resumption that fails must leave the old one
 
-    def _write(self, trainer: Trainer) -> None:
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             config = self.config.clone()
+            if module := detection_module(pl_module):
+                config.model.anchors = module.anchors  # which auto-anchor may have found
             for name in NOT_KEPT & vars(config).keys():
                 del config[name]
             text = self.parser.dump(config, skip_none=False, skip_validation=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision
@@ -24,6 +26,9 @@ class DetectionData(Protocol):
     stride: int  # largest stride of the network in px, set by the module; evaluation pads to multiples
     copies_beside: bool  # training batches are copied to a GPU on ``streams.side_stream``
 
+    def label_sizes_px(self) -> npt.NDArray[np.float32]:
+        """Width and height of the training labels in the network's input, float32 (T, 2), above 0."""
+
     @property
     def class_names(self) -> Sequence[str]:
         """Names of the classes 0 .. C-1."""
@@ -41,8 +46,10 @@ class TrainsDetections(Protocol):
     metric: CocoMeanAveragePrecision  # the metric of validations and tests
     compilation: Compilation  # decision on compiling, made by ``configure_model``
     weights: str | None  # file of the initial weights
+    anchors: list[list[float]] | None  # widths and heights in px, a list a level; None if the model's hold
     category_ids: list[int] | None  # COCO id of each class; None if they are unknown
     waiting: Sequence[Any]  # batches without gradients so far, because their step takes the losses jointly
+    schedule_progress: float | None  # done share of the schedule, 0..1; None if the epochs say so
     # Mean of each part of the training loss in this epoch, on the device.
     running_losses: Mapping[str, Tensor]
     on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None  # gets images, targets, mask of each batch

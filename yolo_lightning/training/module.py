@@ -9,22 +9,25 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.augment import Augmentation, AugmentationConfig, normalise
 from ..data.batch import Batch, row_mask
 from ..errors import InputError
 from ..evaluation.detect import MeanLosses, detect
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision, log_values
-from ..model.architecture import is_name, self_contained, short_name
+from ..model.architecture import is_name, read_architecture, self_contained, short_name
 from ..model.losses import AnchorFreeLossConfig, AnchorLossConfig, DetectionLoss, LossConfigs
 from ..model.network import DetectionNetwork, build_network
 from ..model.weights import load_weights, transfer_weights
 from ..system.lightning_internals import attached_trainer
 from ..system.streams import run_beside
+from .auto_anchor import look_for_anchors, read_anchors
 from .compilation import CompileOption, decide_compilation
 from .contracts import DetectionData, TrainsDetections, detection_data
+from .freeze import FreezeOption, describe_frozen, freeze_layers
 from .hyper_parameters import architecture_of, checked_hyper_parameters
 from .optimizer import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
 from .step import (
@@ -51,6 +54,12 @@ class YOLOv5(LightningModule, TrainsDetections):
         weights: initial weights: an official or fine-tuned YOLOv5 .pt, a plain state dict, a safetensors
             file or a checkpoint of yolo-lightning. Nothing in the file is executed. The command line also
             takes a name such as yolov5s, whose official file it fetches once.
+        freeze: layers that are not trained, and whose batch norms are in evaluation: the first N layers, or a
+            list of numbers of layers and of beginnings of names of parameters, such as "[0, 1, model.24.m]".
+        auto_anchor: look for anchors that fit the training labels, if the best possible recall of the model's
+            is 0.98 or less; auto does so without weights, and with a model YAML.
+        anchors: widths and heights in px, one list a level from the finest on, instead of those of weights or
+            model; the config.yaml of a run has those that auto-anchor found.
         compile: auto (network, loss and augmentation on a GPU, only the augmentation on a CPU), augmentation,
             false, true, or a mode of torch.compile.
         channels_last: keep activations channels last; auto does.
@@ -73,6 +82,9 @@ class YOLOv5(LightningModule, TrainsDetections):
         class_names: list[str] | None = None,
         category_ids: list[int] | None = None,
         weights: str | None = None,
+        freeze: FreezeOption = 0,
+        auto_anchor: bool | Literal["auto"] = "auto",
+        anchors: list[list[float]] | None = None,
         compile: CompileOption = "auto",
         channels_last: bool | Literal["auto"] = "auto",
         optimizer: OptimizerConfig = OptimizerConfig(),
@@ -91,6 +103,15 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.class_names = class_names
         self.category_ids = category_ids
         self.weights = weights
+        self.freeze_option = freeze
+        if freeze:  # refuses a wrong one before the data is read
+            with torch.device("meta"):
+                freeze_layers(build_network(architecture, num_classes or 80), freeze)
+        self.frozen_norms: list[nn.Module] = []
+        self.auto_anchor = auto_anchor
+        self.anchors = anchors
+        if anchors is not None:
+            read_anchors(anchors)  # refuses wrong ones early
         self.compile_option: CompileOption = compile
         self.channels_last = channels_last is not False
         self.optimizer_config = _config(OptimizerConfig, optimizer)
@@ -105,6 +126,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.augmentation = Augmentation(self.augmentation_config, seed=seed)
         self.accumulator = GradientAccumulator()
         self.waiting: list[Prepared] = []
+        self.schedule_progress: float | None = None  # set by runs/deadline.py
         self.running_losses: dict[str, Tensor] = {}
         self.on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None = None
         self.left_out: set[tuple[int, int]] = set()  # batches not to train: epoch, and number in it from 0
@@ -115,7 +137,12 @@ class YOLOv5(LightningModule, TrainsDetections):
         # Plain types only, so that a checkpoint loads without executing anything.
         configs = ("optimizer", "loss", "anchor_free_loss", "augmentation")
         self.save_hyperparameters(
-            {"architecture": architecture, "channels_last": self.channels_last, "seed": seed}
+            {
+                "architecture": architecture,
+                "channels_last": self.channels_last,
+                "seed": seed,
+                "freeze": freeze,
+            }
             | {name: asdict(getattr(self, f"{name}_config")) for name in configs}
         )
 
@@ -157,6 +184,9 @@ class YOLOv5(LightningModule, TrainsDetections):
         if weights:
             keep_anchors = not is_name(self.architecture)  # those of a YAML hold, as in the classic code
             rank_zero_info(str(transfer_weights(self.network, weights, keep_anchors)))
+        if self.freeze_option:
+            self.frozen_norms = freeze_layers(self.network, self.freeze_option)
+            rank_zero_info(describe_frozen(self.network, self.frozen_norms))
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
         configs = LossConfigs(self.loss_config, self.anchor_free_loss_config)
@@ -170,7 +200,30 @@ class YOLOv5(LightningModule, TrainsDetections):
             if data.image_size % stride:
                 name = short_name(self.architecture)
                 raise InputError(f"data.image_size is {data.image_size}; {name} needs a multiple of {stride}")
+        self._set_anchors()
         self._compile()
+
+    def _set_anchors(self) -> None:
+        """Set the anchors given, and let auto-anchor look for better ones before a training.
+
+        Those of a checkpoint replace them afterwards. A run that resumes has found ones as ``anchors``.
+        """
+        if self.anchors is not None:
+            self.criterion.set_anchors_px(read_anchors(self.anchors))
+        before = self.criterion.anchors_px()  # (L, A, 2)
+        label_sizes_px = getattr(self._data, "label_sizes_px", None)
+        if before is None or label_sizes_px is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        is_new = not self.weights or not is_name(self.architecture)
+        # A model YAML may give the number of anchors alone.
+        always = self.anchors is None and getattr(self.network.head, "needs_anchors", False)
+        if always or (self.anchors is None and is_new if self.auto_anchor == "auto" else self.auto_anchor):
+            threshold = self.loss_config.anchor_threshold
+            found, told = look_for_anchors(before, label_sizes_px(), threshold, always)
+            rank_zero_info(told)
+            if found is not None:
+                self.criterion.set_anchors_px(found)
+                self.anchors = [[round(side, 2) for side in row] for row in found.flatten(1).tolist()]
 
     def _compile(self) -> None:
         trainer = attached_trainer(self)
@@ -203,7 +256,12 @@ class YOLOv5(LightningModule, TrainsDetections):
             self.criterion.rank_mean, self.criterion.ranks = rank_mean, self.trainer.world_size
 
     def on_train_start(self) -> None:
-        """Restore the gradients that waited when the run was stopped; Lightning clears earlier ones."""
+        """Restore the gradients that waited when the run was stopped; Lightning clears earlier ones.
+
+        From here on, frozen batch norms are in evaluation; Lightning would warn of them earlier.
+        """
+        for norm in self.frozen_norms:
+            norm.eval()
         self.waiting = []
         self.accumulator.restore_gradients(self.network, self._total_batch_size)
 
@@ -219,6 +277,7 @@ class YOLOv5(LightningModule, TrainsDetections):
             epochs=self._epochs,
             batches_per_epoch=int(self.trainer.num_training_batches),
             batch_size=self._total_batch_size,
+            progress=self.schedule_progress,
         )
         optimizer = self.optimizers()
         apply_settings(optimizer, settings)  # type: ignore[arg-type]
@@ -322,6 +381,13 @@ class YOLOv5(LightningModule, TrainsDetections):
         checkpoint["accumulation"] = self.accumulator.state_dict(self.network, self._total_batch_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trainer = attached_trainer(self)
+        frozen = checkpoint.get("hyper_parameters", {}).get("freeze", 0)
+        if trainer and trainer.training and frozen != self.freeze_option:
+            raise InputError(
+                f"model.freeze is {self.freeze_option}, but {frozen} in the run to resume, whose optimizer "
+                "knows no other parameters; leave it out, or start from the weights with --model.weights"
+            )
         self.accumulator.saved = checkpoint.get("accumulation", {})
 
     @property
@@ -336,6 +402,18 @@ class YOLOv5(LightningModule, TrainsDetections):
     @property
     def _data(self) -> DetectionData | None:
         return detection_data(attached_trainer(self))
+
+    @property
+    def backbone(self) -> nn.Sequential:
+        """The layers under ``backbone`` in the model's YAML, as Lightning's ``BackboneFinetuning`` expects.
+
+        That callback asks for them before Lightning calls :meth:`configure_model`, so they are built here.
+        """
+        if "network" not in self._modules:
+            self.setup("fit")
+            self.configure_model()
+        description, *_ = read_architecture(self.architecture)
+        return self.network.model[: len(description["backbone"])]
 
     @property
     def label_names(self) -> list[str]:

@@ -20,10 +20,10 @@ from ..errors import InputError
 class OptimizerConfig:
     """Options of optimizer and schedule; the defaults are classic YOLOv5's."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
-    """``sgd`` (with Nesterov momentum) or ``adamw``."""
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    """``sgd`` (with Nesterov momentum), ``adam`` or ``adamw``."""
     learning_rate: float = 0.01
-    """Initial learning rate, > 0 (for adamw about 0.001)."""
+    """Initial learning rate, > 0 (for adam and adamw about 0.001)."""
     final_learning_rate_fraction: float = 0.01
     """Final learning rate as a fraction of the initial one, 0..1."""
     schedule: Literal["linear", "cosine"] = "linear"
@@ -31,7 +31,7 @@ class OptimizerConfig:
     schedule_epochs: int | None = None
     """Epochs of the decay, by default trainer.max_epochs. To train in several runs, set it to the total."""
     momentum: float = 0.937
-    """Momentum of sgd, or beta1 of adamw, 0..1."""
+    """Momentum of sgd, or beta1 of adam and adamw, 0..1."""
     weight_decay: float = 0.0005
     """L2 penalty of convolution weights at the nominal batch size, >= 0."""
     nominal_batch_size: int = 64
@@ -91,10 +91,10 @@ def describe_scaling(config: OptimizerConfig, batch_size: int) -> str:
     )
 
 
-def learning_rate_factor(config: OptimizerConfig, epoch: int, epochs: int) -> float:
+def learning_rate_factor(config: OptimizerConfig, epoch: float, epochs: int) -> float:
     """Fraction of the initial learning rate in ``epoch``, from 1 down to the final fraction.
 
-    Both curves reach the final fraction at ``epoch == epochs``, one epoch after the last, and stay there.
+    Both curves reach the final fraction at ``epoch == epochs``, and stay there.
     """
     final = config.final_learning_rate_fraction
     epoch = min(epoch, epochs)
@@ -111,11 +111,21 @@ def step_settings(
     epochs: int,
     batches_per_epoch: int,
     batch_size: int,
+    progress: float | None = None,
 ) -> StepSettings:
-    """Settings for a batch of ``batch_size`` images on all ranks together; epochs are counted from 0."""
-    rate = config.learning_rate * learning_rate_factor(config, epoch, epochs)
+    """Settings for a batch of ``batch_size`` images on all ranks together; epochs are counted from 0.
+
+    ``progress``, the done share 0..1 of a schedule by the clock, takes the place of the epoch in the decay.
+
+    The classic scheduler lags: it steps at the end of an epoch, to the rate of that epoch. So an epoch after
+    the warm-up has the rate of the one before. The warm-up computes its rate itself, and the rest of the
+    epoch in which it ends keeps that.
+    """
     batch = batch_index + batches_per_epoch * epoch
     warmup = max(round(config.warmup_epochs * batches_per_epoch), 100) if config.warmup_epochs > 0 else 0
+    lag = 1 if epoch * batches_per_epoch > warmup else 0
+    position = epoch - lag if progress is None else progress * epochs
+    rate = config.learning_rate * learning_rate_factor(config, position, epochs)
     weight_decay = scaled_weight_decay(config, batch_size)
     if batch > warmup or warmup == 0:
         accumulate = batches_per_step(batch_size, config.nominal_batch_size)
@@ -163,8 +173,9 @@ def build_optimizer(
         for kind, parameters in parameter_groups(network).items()
     ]
     kernel = {"fused": True} if fused else {"foreach": True}
-    if config.name == "adamw":
-        return torch.optim.AdamW(settings, lr=config.learning_rate, betas=(config.momentum, 0.999), **kernel)
+    if config.name != "sgd":
+        kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+        return kind(settings, lr=config.learning_rate, betas=(config.momentum, 0.999), **kernel)
     return torch.optim.SGD(
         settings, lr=config.learning_rate, momentum=config.momentum, nesterov=True, **kernel
     )
@@ -173,11 +184,12 @@ def build_optimizer(
 def apply_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:
     """Write learning rates, weight decay and (for sgd) momentum into the parameter groups.
 
-    The weight decay of a restored optimizer may be that of another batch size, world size or recipe.
+    The weight decay of a restored optimizer may be that of another batch size, world size or recipe. Groups
+    after the first three were added by a callback, such as ``BackboneFinetuning``, which sets their rates.
     """
-    biases, weights, _ = optimizer.param_groups
+    own = biases, weights, _ = optimizer.param_groups[:3]
     weights["weight_decay"] = settings.weight_decay
-    for group in optimizer.param_groups:
+    for group in own:
         group["lr"] = settings.bias_learning_rate if group is biases else settings.learning_rate
         if "momentum" in group:
             group["momentum"] = settings.momentum

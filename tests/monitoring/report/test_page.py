@@ -297,6 +297,13 @@ def test_the_commands_are_of_this_run_and_quoted(tmp_path: Path) -> None:
     assert f"yolo-lightning report '{directory}'" in commands.values()
 
 
+def test_a_run_with_a_deadline_has_planned_no_number_of_epochs(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "run", trainer__max_epochs=3, deadline="2h"))
+    assert sections.epochs_text(run) == "3"
+    assert "--deadline TIME" in " ".join(command for _, command in sections.commands(run))
+    assert "--trainer.max_epochs" not in " ".join(command for _, command in sections.commands(run))
+
+
 def test_a_finished_run_is_trained_longer_and_one_without_weights_is_not_resumed(tmp_path: Path) -> None:
     directory = make_run(tmp_path / "run", trainer__max_epochs=3)
     text = " ".join(command for _, command in sections.commands(read_run(directory)))

@@ -129,6 +129,18 @@ class AnchorLoss(DetectionLoss):
         self.config = config or AnchorLossConfig()
         self.balance = OBJECTNESS_BALANCE_OF_3 if len(strides) == 3 else OBJECTNESS_BALANCE
 
+    def anchors_px(self) -> Tensor:
+        return self.anchors * self.anchors.new_tensor(self.strides)[:, None, None]
+
+    def set_anchors_px(self, anchors_px: Tensor) -> None:
+        if anchors_px.shape != self.anchors.shape:
+            levels, per_level, _ = self.anchors.shape
+            raise InputError(
+                f"model.anchors has the shape {tuple(anchors_px.shape)}; give {levels} lists of {per_level} "
+                "widths and heights in px, one list a level"
+            )
+        self.anchors.copy_(anchors_px / self.anchors.new_tensor(self.strides)[:, None, None])
+
     def forward(
         self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor, divisor: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:

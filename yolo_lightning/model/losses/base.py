@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from ...errors import InputError
+
 
 class DetectionLoss(nn.Module):
     """Loss of a head, computed in float32 for maps of any precision.
@@ -53,6 +55,18 @@ class DetectionLoss(nn.Module):
         ``found`` holds the parts of each batch; entries that are no parts are removed.
         """
         return None
+
+    def anchors_px(self) -> Tensor | None:
+        """Width and height of the anchors, float32 (L, A, 2), a copy; None for a loss without anchors."""
+        return None
+
+    def set_anchors_px(self, anchors_px: Tensor) -> None:
+        """Give other anchors (L, A, 2) to the loss and its head, before the module is moved to its device.
+
+        Raises:
+            InputError: there are no anchors, or another number of them.
+        """
+        raise InputError("model.anchors is given, but this model has no anchors; leave it out")
 
     def describe_gains(self, image_size_px: int) -> str:
         """A sentence for the log on the gains in effect."""

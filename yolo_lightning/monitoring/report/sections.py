@@ -100,9 +100,13 @@ def wall_seconds(run: Run) -> float | None:
     return run.time_budget.get("wall_seconds", run.last.get("wall_seconds"))
 
 
+def _planned_epochs(run: Run) -> int:
+    return 0 if run.option("deadline") else run.option("trainer.max_epochs") or 0
+
+
 def epochs_text(run: Run) -> str:
-    """Trained and planned epochs, such as ``30 of 30``."""
-    trained, planned = int(run.last["epoch"]) + 1, run.option("trainer.max_epochs") or 0
+    """Trained and planned epochs, such as ``30 of 30``; a run with a deadline has planned none."""
+    trained, planned = int(run.last["epoch"]) + 1, _planned_epochs(run)
     return f"{trained} of {planned}" if planned > 0 else str(trained)
 
 
@@ -189,8 +193,11 @@ def _text(value: Any) -> str:
 def commands(run: Run) -> Iterator[tuple[str, str]]:
     """(purpose, command) with the paths of this run, quoted for a shell."""
     best, last = run.checkpoint("best"), run.checkpoint("last")
-    epochs, trained = run.option("trainer.max_epochs") or 0, int(run.last["epoch"]) + 1
+    epochs, trained = _planned_epochs(run), int(run.last["epoch"]) + 1
     if last:
+        if run.option("deadline"):
+            longer = _command("fit", "--ckpt_path", last, "--deadline", "TIME")
+            yield "Train longer, until a later deadline for all parts together", longer
         if 0 < epochs <= trained:
             longer = _command("fit", "--ckpt_path", last, "--trainer.max_epochs", 2 * epochs)
             yield f"Train longer, to {2 * epochs} epochs", longer

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
+from ...runs.deadline import Deadline
 from ...system.text import clock
 
 _EPOCHS = 5
@@ -111,7 +112,13 @@ def time_left(trainer: Trainer) -> TimeLeft:
 
 
 def left_text(trainer: Trainer, left: Estimate | None) -> str:
-    """Format an estimate: ``12:34``, or ``≥12:34`` if a part is missing; at most ``trainer.max_time``."""
+    """Format an estimate: ``12:34``, or ``≥12:34`` if a part is missing; at most ``trainer.max_time``.
+
+    A deadline needs no estimate.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Deadline):
+            return clock(callback.time_remaining())
     if left is None:
         return ""
     for timer in (callback for callback in trainer.callbacks if isinstance(callback, Timer)):  # type: ignore[attr-defined]
