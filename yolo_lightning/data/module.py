@@ -19,6 +19,7 @@ from ..system.cores import usable_cores
 from .annotations.findings import EVERY_IMAGE, Finding, count_images, refuse_errors
 from .annotations.index import DatasetIndex, IntArray
 from .annotations.reader import Classes
+from .annotations.selection import Selection
 from .annotations.source import FORMAT_NAMES, DataSource, Split
 from .annotations.summary import summarise
 from .batch import label_capacity
@@ -86,6 +87,10 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             label-studio or csv.
         val_share: Share of the images that validates if the files of the data set name no val split, chosen
             by a hash of the path. A data.yaml, or COCO files named after splits, need a val split; 0: all.
+        classes: Names or numbers (0 .. C-1) of the classes to train and evaluate on ("[person, 2]"); by
+            default all. Labels of other classes are left out, and the classes keep their numbers.
+        single_cls: Give all labels one class, "item".
+        fraction: Share of the training images to train on, above 0 to 1, chosen by a hash of the path.
         on_error: What happens if images or labels are found to be wrong before training: raise lists all
             of them and stops; skip leaves these images out, lists them, and goes on.
         max_skipped: Largest share of the images of a split that may be left out, 0 to 1; above it, the run
@@ -123,6 +128,9 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         val_share: float = 0.2,
         on_error: Literal["raise", "skip"] = "raise",
         max_skipped: float = 0.1,
+        classes: list[int | str] | None = None,
+        single_cls: bool = False,
+        fraction: float = 1.0,
     ) -> None:
         super().__init__()
         if image_size < 32 or image_size % 32:
@@ -146,6 +154,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             raise InputError(f"data.on_error '{on_error}' is unknown; use raise or skip")
         if not 0 <= max_skipped <= 1:
             raise InputError(f"data.max_skipped {max_skipped} is no share; use 0 to 1")
+        if not 0 < fraction <= 1:
+            raise InputError(f"data.fraction {fraction} is no share; use above 0 to 1")
         self.source = DataSource(
             root=Path(root).expanduser().absolute() if root is not None else None,
             annotations=_paths(train_annotations, val_annotations, test_annotations),
@@ -153,6 +163,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             allow_outside=allow_outside,
             format=format,
             val_share=val_share,
+            selection=Selection(classes, single_cls, fraction),
         )
         self.image_size = image_size
         self.batch_size = batch_size
