@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ..data.augment import Augmentation, AugmentationConfig, normalise
+from ..data.augment.multi_scale import draw_size, training_sizes
 from ..data.batch import Batch, row_mask
 from ..errors import InputError
 from ..evaluation.detect import MeanLosses, detect
@@ -223,7 +224,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         # A step that was begun without joint losses, in the run before, ends without them.
         joint = self.optimizer_config.joint_loss and not self.accumulator.pending
         if (self.current_epoch, batch_index) not in self.left_out:
-            self.waiting.append(self._prepare(batch))
+            self.waiting.append(self._prepare(batch, batch_index))
         full = len(self.waiting) >= settings.accumulate
         if not self.waiting or (joint and not (full or is_followed_by_validation(self.trainer))):
             return
@@ -241,12 +242,16 @@ class YOLOv5(LightningModule, TrainsDetections):
             optimizer.zero_grad()  # type: ignore[union-attr]
         self.running_losses = add_to_means(self.running_losses, parts, batch_index + 1)
 
-    def _prepare(self, batch: Batch) -> Prepared:
+    def _prepare(self, batch: Batch, batch_index: int) -> Prepared:
         mosaic = self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
+        size = batch.images.shape[-1]
+        if extent := self.augmentation_config.multi_scale:
+            sizes = training_sizes(size, extent, max(self.network.strides))
+            size = draw_size(sizes, self.hparams["seed"], self.current_epoch, batch_index)
         unordered = not getattr(self._data, "copies_beside", False)
         device = batch.images.device
         with torch.autocast(device.type, enabled=False):
-            work = partial(self.augmentation, batch, self.current_epoch, mosaic)
+            work = partial(self.augmentation, batch, self.current_epoch, mosaic, size)
             prepared = Prepared(*run_beside(device, work, unordered))
         if self.on_augmented:
             self.on_augmented(*prepared)

@@ -16,6 +16,7 @@ from .bilinear import Footprint, canvas_coordinates, find_footprint, sample
 from .colour import change_hsv, cut
 from .config import AugmentationConfig
 from .mosaic import Layout, canvas_boxes, choose_tiles, lay_out, recent_row
+from .multi_scale import resize
 from .randomness import BETA_DRAWS, VIEW_STREAMS, SampleStream, ViewStream, beta_32_32, between, uniforms
 from .recent_images import RecentBuffers, RecentImages
 from .warp import Warp, draw_warp, is_candidate, warp_boxes
@@ -73,7 +74,7 @@ class Augmentation(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, batch: Batch, epoch: int | Tensor, mosaic: bool | Tensor = True
+        self, batch: Batch, epoch: int | Tensor, mosaic: bool | Tensor = True, size: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Augment a batch, without waiting for the device.
 
@@ -81,6 +82,7 @@ class Augmentation(nn.Module):
             batch: B letterboxed images of S x S px with N label rows.
             epoch: 0 or more, a number or a 0-d tensor.
             mosaic: False makes no mosaics (``close_mosaic``), with the same shapes.
+            size: Side of the result in px, in place of S; see ``multi_scale.draw_size``.
 
         Returns:
             Images float32 (B, 3, S, S), 0..1, channels last; targets float32 (B, N', 5): class, x1, y1, x2,
@@ -90,11 +92,13 @@ class Augmentation(nn.Module):
         device = batch.images.device
         epoch_now = _scalar(epoch, torch.int64, device)
         buffers, rows, filled = self.recent.write(batch, epoch_now)
-        allowed, size = _scalar(mosaic, torch.float32, device), batch.images.shape[-1]
-        augmented: tuple[Tensor, Tensor, Tensor] = self.core(
-            buffers, rows, filled, batch.index, self.seed.to(device), epoch_now, allowed, size
+        allowed, side = _scalar(mosaic, torch.float32, device), batch.images.shape[-1]
+        images, targets, mask = self.core(
+            buffers, rows, filled, batch.index, self.seed.to(device), epoch_now, allowed, side
         )
-        return augmented
+        if size not in (None, side):
+            images, targets = resize(images, targets, size)
+        return images, targets, mask
 
 
 class AugmentationCore(nn.Module):

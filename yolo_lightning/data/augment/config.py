@@ -14,6 +14,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "shear": (0.0, 45.0),
     "perspective": (0.0, 0.001),
     "close_mosaic": (0, float("inf")),
+    "multi_scale": (0.0, 0.9),
 }
 """The values that each field may take, both ends included."""
 
@@ -52,6 +53,9 @@ class AugmentationConfig:
     """Probability that a mosaic is blended with another mosaic (0 to 1)."""
     close_mosaic: int = 0
     """Number of last epochs without mosaic, and so without mixup (0 or more)."""
+    multi_scale: float = 0.0
+    """Resize each batch to one of five sizes between 1 ± this fraction of the image size (0 to 0.9); 0.5 is
+    classic YOLOv5's, whose largest batches take 2.25 times the memory."""
 
     def __post_init__(self) -> None:
         for key, (low, high) in LIMITS.items():
