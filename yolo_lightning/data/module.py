@@ -31,6 +31,7 @@ from .images.faults import Faults
 from .loading.dataset import DetectionDataset, PredictionDataset, collate, list_images
 from .loading.evaluation_loader import EvaluationLoader
 from .loading.ordered import DeviceLoader, Loading, OrderedLoader, TellsLoading
+from .loading.rectangles import training_rectangles
 from .loading.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
 from .loading.worker_loader import WorkerLoader, prepare_worker
 
@@ -91,6 +92,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             default all. Labels of other classes are left out, and the classes keep their numbers.
         single_cls: Give all labels one class, "item".
         fraction: Share of the training images to train on, above 0 to 1, chosen by a hash of the path.
+        rect: Train on rectangles of at most four shapes: images of like aspect ratios come together, with
+            less padding, and without mosaics.
         on_error: What happens if images or labels are found to be wrong before training: raise lists all
             of them and stops; skip leaves these images out, lists them, and goes on.
         max_skipped: Largest share of the images of a split that may be left out, 0 to 1; above it, the run
@@ -131,6 +134,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         classes: list[int | str] | None = None,
         single_cls: bool = False,
         fraction: float = 1.0,
+        rect: bool = False,
     ) -> None:
         super().__init__()
         if image_size < 32 or image_size % 32:
@@ -175,6 +179,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.max_megapixels = max_megapixels
         self.on_error = on_error
         self.max_skipped = max_skipped
+        self.rect = rect
         self.stride = 32
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
         self.indices: dict[Split, DatasetIndex] = {}  # the indices read so far
@@ -313,10 +318,17 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.prepare(stage)
 
     def train_dataloader(self) -> OrderedLoader:
-        """Full batches of squares in seeded order, on the device of the training."""
+        """Full batches of squares, or of rectangles, in seeded order, on the device of the training."""
         dataset = self._dataset("train")
         overfits = getattr(self.trainer, "overfit_batches", 0) > 0
-        sampler = TrainSampler(dataset, self.batch_size, self.seed, same_order=overfits)
+        canvases = (
+            training_rectangles(dataset.index.sizes, self.image_size, self.stride) if self.rect else None
+        )
+        sampler = TrainSampler(dataset, self.batch_size, self.seed, same_order=overfits, canvases=canvases)
+        if canvases is not None:
+            shapes, counts = np.unique(canvases, axis=0, return_counts=True)
+            found = [f"{w} x {h} px ({n:,} images)" for (h, w), n in zip(shapes, counts, strict=True)]
+            rank_zero_info(f"rect: trains on {', '.join(found)}, without mosaics")
         if self.trainer is not None:
             # Workers begin to fetch before Lightning sets the sampler's epoch in a resumed run.
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]

@@ -19,9 +19,10 @@ class DetectionData(Protocol):
     ``image_size`` is needed. A data module of a user's own may lack the other attributes.
     """
 
-    image_size: int  # side of the square training images in px
+    image_size: int  # side of the square training images in px, or their longer side
     batch_size: int  # images of a batch in each process
     stride: int  # largest stride of the network in px, set by the module; evaluation pads to multiples
+    rect: bool  # training batches are rectangles of a few shapes, and mosaics are off
     copies_beside: bool  # training batches are copied to a GPU on ``streams.side_stream``
 
     @property

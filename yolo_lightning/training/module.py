@@ -134,6 +134,10 @@ class YOLOv5(LightningModule, TrainsDetections):
     def setup(self, stage: str) -> None:
         """Take the classes from the data."""
         data = None if stage == "predict" else self._data
+        if stage == "fit" and self.augmentation_config.multi_scale and getattr(data, "rect", False):
+            raise InputError(
+                "model.augmentation.multi_scale and data.rect together compile 20 shapes; use one of them"
+            )
         if data is not None and (names := getattr(data, "class_names", None)):
             if self.num_classes not in (None, len(names)):
                 raise InputError(
@@ -243,15 +247,16 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.running_losses = add_to_means(self.running_losses, parts, batch_index + 1)
 
     def _prepare(self, batch: Batch, batch_index: int) -> Prepared:
-        mosaic = self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
-        size = batch.images.shape[-1]
+        rect = getattr(self._data, "rect", False)
+        mosaic = not rect and self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
+        size = None
         if extent := self.augmentation_config.multi_scale:
-            sizes = training_sizes(size, extent, max(self.network.strides))
+            sizes = training_sizes(batch.images.shape[-1], extent, max(self.network.strides))
             size = draw_size(sizes, self.hparams["seed"], self.current_epoch, batch_index)
         unordered = not getattr(self._data, "copies_beside", False)
         device = batch.images.device
         with torch.autocast(device.type, enabled=False):
-            work = partial(self.augmentation, batch, self.current_epoch, mosaic, size)
+            work = partial(self.augmentation, batch, self.current_epoch, mosaic, size=size, rect=rect)
             prepared = Prepared(*run_beside(device, work, unordered))
         if self.on_augmented:
             self.on_augmented(*prepared)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ..batch import Batch, row_mask
+from ..batch import Batch, move_boxes, on_canvas, row_mask
 from .bilinear import Footprint, canvas_coordinates, find_footprint, sample
 from .colour import change_hsv, cut
 from .config import AugmentationConfig
@@ -74,7 +74,13 @@ class Augmentation(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, batch: Batch, epoch: int | Tensor, mosaic: bool | Tensor = True, size: int | None = None
+        self,
+        batch: Batch,
+        epoch: int | Tensor,
+        mosaic: bool | Tensor = True,
+        *,
+        size: int | None = None,
+        rect: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Augment a batch, without waiting for the device.
 
@@ -83,20 +89,32 @@ class Augmentation(nn.Module):
             epoch: 0 or more, a number or a 0-d tensor.
             mosaic: False makes no mosaics (``close_mosaic``), with the same shapes.
             size: Side of the result in px, in place of S; see ``multi_scale.draw_size``.
+            rect: The images may be rectangles of H x W px, the longer side being S, and so is the result. One
+                graph serves all of them. Only without mosaics.
 
         Returns:
             Images float32 (B, 3, S, S), 0..1, channels last; targets float32 (B, N', 5): class, x1, y1, x2,
             y2 in px; and the mask of their real rows, bool (B, N'). N' is 4 N, or 8 N if mixup is possible:
             room for every label of every tile. Real rows come first, the others are zero.
         """
-        device = batch.images.device
+        device, (height, width) = batch.images.device, batch.images.shape[2:]
+        side, window = width, None
+        if rect:  # rendered as a square, with the rectangle in its middle
+            side = max(height, width)
+            batch = on_canvas(batch, side, side)
+            window = torch.stack([_scalar(length, torch.float32, device) for length in (width, height)])
         epoch_now = _scalar(epoch, torch.int64, device)
         buffers, rows, filled = self.recent.write(batch, epoch_now)
-        allowed, side = _scalar(mosaic, torch.float32, device), batch.images.shape[-1]
+        allowed, more = _scalar(mosaic, torch.float32, device), () if window is None else (window,)
         images, targets, mask = self.core(
-            buffers, rows, filled, batch.index, self.seed.to(device), epoch_now, allowed, side
+            buffers, rows, filled, batch.index, self.seed.to(device), epoch_now, allowed, side, *more
         )
-        if size not in (None, side):
+        if rect and height != width:
+            left, top = (side - width) // 2, (side - height) // 2
+            images = images[:, :, top : top + height, left : left + width]
+            images = images.contiguous(memory_format=torch.channels_last)
+            targets = move_boxes(targets, mask, -left, -top, height, width)
+        if size is not None and size != side:
             images, targets = resize(images, targets, size)
         return images, targets, mask
 
@@ -118,11 +136,15 @@ class AugmentationCore(nn.Module):
         epoch: Tensor,
         mosaic: Tensor,
         size: int,
+        window: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Augment the images in ``rows`` (B,) of ``recent``; see ``Augmentation.forward``."""
+        """Augment the images in ``rows`` (B,) of ``recent``; see ``Augmentation.forward``.
+
+        ``window`` float32 (2,), width and height in px, is the part of the image that is used, in its middle.
+        """
         uniform = uniforms(seed, epoch, index, SampleStream.END)  # (B, SampleStream.END)
-        views, is_mixed, finish = plan(self.config, uniform, recent, rows, filled, mosaic, size)
-        targets, mask = carry_targets(recent, views, is_mixed, finish, size)
+        views, is_mixed, finish = plan(self.config, uniform, recent, rows, filled, mosaic, size, window)
+        targets, mask = carry_targets(recent, views, is_mixed, finish, size, window)
         if torch.compiler.is_compiling() or rows.device.type != "cpu":
             y = torch.arange(size, device=rows.device)
             footprints = [trace(self.config, view, finish, y, size) for view in views]
@@ -180,6 +202,7 @@ def plan(
     filled: Tensor,
     mosaic: Tensor,
     size: int,
+    window: Tensor | None = None,
 ) -> tuple[list[View], Tensor, Finish]:
     """Decide everything about each sample before a pixel is touched.
 
@@ -200,7 +223,7 @@ def plan(
         own = rows if number == 0 else recent_row(draws[:, ViewStream.MAIN], rows[-1], filled, capacity)
         tiles = choose_tiles(draws, own, rows[-1], filled, capacity)
         layout = lay_out(draws, tiles, own, recent.content, is_mosaic, size)
-        views.append(View(layout, draw_warp(config, draws, layout.canvas, size)))
+        views.append(View(layout, draw_warp(config, draws, layout.canvas, size, window)))
     ratio = beta_32_32(uniform[:, SampleStream.BETA : SampleStream.BETA + BETA_DRAWS])
     colour = [
         between(1 - extent, 1 + extent, uniform[:, SampleStream.COLOUR + channel])
@@ -216,7 +239,12 @@ def plan(
 
 
 def carry_targets(
-    recent: RecentBuffers, views: list[View], is_mixed: Tensor, finish: Finish, size: int
+    recent: RecentBuffers,
+    views: list[View],
+    is_mixed: Tensor,
+    finish: Finish,
+    size: int,
+    window: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Warp, clip, filter and flip the labels of all tiles of all views.
 
@@ -231,7 +259,7 @@ def carry_targets(
         real = row_mask(recent.label_count[layout.rows].flatten(), capacity).view(-1, 4, capacity)
         real = real & (layout.extent > 0).all(dim=-1)[:, :, None]
         before = canvas_boxes(targets[..., 1:], layout).flatten(1, 2)  # (B, 4N, 4)
-        after, in_front = warp_boxes(before, warp.forward, size)
+        after, in_front = warp_boxes(before, warp.forward, size, window)
         mask = real.flatten(1) & in_front & is_candidate(before * warp.scale[:, None, None], after)
         if number > 0:
             mask = mask & is_mixed[:, None]

@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, SequentialSampler
+
+from ..annotations.index import IntArray
 
 
 def _world(world_size: int | None, rank: int | None) -> tuple[int, int]:
@@ -39,6 +42,9 @@ class TrainSampler(DistributedSampler[int]):
         batch_size: Images of a batch on one rank.
         world_size: Number of processes; that of torch.distributed if None, like ``rank``.
         same_order: Give every epoch the order of the first.
+        canvases: int64 (I, 2), height and width in px of the batch that each image fits. Images of one shape
+            then come together in batches of all ranks; those left over fill the last batches. The order then
+            depends on the number of images in these batches, too.
     """
 
     def __init__(
@@ -49,11 +55,13 @@ class TrainSampler(DistributedSampler[int]):
         world_size: int | None = None,
         rank: int | None = None,
         same_order: bool = False,
+        canvases: IntArray | None = None,
     ) -> None:
         world_size, rank = _world(world_size, rank)
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         self.images = len(dataset)
         self.same_order = same_order
+        self.canvases = canvases
         self.batch_size = batch_size
         self.num_samples = self._batches(self.images) * batch_size
         self.total_size = self.num_samples * world_size
@@ -83,16 +91,36 @@ class TrainSampler(DistributedSampler[int]):
 
         ``before`` batches from before the begin of a resumed epoch are included, at most all.
         """
+        own: list[int] = self._order_of_all(epoch, before)[self.rank :: self.num_replicas].tolist()
+        return own
+
+    def shapes(self, epoch: int) -> list[tuple[int, int]]:
+        """Height and width in px of each batch of ``order``, the same on all ranks; needs ``canvases``."""
+        assert self.canvases is not None
+        images = self._order_of_all(epoch).view(-1, self.batch_size * self.num_replicas).numpy()
+        return [(int(height), int(width)) for height, width in self.canvases[images].max(axis=1)]
+
+    def _order_of_all(self, epoch: int, before: int = 0) -> Tensor:
+        """:meth:`order` of all ranks together."""
         # Torch's seed + epoch would give seed 0 in epoch 1 the order of seed 1 in epoch 0.
         sequence = np.random.SeedSequence((self.seed, 0 if self.same_order else epoch))
         generator = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
         order = torch.randperm(self.images, generator=generator)
+        if self.canvases is not None:
+            order = self._by_shape(order, self.canvases, generator)
         seen, joined = self.seen(epoch), self.batch_size * self.num_replicas
         first = seen - min(before, seen // joined) * joined
         stop = seen + self._batches(self.images - seen) * joined
-        positions = torch.arange(first, stop)[self.rank :: self.num_replicas]
-        own: list[int] = order[positions % self.images].tolist()
-        return own
+        return order[torch.arange(first, stop) % self.images]
+
+    def _by_shape(self, order: Tensor, canvases: IntArray, generator: torch.Generator) -> Tensor:
+        """The order (I,) in batches of one shape, and then the images that are left over, by their shape."""
+        kinds = np.unique(canvases, axis=0, return_inverse=True)[1].reshape(-1)
+        groups = [order[kinds[order] == kind] for kind in range(kinds.max() + 1)]
+        size = self.batch_size * self.num_replicas
+        batches = torch.cat([group[: len(group) // size * size].view(-1, size) for group in groups])
+        batches = batches[torch.randperm(len(batches), generator=generator)]
+        return torch.cat([batches.flatten(), *(group[len(group) // size * size :] for group in groups)])
 
 
 class EvalSampler(DistributedSampler[int]):
