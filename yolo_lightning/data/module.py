@@ -272,6 +272,15 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         """int64 (C,), COCO id of each class; 1 .. C for YOLO."""
         return self._classes()[1]
 
+    @property
+    def class_counts(self) -> list[int]:
+        """Labels of each class to train on, C numbers."""
+        index = self.index("train")
+        counts: list[int] = np.bincount(
+            index.classes[index.trainable], minlength=len(index.class_names)
+        ).tolist()
+        return counts
+
     def _classes(self) -> Classes:
         for index in self.indices.values():
             return index.class_names, index.category_ids

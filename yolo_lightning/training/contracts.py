@@ -30,6 +30,10 @@ class DetectionData(Protocol):
         """Names of the classes 0 .. C-1."""
 
     @property
+    def class_counts(self) -> Sequence[int]:
+        """Labels of each class in the training set; for losses with a ``class_weight_power``."""
+
+    @property
     def category_ids(self) -> Iterable[int]:
         """COCO id of each class."""
 

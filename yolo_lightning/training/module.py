@@ -200,6 +200,13 @@ class YOLOv5(LightningModule, TrainsDetections):
             )
         rank_zero_info(describe_scaling(self.optimizer_config, self._total_batch_size))
         rank_zero_info(self.criterion.describe_gains(self._data.image_size if self._data else 640))
+        if (power := self.criterion.class_weight_power) > 0:
+            counts = getattr(self._data, "class_counts", None)
+            if counts is None:
+                raise InputError(
+                    "class_weight_power is set, but the data module has no class_counts; add them"
+                )
+            self.criterion.weigh_classes(counts, power)
         if self.trainer.world_size > 1:
             self.criterion.rank_mean, self.criterion.ranks = rank_mean, self.trainer.world_size
 
