@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from .images.decode import MAX_MEGAPIXELS, refuse_large
 from .images.faults import Faults
 from .loading.dataset import DetectionDataset, PredictionDataset, collate, list_images
 from .loading.evaluation_loader import EvaluationLoader
+from .loading.image_weights import ImageWeights
 from .loading.ordered import DeviceLoader, Loading, OrderedLoader, TellsLoading
 from .loading.rectangles import training_rectangles
 from .loading.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
@@ -94,6 +95,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         fraction: Share of the training images to train on, above 0 to 1, chosen by a hash of the path.
         rect: Train on rectangles of at most four shapes: images of like aspect ratios come together, with
             less padding, and without mosaics.
+        image_weights: Draw images with classes that are rare or found badly more often, by the average
+            precisions of the last validation. An epoch then has some images several times, others not at all.
         on_error: What happens if images or labels are found to be wrong before training: raise lists all
             of them and stops; skip leaves these images out, lists them, and goes on.
         max_skipped: Largest share of the images of a split that may be left out, 0 to 1; above it, the run
@@ -135,6 +138,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         single_cls: bool = False,
         fraction: float = 1.0,
         rect: bool = False,
+        image_weights: bool = False,
     ) -> None:
         super().__init__()
         if image_size < 32 or image_size % 32:
@@ -180,6 +184,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.on_error = on_error
         self.max_skipped = max_skipped
         self.rect = rect
+        self.image_weights = ImageWeights() if image_weights else None
         self.stride = 32
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
         self.indices: dict[Split, DatasetIndex] = {}  # the indices read so far
@@ -333,7 +338,10 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         canvases = (
             training_rectangles(dataset.index.sizes, self.image_size, self.stride) if self.rect else None
         )
-        sampler = TrainSampler(dataset, self.batch_size, self.seed, same_order=overfits, canvases=canvases)
+        weights = partial(self.image_weights.of_epoch, index=dataset.index) if self.image_weights else None
+        sampler = TrainSampler(
+            dataset, self.batch_size, self.seed, same_order=overfits, canvases=canvases, weights=weights
+        )
         if canvases is not None:
             shapes, counts = np.unique(canvases, axis=0, return_counts=True)
             found = [f"{w} x {h} px ({n:,} images)" for (h, w), n in zip(shapes, counts, strict=True)]
@@ -348,6 +356,15 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             workers = plan.worker_count("train", self.num_workers)
             self._train_loader = WorkerLoader(dataset, sampler, workers, plan.device, plan.cores)
         return self._train_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average precisions by which images are drawn; nothing without ``image_weights``."""
+        return {"class_ap": self.image_weights.class_ap} if self.image_weights else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the average precisions of a checkpoint."""
+        if self.image_weights:
+            self.image_weights.class_ap = [(int(first), list(ap)) for first, ap in state_dict["class_ap"]]
 
     def val_dataloader(self) -> EvaluationLoader:
         """Every validation image once, images of one shape together."""

@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor
 
+from ..data.loading.image_weights import ImageWeights
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision
 from ..model.losses import DetectionLoss
 from ..model.network import DetectionNetwork
@@ -22,6 +23,7 @@ class DetectionData(Protocol):
     image_size: int  # side of the square training images in px, or their longer side
     batch_size: int  # images of a batch in each process
     stride: int  # largest stride of the network in px, set by the module; evaluation pads to multiples
+    image_weights: ImageWeights | None  # learns the average precisions of each validation of a training
     rect: bool  # training batches are rectangles of a few shapes, and mosaics are off
     copies_beside: bool  # training batches are copied to a GPU on ``streams.side_stream``
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -312,7 +313,11 @@ class YOLOv5(LightningModule, TrainsDetections):
     def on_validation_epoch_end(self) -> None:
         """Log the metrics and mean losses of all ranks."""
         stage = "test" if self.trainer.testing else "val"
-        values = log_values(self.metric.compute(), self.label_names) | self.mean_losses.take(self.device)
+        result = self.metric.compute()
+        weights = getattr(self._data, "image_weights", None)
+        if weights and self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            weights.note(self.current_epoch, result["map_per_class"].reshape(-1).tolist())
+        values = log_values(result, self.label_names) | self.mean_losses.take(self.device)
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
         self.metric.reset()
 

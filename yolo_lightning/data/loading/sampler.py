@@ -6,11 +6,12 @@ Both are torch ``DistributedSampler``s, even for one process. Your own Trainer n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from itertools import groupby
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, SequentialSampler
@@ -45,6 +46,7 @@ class TrainSampler(DistributedSampler[int]):
         canvases: int64 (I, 2), height and width in px of the batch that each image fits. Images of one shape
             then come together in batches of all ranks; those left over fill the last batches. The order then
             depends on the number of images in these batches, too.
+        weights: Weights of the I images in an epoch. I images then are drawn with replacement by these.
     """
 
     def __init__(
@@ -56,12 +58,14 @@ class TrainSampler(DistributedSampler[int]):
         rank: int | None = None,
         same_order: bool = False,
         canvases: IntArray | None = None,
+        weights: Callable[[int], npt.NDArray[np.float64]] | None = None,
     ) -> None:
         world_size, rank = _world(world_size, rank)
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         self.images = len(dataset)
         self.same_order = same_order
         self.canvases = canvases
+        self.weights = weights
         self.batch_size = batch_size
         self.num_samples = self._batches(self.images) * batch_size
         self.total_size = self.num_samples * world_size
@@ -105,7 +109,11 @@ class TrainSampler(DistributedSampler[int]):
         # Torch's seed + epoch would give seed 0 in epoch 1 the order of seed 1 in epoch 0.
         sequence = np.random.SeedSequence((self.seed, 0 if self.same_order else epoch))
         generator = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
-        order = torch.randperm(self.images, generator=generator)
+        if self.weights is None:
+            order = torch.randperm(self.images, generator=generator)
+        else:
+            weights = torch.from_numpy(self.weights(epoch))
+            order = torch.multinomial(weights, self.images, replacement=True, generator=generator)
         if self.canvases is not None:
             order = self._by_shape(order, self.canvases, generator)
         seen, joined = self.seen(epoch), self.batch_size * self.num_replicas

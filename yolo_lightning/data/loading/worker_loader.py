@@ -78,6 +78,8 @@ class SlotWriter(Dataset[Filled]):
 class Requests:
     """Endless batches to make, epoch after epoch; the batch sampler of a ``DataLoader``.
 
+    With weights, which a validation changes, they end with the epoch.
+
     It holds no reference to its loader: in a reference cycle, the workers would outlive the loader until
     the garbage collector runs.
 
@@ -101,7 +103,7 @@ class Requests:
         self.issued.clear()
         size = self.sampler.batch_size
         first_epoch, first_batch = self.first
-        for epoch in itertools.count(first_epoch):
+        for epoch in itertools.count(first_epoch) if self.sampler.weights is None else [first_epoch]:
             order = self.sampler.order(epoch)
             for begin in range(first_batch * size if epoch == first_epoch else 0, len(order), size):
                 slot = self.slots.free.popleft()
@@ -164,7 +166,7 @@ class WorkerLoader(OrderedLoader):
 
     def _batches(self) -> Iterator[Batch]:
         epoch, batches = self._begin()
-        if self._at != (epoch, 0):
+        if self._at != (epoch, 0) or self.sampler.weights is not None:
             self._start(epoch, 0)
         self._iteration += 1
         own = self._iteration
