@@ -27,6 +27,7 @@ from .check.splits import FIT_SECONDS, check_splits
 from .images import waiting
 from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
 from .images.decode import MAX_MEGAPIXELS, refuse_large
+from .images.effects import Effects
 from .images.faults import Faults
 from .loading.dataset import DetectionDataset, PredictionDataset, collate, list_images
 from .loading.evaluation_loader import EvaluationLoader
@@ -97,6 +98,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             less padding, and without mosaics.
         image_weights: Draw images with classes that are rare or found badly more often, by the average
             precisions of the last validation. An epoch then has some images several times, others not at all.
+        classic_albumentations: Blur, grey and equalise (CLAHE) one image of a hundred each, as classic YOLOv5
+            does where Albumentations is installed. With cache device, images then come from the cache's file.
         on_error: What happens if images or labels are found to be wrong before training: raise lists all
             of them and stops; skip leaves these images out, lists them, and goes on.
         max_skipped: Largest share of the images of a split that may be left out, 0 to 1; above it, the run
@@ -139,6 +142,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         fraction: float = 1.0,
         rect: bool = False,
         image_weights: bool = False,
+        classic_albumentations: bool = False,
     ) -> None:
         super().__init__()
         if image_size < 32 or image_size % 32:
@@ -184,6 +188,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.on_error = on_error
         self.max_skipped = max_skipped
         self.rect = rect
+        self.effects = Effects(seed) if classic_albumentations else None
         self.image_weights = ImageWeights() if image_weights else None
         self.stride = 32
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
@@ -350,7 +355,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             # Workers begin to fetch before Lightning sets the sampler's epoch in a resumed run.
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         plan = self._cache_plan
-        if plan.choice.mode == "device":
+        if plan.choice.mode == "device" and self.effects is None:
             self._train_loader = DeviceLoader(dataset, sampler, plan.device)
         else:
             workers = plan.worker_count("train", self.num_workers)
@@ -386,7 +391,14 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         index, cache = self.index(split), self._cache_plan.cache(split)
         faults = Faults(len(index), index.path, split, self.max_skipped, self._failed, rank_zero_info)
         return DetectionDataset(
-            index, self.image_size, capacity, split == "train", cache, self.stride, faults
+            index,
+            self.image_size,
+            capacity,
+            split == "train",
+            cache,
+            self.stride,
+            faults,
+            self.effects if split == "train" else None,
         )
 
     def _evaluation_loader(

@@ -21,6 +21,7 @@ from ..batch import Batch, label_capacity
 from ..images import decode
 from ..images.cache import ImageCache
 from ..images.decode import Pixels, content_slice, draw, header_size, paste, read_bytes, read_rgb, resize
+from ..images.effects import Effects
 from ..images.faults import FAILED, UNENDED, Faults, stand_ins
 from ..images.truncation import has_end
 from ..letterbox import enclosing_rectangle, letterbox_geometry
@@ -60,6 +61,7 @@ class DetectionDataset(Dataset[Sample]):
         cache: Decoded squares, made with the same ``image_size`` and ``train``.
         stride: Stride of the rectangles, in px.
         faults: Where failing images are noted; if left out, the first raises its error.
+        effects: Changes of the pixels for :meth:`training_sample`.
 
     Attributes:
         canvases: int64 (I, 2), height and width in px of each letterboxed image.
@@ -74,6 +76,7 @@ class DetectionDataset(Dataset[Sample]):
         cache: ImageCache | None = None,
         stride: int = 32,
         faults: Faults | None = None,
+        effects: Effects | None = None,
     ) -> None:
         self.index = index
         self.image_size = image_size
@@ -81,6 +84,7 @@ class DetectionDataset(Dataset[Sample]):
         self.truth_capacity = 0 if train else label_capacity(index.most_labels)
         self.train = train
         self.cache = cache
+        self.effects = effects
         self.faults = faults or Faults(len(index), index.path)
         if cache is not None:
             self.faults.marks[torch.from_numpy(cache.marks == UNENDED)] = UNENDED
@@ -113,6 +117,13 @@ class DetectionDataset(Dataset[Sample]):
             else:
                 return self.labels(place, image), read_ns
         return self.labels(i, image)._replace(original_size=np.zeros(2, np.int64)), 0
+
+    def training_sample(self, i: int, epoch: int, image: Pixels) -> tuple[Sample, int]:
+        """:meth:`timed_sample` with the effects of an epoch."""
+        sample, read_ns = self.timed_sample(i, image)
+        if self.effects is not None:
+            self.effects.apply(image, epoch, i)
+        return sample, read_ns
 
     def report(self) -> None:
         """Report images that have failed in any process."""

@@ -131,7 +131,12 @@ class OrderedLoader(ABC):
         order = order[: len(order) - len(self.sampler.order(epoch))]
         for begin in range(0, len(order), self.batch_size):
             rows = order[begin : begin + self.batch_size]
-            yield collate([self._dataset[i] for i in rows])
+            canvases = np.empty((len(rows), self._dataset.image_size, self._dataset.image_size, 3), np.uint8)
+            samples = [
+                self._dataset.training_sample(i, epoch, canvas)
+                for i, canvas in zip(rows, canvases, strict=True)
+            ]
+            yield collate([sample for sample, _ in samples])
 
 
 class DeviceLoader(OrderedLoader):
