@@ -22,7 +22,8 @@ class Batch(NamedTuple):
         targets: float32 (B, N, 5): class, x1, y1, x2, y2 in pixels of the letterboxed image. Rows
             from ``count`` on are zero.
         count: int64 (B,), rows of ``targets`` that are labels.
-        index: int64 (B,), position of each image in its data set (0 .. I-1).
+        index: int64 (B,), position of each image in its data set (0 .. I-1); with ``data.image_weights`` plus
+            I for each time that it has come before in the epoch.
         image_ids: int64 (B,), ids of the index.
         original_sizes: int64 (B, 2), height and width in pixels before letterboxing.
         letterbox: float32 (B, 4): gain_x, gain_y, pad_x, pad_y (see ``letterbox.to_letterbox``).

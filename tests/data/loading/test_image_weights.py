@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.support.tiny_data import write_yolo
+from yolo_lightning.data.augment import Augmentation, AugmentationConfig
 from yolo_lightning.data.loading.image_weights import ImageWeights
 from yolo_lightning.data.module import DetectionDataModule
 
@@ -26,7 +29,7 @@ def root(tmp_path: Path) -> Path:
 
 def data(root: Path, **options: Any) -> DetectionDataModule:
     return DetectionDataModule(
-        root=str(root), image_size=32, batch_size=4, cache="none", image_weights=True, **options
+        root=str(root), image_size=32, batch_size=4, image_weights=True, **{"cache": "none"} | options
     )
 
 
@@ -74,7 +77,7 @@ def test_images_are_drawn_as_often_as_their_weights_say(root: Path) -> None:
     module = data(root, num_workers=0)
     module.setup("fit")
     sampler = module.train_dataloader().sampler
-    drawn = Counter(i for epoch in range(1500) for i in sampler.order(epoch))
+    drawn = Counter(i % 8 for epoch in range(1500) for i in sampler.order(epoch))
     weights = ImageWeights().of_epoch(0, module.index("train"))
     shares = np.array([drawn[i] for i in range(8)]) / drawn.total()
     np.testing.assert_allclose(shares, weights / weights.sum(), atol=0.015)
@@ -105,3 +108,23 @@ def test_precisions_are_saved_only_if_they_are_used(root: Path) -> None:
     index = module.index("train")
     assert np.array_equal(resumed.image_weights.of_epoch(5, index), module.image_weights.of_epoch(5, index))
     assert DetectionDataModule(root=str(root)).state_dict() == {}
+
+
+@pytest.mark.parametrize("cache", ["none", "device"])
+def test_an_image_that_comes_again_is_augmented_differently(root: Path, cache: Any) -> None:
+    module = data(root, cache=cache, num_workers=0)
+    module.setup("fit")
+    loader = module.train_dataloader()
+    drawn = loader.sampler.order(0)
+    assert len({i % 8 for i in drawn}) < 8 == len(set(drawn))
+    assert sorted(i // 8 for i in drawn if i % 8 == 6) == list(range(sum(i % 8 == 6 for i in drawn)))
+    batches = list(loader)
+    assert [i for batch in batches for i in batch.index.tolist()] == drawn
+    for batch in batches:
+        again = {i: row for row, i in enumerate(batch.index.tolist()) if i % 8 == 6}
+        pictures = [batch.images[row] for row in again.values()]
+        assert all(torch.equal(picture, pictures[0]) for picture in pictures)
+        images, _, _ = Augmentation(AugmentationConfig(mosaic=0.0))(batch, 0)
+        for one, other in combinations(again.values(), 2):
+            assert not torch.equal(images[one], images[other])
+    module.teardown("fit")

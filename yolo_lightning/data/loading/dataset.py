@@ -119,11 +119,12 @@ class DetectionDataset(Dataset[Sample]):
         return self.labels(i, image)._replace(original_size=np.zeros(2, np.int64)), 0
 
     def training_sample(self, i: int, epoch: int, image: Pixels) -> tuple[Sample, int]:
-        """:meth:`timed_sample` with the effects of an epoch."""
-        sample, read_ns = self.timed_sample(i, image)
+        """:meth:`timed_sample` with the effects of an epoch; i is a number of ``TrainSampler.order``."""
+        repeats, place = divmod(i, len(self))
+        sample, read_ns = self.timed_sample(place, image)
         if self.effects is not None:
             self.effects.apply(image, epoch, i)
-        return sample, read_ns
+        return sample._replace(position=sample.position + repeats * len(self)), read_ns
 
     def report(self) -> None:
         """Report images that have failed in any process."""

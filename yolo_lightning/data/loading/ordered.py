@@ -159,13 +159,17 @@ class DeviceLoader(OrderedLoader):
 
     def _batches(self) -> Iterator[Batch]:
         epoch, _ = self._begin()
-        order = self._places[self.sampler.order(epoch)].to(self.device)
+        drawn = torch.tensor(self.sampler.order(epoch), dtype=torch.int64)
+        images = len(self._places)
+        order = self._places[drawn % images].to(self.device)
+        repeats = (drawn // images * images).to(self.device)
         for begin in range(0, len(order), self.batch_size):
             rows = order[begin : begin + self.batch_size]
-            images = self.pixels.index_select(0, rows).permute(0, 3, 1, 2)  # (B, 3, S, S), channels last
+            pixels = self.pixels.index_select(0, rows).permute(0, 3, 1, 2)  # (B, 3, S, S), channels last
             labels = Batch(*(tensor.index_select(0, rows) for tensor in self.labels))
             self._give()
-            yield labels._replace(images=images)
+            index = labels.index + repeats[begin : begin + self.batch_size]
+            yield labels._replace(images=pixels, index=index)
 
 
 def pixels_on(device: torch.device, cache: ImageCache) -> Tensor:

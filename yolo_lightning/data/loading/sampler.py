@@ -46,7 +46,9 @@ class TrainSampler(DistributedSampler[int]):
         canvases: int64 (I, 2), height and width in px of the batch that each image fits. Images of one shape
             then come together in batches of all ranks; those left over fill the last batches. The order then
             depends on the number of images in these batches, too.
-        weights: Weights of the I images in an epoch. I images then are drawn with replacement by these.
+        weights: Weights of the I images in an epoch. I images then are drawn with replacement by these. To
+            the position of an image, I is added for each time that it has come before in the epoch, so that
+            it is augmented differently.
     """
 
     def __init__(
@@ -101,8 +103,8 @@ class TrainSampler(DistributedSampler[int]):
     def shapes(self, epoch: int) -> list[tuple[int, int]]:
         """Height and width in px of each batch of ``order``, the same on all ranks; needs ``canvases``."""
         assert self.canvases is not None
-        images = self._order_of_all(epoch).view(-1, self.batch_size * self.num_replicas).numpy()
-        return [(int(height), int(width)) for height, width in self.canvases[images].max(axis=1)]
+        images = (self._order_of_all(epoch) % self.images).view(-1, self.batch_size * self.num_replicas)
+        return [(int(height), int(width)) for height, width in self.canvases[images.numpy()].max(axis=1)]
 
     def _order_of_all(self, epoch: int, before: int = 0) -> Tensor:
         """:meth:`order` of all ranks together."""
@@ -116,6 +118,8 @@ class TrainSampler(DistributedSampler[int]):
             order = torch.multinomial(weights, self.images, replacement=True, generator=generator)
         if self.canvases is not None:
             order = self._by_shape(order, self.canvases, generator)
+        if self.weights is not None:
+            order = order + self.images * _times_before(order)
         seen, joined = self.seen(epoch), self.batch_size * self.num_replicas
         first = seen - min(before, seen // joined) * joined
         stop = seen + self._batches(self.images - seen) * joined
@@ -129,6 +133,14 @@ class TrainSampler(DistributedSampler[int]):
         batches = torch.cat([group[: len(group) // size * size].view(-1, size) for group in groups])
         batches = batches[torch.randperm(len(batches), generator=generator)]
         return torch.cat([batches.flatten(), *(group[len(group) // size * size :] for group in groups)])
+
+
+def _times_before(order: Tensor) -> Tensor:
+    """How often each element of (I,) has come before, (I,)."""
+    ordered, places = order.sort(stable=True)
+    times = torch.empty_like(order)
+    times[places] = torch.arange(len(order)) - torch.searchsorted(ordered, ordered)
+    return times
 
 
 class EvalSampler(DistributedSampler[int]):
