@@ -13,6 +13,7 @@ import torch
 from tests.support.tiny_data import write_yolo
 from yolo_lightning.data.augment import Augmentation, AugmentationConfig
 from yolo_lightning.data.loading.image_weights import ImageWeights
+from yolo_lightning.data.loading.sampler import TrainSampler
 from yolo_lightning.data.module import DetectionDataModule
 
 CAT, DOG, BIRD = (f"{label} 0.5 0.5 0.{2 + label} 0.4\n" for label in range(3))
@@ -82,6 +83,10 @@ def test_images_are_drawn_as_often_as_their_weights_say(root: Path) -> None:
     shares = np.array([drawn[i] for i in range(8)]) / drawn.total()
     np.testing.assert_allclose(shares, weights / weights.sum(), atol=0.015)
     assert sampler.order(3) == sampler.order(3) != sampler.order(4)
+    first = TrainSampler(range(8), 4, same_order=True, weights=sampler.weights).order(0)
+    assert module.image_weights is not None
+    module.image_weights.note(0, [0.9, 0.9, 0.0])
+    assert TrainSampler(range(8), 4, same_order=True, weights=sampler.weights).order(1) == first
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -109,12 +109,13 @@ class TrainSampler(DistributedSampler[int]):
     def _order_of_all(self, epoch: int, before: int = 0) -> Tensor:
         """:meth:`order` of all ranks together."""
         # Torch's seed + epoch would give seed 0 in epoch 1 the order of seed 1 in epoch 0.
-        sequence = np.random.SeedSequence((self.seed, 0 if self.same_order else epoch))
+        drawn_in = 0 if self.same_order else epoch
+        sequence = np.random.SeedSequence((self.seed, drawn_in))
         generator = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
         if self.weights is None:
             order = torch.randperm(self.images, generator=generator)
         else:
-            weights = torch.from_numpy(self.weights(epoch))
+            weights = torch.from_numpy(self.weights(drawn_in))
             order = torch.multinomial(weights, self.images, replacement=True, generator=generator)
         if self.canvases is not None:
             order = self._by_shape(order, self.canvases, generator)
