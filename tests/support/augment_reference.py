@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from yolo_lightning.data.augment import AugmentationConfig
-from yolo_lightning.data.augment.randomness import VIEW_STREAMS, SampleStream, ViewStream
+from yolo_lightning.data.augment.randomness import BETA_DRAWS, VIEW_STREAMS, SampleStream, ViewStream
 from yolo_lightning.data.batch import Batch
 from yolo_lightning.data.letterbox import letterbox_geometry
 
@@ -154,20 +154,35 @@ def change_colour(picture: Array, gains: Array) -> Array:
 
 def augment(batch: Batch, config: AugmentationConfig, u: Array, own: int, filled: int) -> tuple[Array, Array]:
     """What a sample becomes, uint8 (S, S, 3) and labels (n, 5), from its uniform numbers."""
-    size = batch.images.shape[-1]
     mosaic = bool(u[SampleStream.MOSAIC] < config.mosaic)
     picture, labels = view(batch, config, u[:VIEW_STREAMS], own, filled, mosaic)
-    if mosaic and u[SampleStream.MIXUP] < config.mixup:
+    is_cut = mosaic and u[SampleStream.CUTMIX] < config.cutmix
+    if is_cut:
         second = u[VIEW_STREAMS : 2 * VIEW_STREAMS]
         row = filled - 1 - int(second[ViewStream.MAIN] * filled)
         other, more = view(batch, config, second, row, filled, True)
-        ratio = sorted(u[SampleStream.BETA : SampleStream.END])[31]
+        # The package draws the rectangle in the flipped picture.
+        pair = [flip(config, u, *each) for each in ((picture, labels), (other, more))]
+        picture, labels = flip(config, u, *cutmix(*pair[0], *pair[1], u))
+    if mosaic and not is_cut and u[SampleStream.MIXUP] < config.mixup:
+        second = u[VIEW_STREAMS : 2 * VIEW_STREAMS]
+        row = filled - 1 - int(second[ViewStream.MAIN] * filled)
+        other, more = view(batch, config, second, row, filled, True)
+        ratio = sorted(u[SampleStream.BETA : SampleStream.BETA + BETA_DRAWS])[31]
         picture = (picture * ratio + other * (1 - ratio)).astype(np.uint8)
         labels = np.concatenate((labels, more))
     ranges = np.array([config.hsv_h, config.hsv_s, config.hsv_v])
     if ranges.any():
         drawn = 2 * u[SampleStream.COLOUR : SampleStream.COLOUR + 3] - 1
         picture = change_colour(picture, 1 + ranges * drawn)
+    if u[SampleStream.BGR] < config.bgr:
+        picture = picture[..., ::-1]
+    return flip(config, u, picture, labels)
+
+
+def flip(config: AugmentationConfig, u: Array, picture: Array, labels: Array) -> tuple[Array, Array]:
+    """Up-down and left-right flip of a picture and its labels."""
+    size, labels = picture.shape[0], labels.copy()
     if u[SampleStream.FLIP_UP_DOWN] < config.flip_up_down:
         picture = picture[::-1]
         labels[:, [2, 4]] = size - labels[:, [4, 2]]
@@ -175,3 +190,33 @@ def augment(batch: Batch, config: AugmentationConfig, u: Array, own: int, filled
         picture = picture[:, ::-1]
         labels[:, [1, 3]] = size - labels[:, [3, 1]]
     return picture, labels
+
+
+def common_area(first: Array, second: Array) -> float:
+    """Area that two boxes xyxy share, in px^2."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    return float(max(width, 0) * max(height, 0))
+
+
+def cutmix(picture: Array, labels: Array, other: Array, more: Array, u: Array) -> tuple[Array, Array]:
+    """Paste a rectangle of another picture where there is no label, if a label of the other is in it."""
+    size, free = picture.shape[0], []
+    for part, x, y in u[SampleStream.AREA : SampleStream.END].reshape(3, 3):
+        half, x, y = int(size * math.sqrt(part)) // 2, int(x * size), int(y * size)
+        area = np.clip([x - half, y - half, x + half, y + half], 0, size)
+        if all(common_area(area, label[1:]) == 0 for label in labels):
+            free.append(area)
+    if not free:
+        return picture, labels
+    area = free[int(u[SampleStream.CHOICE] * len(free))]
+    left, top, right, bottom = area
+    pasted = []
+    for label, *box in more:
+        if common_area(area, np.array(box)) >= 0.1 * (box[2] - box[0]) * (box[3] - box[1]):
+            pasted.append([label, *np.clip(box, [left, top, left, top], [right, bottom, right, bottom])])
+    if not pasted:
+        return picture, labels
+    picture = picture.copy()
+    picture[top:bottom, left:right] = other[top:bottom, left:right]
+    return picture, np.concatenate((labels, pasted))

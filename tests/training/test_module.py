@@ -16,7 +16,7 @@ from yolo_lightning.data.augment import AugmentationConfig
 from yolo_lightning.data.batch import Batch
 from yolo_lightning.errors import InputError
 from yolo_lightning.model.heads import HEADS
-from yolo_lightning.model.losses import DetectionLoss, LossConfigs
+from yolo_lightning.model.losses import AnchorFreeLossConfig, AnchorLossConfig, DetectionLoss, LossConfigs
 from yolo_lightning.training.optimizer import OptimizerConfig
 from yolo_lightning.training.step import training_losses
 
@@ -307,3 +307,32 @@ def test_nothing_is_compiled_without_a_mode() -> None:
     module = YOLOv5(num_classes=2, compile=False)
     module.configure_model()
     assert module._training_losses is training_losses
+
+
+@pytest.mark.parametrize("anchors", [True, False])
+def test_classes_are_weighted_by_the_labels_to_train_on(tmp_path: Path, shapes: Path, anchors: bool) -> None:
+    module = YOLOv5(
+        write_small_yaml(tmp_path, anchors),
+        compile=False,
+        loss=AnchorLossConfig(class_weight_power=1.0),
+        anchor_free_loss=AnchorFreeLossConfig(class_weight_power=1.0),
+    )
+    source = data(shapes)
+    trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(module, source)
+    index = source.index("train")
+    counts = [
+        sum(int(label) == c for i in range(len(index)) for label in index.labels(i)[:, 0]) for c in range(5)
+    ]
+    assert source.class_counts == counts and min(counts) > 0
+    inverse = torch.tensor([1 / count for count in counts])
+    assert module.criterion.class_weights is not None
+    torch.testing.assert_close(module.criterion.class_weights, inverse / inverse.mean())
+    assert not any("class_weights" in name for name in module.state_dict())
+
+
+def test_own_data_without_counts_of_its_classes(tmp_path: Path, shapes: Path) -> None:
+    lender = data(shapes)
+    lender.setup("fit")
+    module = YOLOv5(num_classes=5, compile=False, loss=AnchorLossConfig(class_weight_power=1.0))
+    with pytest.raises(InputError, match="no class_counts"):
+        trainer(tmp_path, limit_val_batches=0).fit(module, OwnData(lender.train_dataloader()))

@@ -13,6 +13,7 @@ from typing import Any, get_args
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from ..data.annotations.selection import Selection
 from ..data.annotations.source import SPLITS, DataSource
 from ..data.loading.sources import is_stream
 from ..data.module import PATH_OPTIONS, DetectionDataModule
@@ -251,7 +252,8 @@ def _read_classes(config: Any, subcommand: str, checkpoint: Path | None) -> None
     data, model = config.data, config.model
     annotations = {split: getattr(data, f"{split}_annotations") for split in SPLITS}
     given = {split: Path(path) for split, path in annotations.items() if path}
-    source = DataSource(data.root and Path(data.root), given, format=data.format)
+    selection = Selection(data.classes, data.single_cls)
+    source = DataSource(data.root and Path(data.root), given, format=data.format, selection=selection)
     names = list(source.classes(("test",) if subcommand == "test" else ("val", "train"))[0])
     if model.num_classes not in (None, len(names)):
         raise InputError(

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from .letterbox import PAD_VALUE
 
 
 class Batch(NamedTuple):
@@ -14,11 +17,13 @@ class Batch(NamedTuple):
     A named tuple: Lightning and torch know how to pin, move and compile it.
 
     Attributes:
-        images: uint8 (B, 3, S, S), RGB, letterboxed, stored channels last (HWC in memory).
+        images: uint8 (B, 3, S, S), RGB, letterboxed, stored channels last (HWC in memory). With ``data.rect``
+            (B, 3, H, W), the longer side being S.
         targets: float32 (B, N, 5): class, x1, y1, x2, y2 in pixels of the letterboxed image. Rows
             from ``count`` on are zero.
         count: int64 (B,), rows of ``targets`` that are labels.
-        index: int64 (B,), position of each image in its data set (0 .. I-1).
+        index: int64 (B,), position of each image in its data set (0 .. I-1); with ``data.image_weights`` plus
+            I for each time that it has come before in the epoch.
         image_ids: int64 (B,), ids of the index.
         original_sizes: int64 (B, 2), height and width in pixels before letterboxing.
         letterbox: float32 (B, 4): gain_x, gain_y, pad_x, pad_y (see ``letterbox.to_letterbox``).
@@ -46,3 +51,27 @@ def row_mask(count: Tensor, capacity: int) -> Tensor:
 def label_capacity(most: int) -> int:
     """Rows to reserve for ``most`` labels: a power of two, at least 16, for few distinct compiled graphs."""
     return max(16, 1 << max(most - 1, 0).bit_length())
+
+
+def on_canvas(batch: Batch, height: int, width: int) -> Batch:
+    """A batch whose images are cut, or padded with grey, to ``height`` x ``width`` px around their middle.
+
+    Both differ from before by an even number of px. Boxes are clipped to the new canvas.
+    """
+    left, top = (width - batch.images.shape[-1]) // 2, (height - batch.images.shape[-2]) // 2
+    real = row_mask(batch.count, batch.targets.shape[1])
+    gain, pad_x, pad_y = batch.letterbox.split((2, 1, 1), dim=1)
+    return batch._replace(
+        images=F.pad(batch.images, (left, left, top, top), value=PAD_VALUE),
+        targets=move_boxes(batch.targets, real, left, top, height, width),
+        letterbox=torch.cat((gain, pad_x + left, pad_y + top), dim=1),
+    )
+
+
+def move_boxes(targets: Tensor, real: Tensor, left: int, top: int, height: int, width: int) -> Tensor:
+    """Targets (B, N, 5) moved by ``left`` and ``top`` px and clipped; rows not ``real`` (B, N) are 0."""
+    label, x1, y1, x2, y2 = targets.unbind(-1)
+    x1, x2 = ((x + left).clamp(0, width) for x in (x1, x2))
+    y1, y2 = ((y + top).clamp(0, height) for y in (y1, y2))
+    moved = torch.stack((label, x1, y1, x2, y2), dim=-1)
+    return torch.where(real[..., None], moved, torch.zeros_like(moved))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from ..system.cores import usable_cores
 from .annotations.findings import EVERY_IMAGE, Finding, count_images, refuse_errors
 from .annotations.index import DatasetIndex, FloatArray, IntArray
 from .annotations.reader import Classes
+from .annotations.selection import Selection
 from .annotations.source import FORMAT_NAMES, DataSource, Split
 from .annotations.summary import summarise
 from .batch import label_capacity
@@ -26,10 +27,13 @@ from .check.splits import FIT_SECONDS, check_splits
 from .images import waiting
 from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
 from .images.decode import MAX_MEGAPIXELS, refuse_large
+from .images.effects import Effects
 from .images.faults import Faults
 from .loading.dataset import DetectionDataset, PredictionDataset, collate
 from .loading.evaluation_loader import EvaluationLoader
+from .loading.image_weights import ImageWeights
 from .loading.ordered import DeviceLoader, Loading, OrderedLoader, TellsLoading
+from .loading.rectangles import training_rectangles
 from .loading.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
 from .loading.sources import Sources, find_sources
 from .loading.video import Letterboxing, PredictionLoader
@@ -89,6 +93,16 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             label-studio or csv.
         val_share: Share of the images that validates if the files of the data set name no val split, chosen
             by a hash of the path. A data.yaml, or COCO files named after splits, need a val split; 0: all.
+        classes: Names or numbers (0 .. C-1) of the classes to train and evaluate on ("[person, 2]"); by
+            default all. Labels of other classes are left out, and the classes keep their numbers.
+        single_cls: Give all labels one class, "item".
+        fraction: Share of the training images to train on, above 0 to 1, chosen by a hash of the path.
+        rect: Train on rectangles of at most four shapes: images of like aspect ratios come together, with
+            less padding, and without mosaics.
+        image_weights: Draw images with classes that are rare or found badly more often, by the average
+            precisions of the last validation. An epoch then has some images several times, others not at all.
+        classic_albumentations: Blur, grey and equalise (CLAHE) one image of a hundred each, as classic YOLOv5
+            does where Albumentations is installed. With cache device, images then come from the cache's file.
         on_error: What happens if images or labels are found to be wrong before training: raise lists all
             of them and stops; skip leaves these images out, lists them, and goes on.
         max_skipped: Largest share of the images of a split that may be left out, 0 to 1; above it, the run
@@ -126,6 +140,12 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         val_share: float = 0.2,
         on_error: Literal["raise", "skip"] = "raise",
         max_skipped: float = 0.1,
+        classes: list[int | str] | None = None,
+        single_cls: bool = False,
+        fraction: float = 1.0,
+        rect: bool = False,
+        image_weights: bool = False,
+        classic_albumentations: bool = False,
     ) -> None:
         super().__init__()
         if image_size < 32 or image_size % 32:
@@ -149,6 +169,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             raise InputError(f"data.on_error '{on_error}' is unknown; use raise or skip")
         if not 0 <= max_skipped <= 1:
             raise InputError(f"data.max_skipped {max_skipped} is no share; use 0 to 1")
+        if not 0 < fraction <= 1:
+            raise InputError(f"data.fraction {fraction} is no share; use above 0 to 1")
         self.source = DataSource(
             root=Path(root).expanduser().absolute() if root is not None else None,
             annotations=_paths(train_annotations, val_annotations, test_annotations),
@@ -156,6 +178,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             allow_outside=allow_outside,
             format=format,
             val_share=val_share,
+            selection=Selection(classes, single_cls, fraction),
         )
         self.image_size = image_size
         self.batch_size = batch_size
@@ -167,6 +190,9 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.max_megapixels = max_megapixels
         self.on_error = on_error
         self.max_skipped = max_skipped
+        self.rect = rect
+        self.effects = Effects(seed) if classic_albumentations else None
+        self.image_weights = ImageWeights() if image_weights else None
         self.stride = 32
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
         self.predict_whole = False
@@ -264,6 +290,15 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         """int64 (C,), COCO id of each class; 1 .. C for YOLO."""
         return self._classes()[1]
 
+    @property
+    def class_counts(self) -> list[int]:
+        """Labels of each class to train on, C numbers."""
+        index = self.index("train")
+        counts: list[int] = np.bincount(
+            index.classes[index.trainable], minlength=len(index.class_names)
+        ).tolist()
+        return counts
+
     def _classes(self) -> Classes:
         for index in self.indices.values():
             return index.class_names, index.category_ids
@@ -315,20 +350,39 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.prepare(stage)
 
     def train_dataloader(self) -> OrderedLoader:
-        """Full batches of squares in seeded order, on the device of the training."""
+        """Full batches of squares, or of rectangles, in seeded order, on the device of the training."""
         dataset = self._dataset("train")
         overfits = getattr(self.trainer, "overfit_batches", 0) > 0
-        sampler = TrainSampler(dataset, self.batch_size, self.seed, same_order=overfits)
+        canvases = (
+            training_rectangles(dataset.index.sizes, self.image_size, self.stride) if self.rect else None
+        )
+        weights = partial(self.image_weights.of_epoch, index=dataset.index) if self.image_weights else None
+        sampler = TrainSampler(
+            dataset, self.batch_size, self.seed, same_order=overfits, canvases=canvases, weights=weights
+        )
+        if canvases is not None:
+            shapes, counts = np.unique(canvases, axis=0, return_counts=True)
+            found = [f"{w} x {h} px ({n:,} images)" for (h, w), n in zip(shapes, counts, strict=True)]
+            rank_zero_info(f"rect: trains on {', '.join(found)}, without mosaics")
         if self.trainer is not None:
             # Workers begin to fetch before Lightning sets the sampler's epoch in a resumed run.
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         plan = self._cache_plan
-        if plan.choice.mode == "device":
+        if plan.choice.mode == "device" and self.effects is None:
             self._train_loader = DeviceLoader(dataset, sampler, plan.device)
         else:
             workers = plan.worker_count("train", self.num_workers)
             self._train_loader = WorkerLoader(dataset, sampler, workers, plan.device, plan.cores)
         return self._train_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average precisions by which images are drawn; nothing without ``image_weights``."""
+        return {"class_ap": self.image_weights.class_ap} if self.image_weights else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the average precisions of a checkpoint."""
+        if self.image_weights:
+            self.image_weights.class_ap = [(int(first), list(ap)) for first, ap in state_dict["class_ap"]]
 
     def val_dataloader(self) -> EvaluationLoader:
         """Every validation image once, images of one shape together."""
@@ -360,7 +414,14 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         index, cache = self.index(split), self._cache_plan.cache(split)
         faults = Faults(len(index), index.path, split, self.max_skipped, self._failed, rank_zero_info)
         return DetectionDataset(
-            index, self.image_size, capacity, split == "train", cache, self.stride, faults
+            index,
+            self.image_size,
+            capacity,
+            split == "train",
+            cache,
+            self.stride,
+            faults,
+            self.effects if split == "train" else None,
         )
 
     def _evaluation_loader(

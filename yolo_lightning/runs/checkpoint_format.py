@@ -35,6 +35,8 @@ KEYS = {
     "loops": "Lightning's position in epochs and batches, changed by give_again and validate_first.",
     "callbacks": "{name of a callback: its state_dict()}. Written and read by each callback; read_resumption "
     "also reads the state of RunRecorder.",
+    "DetectionDataModule": "{'class_ap': [(first epoch, [average precision of each class])]}, for drawing "
+    "images; only with data.image_weights. Written and read by data/module.py.",
     "hyper_parameters": "Arguments of YOLOv5. Written by Lightning; read by read_resumption and "
     "model/weights.py.",
     "hparams_name": "str. Written and read by Lightning, as are all keys below.",

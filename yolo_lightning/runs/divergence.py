@@ -234,7 +234,8 @@ class Divergence(Callback):
         if scaler is not None:
             lines.append(f"gradient scaler: {scaler.state_dict()}")
         if data:
-            lines += [f"image: {data.indices['train'].path(i)}" for i in positions]
+            index = data.indices["train"]
+            lines += [f"image: {index.path(i % len(index))}" for i in positions]
         found: list[Any] = [(list(_REMEDIES).index(part), lines)] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(found, found[0])

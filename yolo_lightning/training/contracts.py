@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from ..data.loading.image_weights import ImageWeights
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision
 from ..model.losses import DetectionLoss
 from ..model.network import DetectionNetwork
@@ -21,9 +22,11 @@ class DetectionData(Protocol):
     ``image_size`` is needed. A data module of a user's own may lack the other attributes.
     """
 
-    image_size: int  # side of the square training images in px
+    image_size: int  # side of the square training images in px, or their longer side
     batch_size: int  # images of a batch in each process
     stride: int  # largest stride of the network in px, set by the module; evaluation pads to multiples
+    image_weights: ImageWeights | None  # learns the average precisions of each validation of a training
+    rect: bool  # training batches are rectangles of a few shapes, and mosaics are off
     copies_beside: bool  # training batches are copied to a GPU on ``streams.side_stream``
 
     def label_sizes_px(self) -> npt.NDArray[np.float32]:
@@ -32,6 +35,10 @@ class DetectionData(Protocol):
     @property
     def class_names(self) -> Sequence[str]:
         """Names of the classes 0 .. C-1."""
+
+    @property
+    def class_counts(self) -> Sequence[int]:
+        """Labels of each class in the training set; for losses with a ``class_weight_power``."""
 
     @property
     def category_ids(self) -> Iterable[int]:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from ..data.augment import Augmentation, AugmentationConfig, normalise
+from ..data.augment.multi_scale import draw_size, training_sizes
 from ..data.batch import Batch, row_mask
 from ..errors import InputError
 from ..evaluation.detect import MeanLosses, detect
@@ -163,6 +164,10 @@ class YOLOv5(LightningModule, TrainsDetections):
     def setup(self, stage: str) -> None:
         """Take the classes from the data."""
         data = None if stage == "predict" else self._data
+        if stage == "fit" and self.augmentation_config.multi_scale and getattr(data, "rect", False):
+            raise InputError(
+                "model.augmentation.multi_scale and data.rect together compile 20 shapes; use one of them"
+            )
         if data is not None and (names := getattr(data, "class_names", None)):
             if self.num_classes not in (None, len(names)):
                 raise InputError(
@@ -252,6 +257,13 @@ class YOLOv5(LightningModule, TrainsDetections):
             )
         rank_zero_info(describe_scaling(self.optimizer_config, self._total_batch_size))
         rank_zero_info(self.criterion.describe_gains(self._data.image_size if self._data else 640))
+        if (power := self.criterion.class_weight_power) > 0:
+            counts = getattr(self._data, "class_counts", None)
+            if counts is None:
+                raise InputError(
+                    "class_weight_power is set, but the data module has no class_counts; add them"
+                )
+            self.criterion.weigh_classes(counts, power)
         if self.trainer.world_size > 1:
             self.criterion.rank_mean, self.criterion.ranks = rank_mean, self.trainer.world_size
 
@@ -286,7 +298,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         # A step that was begun without joint losses, in the run before, ends without them.
         joint = self.optimizer_config.joint_loss and not self.accumulator.pending
         if (self.current_epoch, batch_index) not in self.left_out:
-            self.waiting.append(self._prepare(batch))
+            self.waiting.append(self._prepare(batch, batch_index))
         full = len(self.waiting) >= settings.accumulate
         if not self.waiting or (joint and not (full or is_followed_by_validation(self.trainer))):
             return
@@ -304,12 +316,17 @@ class YOLOv5(LightningModule, TrainsDetections):
             optimizer.zero_grad()  # type: ignore[union-attr]
         self.running_losses = add_to_means(self.running_losses, parts, batch_index + 1)
 
-    def _prepare(self, batch: Batch) -> Prepared:
-        mosaic = self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
+    def _prepare(self, batch: Batch, batch_index: int) -> Prepared:
+        rect = getattr(self._data, "rect", False)
+        mosaic = not rect and self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
+        size = None
+        if extent := self.augmentation_config.multi_scale:
+            sizes = training_sizes(batch.images.shape[-1], extent, max(self.network.strides))
+            size = draw_size(sizes, self.hparams["seed"], self.current_epoch, batch_index)
         unordered = not getattr(self._data, "copies_beside", False)
         device = batch.images.device
         with torch.autocast(device.type, enabled=False):
-            work = partial(self.augmentation, batch, self.current_epoch, mosaic)
+            work = partial(self.augmentation, batch, self.current_epoch, mosaic, size=size, rect=rect)
             prepared = Prepared(*run_beside(device, work, unordered))
         if self.on_augmented:
             self.on_augmented(*prepared)
@@ -358,7 +375,11 @@ class YOLOv5(LightningModule, TrainsDetections):
     def on_validation_epoch_end(self) -> None:
         """Log the metrics and mean losses of all ranks."""
         stage = "test" if self.trainer.testing else "val"
-        values = log_values(self.metric.compute(), self.label_names) | self.mean_losses.take(self.device)
+        result = self.metric.compute()
+        weights = getattr(self._data, "image_weights", None)
+        if weights and self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            weights.note(self.current_epoch, result["map_per_class"].reshape(-1).tolist())
+        values = log_values(result, self.label_names) | self.mean_losses.take(self.device)
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
         self.metric.reset()
 

@@ -224,7 +224,7 @@ def test_compiled_equals_eager() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_it_never_waits_for_the_device() -> None:
-    config = AugmentationConfig(mixup=0.5, degrees=10.0)
+    config = AugmentationConfig(mixup=0.5, cutmix=0.5, bgr=0.5, degrees=10.0)
     batch = make_batch(6, 64)
     on_device = Batch(*(entry.cuda() for entry in batch))
     augmentation = Augmentation(config).cuda()

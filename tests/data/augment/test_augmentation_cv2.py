@@ -24,6 +24,9 @@ CASES: dict[str, tuple[dict[str, Any], float]] = {
     "either": ({"mosaic": 0.5, **TURNED}, 0.8),
     "mixup": ({**PLAIN, **TURNED, "mixup": 0.5, "mosaic": 0.8}, 0.5),
     "mixup colour": ({"mixup": 1.0}, 0.8),
+    "cutmix": ({**PLAIN, "cutmix": 1.0, "flip_up_down": 0.5}, 0.5),
+    "cutmix or mixup": ({**PLAIN, "cutmix": 0.5, "mixup": 0.5}, 0.5),
+    "bgr": ({"bgr": 0.5}, 0.8),
 }
 
 

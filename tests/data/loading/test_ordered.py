@@ -216,7 +216,7 @@ def test_on_a_gpu_images_that_live_there_need_no_slots(
 def assert_copies(loader: OrderedLoader, monkeypatch: pytest.MonkeyPatch) -> None:
     copied: list[tuple[object, torch.device]] = []
     monkeypatch.setattr(
-        ordered, "copy_ahead", lambda batches, device: copied.append((batches, device)) or iter(())
+        ordered, "copy_ahead", lambda batches, device, _: copied.append((batches, device)) or iter(())
     )
     monkeypatch.setattr(type(loader), "_batches", lambda self: "batches")
     assert list(loader) == []

@@ -80,7 +80,13 @@ def reference_cross_entropy(logit: Tensor, target: float, positive_weight: float
     return loss
 
 
-def reference_loss(maps: list[Tensor], targets: Tensor, mask: Tensor, config: AnchorLossConfig) -> Tensor:
+def reference_loss(
+    maps: list[Tensor],
+    targets: Tensor,
+    mask: Tensor,
+    config: AnchorLossConfig,
+    class_weights: list[float] | None = None,
+) -> Tensor:
     """The definition of ultralytics/yolov5 v7.0 in loops and double precision, the larger IoU winning."""
     classes = maps[0].shape[-1] - 5
     box = objectness = class_ = torch.zeros((), dtype=torch.float64)
@@ -124,7 +130,8 @@ def reference_loss(maps: list[Tensor], targets: Tensor, mask: Tensor, config: An
                             smooth = config.label_smoothing / 2
                             target = 1 - smooth if other == label else smooth
                             class_losses.append(
-                                reference_cross_entropy(
+                                (class_weights or [1.0] * classes)[other]
+                                * reference_cross_entropy(
                                     prediction[5 + other],
                                     target,
                                     config.class_positive_weight,
@@ -281,6 +288,20 @@ def test_extreme_logits_are_finite() -> None:
     loss, _ = AnchorLoss(ANCHORS, STRIDES, 3)(maps, targets, mask)
     assert loss.isfinite()
     assert gradients(loss, maps).isfinite().all()
+
+
+def test_classes_are_weighted_by_their_frequency() -> None:
+    criterion = AnchorLoss(ANCHORS, STRIDES, 3)
+    criterion.weigh_classes([100, 25, 0], power=0.5)
+    weights = [0.1 / 0.15, 0.2 / 0.15, 1.0]  # the class without labels has the mean of the others
+    assert criterion.class_weights is not None
+    torch.testing.assert_close(criterion.class_weights, torch.tensor(weights))
+    maps, (targets, mask) = random_maps(3), random_targets(3, (5, 9))
+    loss, _ = criterion(maps, targets, mask)
+    expected = reference_loss(maps, targets, mask, AnchorLossConfig(), weights)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    evaluated, _ = criterion.eval()(maps, targets, mask)
+    torch.testing.assert_close(evaluated, AnchorLoss(ANCHORS, STRIDES, 3)(maps, targets, mask)[0])
 
 
 def simulate_ranks(criterion: Any, halves: list[tuple[list[Tensor], Tensor, Tensor]]) -> list[Tensor]:

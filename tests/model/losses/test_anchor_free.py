@@ -65,7 +65,12 @@ def random_targets(
 
 
 def ultralytics_loss(
-    maps: list[Tensor], targets: Tensor, mask: Tensor, config: AnchorFreeLossConfig, bins: int = 16
+    maps: list[Tensor],
+    targets: Tensor,
+    mask: Tensor,
+    config: AnchorFreeLossConfig,
+    bins: int = 16,
+    class_weights: Tensor | None = None,
 ) -> tuple[Tensor, list[float]]:
     """Loss over batch size, and its parts, of ultralytics' own code for the same maps and labels."""
     head = SimpleNamespace(stride=torch.tensor(STRIDES).float(), nc=maps[0].shape[1] - 4 * bins, reg_max=bins)
@@ -73,6 +78,8 @@ def ultralytics_loss(
     model.weight = nn.Parameter(torch.zeros(1))
     model.model = [head]  # type: ignore[assignment]
     model.args = SimpleNamespace(box=config.box_gain, cls=config.class_gain, dfl=config.dfl_gain)  # type: ignore[assignment]
+    if class_weights is not None:
+        model.class_weights = class_weights
     criterion = v8DetectionLoss(model, tal_topk=config.top_k)
     image = torch.arange(len(mask))[:, None].expand_as(mask)[mask]
     label, low, high = targets[mask].split((1, 2, 2), dim=1)
@@ -84,6 +91,21 @@ def ultralytics_loss(
         {"batch_idx": image.float(), "cls": label, "bboxes": boxes},
     )
     return loss.sum() / len(mask), [float(part) for part in parts.values()]
+
+
+def test_weighted_classes_equal_ultralytics() -> None:
+    maps, (targets, mask) = random_maps(3), random_targets(3, (3, 0, 16, 1))
+    criterion = AnchorFreeLoss(STRIDES, 3)
+    criterion.weigh_classes([90, 10, 40], power=1.0)
+    expected, _ = ultralytics_loss(
+        maps, targets, mask, AnchorFreeLossConfig(), class_weights=criterion.class_weights
+    )
+    loss, _ = criterion(maps, targets, mask)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients(loss, maps), gradients(expected, maps), rtol=1e-4, atol=1e-5)
+    plain, _ = AnchorFreeLoss(STRIDES, 3)(maps, targets, mask)
+    assert (plain - loss).abs() > 0.01
+    torch.testing.assert_close(criterion.eval()(maps, targets, mask)[0], plain)
 
 
 @pytest.mark.parametrize(

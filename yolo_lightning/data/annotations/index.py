@@ -154,6 +154,14 @@ class DatasetIndex:
             findings=(),
         )
 
+    def with_labels(self, keep: BoolArray) -> DatasetIndex:
+        """This index with the annotations of a mask (T,) alone, and all images."""
+        kept = np.concatenate(([0], np.cumsum(keep)))
+        columns = {
+            name: getattr(self, name)[keep] for name in ("classes", "boxes", "areas", "crowd", "trainable")
+        }
+        return replace(self, offsets=kept[self.offsets].astype(np.int64), **columns)
+
     @property
     def problems(self) -> tuple[str, ...]:
         """The findings as sentences."""

@@ -18,6 +18,7 @@ from .index_cache import read_once
 from .label_studio import LabelStudioReader
 from .labelme import LabelmeReader
 from .reader import Classes, SplitReader
+from .selection import Selection
 from .single_coco import SingleCocoReader
 from .supervisely import SuperviselyReader
 from .tables import TableReader
@@ -61,6 +62,7 @@ class DataSource:
     allow_outside: bool = False  # images may lie outside of these
     format: str = "auto"  # or one of FORMAT_NAMES
     val_share: float = 0.0  # share of the images that validates if there is no val split
+    selection: Selection = field(default_factory=Selection)  # labels and images that are taken
 
     def locate(self) -> tuple[type[SplitReader], Path]:
         """The format of the root, and what its ``find`` returned.
@@ -123,15 +125,16 @@ class DataSource:
     def find_errors(self, split: Split, keep: bool = False) -> DatasetIndex:
         """Read and validate one split; images of errors are left out, and there may be none left.
 
-        Without a val split, train and val share the images of train, see :func:`take_share`.
-        ``keep`` uses the index cache: take the index from its file if nothing has changed since, or write it.
+        Without a val split, train and val share the images of train, see :func:`take_share`. The
+        ``selection`` is applied. ``keep`` uses the index cache: take the index from its file if nothing has
+        changed since, or write it.
 
         Raises:
             InputError: The split is missing, or cannot be read as a whole.
         """
         if self._is_shared(split):
-            whole = replace(self, val_share=0.0).find_errors("train", keep)
-            return take_share(whole, split, self.val_share)
+            whole = replace(self, val_share=0.0, selection=Selection()).find_errors("train", keep)
+            return self.selection.apply(take_share(whole, split, self.val_share))
         images = self.images.get(split)
         if images is not None and not images.exists():
             raise InputError(f"{images}: the images do not exist; correct --data.{split}_images")
@@ -144,10 +147,10 @@ class DataSource:
         reader = replace(reader, allow_outside=self.allow_outside)
         index = replace(read_once(reader) if keep else reader.read(), layout=reader.layout)
         reference = self._training_classes()
-        return index.with_classes(*reference) if reference else index
+        return self.selection.apply(index.with_classes(*reference) if reference else index)
 
     def classes(self, splits: Sequence[Split] = ("val", "train")) -> Classes:
-        """The classes alone, from the YAML or from the smallest annotation file of ``splits``.
+        """The selected classes alone, from the YAML or from the smallest annotation file of ``splits``.
 
         Other splits that have the same names get the numbers of those to train with.
 
@@ -156,7 +159,8 @@ class DataSource:
         """
         found = self._classes_of(splits)
         reference = self._training_classes() if "test" in splits else None
-        return reference if reference and set(found[0]) <= set(reference[0]) else found
+        numbered = reference if reference and set(found[0]) <= set(reference[0]) else found
+        return self.selection.rename(numbered, self.root or "the data set")
 
     def _training_classes(self) -> Classes | None:
         """The classes that ``fit`` takes; None if they cannot be read: a test needs no other split."""

@@ -27,13 +27,13 @@ def take_share(index: DatasetIndex, split: str, share: float) -> DatasetIndex:
         refuse_errors(index.findings)
         raise InputError(f"{index.source}: has no val split and fewer than two images; add images")
     paths = index.paths()
-    hashes = np.array([_hash(path, index.root) for path in paths])
+    hashes = np.array([path_hash(path, index.root) for path in paths])
     limit = min(max(share, np.nextafter(hashes.min(), 1)), hashes.max())  # at least one of each
     kept = (hashes < limit) == (split == "val")
 
     def is_kept(finding: Finding) -> bool:
         image = finding.image
-        return image in ("", EVERY_IMAGE) or (_hash(image, index.root) < limit) == (split == "val")
+        return image in ("", EVERY_IMAGE) or (path_hash(image, index.root) < limit) == (split == "val")
 
     return replace(
         index.subset(np.flatnonzero(kept)),
@@ -43,7 +43,7 @@ def take_share(index: DatasetIndex, split: str, share: float) -> DatasetIndex:
     )
 
 
-def _hash(path: str, root: Path) -> float:
-    """A number in 0..1 for a path below ``root``, the same on all systems."""
+def path_hash(path: str, root: Path, purpose: str = "") -> float:
+    """A number in 0..1 for a path below ``root``, the same on all systems; another for each purpose."""
     below = path.removeprefix(os.path.join(root, "")).replace(os.sep, "/")
-    return int.from_bytes(hashlib.sha256(os.fsencode(below)).digest()[:6], "big") / 2**48
+    return int.from_bytes(hashlib.sha256(os.fsencode(purpose + below)).digest()[:6], "big") / 2**48

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ..batch import Batch, row_mask
+from ..batch import Batch, move_boxes, on_canvas, row_mask
 from .bilinear import Footprint, canvas_coordinates, find_footprint, sample
 from .colour import change_hsv, cut
 from .config import AugmentationConfig
+from .cutmix import choose_area, outside, paste
 from .mosaic import Layout, canvas_boxes, choose_tiles, lay_out, recent_row
+from .multi_scale import resize
 from .randomness import BETA_DRAWS, VIEW_STREAMS, SampleStream, ViewStream, beta_32_32, between, uniforms
 from .recent_images import RecentBuffers, RecentImages
 from .warp import Warp, draw_warp, is_candidate, warp_boxes
@@ -73,7 +75,13 @@ class Augmentation(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, batch: Batch, epoch: int | Tensor, mosaic: bool | Tensor = True
+        self,
+        batch: Batch,
+        epoch: int | Tensor,
+        mosaic: bool | Tensor = True,
+        *,
+        size: int | None = None,
+        rect: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Augment a batch, without waiting for the device.
 
@@ -81,20 +89,36 @@ class Augmentation(nn.Module):
             batch: B letterboxed images of S x S px with N label rows.
             epoch: 0 or more, a number or a 0-d tensor.
             mosaic: False makes no mosaics (``close_mosaic``), with the same shapes.
+            size: Side of the result in px, in place of S; see ``multi_scale.draw_size``.
+            rect: The images may be rectangles of H x W px, the longer side being S, and so is the result. One
+                graph serves all of them. Only without mosaics.
 
         Returns:
             Images float32 (B, 3, S, S), 0..1, channels last; targets float32 (B, N', 5): class, x1, y1, x2,
-            y2 in px; and the mask of their real rows, bool (B, N'). N' is 4 N, or 8 N if mixup is possible:
+            y2 in px; and the mask of their real rows, bool (B, N'). N' is 4 N, or 8 N if mixup or cutmix is
+            possible:
             room for every label of every tile. Real rows come first, the others are zero.
         """
-        device = batch.images.device
+        device, (height, width) = batch.images.device, batch.images.shape[2:]
+        side, window = width, None
+        if rect:  # rendered as a square, with the rectangle in its middle
+            side = max(height, width)
+            batch = on_canvas(batch, side, side)
+            window = torch.stack([_scalar(length, torch.float32, device) for length in (width, height)])
         epoch_now = _scalar(epoch, torch.int64, device)
         buffers, rows, filled = self.recent.write(batch, epoch_now)
-        allowed, size = _scalar(mosaic, torch.float32, device), batch.images.shape[-1]
-        augmented: tuple[Tensor, Tensor, Tensor] = self.core(
-            buffers, rows, filled, batch.index, self.seed.to(device), epoch_now, allowed, size
+        allowed, more = _scalar(mosaic, torch.float32, device), () if window is None else (window,)
+        images, targets, mask = self.core(
+            buffers, rows, filled, batch.index, self.seed.to(device), epoch_now, allowed, side, *more
         )
-        return augmented
+        if rect and height != width:
+            left, top = (side - width) // 2, (side - height) // 2
+            images = images[:, :, top : top + height, left : left + width]
+            images = images.contiguous(memory_format=torch.channels_last)
+            targets = move_boxes(targets, mask, -left, -top, height, width)
+        if size is not None and size != side:
+            images, targets = resize(images, targets, size)
+        return images, targets, mask
 
 
 class AugmentationCore(nn.Module):
@@ -114,15 +138,22 @@ class AugmentationCore(nn.Module):
         epoch: Tensor,
         mosaic: Tensor,
         size: int,
+        window: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Augment the images in ``rows`` (B,) of ``recent``; see ``Augmentation.forward``."""
+        """Augment the images in ``rows`` (B,) of ``recent``; see ``Augmentation.forward``.
+
+        ``window`` float32 (2,), width and height in px, is the part of the image that is used, in its middle.
+        """
         uniform = uniforms(seed, epoch, index, SampleStream.END)  # (B, SampleStream.END)
-        views, is_mixed, finish = plan(self.config, uniform, recent, rows, filled, mosaic, size)
-        targets, mask = carry_targets(recent, views, is_mixed, finish, size)
+        views, finish = plan(self.config, uniform, recent, rows, filled, mosaic, size, window)
+        labels = [carry_labels(recent, view, finish, size, window) for view in views]
+        if self.config.cutmix > 0:
+            labels, finish = cut_out(labels, uniform, finish, size)
+        targets, mask = join_labels(labels, finish)
         if torch.compiler.is_compiling() or rows.device.type != "cpu":
             y = torch.arange(size, device=rows.device)
             footprints = [trace(self.config, view, finish, y, size) for view in views]
-            planes = render(self.config, recent.pixels, footprints, finish.blend, finish.gains)
+            planes = render(self.config, recent.pixels, footprints, finish, y)
             images = torch.stack(planes, dim=-1)
         else:
             images = self._render_in_chunks(recent.pixels, views, finish, size)
@@ -142,11 +173,11 @@ class AugmentationCore(nn.Module):
             one_finish = Finish(*(t[number, None] for t in finish))
             for start in range(0, size, rows):
                 stop = min(start + rows, size)
+                y = torch.arange(start, stop)
                 footprints = [footprint.crop(number, start, stop) for footprint in whole] or [
-                    trace(self.config, view, one_finish, torch.arange(start, stop), size)
-                    for view in one_views
+                    trace(self.config, view, one_finish, y, size) for view in one_views
                 ]
-                planes = render(self.config, pixels, footprints, one_finish.blend, one_finish.gains)
+                planes = render(self.config, pixels, footprints, one_finish, y)
                 for channel, plane in enumerate(planes):
                     image[start:stop, :, channel] = plane[0]
         return images
@@ -162,10 +193,14 @@ class View(NamedTuple):
 class Finish(NamedTuple):
     """Steps after the warp of a sample's views."""
 
+    is_mixed: Tensor  # bool (B,), mixup: the second view is blended in
+    is_cut: Tensor  # bool (B,), cutmix: part of the second view is pasted, if there is room
+    area: Tensor  # float32 (B, 4), that part, xyxy in px of the output; empty for nothing
     blend: Tensor  # float32 (B,), weight of the first view, 1 without mixup
     gains: Tensor  # float32 (B, 3), hue, saturation, value
     flip_x: Tensor  # bool (B,), left-right flip
     flip_y: Tensor  # bool (B,), up-down flip
+    swap: Tensor  # bool (B,), red and blue change places
 
 
 def plan(
@@ -176,7 +211,8 @@ def plan(
     filled: Tensor,
     mosaic: Tensor,
     size: int,
-) -> tuple[list[View], Tensor, Finish]:
+    window: Tensor | None = None,
+) -> tuple[list[View], Finish]:
     """Decide everything about each sample before a pixel is touched.
 
     Args:
@@ -186,59 +222,83 @@ def plan(
         mosaic: float32 (), 1 if mosaics are allowed, else 0.
 
     Returns:
-        One view, or two if mixup is possible; bool (B,), True if the second one is used; the later steps.
+        One view, or two if mixup or cutmix is possible; and the later steps.
     """
     is_mosaic = uniform[:, SampleStream.MOSAIC] < config.mosaic * mosaic
-    is_mixed = is_mosaic & (uniform[:, SampleStream.MIXUP] < config.mixup)
+    is_cut = is_mosaic & (uniform[:, SampleStream.CUTMIX] < config.cutmix)
+    is_mixed = is_mosaic & ~is_cut & (uniform[:, SampleStream.MIXUP] < config.mixup)
     views, capacity = [], recent.label_count.shape[0]
-    for number in range(2 if config.mixup > 0 else 1):
+    for number in range(config.views):
         draws = uniform[:, number * VIEW_STREAMS : (number + 1) * VIEW_STREAMS]
         own = rows if number == 0 else recent_row(draws[:, ViewStream.MAIN], rows[-1], filled, capacity)
         tiles = choose_tiles(draws, own, rows[-1], filled, capacity)
         layout = lay_out(draws, tiles, own, recent.content, is_mosaic, size)
-        views.append(View(layout, draw_warp(config, draws, layout.canvas, size)))
+        views.append(View(layout, draw_warp(config, draws, layout.canvas, size, window)))
     ratio = beta_32_32(uniform[:, SampleStream.BETA : SampleStream.BETA + BETA_DRAWS])
     colour = [
         between(1 - extent, 1 + extent, uniform[:, SampleStream.COLOUR + channel])
         for channel, extent in enumerate((config.hsv_h, config.hsv_s, config.hsv_v))
     ]
     finish = Finish(
+        is_mixed=is_mixed,
+        is_cut=is_cut,
+        area=uniform.new_zeros(len(uniform), 4),
         blend=torch.where(is_mixed, ratio, torch.ones_like(ratio)),
         gains=torch.stack(colour, dim=1),
         flip_x=uniform[:, SampleStream.FLIP_LEFT_RIGHT] < config.flip_left_right,
         flip_y=uniform[:, SampleStream.FLIP_UP_DOWN] < config.flip_up_down,
+        swap=uniform[:, SampleStream.BGR] < config.bgr,
     )
-    return views, is_mixed, finish
+    return views, finish
 
 
-def carry_targets(
-    recent: RecentBuffers, views: list[View], is_mixed: Tensor, finish: Finish, size: int
+def carry_labels(
+    recent: RecentBuffers, view: View, finish: Finish, size: int, window: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Warp, clip, filter and flip the labels of all tiles of all views.
+    """Warp, clip, filter and flip the labels of all tiles of a view.
+
+    Returns:
+        float32 (B, 4 N, 5) and the mask of real rows, bool (B, 4 N).
+    """
+    layout, warp = view
+    targets = recent.targets[layout.rows]  # (B, 4, N, 5)
+    capacity = targets.shape[2]
+    real = row_mask(recent.label_count[layout.rows].flatten(), capacity).view(-1, 4, capacity)
+    real = real & (layout.extent > 0).all(dim=-1)[:, :, None]
+    before = canvas_boxes(targets[..., 1:], layout).flatten(1, 2)  # (B, 4N, 4)
+    after, in_front = warp_boxes(before, warp.forward, size, window)
+    mask = real.flatten(1) & in_front & is_candidate(before * warp.scale[:, None, None], after)
+    x1, y1, x2, y2 = after.unbind(-1)
+    flip_x, flip_y = finish.flip_x[:, None], finish.flip_y[:, None]
+    x1, x2 = torch.where(flip_x, size - x2, x1), torch.where(flip_x, size - x1, x2)
+    y1, y2 = torch.where(flip_y, size - y2, y1), torch.where(flip_y, size - y1, y2)
+    return torch.stack((targets[..., 0].flatten(1, 2), x1, y1, x2, y2), dim=-1), mask
+
+
+def cut_out(
+    labels: list[tuple[Tensor, Tensor]], uniform: Tensor, finish: Finish, size: int
+) -> tuple[list[tuple[Tensor, Tensor]], Finish]:
+    """Choose the rectangle of cutmix; the labels of the second view then are those in it, for its samples."""
+    (first, is_first), (second, is_second) = labels
+    area = choose_area(uniform, first[..., 1:], is_first, size) * finish.is_cut[:, None]
+    boxes, is_pasted, area = paste(area, second[..., 1:], is_second)
+    is_cut = finish.is_cut[:, None]
+    pasted = torch.where(is_cut[..., None], torch.cat((second[..., :1], boxes), dim=-1), second)
+    return [(first, is_first), (pasted, torch.where(is_cut, is_pasted, is_second))], finish._replace(
+        area=area
+    )
+
+
+def join_labels(labels: list[tuple[Tensor, Tensor]], finish: Finish) -> tuple[Tensor, Tensor]:
+    """The labels of all views that a sample uses.
 
     Returns:
         float32 (B, N', 5) and the mask of real rows, bool (B, N'), N' = 4 N for each view. Real rows come
         first, the others are zero.
     """
-    tables, masks = [], []
-    for number, (layout, warp) in enumerate(views):
-        targets = recent.targets[layout.rows]  # (B, 4, N, 5)
-        capacity = targets.shape[2]
-        real = row_mask(recent.label_count[layout.rows].flatten(), capacity).view(-1, 4, capacity)
-        real = real & (layout.extent > 0).all(dim=-1)[:, :, None]
-        before = canvas_boxes(targets[..., 1:], layout).flatten(1, 2)  # (B, 4N, 4)
-        after, in_front = warp_boxes(before, warp.forward, size)
-        mask = real.flatten(1) & in_front & is_candidate(before * warp.scale[:, None, None], after)
-        if number > 0:
-            mask = mask & is_mixed[:, None]
-        tables.append(torch.cat((targets[..., :1].flatten(1, 2), after), dim=-1))
-        masks.append(mask)
-    table, mask = torch.cat(tables, dim=1), torch.cat(masks, dim=1)  # (B, N', 5), (B, N')
-    label, x1, y1, x2, y2 = table.unbind(-1)
-    flip_x, flip_y = finish.flip_x[:, None], finish.flip_y[:, None]
-    x1, x2 = torch.where(flip_x, size - x2, x1), torch.where(flip_x, size - x1, x2)
-    y1, y2 = torch.where(flip_y, size - y2, y1), torch.where(flip_y, size - y1, y2)
-    table = torch.stack((label, x1, y1, x2, y2), dim=-1)
+    table = torch.cat([targets for targets, _ in labels], dim=1)  # (B, N', 5)
+    is_used = (finish.is_mixed | finish.is_cut)[:, None]
+    mask = torch.cat([mask if n == 0 else mask & is_used for n, (_, mask) in enumerate(labels)], dim=1)
     order = torch.argsort(mask.to(torch.uint8), dim=1, descending=True, stable=True)
     mask = mask.gather(1, order)
     table = table.gather(1, order[:, :, None].expand_as(table))
@@ -254,9 +314,11 @@ def trace(config: AugmentationConfig, view: View, finish: Finish, y: Tensor, siz
 
 
 def render(
-    config: AugmentationConfig, pixels: Tensor, footprints: list[Footprint], blend: Tensor, gains: Tensor
+    config: AugmentationConfig, pixels: Tensor, footprints: list[Footprint], finish: Finish, y: Tensor
 ) -> list[Tensor]:
     """Sample a footprint per view from ``RecentBuffers.pixels``, blend and colour; see ``Finish``.
+
+    ``y`` (H,) are the rows of the output.
 
     Returns:
         Red, green and blue, float32 (B, H, S) each, 0..1.
@@ -264,10 +326,16 @@ def render(
     drawn = [sample(pixels, footprint) for footprint in footprints]
     planes = drawn[0]
     if len(drawn) > 1:
-        weight = blend[:, None, None]
+        weight = finish.blend[:, None, None]
+        if config.cutmix > 0:
+            weight = weight * outside(finish.area, y, planes[0].shape[-1])
         planes = [cut(a * weight + b * (1 - weight)) for a, b in zip(*drawn, strict=True)]
     if config.changes_colour:
-        planes = change_hsv(planes, gains)
+        planes = change_hsv(planes, finish.gains)
+    if config.bgr > 0:
+        red, green, blue = planes
+        change = (blue - red) * finish.swap[:, None, None]
+        planes = [red + change, green, blue - change]
     return [plane / 255 for plane in planes]
 
 

@@ -9,11 +9,13 @@ from ...errors import InputError
 LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("hsv_h", "hsv_s", "hsv_v", "translate"), (0.0, 1.0)),
     **dict.fromkeys(("flip_up_down", "flip_left_right", "mosaic", "mixup"), (0.0, 1.0)),
+    **dict.fromkeys(("cutmix", "bgr"), (0.0, 1.0)),
     "degrees": (0.0, 180.0),
     "scale": (0.0, 0.99),
     "shear": (0.0, 45.0),
     "perspective": (0.0, 0.001),
     "close_mosaic": (0, float("inf")),
+    "multi_scale": (0.0, 0.9),
 }
 """The values that each field may take, both ends included."""
 
@@ -50,8 +52,16 @@ class AugmentationConfig:
     """Probability that an image becomes a mosaic of four (0 to 1)."""
     mixup: float = 0.0
     """Probability that a mosaic is blended with another mosaic (0 to 1)."""
+    cutmix: float = 0.0
+    """Probability that a rectangle of another mosaic is pasted where a mosaic has no label, in place of mixup
+    (0 to 1)."""
+    bgr: float = 0.0
+    """Probability that red and blue are swapped (0 to 1)."""
     close_mosaic: int = 0
-    """Number of last epochs without mosaic, and so without mixup (0 or more)."""
+    """Number of last epochs without mosaic, and so without mixup and cutmix (0 or more)."""
+    multi_scale: float = 0.0
+    """Resize each batch to one of five sizes between 1 ± this fraction of the image size (0 to 0.9); 0.5 is
+    classic YOLOv5's, whose largest batches take 2.25 times the memory."""
 
     def __post_init__(self) -> None:
         for key, (low, high) in LIMITS.items():
@@ -59,6 +69,11 @@ class AugmentationConfig:
             if not low <= value <= high:
                 bounds = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
                 raise InputError(f"augmentation option {key} is {value}: set it to a value {bounds}.")
+
+    @property
+    def views(self) -> int:
+        """Mosaics that a sample may be made of."""
+        return 2 if self.mixup > 0 or self.cutmix > 0 else 1
 
     @property
     def changes_colour(self) -> bool:

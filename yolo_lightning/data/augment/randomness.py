@@ -13,6 +13,7 @@ from torch import Tensor
 
 VIEW_STREAMS = 18  # numbers for one view (one mosaic or one single image)
 BETA_DRAWS = 63  # numbers for one draw from Beta(32, 32)
+AREAS = 3  # rectangles that cutmix chooses from
 
 
 class ViewStream(IntEnum):
@@ -38,7 +39,11 @@ class SampleStream(IntEnum):
     FLIP_UP_DOWN = MOSAIC + 5
     FLIP_LEFT_RIGHT = MOSAIC + 6
     BETA = MOSAIC + 7  # BETA_DRAWS numbers
-    END = BETA + BETA_DRAWS
+    BGR = BETA + BETA_DRAWS
+    CUTMIX = BGR + 1
+    CHOICE = BGR + 2  # of a rectangle for cutmix
+    AREA = BGR + 3  # three numbers for each of AREAS rectangles: part of the picture, x, y
+    END = AREA + 3 * AREAS
 
 
 def _mix(bits: Tensor) -> Tensor:

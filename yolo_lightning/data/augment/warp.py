@@ -27,10 +27,13 @@ class Warp(NamedTuple):
     scale: Tensor  # float32 (B,), its zoom
 
 
-def draw_warp(config: AugmentationConfig, uniform: Tensor, canvas: Tensor, size: int) -> Warp:
+def draw_warp(
+    config: AugmentationConfig, uniform: Tensor, canvas: Tensor, size: int, window: Tensor | None = None
+) -> Warp:
     """Draw translation @ shear @ rotation and zoom @ perspective @ centring.
 
-    ``uniform`` is (B, VIEW_STREAMS), ``canvas`` int32 (B,) the side of each canvas in px, ``size`` S in px.
+    ``uniform`` is (B, VIEW_STREAMS), ``canvas`` int32 (B,) the side of each canvas in px, ``size`` S in px,
+    ``window`` as in :func:`warp_boxes`, whose sides then take the place of S.
     """
 
     def draw(stream: int, low: float, high: float) -> Tensor:
@@ -45,7 +48,11 @@ def draw_warp(config: AugmentationConfig, uniform: Tensor, canvas: Tensor, size:
     scale = draw(ViewStream.SCALE, 1 - config.scale, 1 + config.scale)
     shear_x, shear_y = (radians(ViewStream.SHEAR + axis, config.shear).tan() for axis in (0, 1))
     middle = (0.5 - config.translate, 0.5 + config.translate)
-    move_x, move_y = (draw(ViewStream.TRANSLATE + axis, *middle) * size for axis in (0, 1))
+    moves = [draw(ViewStream.TRANSLATE + axis, *middle) for axis in (0, 1)]
+    if window is None:
+        move_x, move_y = (move * size for move in moves)
+    else:
+        move_x, move_y = ((size - side) / 2 + move * side for move, side in zip(moves, window, strict=True))
     # Shear after rotation: y points down, and a positive angle turns anticlockwise as in cv2.
     cosine, sine = scale * angle.cos(), scale * angle.sin()
     a, b = cosine - shear_x * sine, sine + shear_x * cosine
@@ -79,8 +86,12 @@ def _inverse(matrix: Tensor) -> Tensor:
     return cofactors / determinant[:, None, None]
 
 
-def warp_boxes(boxes: Tensor, matrix: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def warp_boxes(
+    boxes: Tensor, matrix: Tensor, size: int, window: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Warp boxes (B, K, 4), xyxy in px, by (B, 3, 3) and take their upright hulls, clipped to the image.
+
+    ``window`` float32 (2,), width and height in px, clips to the rectangle in the middle of the image.
 
     Returns:
         (B, K, 4) xyxy in image px, and bool (B, K): False if the perspective puts a corner on or behind
@@ -94,7 +105,10 @@ def warp_boxes(boxes: Tensor, matrix: Tensor, size: int) -> tuple[Tensor, Tensor
     depth = depth.clamp_min(1e-6)
     px, py = px / depth, py / depth
     hull = torch.stack((px.amin(-1), py.amin(-1), px.amax(-1), py.amax(-1)), dim=-1)
-    return hull.clamp(0, size), in_front
+    if window is None:
+        return hull.clamp(0, size), in_front
+    sides = window.repeat(2)  # (4,)
+    return hull.clamp((size - sides) / 2, (size + sides) / 2), in_front
 
 
 def is_candidate(before: Tensor, after: Tensor) -> Tensor:

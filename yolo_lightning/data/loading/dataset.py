@@ -29,6 +29,7 @@ from ..images.decode import (
     read_rgb,
     resize,
 )
+from ..images.effects import Effects
 from ..images.faults import FAILED, UNENDED, Faults, stand_ins
 from ..images.truncation import has_end
 from ..letterbox import enclosing_rectangle, letterbox_geometry
@@ -68,6 +69,7 @@ class DetectionDataset(Dataset[Sample]):
         cache: Decoded squares, made with the same ``image_size`` and ``train``.
         stride: Stride of the rectangles, in px.
         faults: Where failing images are noted; if left out, the first raises its error.
+        effects: Changes of the pixels for :meth:`training_sample`.
 
     Attributes:
         canvases: int64 (I, 2), height and width in px of each letterboxed image.
@@ -82,6 +84,7 @@ class DetectionDataset(Dataset[Sample]):
         cache: ImageCache | None = None,
         stride: int = 32,
         faults: Faults | None = None,
+        effects: Effects | None = None,
     ) -> None:
         self.index = index
         self.image_size = image_size
@@ -89,6 +92,7 @@ class DetectionDataset(Dataset[Sample]):
         self.truth_capacity = 0 if train else label_capacity(index.most_labels)
         self.train = train
         self.cache = cache
+        self.effects = effects
         self.faults = faults or Faults(len(index), index.path)
         if cache is not None:
             self.faults.marks[torch.from_numpy(cache.marks == UNENDED)] = UNENDED
@@ -121,6 +125,14 @@ class DetectionDataset(Dataset[Sample]):
             else:
                 return self.labels(place, image), read_ns
         return self.labels(i, image)._replace(original_size=np.zeros(2, np.int64)), 0
+
+    def training_sample(self, i: int, epoch: int, image: Pixels) -> tuple[Sample, int]:
+        """:meth:`timed_sample` with the effects of an epoch; i is a number of ``TrainSampler.order``."""
+        repeats, place = divmod(i, len(self))
+        sample, read_ns = self.timed_sample(place, image)
+        if self.effects is not None:
+            self.effects.apply(image, epoch, i)
+        return sample._replace(position=sample.position + repeats * len(self)), read_ns
 
     def report(self) -> None:
         """Report images that have failed in any process."""

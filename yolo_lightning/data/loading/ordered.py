@@ -16,7 +16,7 @@ from ...errors import InputError
 from ...system.streams import hand_over, side_stream
 from ..annotations.findings import count_images
 from ..annotations.index import DatasetIndex
-from ..batch import Batch
+from ..batch import Batch, on_canvas
 from ..images.cache import ImageCache
 from ..images.choose_cache import CacheMode
 from ..images.faults import FAILED, stand_ins
@@ -63,7 +63,14 @@ class OrderedLoader(ABC):
 
     def __iter__(self) -> Iterator[Batch]:
         batches = self._batches()
-        return copy_ahead(batches, self.device) if self.device.type == "cuda" else batches
+        shapes = None if self.sampler.canvases is None else self._shapes()
+        if self.device.type == "cuda":
+            return copy_ahead(batches, self.device, shapes)
+        return batches if shapes is None else map(_cut, batches, shapes)
+
+    def _shapes(self) -> Iterator[tuple[int, int]]:
+        """Height and width of each batch; asks the sampler at the first batch, when its epoch is known."""
+        yield from self.sampler.shapes(self.sampler.epoch)
 
     @abstractmethod
     def _batches(self) -> Iterator[Batch]:
@@ -124,7 +131,12 @@ class OrderedLoader(ABC):
         order = order[: len(order) - len(self.sampler.order(epoch))]
         for begin in range(0, len(order), self.batch_size):
             rows = order[begin : begin + self.batch_size]
-            yield collate([self._dataset[i] for i in rows])
+            canvases = np.empty((len(rows), self._dataset.image_size, self._dataset.image_size, 3), np.uint8)
+            samples = [
+                self._dataset.training_sample(i, epoch, canvas)
+                for i, canvas in zip(rows, canvases, strict=True)
+            ]
+            yield collate([sample for sample, _ in samples])
 
 
 class DeviceLoader(OrderedLoader):
@@ -147,13 +159,17 @@ class DeviceLoader(OrderedLoader):
 
     def _batches(self) -> Iterator[Batch]:
         epoch, _ = self._begin()
-        order = self._places[self.sampler.order(epoch)].to(self.device)
+        drawn = torch.tensor(self.sampler.order(epoch), dtype=torch.int64)
+        images = len(self._places)
+        order = self._places[drawn % images].to(self.device)
+        repeats = (drawn // images * images).to(self.device)
         for begin in range(0, len(order), self.batch_size):
             rows = order[begin : begin + self.batch_size]
-            images = self.pixels.index_select(0, rows).permute(0, 3, 1, 2)  # (B, 3, S, S), channels last
+            pixels = self.pixels.index_select(0, rows).permute(0, 3, 1, 2)  # (B, 3, S, S), channels last
             labels = Batch(*(tensor.index_select(0, rows) for tensor in self.labels))
             self._give()
-            yield labels._replace(images=images)
+            index = labels.index + repeats[begin : begin + self.batch_size]
+            yield labels._replace(images=pixels, index=index)
 
 
 def pixels_on(device: torch.device, cache: ImageCache) -> Tensor:
@@ -171,8 +187,15 @@ def pixels_on(device: torch.device, cache: ImageCache) -> Tensor:
     return pixels
 
 
-def copy_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Copy each batch to a GPU without waiting for the copy.
+def _cut(batch: Batch, shape: tuple[int, int]) -> Batch:
+    """The batch cut to a height and a width in px."""
+    return batch if batch.images.shape[2:] == shape else on_canvas(batch, *shape)
+
+
+def copy_ahead(
+    batches: Iterator[Batch], device: torch.device, shapes: Iterator[tuple[int, int]] | None = None
+) -> Iterator[Batch]:
+    """Copy each batch to a GPU without waiting for the copy, and cut it to its shape there, if it has one.
 
     Copies run on ``streams.side_stream``, where the augmentation follows them, so that neither waits
     for the step in progress. The host is about a step ahead of the GPU, which is all the prefetching
@@ -191,6 +214,8 @@ def copy_ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
                 batch = Batch(*(tensor.to(device, non_blocking=True) for tensor in host))
                 copied = torch.cuda.Event()
                 copied.record(stream)
+                if shapes is not None:
+                    batch = _cut(batch, next(shapes))
             copying.append((copied, host))
             del host
             while copying and copying[0][0].query():

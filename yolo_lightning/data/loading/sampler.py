@@ -6,13 +6,17 @@ Both are torch ``DistributedSampler``s, even for one process. Your own Trainer n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from itertools import groupby
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, SequentialSampler
+
+from ..annotations.index import IntArray
 
 
 def world(world_size: int | None = None, rank: int | None = None) -> tuple[int, int]:
@@ -39,6 +43,12 @@ class TrainSampler(DistributedSampler[int]):
         batch_size: Images of a batch on one rank.
         world_size: Number of processes; that of torch.distributed if None, like ``rank``.
         same_order: Give every epoch the order of the first.
+        canvases: int64 (I, 2), height and width in px of the batch that each image fits. Images of one shape
+            then come together in batches of all ranks; those left over fill the last batches. The order then
+            depends on the number of images in these batches, too.
+        weights: Weights of the I images in an epoch. I images then are drawn with replacement by these. To
+            the position of an image, I is added for each time that it has come before in the epoch, so that
+            it is augmented differently.
     """
 
     def __init__(
@@ -49,11 +59,15 @@ class TrainSampler(DistributedSampler[int]):
         world_size: int | None = None,
         rank: int | None = None,
         same_order: bool = False,
+        canvases: IntArray | None = None,
+        weights: Callable[[int], npt.NDArray[np.float64]] | None = None,
     ) -> None:
         world_size, rank = world(world_size, rank)
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         self.images = len(dataset)
         self.same_order = same_order
+        self.canvases = canvases
+        self.weights = weights
         self.batch_size = batch_size
         self.num_samples = self._batches(self.images) * batch_size
         self.total_size = self.num_samples * world_size
@@ -83,16 +97,51 @@ class TrainSampler(DistributedSampler[int]):
 
         ``before`` batches from before the begin of a resumed epoch are included, at most all.
         """
+        own: list[int] = self._order_of_all(epoch, before)[self.rank :: self.num_replicas].tolist()
+        return own
+
+    def shapes(self, epoch: int) -> list[tuple[int, int]]:
+        """Height and width in px of each batch of ``order``, the same on all ranks; needs ``canvases``."""
+        assert self.canvases is not None
+        images = (self._order_of_all(epoch) % self.images).view(-1, self.batch_size * self.num_replicas)
+        return [(int(height), int(width)) for height, width in self.canvases[images.numpy()].max(axis=1)]
+
+    def _order_of_all(self, epoch: int, before: int = 0) -> Tensor:
+        """:meth:`order` of all ranks together."""
         # Torch's seed + epoch would give seed 0 in epoch 1 the order of seed 1 in epoch 0.
-        sequence = np.random.SeedSequence((self.seed, 0 if self.same_order else epoch))
+        drawn_in = 0 if self.same_order else epoch
+        sequence = np.random.SeedSequence((self.seed, drawn_in))
         generator = torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0]) >> 1)
-        order = torch.randperm(self.images, generator=generator)
+        if self.weights is None:
+            order = torch.randperm(self.images, generator=generator)
+        else:
+            weights = torch.from_numpy(self.weights(drawn_in))
+            order = torch.multinomial(weights, self.images, replacement=True, generator=generator)
+        if self.canvases is not None:
+            order = self._by_shape(order, self.canvases, generator)
+        if self.weights is not None:
+            order = order + self.images * _times_before(order)
         seen, joined = self.seen(epoch), self.batch_size * self.num_replicas
         first = seen - min(before, seen // joined) * joined
         stop = seen + self._batches(self.images - seen) * joined
-        positions = torch.arange(first, stop)[self.rank :: self.num_replicas]
-        own: list[int] = order[positions % self.images].tolist()
-        return own
+        return order[torch.arange(first, stop) % self.images]
+
+    def _by_shape(self, order: Tensor, canvases: IntArray, generator: torch.Generator) -> Tensor:
+        """The order (I,) in batches of one shape, and then the images that are left over, by their shape."""
+        kinds = np.unique(canvases, axis=0, return_inverse=True)[1].reshape(-1)
+        groups = [order[kinds[order] == kind] for kind in range(kinds.max() + 1)]
+        size = self.batch_size * self.num_replicas
+        batches = torch.cat([group[: len(group) // size * size].view(-1, size) for group in groups])
+        batches = batches[torch.randperm(len(batches), generator=generator)]
+        return torch.cat([batches.flatten(), *(group[len(group) // size * size :] for group in groups)])
+
+
+def _times_before(order: Tensor) -> Tensor:
+    """How often each element of (I,) has come before, (I,)."""
+    ordered, places = order.sort(stable=True)
+    times = torch.empty_like(order)
+    times[places] = torch.arange(len(order)) - torch.searchsorted(ordered, ordered)
+    return times
 
 
 class EvalSampler(DistributedSampler[int]):

@@ -33,8 +33,8 @@ RESTARTS = 3  # times that lost workers are replaced
 _HELD_BATCHES = 3  # slots beyond those: the batch in use, the next one, and one that is being copied
 
 
-Request = tuple[int, Sequence[int]]
-"""A batch for a worker to make: its slot, and the positions of its images."""
+Request = tuple[int, int, Sequence[int]]
+"""A batch for a worker to make: its slot, its epoch, and the positions of its images."""
 
 
 class Filled(NamedTuple):
@@ -56,12 +56,12 @@ class SlotWriter(Dataset[Filled]):
             weakref.finalize(self, self.pool.terminate)
 
     def __getitems__(self, request: Request) -> Filled:
-        slot, positions = request
+        slot, epoch, positions = request
         images, *fields = self.slots.arrays(slot).values()
 
         def fill(row: int) -> tuple[int, int]:
             before = perf_counter_ns()
-            sample, read_ns = self.dataset.timed_sample(positions[row], images[row])
+            sample, read_ns = self.dataset.training_sample(positions[row], epoch, images[row])
             for array, value in zip(fields, sample[1:], strict=False):  # there is no truth in training
                 array[row] = value
             return read_ns, perf_counter_ns() - before
@@ -77,6 +77,8 @@ class SlotWriter(Dataset[Filled]):
 
 class Requests:
     """Endless batches to make, epoch after epoch; the batch sampler of a ``DataLoader``.
+
+    With weights, which a validation changes, they end with the epoch.
 
     It holds no reference to its loader: in a reference cycle, the workers would outlive the loader until
     the garbage collector runs.
@@ -101,12 +103,12 @@ class Requests:
         self.issued.clear()
         size = self.sampler.batch_size
         first_epoch, first_batch = self.first
-        for epoch in itertools.count(first_epoch):
+        for epoch in itertools.count(first_epoch) if self.sampler.weights is None else [first_epoch]:
             order = self.sampler.order(epoch)
             for begin in range(first_batch * size if epoch == first_epoch else 0, len(order), size):
                 slot = self.slots.free.popleft()
                 self.issued.add(slot)
-                yield slot, order[begin : begin + size]
+                yield slot, epoch, order[begin : begin + size]
 
 
 class WorkerLoader(OrderedLoader):
@@ -164,7 +166,7 @@ class WorkerLoader(OrderedLoader):
 
     def _batches(self) -> Iterator[Batch]:
         epoch, batches = self._begin()
-        if self._at != (epoch, 0):
+        if self._at != (epoch, 0) or self.sampler.weights is not None:
             self._start(epoch, 0)
         self._iteration += 1
         own = self._iteration

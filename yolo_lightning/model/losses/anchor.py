@@ -52,6 +52,9 @@ class AnchorLossConfig:
     """Class targets are 1 - s / 2 and s / 2 instead of 1 and 0; from 0 to below 1."""
     focal_gamma: float = 0.0
     """Exponent of the focal loss (https://arxiv.org/abs/1708.02002); 0 for none, 1.5 is usual."""
+    class_weight_power: float = 0.0
+    """Classes are weighted by the inverse of their frequency in the training set to this power in the class
+    loss of a training: 0 weighs all alike, 1 gives each class the same weight in all; 0 or more."""
 
     def __post_init__(self) -> None:
         above = {"class_positive_weight": 0, "objectness_positive_weight": 0, "anchor_threshold": 1}
@@ -127,6 +130,7 @@ class AnchorLoss(DetectionLoss):
         self.strides = tuple(int(stride) for stride in strides)
         self.num_classes = num_classes
         self.config = config or AnchorLossConfig()
+        self.class_weight_power = self.config.class_weight_power
         self.balance = OBJECTNESS_BALANCE_OF_3 if len(strides) == 3 else OBJECTNESS_BALANCE
 
     def anchors_px(self) -> Tensor:
@@ -238,6 +242,8 @@ class AnchorLoss(DetectionLoss):
         smooth = self.config.label_smoothing / 2
         class_target = torch.where(is_class, 1 - smooth, smooth)  # (B, K, C)
         class_loss = self._cross_entropy(matched[..., 5:], class_target, self.config.class_positive_weight)
+        if self.class_weights is not None and self.training:
+            class_loss = class_loss * self.class_weights
         return box, objectness, (class_loss.mean(dim=-1) * candidates.weight).sum()
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, positive_weight: float) -> Tensor:

@@ -43,6 +43,9 @@ class AnchorFreeLossConfig:
     """Exponent of the class score in the rating of a point for a label; 0 or more."""
     beta: float = 6.0
     """Exponent of the CIoU in the rating of a point for a label; 0 or more."""
+    class_weight_power: float = 0.0
+    """Classes are weighted by the inverse of their frequency in the training set to this power in the class
+    loss of a training: 0 weighs all alike, 1 gives each class the same weight in all; 0 or more."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -81,6 +84,7 @@ class AnchorFreeLoss(DetectionLoss):
         self.strides = tuple(int(stride) for stride in strides)
         self.num_classes = num_classes
         self.config = config or AnchorFreeLossConfig()
+        self.class_weight_power = self.config.class_weight_power
         self.reg_max = reg_max
 
     def forward(
@@ -124,7 +128,11 @@ class AnchorFreeLoss(DetectionLoss):
         assigned = targets[learning // len(points), row.flatten()[learning]]  # (M, 5)
         # The cross-entropy softplus(x) - t x is split, so that no target of the logits' shape is made.
         of_label = rows.gather(1, 4 * self.reg_max + assigned[:, :1].long()).squeeze(1)  # (M,)
-        classes = F.softplus(class_logits).sum() - (of_label * score).sum()
+        positives, all_logits = of_label * score, F.softplus(class_logits)
+        if self.class_weights is not None and self.training:
+            positives = positives * self.class_weights[assigned[:, 0].long()]
+            all_logits = all_logits * self.class_weights
+        classes = all_logits.sum() - positives.sum()
         box, dfl = self._box_losses(
             self._bins(rows), points[point], assigned[:, 1:] / strides[point, None], score
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
@@ -24,6 +25,24 @@ class DetectionLoss(nn.Module):
     the mean of the processes' gradients is the gradient of the joined batch. None for a single process."""
     ranks: int = 1
     """Number of processes that ``rank_mean`` averages over."""
+    class_weight_power: float = 0.0
+    """Power for :meth:`weigh_classes`, from the options of the loss; 0 leaves all classes alike."""
+    class_weights: Tensor | None
+    """float32 (C,), weight of each class in the class loss of a training; None for equal weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("class_weights", None, persistent=False)
+
+    def weigh_classes(self, counts: Sequence[int], power: float) -> None:
+        """Weigh each class by the inverse of its number of labels to a power; the mean weight is 1.
+
+        Classes without labels, of which there may not be all, get the mean weight, as in ultralytics.
+        """
+        given = torch.tensor(counts, dtype=torch.float64)
+        weights = given.clamp_min(1) ** -power
+        weights = torch.where(given > 0, weights, weights[given > 0].mean())
+        self.class_weights = (weights / weights.mean()).float()
 
     def forward(
         self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor, divisor: Tensor | None = None

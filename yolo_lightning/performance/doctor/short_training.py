@@ -97,6 +97,7 @@ class _Data(LightningDataModule):
         super().__init__()
         self.image_size, self.batch_size = like.image_size, batch_size
         self.class_names, self.category_ids = like.class_names, like.category_ids
+        self.class_counts = [1] * len(like.class_names)  # a loss with weights for its classes needs some
         self._batches = batches
 
     def train_dataloader(self) -> _Data:

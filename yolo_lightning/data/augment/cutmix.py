@@ -1,0 +1,63 @@
+"""Cutmix: a rectangle of a second mosaic, pasted where the first has no object, as ultralytics 8.4 does."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .randomness import AREAS, SampleStream
+
+LEAST_INSIDE = 0.1
+"""Part of a box of the second mosaic that must be inside the rectangle, so that the box is a label."""
+
+
+def draw_areas(uniform: Tensor, size: int) -> Tensor:
+    """Rectangles float32 (B, AREAS, 4), xyxy in whole px of a picture of ``size`` px, clipped to it.
+
+    Each covers a uniformly drawn part of the area, before clipping. ``uniform`` is (B, SampleStream.END).
+    """
+    draws = uniform[:, SampleStream.AREA : SampleStream.AREA + 3 * AREAS].unflatten(1, (AREAS, 3))
+    half = ((draws[..., :1].sqrt() * size).floor() / 2).floor()  # (B, AREAS, 1)
+    centre = (draws[..., 1:] * size).floor()  # (B, AREAS, 2)
+    return torch.cat((centre - half, centre + half), dim=-1).clamp(0, size)
+
+
+def overlaps(areas: Tensor, boxes: Tensor) -> Tensor:
+    """Common area in px^2, (B, A, N), of rectangles (B, A, 4) and boxes (B, N, 4), all xyxy."""
+    first = torch.maximum(areas[:, :, None, :2], boxes[:, None, :, :2])
+    last = torch.minimum(areas[:, :, None, 2:], boxes[:, None, :, 2:])
+    return (last - first).clamp_min(0).prod(dim=-1)
+
+
+def choose_area(uniform: Tensor, boxes: Tensor, mask: Tensor, size: int) -> Tensor:
+    """One of the drawn rectangles that touches no box, float32 (B, 4); an empty one if all of them do.
+
+    ``boxes`` (B, N, 4) are those of the first mosaic, of which ``mask`` (B, N) are labels.
+    """
+    areas = draw_areas(uniform, size)
+    is_free = ~((overlaps(areas, boxes) > 0) & mask[:, None]).any(dim=-1)  # (B, AREAS)
+    number = (uniform[:, SampleStream.CHOICE] * is_free.sum(dim=1)).floor()  # among the free ones
+    is_chosen = is_free & (is_free.cumsum(dim=1) - 1 == number[:, None])
+    return (areas * is_chosen[..., None]).sum(dim=1)
+
+
+def paste(area: Tensor, boxes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels of the second mosaic that are enough inside a rectangle (B, 4).
+
+    Returns:
+        Boxes (B, N, 4) clipped to the rectangle; bool (B, N), which are labels; and the rectangle, which is
+        empty if none is: nothing is pasted then.
+    """
+    whole = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)  # (B, N)
+    inside = overlaps(area[:, None], boxes).squeeze(1) / whole.clamp_min(1e-9)
+    mask = mask & (inside >= LEAST_INSIDE)
+    corner, end = area[:, None, :2].repeat(1, 1, 2), area[:, None, 2:].repeat(1, 1, 2)
+    return boxes.clamp(corner, end), mask, area * mask.any(dim=1, keepdim=True)
+
+
+def outside(area: Tensor, y: Tensor, size: int) -> Tensor:
+    """float32 (B, H, S): 0 for pixels of the rows ``y`` (H,) in a rectangle (B, 4), else 1."""
+    x = torch.arange(size, device=y.device)
+    left, top, right, bottom = area[:, :, None].unbind(1)  # (B, 1)
+    columns, rows = ((p >= a) & (p < b) for p, a, b in ((x, left, right), (y, top, bottom)))  # (B, S), (B, H)
+    return 1 - rows[:, :, None].float() * columns[:, None].float()
