@@ -21,6 +21,7 @@ from ..distributed.failure import begin
 from ..errors import InputError
 from ..model.architecture import self_contained, short_name
 from ..model.weights import LoadedWeights, load_weights
+from ..runs.best_epoch import checked_monitor
 from ..runs.checkpoint_files import newest_whole
 from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import DEFAULT_NAME, begun_run_directory, find_checkpoint, run_directory_of
@@ -78,12 +79,15 @@ def resolve_options(config: Any, subcommand: str) -> RunStart:
     _refuse_trainer_options(config.trainer)
     if config.seeds != 1:
         raise InputError(f"seeds is {config.seeds}; give --seeds to fit alone, and on the command line")
+    config.monitor = checked_monitor(config.monitor)
     _make_paths_absolute(config)
     _refuse_silent_places(config)
     start = _find_start(config, subcommand)
     weights = _check_sources(config, subcommand)
     if subcommand != "predict":
         _read_classes(config, subcommand, start.checkpoint)
+    if subcommand == "fit":
+        checked_monitor(config.monitor, config.model.class_names)
     if subcommand in ("validate", "test") and weights:
         _refuse_other_classes(weights, config)
     for name in _SETTLED.keys() & vars(config).keys():
@@ -204,6 +208,8 @@ def _find_start(config: Any, subcommand: str) -> RunStart:
     if subcommand != "fit":
         return RunStart(checkpoint, step=resumed.step)
     resumed.check_epochs(config.trainer.max_epochs)
+    if directory:
+        resumed.check_monitor(config.monitor)
     return RunStart(checkpoint, directory, resumed.step, resumed.purge_step)
 
 

@@ -146,7 +146,7 @@ class YoloCLI(CommandHooks, LightningCLI):
         self._first = FirstAllReduce(self.meeting)
         callbacks: list[Callback] = [self._first]
         if options.trainer.enable_progress_bar is not False:
-            callbacks.append(EpochProgress())
+            callbacks.append(EpochProgress(options.monitor))
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter())
         if self.subcommand == "fit":
@@ -157,6 +157,9 @@ class YoloCLI(CommandHooks, LightningCLI):
                 checkpoint_minutes=options.checkpoint_minutes,
                 patience=options.patience,
                 dashboard=options.dashboard,
+                monitor=options.monitor,
+                save_period=options.save_period,
+                save_top_k=options.save_top_k,
             )
         return callbacks
 

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ...evaluation.image_matches import MATCHES
 from ...evaluation.precision_recall import EvaluationDetails, counts_at, describe_evaluation
-from ...runs.best_epoch import is_better
+from ...runs.best_epoch import MONITOR, is_better
 from ...system.background import BackgroundQueue
 from ...system.files import write_whole
 from ...system.lightning_internals import logging_step
@@ -39,16 +39,17 @@ class EvaluationCurves(Callback):
     percent of the time, but the last validation is always drawn.
 
     ``evaluation.json`` (see ``describe_evaluation``) and ``matches.safetensors`` (see ``ImageMatches``)
-    belong to the epoch with the best mean average precision, like ``best.ckpt``: the first of equals, by the
-    last validation of each epoch. Checkpoints contain the best value.
+    belong to the best epoch, like ``best.ckpt``: the first of equals, by the last validation of each epoch.
+    Checkpoints contain the best value of the monitor.
 
     The first process does all of this in the background, from the module's ``metric.details``.
     """
 
-    def __init__(self, directory: str | Path, queue: BackgroundQueue) -> None:
+    def __init__(self, directory: str | Path, queue: BackgroundQueue, monitor: str = MONITOR) -> None:
         self.path = Path(directory) / EVALUATION
+        self.monitor = monitor
         self._queue = queue
-        self._best = -np.inf
+        self._score = self._best = -1.0
         self._latest: EvaluationDetails | None = None
         """Newest validation of this epoch."""
         self._left: dict[str, tuple[Any, ...]] = {}
@@ -58,7 +59,7 @@ class EvaluationCurves(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.path.is_file():  # a run that continues in another directory
-            self._best = -np.inf
+            self._best = -1.0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = detection_module(pl_module)
@@ -67,7 +68,7 @@ class EvaluationCurves(Callback):
         details = module.metric.details
         if details is None:
             return
-        self._latest = details
+        self._latest, self._score = details, float(trainer.callback_metrics.get(self.monitor, -1.0))
         writer = writer_of(trainer)
         if writer is None:
             return
@@ -81,8 +82,8 @@ class EvaluationCurves(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         details, self._latest = self._latest, None
-        if details is not None and is_better(details.mean_average_precision, self._best):
-            self._best = details.mean_average_precision
+        if details is not None and is_better(self._score, self._best, self.monitor):
+            self._best = self._score
             names = cast(TrainsDetections, pl_module).label_names
             self._left["write"] = (self._write, details, names, trainer.current_epoch)
             self._submit("write")
@@ -118,10 +119,11 @@ class EvaluationCurves(Callback):
             self._next_drawing = time.monotonic() + (time.thread_time() - begin) / _SHARE
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": float(self._best)}
+        return {"best": self._best, "monitor": self.monitor}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._best = state_dict["best"]
+        if state_dict.get("monitor", MONITOR) == self.monitor:
+            self._best = state_dict["best"]
 
 
 def write_pr_curves(
