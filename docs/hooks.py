@@ -78,7 +78,7 @@ def subcommand_parsers() -> dict[str, LightningArgumentParser]:
     """Return the parsers of ``fit``, ``validate``, ``test`` and ``predict``."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     try:
-        launch(_Parsers, ["fit"])
+        launch(_Parsers, ["--help"])
     except _Found as found:
         return found.parsers
     raise AssertionError("the command line did not ask for its arguments")
@@ -189,12 +189,18 @@ def group_of(name: str) -> str:
 def options_page() -> str:
     """Write the page of all options, as Markdown."""
     groups: dict[str, list[Option]] = {}
-    for option in options_of(subcommand_parsers()["fit"]):
+    parsers = subcommand_parsers()
+    of_fit = list(options_of(parsers["fit"]))
+    for option in of_fit:
         groups.setdefault(group_of(option.name), []).append(option)
     parts = [_BEFORE]
     # Lightning's own come last: they are many, and the same as everywhere.
     for group in sorted(groups, key=lambda name: (name.startswith("trainer"), name)):
         parts.append(f"## {'The run' if not group else f'`--{group}.*`'}\n\n{table(groups[group])}\n")
+    known = {option.name for option in of_fit}
+    for name, parser in parsers.items():
+        if own := [option for option in options_of(parser) if option.name not in known]:
+            parts.append(f"## The command {name}\n\nBeside the options above:\n\n{table(own)}\n")
     for name in command_names():
         parts.append(f"## The command {name}\n\n```text\n{help_of(name).rstrip()}\n```\n")
     return "\n".join(parts)

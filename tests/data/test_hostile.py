@@ -25,7 +25,8 @@ from tests.support.tiny_data import coco_document, image, write_coco, write_imag
 from yolo_lightning.data import cache_folder
 from yolo_lightning.data.cache_folder import FOLDER
 from yolo_lightning.data.images import decode
-from yolo_lightning.data.loading.dataset import PredictionDataset, list_images
+from yolo_lightning.data.loading.dataset import PredictionDataset
+from yolo_lightning.data.loading.sources import list_images
 from yolo_lightning.data.module import DetectionDataModule
 from yolo_lightning.errors import InputError
 from yolo_lightning.system import files

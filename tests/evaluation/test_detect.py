@@ -58,18 +58,27 @@ def iou(a: Row, b: Row) -> float:
 
 
 def slow_suppression(
-    boxes: Tensor, scores: Tensor, threshold: float, iou_threshold: float, most: int, multi_label: bool
+    boxes: Tensor,
+    scores: Tensor,
+    threshold: float,
+    iou_threshold: float,
+    most: int,
+    multi_label: bool,
+    class_agnostic: bool = False,
+    classes: tuple[int, ...] | None = None,
 ) -> list[Row]:
     """The definition, a box at a time, for one image."""
     rows: list[Row] = []
     for box, row in zip(boxes.tolist(), scores.tolist(), strict=True):
         for label, score in enumerate(row):
-            if score > threshold and (multi_label or label == row.index(max(row))):
+            is_wanted = classes is None or label in classes
+            if score > threshold and is_wanted and (multi_label or label == row.index(max(row))):
                 rows.append((*box, score, label))
     rows.sort(key=lambda row: -row[4])
     kept: list[Row] = []
     for row in rows:
-        if not any(row[5] == other[5] and iou(row, other) > iou_threshold for other in kept):
+        rivals = [other for other in kept if class_agnostic or other[5] == row[5]]
+        if not any(iou(row, other) > iou_threshold for other in rivals):
             kept.append(row)
     return kept[:most]
 
@@ -106,6 +115,20 @@ def test_suppression_equals_the_definition(multi_label: bool, threshold: float, 
     assert counts.dtype == torch.int64
     for image in range(4):
         expected = slow_suppression(boxes[image], scores[image], threshold, iou_threshold, 60, multi_label)
+        assert_rows(found[image], counts[image], expected)
+
+
+@pytest.mark.parametrize("multi_label", [True, False])
+@pytest.mark.parametrize(("class_agnostic", "classes"), [(True, None), (False, (3, 1)), (True, (0, 4))])
+def test_suppression_across_classes_and_of_some_equals_the_definition(
+    multi_label: bool, class_agnostic: bool, classes: tuple[int, ...] | None
+) -> None:
+    boxes, scores = random_boxes(3, images=2, number=80, classes=5)
+    options = {"multi_label": multi_label, "class_agnostic": class_agnostic, "classes": classes}
+    found, counts = non_max_suppression(boxes, scores, 0.1, 0.45, max_detections=20, **options)  # type: ignore[arg-type]
+    for image in range(2):
+        expected = slow_suppression(boxes[image], scores[image], 0.1, 0.45, 20, **options)  # type: ignore[arg-type]
+        assert expected != slow_suppression(boxes[image], scores[image], 0.1, 0.45, 20, multi_label)
         assert_rows(found[image], counts[image], expected)
 
 

@@ -13,16 +13,11 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 
 from yolo_lightning.data.annotations.index import ids_from_paths
-from yolo_lightning.inference import predictions
-from yolo_lightning.inference.predictions import (
-    COCO_IDS,
-    COCO_NAMES,
-    PredictionWriter,
-    draw_detections,
-    gather,
-    to_coco,
-    write_json,
-)
+from yolo_lightning.data.loading.sources import Sources
+from yolo_lightning.inference import media, predictions
+from yolo_lightning.inference.options import PredictOptions
+from yolo_lightning.inference.predictions import PredictionWriter, gather
+from yolo_lightning.inference.result_files import COCO_IDS, COCO_NAMES
 from yolo_lightning.monitoring.pictures.draw_boxes import class_colour
 from yolo_lightning.training.contracts import TrainsDetections
 
@@ -34,10 +29,10 @@ class Images(LightningDataModule):
 
     def __init__(self, paths: list[Path]) -> None:
         super().__init__()
-        self.predict_paths = paths
+        self.predict_sources = Sources(paths, [])
 
     def predict_dataloader(self) -> Any:
-        image_ids = torch.from_numpy(ids_from_paths([str(path) for path in self.predict_paths]))
+        image_ids = torch.from_numpy(ids_from_paths([str(path) for path in self.predict_sources.images]))
         index = torch.arange(len(image_ids))
         sizes = torch.ones(len(index), 2)
         batches = [
@@ -73,7 +68,8 @@ def predict(
 ) -> tuple[list[dict[str, Any]], Any]:
     trainer = Trainer(
         default_root_dir=root, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[PredictionWriter(**options)],
+        enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[PredictionWriter(PredictOptions(**options))],
     )  # fmt: skip
     module.category_ids = ids
     returned = trainer.predict(module, datamodule=Images(paths))
@@ -116,7 +112,7 @@ def test_category_ids(
     tmp_path: Path,
 ) -> None:
     paths = images(tmp_path / "a.jpg", tmp_path / "b.jpg")
-    results, _ = predict(tmp_path / "out", paths, Found(names, num_classes), ids, draw=False)
+    results, _ = predict(tmp_path / "out", paths, Found(names, num_classes), ids, save_media=False)
     assert [(result["category_id"], result["name"]) for result in results] == [expected]
 
 
@@ -169,49 +165,10 @@ def test_many_images_are_only_summed_up(
 ) -> None:
     monkeypatch.setattr(predictions, "_MOST_LINES", 3)
     paths = images(*(tmp_path / f"{name}.jpg" for name in "abcd"))
-    predict(tmp_path / "out", paths, Found(["person", "bus"]), draw=False)
+    predict(tmp_path / "out", paths, Found(["person", "bus"]), save_media=False)
     out = capsys.readouterr().out
     assert out.startswith("4 images: 3 bus, 2 person")
     assert "pictures" not in out and not (tmp_path / "out/images").exists()
-
-
-def test_an_empty_list_is_json(tmp_path: Path) -> None:
-    write_json(tmp_path / "new" / "predictions.json", [])
-    assert json.loads((tmp_path / "new" / "predictions.json").read_text()) == []
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.json"
-    write_json(path, [{"score": 1}])
-    with pytest.raises(TypeError):
-        write_json(path, [{"score": 0.5}, {"score": object()}])
-    assert json.loads(path.read_text()) == [{"score": 1}]
-    write_json(path, [{"score": 0.5}])
-    assert json.loads(path.read_text()) == [{"score": 0.5}]
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("size", [(6, 9), (32, 32), (480, 640), (3000, 4000)])
-def test_boxes_and_labels_lie_inside_pictures_of_any_size(size: tuple[int, int]) -> None:
-    height, width = size
-    image = np.zeros((height, width, 3), np.uint8)
-    whole, corner = [0, 0, width, height, 0.9, 0], [width - 2, height - 2, width, height, 0.5, 1]
-    rows = np.array([whole, corner], np.float32)
-    drawn = draw_detections(image, rows, ["first", "second"])
-    assert drawn.shape == image.shape
-    assert not image.any()  # the argument is left alone
-    coloured = (drawn[..., ::-1] == class_colour(0)).all(axis=-1)
-    assert coloured.any()
-    if height >= 480:
-        # The edges of the box and the ground of its label grow with the picture.
-        label_rows = coloured[:, 5 : width // 40].all(axis=1).nonzero()[0]
-        assert height / 100 < len(label_rows) < height / 10
-
-
-def test_the_surest_of_many_detections_is_on_top() -> None:
-    rows = np.array([[10, 10, 50, 50, 0.9 - 0.002 * i, i % 7] for i in range(300)], np.float32)
-    drawn = draw_detections(np.zeros((80, 100, 3), np.uint8), rows, [str(label) for label in range(7)])
-    assert tuple(drawn[50, 30, ::-1]) == class_colour(0)
 
 
 def test_a_class_is_called_by_its_name_where_the_font_has_its_letters(
@@ -223,7 +180,7 @@ def test_a_class_is_called_by_its_name_where_the_font_has_its_letters(
         told.extend(captions)
         return image
 
-    monkeypatch.setattr(predictions, "draw_boxes", note)
+    monkeypatch.setattr(media, "draw_boxes", note)
     predict(tmp_path / "out", images(tmp_path / "a.jpg", tmp_path / "b.jpg"), Found(["a", "Blutplättchen"]))
     predict(tmp_path / "out", images(tmp_path / "a.jpg", tmp_path / "b.jpg"), Found(["a", "猫"]))
     assert told == ["Blutplättchen 0.88", "class 1 0.88"]
@@ -232,18 +189,13 @@ def test_a_class_is_called_by_its_name_where_the_font_has_its_letters(
 def _gather_two(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
     rows = np.full((rank + 1, 6), rank, np.float32)
-    found = gather({1 - rank: (10 + rank, rows)})
+    found = gather({1 - rank: (10 + rank, rows.tolist())})
     if rank == 0:
-        results = to_coco(found, ["zero.jpg", "one.jpg"], [1, 2], ["a", "b"])
-        write_json(Path(folder) / "gathered.json", results)
+        (Path(folder) / "gathered.json").write_text(json.dumps(sorted(found.items())))
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_write_one_list(tmp_path: Path) -> None:
+def test_two_processes_gather_what_they_found(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_gather_two, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
     results = json.loads((tmp_path / "gathered.json").read_text())
-    assert [(result["image_id"], result["file_name"], result["category_id"]) for result in results] == [
-        (11, "zero.jpg", 2),
-        (11, "zero.jpg", 2),
-        (10, "one.jpg", 1),
-    ]
+    assert results == [[0, [11, [[1.0] * 6] * 2]], [1, [10, [[0.0] * 6]]]]

@@ -35,7 +35,7 @@ OWNERS: tuple[tuple[Callable[[Trainer], object], str], ...] = (
         "_last_global_step_saved _last_checkpoint_saved",
     ),
     (lambda _: EarlyStopping("loss"), "_validate_condition_metric _check_on_train_epoch_end"),
-    (lambda _: LightningCLI, "_run_subcommand _parse_ckpt_path"),
+    (lambda _: LightningCLI, "_run_subcommand _parse_ckpt_path _prepare_subcommand_parser"),
     (lambda _: _ChildProcessObserver(0, []), "_child_processes"),
 )
 """Private names that the file uses, and an object that has them."""

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ..data.annotations.source import SPLITS, DataSource
+from ..data.loading.sources import is_stream
 from ..data.module import PATH_OPTIONS, DetectionDataModule
 from ..distributed.ddp import is_on_gpu, listed_gpus, processes_here, refuse_absent_gpus
 from ..distributed.facts import FILE_SYSTEM_S
@@ -145,7 +146,8 @@ def _make_paths_absolute(config: Any) -> None:
         if data[name]:
             data[name] = _absolute(data[name])
     if sources := data.predict_source:
-        data.predict_source = [_absolute(s) for s in ([sources] if isinstance(sources, str) else sources)]
+        names = [sources] if isinstance(sources, str) else sources
+        data.predict_source = [name if is_stream(name) else _absolute(name) for name in names]
     if model.weights:
         model.weights = _absolute(model.weights)
     model.architecture = self_contained(os.path.expanduser(model.architecture))

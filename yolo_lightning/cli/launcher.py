@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,8 @@ from ..distributed.facts import facts_of_run, index_facts
 from ..distributed.joining import find_launch, join
 from ..distributed.meeting import FirstAllReduce, Meeting
 from ..errors import InputError
-from ..inference.predictions import PredictionWriter
+from ..inference.options import PredictOptions
+from ..inference.predictions import RESULTS, Finding, PredictionWriter
 from ..monitoring.options import DashboardConfig
 from ..monitoring.screen.progress import EpochProgress
 from ..runs.checkpoint_format import read_resumption
@@ -33,7 +35,7 @@ from ..system.lightning_internals import CommandHooks
 from ..training.ema import ExponentialMovingAverage
 from ..training.module import YOLOv5
 from .check_options import RunStart, read_data, refuse_absent_nodes, resolve_options
-from .command_parser import FitParser
+from .command_parser import SUBCOMMANDS, FitParser
 from .exhaustion import explaining_exhaustion
 from .fit_callbacks import RunOptions, log_again, tensorboard, training_callbacks, with_checkpoint_io
 
@@ -44,12 +46,6 @@ _TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 1,  # an error in validation shows before an epoch is spent
     "use_distributed_sampler": False,  # our samplers shard, without padding in validation
-}
-SUBCOMMANDS = {
-    "fit": "Train a model, and write checkpoints, metrics and a report to a run directory.",
-    "validate": "Evaluate a checkpoint on the validation split.",
-    "test": "Evaluate a checkpoint on the test split.",
-    "predict": "Detect objects in images, and write predictions.json and annotated pictures.",
 }
 
 
@@ -79,6 +75,10 @@ class YoloCLI(CommandHooks, LightningCLI):
         )  # fmt: skip
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def add_arguments_of_subcommand(self, subcommand: str, parser: LightningArgumentParser) -> None:
+        if subcommand == "predict":
+            parser.add_class_arguments(PredictOptions)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)  # Lightning's own warns if the process has arguments, too
@@ -148,7 +148,8 @@ class YoloCLI(CommandHooks, LightningCLI):
         if options.trainer.enable_progress_bar is not False:
             callbacks.append(EpochProgress(options.monitor))
         if self.subcommand == "predict":
-            callbacks.append(PredictionWriter())
+            given = PredictOptions(**{option.name: options[option.name] for option in fields(PredictOptions)})
+            callbacks += [Finding(given), PredictionWriter(given)]
         if self.subcommand == "fit":
             callbacks.append(options.ema)  # before the others, so that they time it as a part of the step
             callbacks += training_callbacks(
@@ -184,7 +185,7 @@ class YoloCLI(CommandHooks, LightningCLI):
         try:
             yield
         except InputError:
-            results = ("metrics.csv", "predictions.json", CHECKPOINTS)
+            results = ("metrics.csv", *RESULTS, CHECKPOINTS)
             if self._is_new and not any((self.run_directory / name).exists() for name in results):
                 shutil.rmtree(self.run_directory, ignore_errors=True)
             raise

@@ -5,30 +5,17 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-import sys
 import warnings
-from collections.abc import Callable
-from typing import Any
+from importlib import import_module
 
 import torch
-from jsonargparse import auto_cli, set_parsing_settings
+from jsonargparse import set_parsing_settings
 
 from ..errors import InputError
 from ..runs.directory import with_run_config
 from ..system.cores import limit_threads
 from ..system.memory import keep_freed_memory
-from .audit import run_audit
-from .check import run_check
-from .command_parser import FitParser
-from .convert import run_convert
-from .doctor import run_doctor
-from .launcher import SUBCOMMANDS, YoloCLI, launch
-from .replay import run_replay
-from .report import run_compare, run_report
-from .seeds import fit_seeds
-from .submit import submit
-from .synth import synth
-from .visualize import run_visualize
+from .command_parser import SUBCOMMANDS
 
 _HELP = """usage: yolo-lightning COMMAND [options]
 
@@ -44,7 +31,7 @@ models
   fit        train a model
   validate   evaluate a checkpoint on the validation split
   test       evaluate a checkpoint on the test split
-  predict    detect objects in images
+  predict    detect objects in images and videos
 
 runs
   doctor     measure what a fit would wait for
@@ -53,26 +40,19 @@ runs
   compare    put runs side by side
   visualize  draw what the layers of a network see
   replay     run the batch again at which a training diverged"""
-COMMANDS: dict[str, Callable[[list[str]], Any]] = {
-    "synth": lambda argv: auto_cli(
-        synth,
-        args=argv,
-        as_positional=False,
-        prog="yolo-lightning synth",
-        parser_class=FitParser,
-        description="Make a small data set of shapes, to try everything on.",
-    ),
-    "audit": run_audit,
-    "check": run_check,
-    "convert": run_convert,
-    "doctor": run_doctor,
-    "submit": lambda argv: sys.exit(submit(argv)),
-    "replay": run_replay,
-    "report": run_report,
-    "compare": run_compare,
-    "visualize": run_visualize,
+COMMANDS = {
+    "synth": "synth",
+    "audit": "audit",
+    "check": "check",
+    "convert": "convert",
+    "doctor": "doctor",
+    "submit": "submit",
+    "replay": "replay",
+    "report": "report",
+    "compare": "report",
+    "visualize": "visualize",
 }
-"""Our own commands by name; each is given its arguments."""
+"""File of each of our own commands, whose ``run_COMMAND`` is given the arguments."""
 
 
 def quieten() -> None:
@@ -92,6 +72,15 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+def prepare_process() -> None:
+    """Set what holds for the whole process: messages, parsing, precision of products, threads and memory."""
+    quieten()
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it; nothing on a CPU
+    limit_threads()
+    keep_freed_memory()
+
+
 def run(argv: list[str]) -> None:
     """Run a command, given with its arguments and without the program's name.
 
@@ -99,19 +88,18 @@ def run(argv: list[str]) -> None:
         InputError: wrong input.
         SystemExit: wrong options (status 2) or ``--help`` of a command.
     """
-    quieten()
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it; nothing on a CPU
-    limit_threads()
-    keep_freed_memory()
+    prepare_process()
     command = argv[0] if argv else "--help"
     if command in ("-h", "--help"):
         print(_HELP)
     elif command == "fit" and any(re.fullmatch("--seeds(=.*)?", option) for option in argv):
-        fit_seeds(argv[1:])
+        import_module(".seeds", __package__).fit_seeds(argv[1:])
     elif command in COMMANDS:
-        COMMANDS[command](argv[1:])
+        # Only this command's file is imported: all of them together take a second and a half.
+        getattr(import_module(f".{COMMANDS[command]}", __package__), f"run_{command}")(argv[1:])
     elif command in SUBCOMMANDS or command.startswith("-"):
+        from .launcher import YoloCLI, launch
+
         launch(YoloCLI, with_run_config(argv))
     else:
         near = difflib.get_close_matches(command, [*SUBCOMMANDS, *COMMANDS], n=1)

@@ -14,7 +14,8 @@ from ..data.augment import normalise
 from ..data.batch import Batch
 from ..data.images.decode import MAX_MEGAPIXELS, content_slice
 from ..data.letterbox import letterbox_geometry, to_letterbox
-from ..data.loading.dataset import PredictionDataset, collate, list_images
+from ..data.loading.dataset import PredictionDataset, collate
+from ..data.loading.sources import list_images
 from ..errors import InputError
 from ..evaluation.detect import detect
 from ..inference.trained_model import IMAGE_SIZE_PX, load_network

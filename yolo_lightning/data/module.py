@@ -27,10 +27,12 @@ from .images import waiting
 from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
 from .images.decode import MAX_MEGAPIXELS, refuse_large
 from .images.faults import Faults
-from .loading.dataset import DetectionDataset, PredictionDataset, collate, list_images
+from .loading.dataset import DetectionDataset, PredictionDataset, collate
 from .loading.evaluation_loader import EvaluationLoader
 from .loading.ordered import DeviceLoader, Loading, OrderedLoader, TellsLoading
 from .loading.sampler import EvalSampler, SameShapeBatchSampler, TrainSampler
+from .loading.sources import Sources, find_sources
+from .loading.video import Letterboxing, PredictionLoader
 from .loading.worker_loader import WorkerLoader, prepare_worker
 
 PATH_OPTIONS = (
@@ -69,8 +71,9 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             later runs), ram (a file in shared memory, removed at the end), or device (the training
             device, filled from such a file). Takes 3 x image_size^2 bytes per image. auto: the fastest
             one with enough room, of device, disk, ram, none.
-        predict_source: Image or folder to predict on, or a list of them ("[a.jpg, b]"); folders are
-            searched recursively.
+        predict_source: Image, video, folder (searched recursively), pattern ("a/**/*.jpg"), .txt file with a
+            path a line, address (http, rtsp ...) or number of a camera to predict on, or a list of them
+            ("[a.jpg, b]").
         train_annotations: COCO JSON of the training split, instead of the one under root.
         train_images: Folder of the training images, instead of the one under root (YOLO: or a .txt list).
         val_annotations: COCO JSON of the validation split, instead of the one under root.
@@ -166,6 +169,11 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.max_skipped = max_skipped
         self.stride = 32
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
+        self.predict_whole = False
+        """Images are not scaled to predict, because a network sees them in tiles."""
+        self.predict_every = 1
+        """Frames of a video or stream from one that is predicted to the next."""
+        self.predict_loader: PredictionLoader
         self.indices: dict[Split, DatasetIndex] = {}  # the indices read so far
         self._failed: list[Finding] = []  # images that could not be decoded in this run, by this process
         self._cache_plan: CachePlan
@@ -262,13 +270,18 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         return self.source.classes()
 
     @cached_property
-    def predict_paths(self) -> list[Path]:
-        """The images to predict on.
+    def predict_sources(self) -> Sources:
+        """The images and streams to predict on.
 
         Raises:
             InputError: There is no ``predict_source``, or it has no images.
         """
-        return list_images(self.predict_source or [], self.source.allow_outside)
+        return find_sources(self.predict_source or [], self.source.allow_outside)
+
+    @property
+    def predict_paths(self) -> list[Path]:
+        """The images among ``predict_sources``."""
+        return self.predict_sources.images
 
     def prepare(self, stage: str, device: torch.device | None = None, processes: int | None = None) -> None:
         """Read the indices and build the caches of a stage; one process of a machine builds, the others wait.
@@ -298,7 +311,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
 
     def setup(self, stage: str) -> None:
         """Prepare a stage; data sets are made later, because the network may change ``stride``."""
-        _ = self.predict_paths if stage == "predict" else None
+        _ = self.predict_sources if stage == "predict" else None
         self.prepare(stage)
 
     def train_dataloader(self) -> OrderedLoader:
@@ -325,11 +338,21 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         """Every test image once, images of one shape together."""
         return self._evaluation_loader(self._dataset("test"), "test")
 
-    def predict_dataloader(self) -> EvaluationLoader:
-        """Every image of ``predict_source`` once, images of one shape together."""
-        dataset = PredictionDataset(self.predict_paths, self.image_size, self.stride, self.max_megapixels)
-        dataset.faults.announce = rank_zero_info
-        return self._evaluation_loader(dataset, None)
+    def predict_dataloader(self) -> EvaluationLoader | PredictionLoader:
+        """Every image of ``predict_source`` once, images of one shape together; then frames of streams."""
+        images, streams = self.predict_sources
+        how = Letterboxing(None if self.predict_whole else self.image_size, self.stride)
+        loader: EvaluationLoader | None = None
+        if images:
+            dataset = PredictionDataset(images, *how[:2], self.max_megapixels)
+            dataset.faults.announce = rank_zero_info
+            loader = self._evaluation_loader(dataset, None)
+            if not streams:
+                return loader
+        self.predict_loader = PredictionLoader(
+            loader or [], streams, how, self.batch_size, self.predict_every
+        )
+        return self.predict_loader
 
     def _dataset(self, split: Split) -> DetectionDataset:
         # One capacity for all splits of a stage means one shape and one compiled graph.

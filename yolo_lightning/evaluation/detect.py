@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
@@ -19,7 +21,10 @@ def detect(
     *,
     score_threshold: float = 0.001,
     iou_threshold: float = 0.6,
+    max_detections: int = 300,
     multi_label: bool = True,
+    class_agnostic: bool = False,
+    classes: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Decode, suppress and map back, in float32 for maps of any precision.
 
@@ -29,7 +34,10 @@ def detect(
         batch: the batch, with the letterbox of each image.
         score_threshold: least score of a detection, 0..1.
         iou_threshold: greatest IoU of two detections of one class, 0..1.
+        max_detections: D, detections kept of an image, best first.
         multi_label: each box may be a detection of several classes.
+        class_agnostic: a box suppresses those of other classes, too.
+        classes: the only classes that are kept; None: all.
 
     Returns:
         float32 (B, D, 6): x1, y1, x2, y2 in px of the original images, clipped to them, score, class; rows
@@ -38,10 +46,22 @@ def detect(
     with torch.autocast(batch.images.device.type, enabled=False):
         boxes, scores = head.decode(maps)
         detections, counts = non_max_suppression(
-            boxes, scores, score_threshold, iou_threshold, multi_label=multi_label
+            boxes,
+            scores,
+            score_threshold,
+            iou_threshold,
+            max_detections=max_detections,
+            multi_label=multi_label,
+            class_agnostic=class_agnostic,
+            classes=classes,
         )
-        original = from_letterbox(detections[..., :4], batch.letterbox, batch.original_sizes)
-        return torch.cat((original, detections[..., 4:]), dim=-1), counts
+        return to_original(detections, batch), counts
+
+
+def to_original(detections: Tensor, batch: Batch) -> Tensor:
+    """Map detections (B, D, 6), boxes first, from the letterboxed to the original images of a batch."""
+    original = from_letterbox(detections[..., :4], batch.letterbox, batch.original_sizes)
+    return torch.cat((original, detections[..., 4:]), dim=-1)
 
 
 def non_max_suppression(
@@ -53,6 +73,8 @@ def non_max_suppression(
     max_detections: int = 300,
     max_candidates: int = 4096,
     multi_label: bool = True,
+    class_agnostic: bool = False,
+    classes: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Detections of each image: per class, the best boxes that do not overlap a better one.
 
@@ -65,23 +87,28 @@ def non_max_suppression(
         max_candidates: candidates compared of an image, best first; bounds time and memory for an untrained
             network.
         multi_label: let a box be a candidate for every class above the threshold, not only for its best.
+        class_agnostic: compare a box with the better ones of every class, not only of its own.
+        classes: the only classes that are kept; None: all. They are chosen before boxes are compared and
+            counted, as in classic YOLOv5.
 
     Returns:
         detections, float32 (B, max_detections, 6): x1, y1, x2, y2 in px, score, class, best first; zero from
         the count on. counts, int64 (B,).
     """
     boxes, scores = boxes.float(), scores.float()
+    wanted = None if classes is None else torch.tensor(classes, dtype=torch.int64, device=boxes.device)
     detections = boxes.new_zeros((boxes.shape[0], max_detections, 6))
     counts = []
     for padded, image_boxes, image_scores in zip(detections, boxes, scores, strict=True):
         box, label, score = _candidates(
-            image_boxes, image_scores, score_threshold, max_candidates, multi_label
+            image_boxes, image_scores, score_threshold, max_candidates, multi_label, wanted
         )
         candidate_boxes = image_boxes[box]  # (n, 4)
+        group = torch.zeros_like(label) if class_agnostic else label
         # batched_nms separates classes by moving them along the diagonal, which requires coordinates that
         # are not negative; but a box may begin left of the image.
         shifted = candidate_boxes - candidate_boxes.amin() if len(box) else candidate_boxes
-        keep = batched_nms(shifted, score, label, iou_threshold)[:max_detections]
+        keep = batched_nms(shifted, score, group, iou_threshold)[:max_detections]
         padded[: len(keep)] = torch.cat(
             (candidate_boxes[keep], score[keep, None], label[keep, None].float()), dim=-1
         )
@@ -90,11 +117,12 @@ def non_max_suppression(
 
 
 def _candidates(
-    boxes: Tensor, scores: Tensor, threshold: float, most: int, multi_label: bool
+    boxes: Tensor, scores: Tensor, threshold: float, most: int, multi_label: bool, wanted: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Box index, class and score, each (n,) with n <= most, of pairs above the threshold.
 
-    ``boxes`` is (K, 4), ``scores`` is (K, C). Boxes that are not finite are left out.
+    ``boxes`` is (K, 4), ``scores`` is (K, C), ``wanted`` are the classes to keep, or None. Boxes
+    that are not finite are left out.
     """
     if multi_label:
         box, label = (scores > threshold).nonzero(as_tuple=True)
@@ -103,6 +131,9 @@ def _candidates(
         best, best_label = scores.max(dim=-1)
         box = (best > threshold).nonzero().squeeze(-1)
         label, score = best_label[box], best[box]
+    if wanted is not None:
+        kept = torch.isin(label, wanted)
+        box, label, score = box[kept], label[kept], score[kept]
     finite = boxes[box].isfinite().all(dim=-1)
     if not bool(finite.all()):  # one diverged box would spoil every comparison of its image
         box, label, score = box[finite], label[finite], score[finite]

@@ -1,43 +1,94 @@
-"""Predictions on disk: a COCO results list and annotated pictures."""
+"""The callbacks of ``predict``: what is found, and what is written to the run directory."""
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from ..data.batch import Batch
-from ..data.images.decode import header_size, read_image, refuse_large
+from ..data.images.decode import header_size, read_rgb, refuse_large
+from ..data.loading.sources import is_stream
+from ..data.loading.video import Frame, frame_number, stream_of
 from ..errors import InputError
-from ..monitoring.pictures.draw_boxes import Pixels, class_colour, draw_boxes, legible
-from ..system.files import write_whole
+from ..monitoring.pictures.draw_boxes import Pixels
 from ..system.text import printable
 from ..training.contracts import TrainsDetections
-
-_CATEGORIES = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]  # by COCO's category id
-COCO_IDS = [i for i, name in enumerate(_CATEGORIES) if name not in ("__background__", "N/A")]
-"""Category ids of COCO's 80 classes: 1..90 without the ten ids that COCO never annotates."""
-COCO_NAMES = [_CATEGORIES[i] for i in COCO_IDS]
-
-Found = dict[int, tuple[int, npt.NDArray[np.float32]]]
-"""Position among the sources -> id of the image, and (n, 6) x1, y1, x2, y2 in px, score, class."""
+from ..training.module import YOLOv5
+from .detections import in_words
+from .finder import Finder, model_of
+from .media import DrawOptions, VideoFile, draw_detections, write_crops, write_picture
+from .options import PredictOptions
+from .result_files import COCO_IDS, COCO_NAMES, Found, to_coco, write_csv, write_json, write_txt
+from .trained_model import load_network
 
 Entry = TypeVar("Entry")
+Table = npt.NDArray[np.float32]
 
+RESULTS = ("predictions.json", "predictions.csv", "images", "videos", "labels", "crops")
+"""Files and folders that are written to the run directory."""
 _MOST_LINES = 20
 """Number of images up to which the detections of each are printed."""
-_WRITABLE = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+class Finding(Callback):
+    """Has the module of ``predict`` find what :class:`PredictOptions` say.
+
+    Args:
+        options: what is found.
+
+    Raises:
+        InputError: a file of the ensemble cannot be read.
+    """
+
+    def __init__(self, options: PredictOptions) -> None:
+        self.options = options
+        self._others = [(path, *load_network(path)[:2]) for path in options.ensemble or []]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data.predict_every = self.options.video_stride
+        data.predict_whole = self.options.tile_size > 0
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = cast(YOLOv5, pl_module)
+        models = [model_of(module.network)]
+        for path, network, facts in self._others:
+            if list(facts.class_names) != module.label_names:
+                raise InputError(
+                    f"{path}: has other classes than the first model; give models of one data set"
+                )
+            network.to(memory_format=torch.channels_last)
+            network.to(module.device).eval()
+            models.append(model_of(network))
+        names, thresholds = module.label_names, (module.score_threshold, module.iou_threshold)
+        module.find = Finder(models, names, self.options, *thresholds)
+
+
+class _Stream:
+    """What was found in a video or stream so far."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.counts: Counter[int] = Counter()
+        self.video: VideoFile | None = None
+
+
+class _Results(NamedTuple):
+    """What one process has found, by position."""
+
+    found: dict[int, tuple[int, Table]]  # id of the image, and its (n, 6) table
+    unreadable: dict[int, str]  # sentences about images
+    streams: dict[int, tuple[int, Counter[int]]]  # frames of a stream, and detections of each class
 
 
 class PredictionWriter(Callback):
@@ -45,10 +96,10 @@ class PredictionWriter(Callback):
 
     ``predictions.json`` is a COCO results list, ordered by image. A detection has ``image_id``,
     ``file_name``, ``category_id``, ``name`` of the class, ``bbox`` (x, y, width, height in pixels of the
-    original image) and ``score`` (0..1).
+    original image) and ``score`` (0..1); that of a video has ``frame``, from 0.
 
     * ``image_id`` is the number in the file name if all file names are different numbers, as COCO's are;
-      else the position of the image among the sources, from 1.
+      else the position of the image among the sources, from 1. Frames have the numbers that follow.
     * ``category_id`` is that of the training data if the checkpoint has it; else COCO's if the class names
       are COCO's 80, as in official weights; else the class plus one.
     * ``file_name`` is relative to the common folder of all sources.
@@ -56,32 +107,36 @@ class PredictionWriter(Callback):
     Images that cannot be read are named at the end.
 
     ``images/`` has the annotated pictures under the same relative names, so that equal names from
-    different folders do not overwrite each other.
+    different folders do not overwrite each other; ``videos/``, ``labels/`` and ``crops/`` likewise.
 
     Args:
-        draw: write annotated pictures, which takes longer than the detection itself.
+        options: what is written.
     """
 
-    def __init__(self, draw: bool = True) -> None:
-        self.draw = draw
-        self._found: Found = {}
+    def __init__(self, options: PredictOptions = PredictOptions()) -> None:
+        self.options = options
+        self._drawing = DrawOptions(options.line_width, options.hide_labels, options.hide_scores)
+        self._keeps_frames = options.save_json or options.save_csv
+        self._found: dict[int, tuple[int, Table]] = {}
         self._unreadable: dict[int, str] = {}
+        self._streams: dict[int, _Stream] = {}
         self._directory = Path()
         self._paths: list[Path] = []
         self._file_names: list[str] = []
+        self._stream_names: list[str] = []
         self._class_names: list[str] = []
-        self._drawn_names: list[str] = []
         self._category_ids: list[int] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._found, self._unreadable = {}, {}
+        self._found, self._unreadable, self._streams = {}, {}, {}
         # With torchrun only rank zero knows the run directory.
         self._directory = Path(trainer.strategy.broadcast(trainer.default_root_dir))
-        self._paths = [Path(path) for path in trainer.datamodule.predict_paths]  # type: ignore[attr-defined]
-        self._file_names = _relative_names(self._paths)
+        images, streams = trainer.datamodule.predict_sources  # type: ignore[attr-defined]
+        self._paths = [Path(path) for path in images]
+        names = source_names([*map(str, images), *streams])
+        self._file_names, self._stream_names = names[: len(images)], names[len(images) :]
         module = cast(TrainsDetections, pl_module)
         self._class_names = module.label_names
-        self._drawn_names = legible(self._class_names) if self.draw else []
         guess = COCO_IDS if self._class_names == COCO_NAMES else list(range(1, len(self._class_names) + 1))
         self._category_ids = module.category_ids or guess
 
@@ -96,58 +151,123 @@ class PredictionWriter(Callback):
     ) -> None:
         detections, counts = outputs
         tables = detections.float().cpu().numpy()  # (B, D, 6)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         readable = batch.original_sizes.any(1).tolist()
         per_image = zip(batch.index.tolist(), batch.image_ids.tolist(), counts.tolist(), tables, strict=True)
-        for is_readable, (index, image_id, count, table) in zip(readable, per_image, strict=True):
-            if not is_readable:
-                largest = trainer.datamodule.max_megapixels  # type: ignore[attr-defined]
-                self._unreadable[index] = _why_unreadable(self._paths[index], largest)
-                continue
-            self._found[index] = image_id, table[:count].copy()
-            if self.draw:
-                picture = draw_detections(read_image(self._paths[index]), table[:count], self._drawn_names)
-                _write_picture(self._directory / "images" / self._file_names[index], picture)
+        for is_readable, (index, image_id, count, padded) in zip(readable, per_image, strict=True):
+            table = padded[:count].copy()
+            if stream_of(index) is not None:
+                self._write_frame(data.predict_loader.under_way.pop(index), table)
+                if self._keeps_frames:
+                    self._found[index] = 0, table
+            elif is_readable:
+                self._found[index] = image_id, table
+                self._write_image(index, table)
+            else:
+                self._unreadable[index] = _why_unreadable(self._paths[index], data.max_megapixels)
+
+    def _write_image(self, index: int, table: Table) -> None:
+        options = self.options
+        if not (options.save_media or options.save_txt or options.save_crop):
+            return
+        path, name = self._paths[index], self._file_names[index]
+        image = read_rgb(path, header_size(path))
+        if options.save_media:
+            picture = draw_detections(image, table, self._class_names, self._drawing)
+            write_picture(self._directory / "images" / name, picture)
+        self._write_objects(os.path.splitext(name)[0], image, table)
+
+    def _write_frame(self, frame: Frame, table: Table) -> None:
+        stream = self._streams.setdefault(frame.stream, _Stream())
+        name = self._stream_names[frame.stream]
+        stream.frames += 1
+        stream.counts.update(table[:, 5].astype(int).tolist())
+        if self.options.save_media:
+            if stream.video is None:
+                path = self._directory / "videos" / (name if name.lower().endswith(".mp4") else f"{name}.mp4")
+                stream.video = VideoFile(path, frame.per_second / self.options.video_stride)
+            stream.video.add(draw_detections(frame.pixels, table, self._class_names, self._drawing))
+        self._write_objects(f"{os.path.splitext(name)[0]}_{frame.number}", frame.pixels, table)
+
+    def _write_objects(self, name: str, image: Pixels, table: Table) -> None:
+        """Write the label file and the crops of an image, unless nothing was found in it."""
+        if self.options.save_txt and len(table):
+            path = self._directory / "labels" / f"{name}.txt"
+            write_txt(path, table, image.shape[:2], self.options.save_conf)
+        if self.options.save_crop:
+            write_crops(self._directory / "crops", name.replace(os.sep, "_"), image, table, self._class_names)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close_videos()
+        if isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1:  # the only end of a camera
+            self._write_lists(pl_module)
+
+    def _close_videos(self) -> None:
+        for stream in self._streams.values():
+            if stream.video:
+                stream.video.close()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        found, unreadable = gather(self._found), gather(self._unreadable)
-        if not trainer.is_global_zero:
+        self._close_videos()
+        self._write_lists(pl_module)
+
+    def _write_lists(self, pl_module: LightningModule) -> None:
+        """Write the files about all images and frames, and print what was found and where it is."""
+        streams = {number: (stream.frames, stream.counts) for number, stream in self._streams.items()}
+        results = _Results(gather(self._found), gather(self._unreadable), gather(streams))
+        if not pl_module.trainer.is_global_zero:
             return
-        if unreadable and not found:
-            raise InputError(f"none of {len(unreadable)} images can be read: {min(unreadable.items())[1]}")
-        path = self._directory / "predictions.json"
-        write_json(path, to_coco(found, self._file_names, self._category_ids, self._class_names))
-        lines = _summary(found, self._file_names, self._class_names)
-        if unreadable:
-            lines.append(f"left out     {len(unreadable)} of {len(found) + len(unreadable)} images:")
-            lines += [f"             {reason}" for _, reason in sorted(unreadable.items())]
-        lines.append(f"predictions  {path}")
-        if self.draw:
-            lines.append(f"pictures     {path.parent / 'images'}")
+        if results.unreadable and not results.found and not results.streams:
+            reason = min(results.unreadable.items())[1]
+            raise InputError(f"none of {len(results.unreadable)} images can be read: {reason}")
+        lines = self._summary(results)
+        if self.options.save_json:
+            path = self._directory / "predictions.json"
+            write_json(path, to_coco(self._in_order(results.found), self._category_ids, self._class_names))
+            lines.append(f"predictions  {path}")
+        if self.options.save_csv:
+            path = self._directory / "predictions.csv"
+            write_csv(path, self._in_order(results.found), self._class_names)
+            lines.append(f"table        {path}")
+        written = (
+            ("pictures", "images", self.options.save_media),
+            ("videos", "videos", self.options.save_media),
+            ("labels", "labels", self.options.save_txt),
+            ("crops", "crops", self.options.save_crop),
+        )
+        for title, folder, is_asked in written:
+            if is_asked and (self._directory / folder).is_dir():
+                lines.append(f"{title:<12} {self._directory / folder}")
         pl_module.print("\n".join(map(printable, lines)))
 
+    def _in_order(self, found: dict[int, tuple[int, Table]]) -> Iterator[Found]:
+        """What was found in all images, then in all frames."""
+        next_id = 1 + max((image_id for image_id, _ in found.values()), default=0)
+        for position, (image_id, table) in sorted(found.items()):
+            if (stream := stream_of(position)) is None:
+                yield Found(image_id, self._file_names[position], None, table)
+            else:
+                yield Found(next_id, self._stream_names[stream], frame_number(position), table)
+                next_id += 1
 
-def to_coco(
-    found: Found, file_names: Sequence[str], category_ids: Sequence[int], class_names: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Convert detections to a COCO results list; file names are by position, ids and names by class."""
-    return [
-        {
-            "image_id": image_id,
-            "file_name": file_names[index],
-            "category_id": category_ids[int(label)],
-            "name": class_names[int(label)],
-            "bbox": [round(side, 2) for side in (x1, y1, x2 - x1, y2 - y1)],
-            "score": round(score, 5),
-        }
-        for index, (image_id, rows) in sorted(found.items())
-        for x1, y1, x2, y2, score, label in rows.tolist()
-    ]
-
-
-def write_json(path: Path, results: list[dict[str, Any]]) -> None:
-    """Write a list as JSON, one object a line; readers see the old file or the whole new one."""
-    lines = ",\n".join(json.dumps(result, ensure_ascii=False) for result in results)
-    write_whole(path, f"[\n{lines}\n]\n" if results else "[]\n")
+    def _summary(self, results: _Results) -> list[str]:
+        """Lines with the detections of each image, if there are few, of all together, and of streams."""
+        found = {p: table for p, (_, table) in sorted(results.found.items()) if stream_of(p) is None}
+        counts = {p: Counter(table[:, 5].astype(int).tolist()) for p, table in found.items()}
+        names = self._class_names
+        lines = [f"{self._file_names[p]}: {in_words(count, names)}" for p, count in counts.items()]
+        if len(lines) > _MOST_LINES:
+            lines = []
+        if counts:
+            total: Counter[int] = sum(counts.values(), Counter())
+            empty = sum(not count for count in counts.values())
+            lines.append(f"{len(counts)} images: {in_words(total, names)}; nothing in {empty} of them")
+        for stream, (frames, count) in sorted(results.streams.items()):
+            lines.append(f"{self._stream_names[stream]}: {frames} frames: {in_words(count, names)}")
+        if bad := results.unreadable:
+            lines.append(f"left out     {len(bad)} of {len(counts) + len(bad)} images:")
+            lines += [f"             {reason}" for _, reason in sorted(bad.items())]
+        return lines
 
 
 def gather(found: dict[int, Entry]) -> dict[int, Entry]:
@@ -159,60 +279,24 @@ def gather(found: dict[int, Entry]) -> dict[int, Entry]:
     return {index: entry for part in parts for index, entry in part.items()}
 
 
-def draw_detections(image: Pixels, rows: npt.NDArray[np.float32], names: Sequence[str]) -> Pixels:
-    """Draw a box for each detection on a copy of an image, the highest score on top.
-
-    Args:
-        image: uint8 BGR (H, W, 3).
-        rows: (n, 6) x1, y1, x2, y2 in px, score, class.
-        names: of the classes, as ``pictures.legible`` gives them.
-    """
-    rows = rows[np.argsort(rows[:, 4])]
-    scores, labels = rows[:, 4].tolist(), rows[:, 5].astype(int).tolist()
-    captions = [f"{names[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
-    line_px = max(1, round(0.0015 * (image.shape[0] + image.shape[1])))
-    rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-    colours = [class_colour(label) for label in labels]
-    drawn = draw_boxes(rgb, rows[:, :4], captions, colours, line_px, font_px=max(10, 7 * line_px))
-    return np.asarray(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), np.uint8)
-
-
 def _why_unreadable(path: Path, max_megapixels: int) -> str:
     """Read an image again: the sentence of a worker is lost on its way."""
     try:
-        refuse_large(path, header_size(path), max_megapixels)
-        read_image(path)
+        size = header_size(path)
+        refuse_large(path, size, max_megapixels)
+        read_rgb(path, size)
     except InputError as error:
         return str(error)
     return f"{path}: could not be read for a moment; predict it again"
 
 
-def _write_picture(path: Path, picture: Pixels) -> None:
-    if path.suffix.lower() not in _WRITABLE:
-        path = path.with_name(path.name + ".jpg")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), picture):
-        raise OSError(f"{path}: the picture cannot be written")
-
-
-def _relative_names(paths: Sequence[Path]) -> list[str]:
-    """Make paths relative to their common folder."""
-    absolute = [os.path.abspath(path) for path in paths]
-    if not absolute:
-        return []
-    common = os.path.commonpath([os.path.dirname(path) for path in absolute])
-    return [os.path.relpath(path, common) for path in absolute]
-
-
-def _summary(found: Found, file_names: Sequence[str], class_names: Sequence[str]) -> list[str]:
-    """Lines with the detections of each image, if there are few images, and of all together."""
-    counts = {index: Counter(found[index][1][:, 5].astype(int).tolist()) for index in sorted(found)}
-    lines = [f"{file_names[i]}: {_in_words(count, class_names)}" for i, count in counts.items()]
-    total: Counter[int] = sum(counts.values(), Counter())
-    empty = sum(not count for count in counts.values())
-    words = f"{len(counts)} images: {_in_words(total, class_names)}; nothing in {empty} of them"
-    return [*(lines if len(lines) <= _MOST_LINES else ()), words]
-
-
-def _in_words(count: Counter[int], class_names: Sequence[str]) -> str:
-    return ", ".join(f"{n} {class_names[label]}" for label, n in count.most_common()) or "nothing"
+def source_names(sources: Sequence[str]) -> list[str]:
+    """Names of sources: paths relative to their common folder; addresses and cameras as file names."""
+    absolute = [os.path.abspath(source) for source in sources if not is_stream(source)]
+    common = os.path.commonpath([os.path.dirname(path) for path in absolute]) if absolute else ""
+    return [
+        f"camera{source}" if source.isdecimal()
+        else re.sub(r"\W+", "_", source).strip("_") if is_stream(source)
+        else os.path.relpath(os.path.abspath(source), common)
+        for source in sources
+    ]  # fmt: skip

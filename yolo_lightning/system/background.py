@@ -1,4 +1,4 @@
-"""Background thread for pictures, plots and files."""
+"""Background threads: for pictures, plots and files, and for what is read ahead of its use."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, TypeVar
 
 from .text import one_line
+
+Item = TypeVar("Item")
 
 _WARNING = "a picture or file could not be made"
 
@@ -101,3 +103,48 @@ class Pace:
             function(*args)
         finally:
             self._spent_s += time.thread_time() - begin
+
+
+def made_ahead(items: Iterable[Item], most: int = 2, newest: bool = False) -> Generator[Item, None, None]:
+    """Yield items that a thread makes ahead of their use; an error of the thread is raised here.
+
+    Args:
+        items: what is made; the thread ends after the item at hand when this iterator is closed.
+        most: items that may wait.
+        newest: drop the oldest item that waits for a new one, instead of making the thread wait.
+    """
+    waiting: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(most)
+    closed = threading.Event()
+    end = object()
+
+    def put(item: Any, error: BaseException | None = None) -> None:
+        drops = newest and item is not end
+        while not closed.is_set():
+            try:
+                return waiting.put((item, error), timeout=0 if drops else 0.1)
+            except queue.Full:
+                if drops:
+                    with contextlib.suppress(queue.Empty):
+                        waiting.get_nowait()
+
+    def work() -> None:
+        try:
+            for item in items:
+                put(item)
+                if closed.is_set():
+                    return
+            put(end)
+        except BaseException as error:
+            put(end, error)
+
+    threading.Thread(target=work, name="ahead", daemon=True).start()
+    try:
+        while True:
+            item, error = waiting.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        closed.set()

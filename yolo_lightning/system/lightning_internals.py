@@ -161,7 +161,15 @@ class EarlyStoppingHooks:
 
 
 class CommandHooks:
-    """Base to list before ``LightningCLI``, for :meth:`run_subcommand` and options that stay as given."""
+    """Base to list before ``LightningCLI``, for its hooks and options that stay as given."""
+
+    def add_arguments_of_subcommand(self, subcommand: str, parser: Any) -> None:
+        """Add the options of one subcommand alone; to be overridden."""
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> Any:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)  # type: ignore[misc]
+        self.add_arguments_of_subcommand(subcommand, parser)
+        return parser
 
     def run_subcommand(self, subcommand: str) -> None:
         """Run the subcommand; to be overridden."""

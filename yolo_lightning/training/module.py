@@ -109,6 +109,8 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.left_out: set[tuple[int, int]] = set()  # batches not to train: epoch, and number in it from 0
         # Gets batches and the parts of their losses before the optimizer steps.
         self.inspect: Callable[[list[Prepared], list[dict[str, Tensor]]], None] | None = None
+        # Finds the objects of a batch, in place of this network alone.
+        self.find: Callable[[Batch], tuple[Tensor, Tensor]] | None = None
         # Plain types only, so that a checkpoint loads without executing anything.
         configs = ("optimizer", "loss", "anchor_free_loss", "augmentation")
         self.save_hyperparameters(
@@ -303,6 +305,8 @@ class YOLOv5(LightningModule, TrainsDetections):
 
     def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor]:
         """Detections of a batch at the thresholds for predicting; see ``evaluation.detect``."""
+        if self.find:
+            return self.find(batch)
         return detect(
             self.network.head,
             self.network(normalise(batch.images)),

@@ -16,7 +16,8 @@ from yolo_lightning.data.images.cache import open_cache
 from yolo_lightning.data.images.decode import draw, header_size, read_bytes
 from yolo_lightning.data.letterbox import from_letterbox
 from yolo_lightning.data.loading import dataset as dataset_room
-from yolo_lightning.data.loading.dataset import DetectionDataset, PredictionDataset, collate, list_images
+from yolo_lightning.data.loading.dataset import DetectionDataset, PredictionDataset, collate
+from yolo_lightning.data.loading.sources import list_images
 from yolo_lightning.errors import InputError
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -15,12 +14,21 @@ import torch
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from ...errors import InputError
-from ..annotations.index import DatasetIndex, FloatArray, ids_from_paths, missing_files
-from ..annotations.yolo import images_below
+from ..annotations.index import DatasetIndex, FloatArray, ids_from_paths
 from ..batch import Batch, label_capacity
 from ..images import decode
 from ..images.cache import ImageCache
-from ..images.decode import Pixels, content_slice, draw, header_size, paste, read_bytes, read_rgb, resize
+from ..images.decode import (
+    Pixels,
+    Size,
+    content_slice,
+    draw,
+    header_size,
+    paste,
+    read_bytes,
+    read_rgb,
+    resize,
+)
 from ..images.faults import FAILED, UNENDED, Faults, stand_ins
 from ..images.truncation import has_end
 from ..letterbox import enclosing_rectangle, letterbox_geometry
@@ -180,7 +188,7 @@ class PredictionDataset(Dataset[Sample]):
 
     Args:
         paths: The images; their ids are those of ``index.ids_from_paths``.
-        image_size: S in px, the longer side of each image.
+        image_size: S in px, the longer side of each image; None: as large as it is.
         stride: Stride of the rectangles, in px.
         max_mp: Largest image that is decoded, in millions of px.
 
@@ -189,39 +197,77 @@ class PredictionDataset(Dataset[Sample]):
     """
 
     def __init__(
-        self, paths: Sequence[Path], image_size: int, stride: int = 32, max_mp: int = decode.MAX_MEGAPIXELS
+        self,
+        paths: Sequence[Path],
+        image_size: int | None,
+        stride: int = 32,
+        max_mp: int = decode.MAX_MEGAPIXELS,
     ) -> None:
         self.paths = list(paths)
         self.faults = Faults(len(self.paths), self.paths.__getitem__)
         self.image_ids = ids_from_paths([str(path) for path in paths])
         self.image_size = image_size
+        self.stride = stride
         self.sizes = [_readable_size(path, max_mp) for path in paths]
-        scaled = [letterbox_geometry(*size, image_size, rounding=round) for size in self.sizes]
-        self.canvases = np.array([enclosing_rectangle(p.height, p.width, stride, 0) for p in scaled])
+        self.canvases = np.array([prediction_canvas(size, image_size, stride) for size in self.sizes])
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> Sample:
-        canvas = np.zeros((*self.canvases[i], 3), np.uint8)
-        height, width = self.sizes[i]
-        place = letterbox_geometry(height, width, self.image_size, canvas.shape[:2], rounding=round)
+        position, image_id = i, int(self.image_ids[i])
         try:
             with self.faults.reading(i):
-                paste(resize(read_rgb(self.paths[i], (height, width)), place, linear=True), place, canvas)
+                pixels = read_rgb(self.paths[i], self.sizes[i])
         except InputError:
-            height, width = 0, 0
-        return Sample(
-            image=canvas,
-            targets=np.zeros((label_capacity(0), 5), np.float32),
-            label_count=0,
-            position=i,
-            image_id=int(self.image_ids[i]),
-            original_size=np.array((height, width)),
-            letterbox=np.array(place[2:], np.float32),
-            truth=np.zeros((0, 7), np.float32),
-            truth_count=0,
-        )
+            black = np.zeros((*self.canvases[i], 3), np.uint8)
+            sample = prediction_sample(black, self.image_size, self.stride, position, image_id)
+            return sample._replace(original_size=np.zeros(2, np.int64))
+        return prediction_sample(pixels, self.image_size, self.stride, position, image_id)
+
+
+def prediction_canvas(size: Size, image_size: int | None, stride: int) -> Size:
+    """Height and width in px of the smallest canvas of whole strides around an image of a size, scaled."""
+    scaled = letterbox_geometry(*size, image_size or max(size), rounding=round)
+    return enclosing_rectangle(scaled.height, scaled.width, stride, 0)
+
+
+def prediction_sample(
+    pixels: Pixels,
+    image_size: int | None,
+    stride: int,
+    position: int,
+    image_id: int = 0,
+    canvas: Size | None = None,
+) -> Sample:
+    """Letterbox an image to predict on.
+
+    Args:
+        pixels: uint8 RGB (H, W, 3).
+        image_size: Longer side of the scaled image in px; None: as it is.
+        stride: Stride of the rectangle around it, in px.
+        position: Number by which the image is known.
+        image_id: Id of the image.
+        canvas: Height and width in px of a canvas that the image is scaled to, instead.
+    """
+    height, width = pixels.shape[:2]
+    if canvas:
+        image_size = round(max(height, width) * min(canvas[0] / height, canvas[1] / width))
+    image_size = image_size or max(height, width)
+    filled = np.empty((*(canvas or prediction_canvas((height, width), image_size, stride)), 3), np.uint8)
+    place = letterbox_geometry(height, width, image_size, filled.shape[:2], rounding=round)
+    paste(resize(pixels, place, linear=True), place, filled)
+    return Sample(
+        image=filled,
+        targets=np.zeros((label_capacity(0), 5), np.float32),
+        label_count=0,
+        position=position,
+        image_id=image_id,
+        original_size=np.array((height, width)),
+        letterbox=np.array(place[2:], np.float32),
+        truth=np.zeros((0, 7), np.float32),
+        truth_count=0,
+    )
 
 
 def _readable_size(path: Path, max_mp: int) -> tuple[int, int]:
@@ -232,28 +278,6 @@ def _readable_size(path: Path, max_mp: int) -> tuple[int, int]:
     except InputError:
         return 1, 1
     return size
-
-
-def list_images(source: str | Sequence[str], allow_outside: bool = False) -> list[Path]:
-    """Image files as given, and all images in and below given folders, sorted.
-
-    Raises:
-        InputError: A path does not exist, a folder has no images, or a link in it leads out of it and
-            ``allow_outside`` is false.
-    """
-    found: dict[str, None] = {}
-    for name in [source] if isinstance(source, str) else source:
-        path = Path(name).absolute()
-        roots = None if allow_outside else [os.path.realpath(path)]
-        images = images_below(path, roots) if path.is_dir() else [str(path)]
-        if not images:
-            raise InputError(f"{path}: the folder has no images; give another folder, or an image")
-        if missing_files(images):
-            raise InputError(f"{path}: no such image or folder; correct --data.predict_source")
-        found.update(dict.fromkeys(images))
-    if not found:
-        raise InputError("there is nothing to predict; give images or folders as --data.predict_source")
-    return [Path(path) for path in found]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import BatchSampler, DistributedSampler, SequentialSampler
 
 
-def _world(world_size: int | None, rank: int | None) -> tuple[int, int]:
+def world(world_size: int | None = None, rank: int | None = None) -> tuple[int, int]:
     """World size and rank: as given, of the process group, or of a single process."""
     if world_size is not None and rank is not None:
         return world_size, rank
@@ -50,7 +50,7 @@ class TrainSampler(DistributedSampler[int]):
         rank: int | None = None,
         same_order: bool = False,
     ) -> None:
-        world_size, rank = _world(world_size, rank)
+        world_size, rank = world(world_size, rank)
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         self.images = len(dataset)
         self.same_order = same_order
@@ -106,7 +106,7 @@ class EvalSampler(DistributedSampler[int]):
     """
 
     def __init__(self, dataset: Any, world_size: int | None = None, rank: int | None = None) -> None:
-        world_size, rank = _world(world_size, rank)
+        world_size, rank = world(world_size, rank)
         super().__init__(dataset, num_replicas=world_size, rank=rank, shuffle=False)
         order = np.lexsort((dataset.canvases[:, 1], dataset.canvases[:, 0]))  # stable
         self.positions: list[int] = order[rank::world_size].tolist()

@@ -1,0 +1,266 @@
+"""A trained model for images, videos and cameras: ``Detector("best.ckpt")("photo.jpg")``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..data.batch import Batch
+from ..data.images.decode import Pixels, read_rgb
+from ..data.loading.dataset import prediction_canvas
+from ..data.loading.sources import find_sources, is_stream
+from ..data.loading.video import Letterboxing, letterboxed, stream_batches
+from ..errors import InputError
+from ..system.background import made_ahead
+from ..system.cores import usable_cores
+from ..training.precision import has_native_bf16
+from .detections import Detections
+from .finder import Finder, Model
+from .options import FindOptions
+from .runtimes import open_model
+from .trained_model import TorchModel, TrainedModel
+
+Loaded = tuple[int, str | None, Pixels]
+"""Position of an image, its path, and its pixels."""
+
+
+class Detector:
+    """Finds objects in images, videos and streams, as ``yolo-lightning predict`` does.
+
+    Args:
+        model: checkpoint, weights or exported model; of several, the candidates are joined.
+        device: such as ``cpu`` or ``cuda:1``; by default a GPU if there is one.
+        image_size: longer side of the scaled images in px; by default that of the training.
+        score_threshold: lowest score of a detection, 0..1.
+        iou_threshold: IoU above which only the best of two boxes of one class is kept, 0..1.
+        max_detections: detections of an image, best first.
+        classes: the only classes that are found, by name or number.
+        class_agnostic: let a box suppress overlapping ones of other classes, too.
+        augment: test-time augmentation, see ``FindOptions``.
+        tile_size: side of the tiles of large images in px, see ``FindOptions``; 0: no tiles.
+        tile_overlap: least share of a tile that its neighbour shows, too.
+        batch_size: most images of a pass.
+        architecture: YAML of a model of your own, if the file does not tell it.
+        trust: open ``.torchscript`` and ``.pt2``, too, which contain programs.
+
+    Attributes:
+        names: name of each class.
+
+    Raises:
+        InputError: a file cannot be read, or an option is out of range.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Sequence[str | Path],
+        *,
+        device: str | torch.device | None = None,
+        image_size: int | None = None,
+        score_threshold: float = 0.25,
+        iou_threshold: float = 0.45,
+        max_detections: int = 300,
+        classes: Sequence[int | str] | None = None,
+        class_agnostic: bool = False,
+        augment: bool = False,
+        tile_size: int = 0,
+        tile_overlap: float = 0.2,
+        batch_size: int = 16,
+        architecture: str | None = None,
+        trust: bool = False,
+    ) -> None:
+        listed = None if classes is None else list(classes)
+        options = FindOptions(max_detections, listed, class_agnostic, augment, tile_size, tile_overlap)
+        for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
+            if not 0 <= value <= 1:
+                raise InputError(f"{name} is {value}; give a number from 0 to 1")
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; give 1 or more")
+        self.device = _usable_device(device)
+        paths = [model] if isinstance(model, str | Path) else list(model)
+        models = [open_model(path, self.device, architecture, trust) for path in paths]
+        facts = models[0].facts
+        for path, other in zip(paths, models, strict=True):
+            if other.facts.class_names != facts.class_names:
+                raise InputError(f"{path}: has other classes than {paths[0]}; give models of one data set")
+        self.names = facts.class_names
+        self._finder = Finder(
+            [_as_model(one) for one in models], self.names, options, score_threshold, iou_threshold
+        )
+        self._how = _letterboxing(models, image_size, options)
+        self._batch_size = batch_size
+
+    def __call__(
+        self, source: Any, *, bgr: bool = False, video_stride: int = 1
+    ) -> Detections | list[Detections] | Iterator[Detections]:
+        """Find objects.
+
+        Args:
+            source: path of an image or a video, folder, pattern, ``.txt`` list, address, number of a camera,
+                PIL image, array uint8 (H, W, 3), tensor (3, H, W) or (B, 3, H, W) of uint8 or of floats
+                0..1; or a list of these.
+            bgr: arrays have the channel order of OpenCV; otherwise RGB.
+            video_stride: frames of a video or stream from one that is looked at to the next.
+
+        Returns:
+            The detections of one image; a list of them for several images; an iterator, which reads as it
+            advances, if a source is a video or stream.
+
+        Raises:
+            InputError: a source cannot be read.
+        """
+        images: list[str | Pixels] = []
+        streams: list[str] = []
+        is_one = not isinstance(source, list | tuple)
+        for one in [source] if is_one else source:
+            if isinstance(one, str | Path | int):
+                found = _find(str(one))
+                is_one = is_one and (is_stream(str(one)) or found.images == [Path(str(one)).absolute()])
+                images += map(str, found.images)
+                streams += found.streams
+            else:
+                arrays = _as_arrays(one, bgr)
+                is_one = is_one and getattr(one, "ndim", 3) < 4
+                images += arrays
+        if streams:
+            return self._follow(images, streams, video_stride)
+        results = self._look_at(images)
+        return results[0] if is_one else results
+
+    def _follow(
+        self, images: list[str | Pixels], streams: list[str], video_stride: int
+    ) -> Iterator[Detections]:
+        """Detections of images, then those of frames."""
+        yield from self._look_at(images)
+        batches = stream_batches([*enumerate(streams)], self._how, self._batch_size, video_stride)
+        with closing(batches):
+            for frames, batch in batches:
+                for frame, table in zip(frames, self._detect(batch), strict=True):
+                    yield Detections(table, self.names, streams[frame.stream], frame.number, frame.pixels)
+
+    def _look_at(self, images: list[str | Pixels]) -> list[Detections]:
+        """Detections of images, which are looked at in batches of one shape."""
+        results: dict[int, Detections] = {}
+        with closing(made_ahead(self._batches(images))) as batches:
+            for group, batch in batches:
+                for (position, path, pixels), table in zip(group, self._detect(batch), strict=True):
+                    kept = pixels if path is None else None  # a file is read again
+                    results[position] = Detections(table, self.names, path, None, kept)
+        return [results[position] for position in range(len(images))]
+
+    def _batches(self, images: list[str | Pixels]) -> Iterator[tuple[list[Loaded], Batch]]:
+        waiting: dict[tuple[int, int], list[Loaded]] = {}
+        for position, path, pixels in _loaded(images):
+            height, width = pixels.shape[:2]
+            image_size, stride, canvas = self._how
+            canvas = canvas or prediction_canvas((height, width), image_size, stride)
+            group = waiting.setdefault(canvas, [])
+            group.append((position, path, pixels))
+            if len(group) == self._batch_size:
+                yield self._together(waiting.pop(canvas))
+        for group in waiting.values():
+            yield self._together(group)
+
+    def _together(self, group: list[Loaded]) -> tuple[list[Loaded], Batch]:
+        return group, letterboxed([pixels for *_, pixels in group], self._how, range(len(group)))
+
+    def _detect(self, batch: Batch) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+        """Tables float32 (n, 6) of the images of a batch, in the precision of ``predict``."""
+        is_bf16 = self.device.type == "cuda" and has_native_bf16("cuda")
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16):
+            detections, counts = self._finder(Batch(*(tensor.to(self.device) for tensor in batch)))
+        tables = detections.float().cpu().numpy()
+        return [table[:count].copy() for table, count in zip(tables, counts.tolist(), strict=True)]
+
+
+def _usable_device(device: str | torch.device | None) -> torch.device:
+    wanted = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {wanted}: cannot be used ({reason}); leave it out, or use cpu") from None
+    return wanted
+
+
+def _letterboxing(
+    models: Sequence[TrainedModel], image_size: int | None, options: FindOptions
+) -> Letterboxing:
+    """How images are scaled for models.
+
+    Raises:
+        InputError: a model does not take images of the size that is asked for.
+    """
+    stride = max(model.facts.stride for model in models)
+    fixed = {model.facts.input_size for model in models if model.facts.input_size}
+    size = image_size or models[0].facts.image_size
+    if fixed and (len(fixed) > 1 or options.augment or options.tile_size or image_size):
+        sizes = " and ".join(f"{width} x {height} px" for height, width in fixed)
+        raise InputError(
+            f"a model takes images of {sizes} alone; leave image_size, augment and tile_size out, and join "
+            "only models of one size, or export with --dynamic"
+        )
+    if fixed:
+        return Letterboxing(size, stride, fixed.pop())
+    if size < stride or size % stride:
+        near = max(stride, round(size / stride) * stride)
+        raise InputError(f"image_size {size} is not a multiple of {stride}; use {near}")
+    return Letterboxing(None if options.tile_size else size, stride)
+
+
+def _as_model(model: TrainedModel) -> Model:
+    if isinstance(model, TorchModel):
+        return Model(model, model.facts.stride, len(model.network.strides))
+    return Model(model, model.facts.stride, int(math.log2(model.facts.stride)) - 2)
+
+
+def _find(source: str) -> Any:
+    try:
+        return find_sources(source)
+    except InputError as error:  # names the option of predict
+        raise InputError(str(error).replace("--data.predict_source", "the source")) from None
+
+
+def _loaded(images: list[str | Pixels]) -> Iterator[Loaded]:
+    """Images in order; files are decoded by threads, a few at a time."""
+    threads = min(usable_cores(), len(images)) or 1
+    positions = iter(range(len(images)))
+
+    def load(position: int) -> Loaded:
+        image = images[position]
+        return (position, image, read_rgb(image)) if isinstance(image, str) else (position, None, image)
+
+    with ThreadPool(threads) as pool:
+        while some := list(islice(positions, 2 * threads)):
+            yield from pool.map(load, some, chunksize=1)
+
+
+def _as_arrays(image: Any, bgr: bool) -> list[Pixels]:
+    """An image or a batch of images in memory as uint8 RGB (H, W, 3)."""
+    if isinstance(image, Image.Image):
+        return [np.asarray(ImageOps.exif_transpose(image).convert("RGB"))]
+    if isinstance(image, Tensor):
+        tensor = image.detach().cpu()
+        if tensor.is_floating_point():
+            tensor = (tensor.float() * 255).round().clamp(0, 255).byte()
+        if tensor.dtype == torch.uint8 and tensor.ndim in (3, 4) and tensor.shape[-3] == 3:
+            arrays = tensor.movedim(-3, -1).numpy()
+            return [arrays] if tensor.ndim == 3 else list(arrays)
+        raise InputError(f"a tensor has shape {tuple(image.shape)}; give (3, H, W) or (B, 3, H, W)")
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
+        if image.ndim == 2:
+            return [np.repeat(image[..., None], 3, axis=2)]
+        if image.ndim in (3, 4) and image.shape[-1] == 3:
+            image = np.ascontiguousarray(image[..., ::-1]) if bgr else image
+            return [image] if image.ndim == 3 else list(image)
+    shape = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image)
+    raise InputError(f"a source is a {shape}; give a path, a PIL image, or an array uint8 (H, W, 3)")
