@@ -240,6 +240,20 @@ def test_the_best_f1_is_the_best_of_the_smoothed_mean() -> None:
     assert 0.4 < curves.best_confidence < 0.6
 
 
+def test_each_class_has_a_best_confidence_of_its_own() -> None:
+    # The first class is found without an error from 0.4 to 0.8, the second from 0.1 to 0.3.
+    first = ([0.8, 0.8, 0.4, 0.4, 0.35], [True, True, False, False, False], 2)
+    second = ([0.3, 0.3, 0.1, 0.1, 0.05], [True, True, False, False, False], 2)
+    curves = confidence_curves(details_of([first, second, ([], [], 3), ([0.5], [False], 0)]))
+    best = curves.best_of_classes()
+    expected = []
+    for curve in curves.f1[:2]:
+        around = [curve[i - 50 : i + 51].mean() for i in range(50, 951)]  # away from the ends
+        expected.append(curves.confidence[50 + int(np.argmax(around))])
+    assert best[:2] == pytest.approx(expected, abs=2e-3) and best[0] > 0.6 and best[1] < 0.3
+    assert (best[2:] == curves.best_confidence).all()  # nothing is found, and nothing is there
+
+
 def test_smoothing_is_a_box_that_continues_the_ends() -> None:
     values = np.arange(20.0) ** 2
     padded = [values[0]] * 2 + values.tolist() + [values[-1]] * 2

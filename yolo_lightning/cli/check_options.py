@@ -27,7 +27,7 @@ from ..runs.checkpoint_files import newest_whole
 from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import DEFAULT_NAME, begun_run_directory, find_checkpoint, run_directory_of
 from ..training.compilation import compiler_obstacle
-from ..training.hyper_parameters import architecture_of
+from ..training.hyper_parameters import NO_THRESHOLDS, architecture_of
 from ..training.module import YOLOv5
 from ..training.precision import (
     Precision,
@@ -207,6 +207,8 @@ def _find_start(config: Any, subcommand: str) -> RunStart:
     for option in ("architecture", "num_classes", "class_names", "category_ids", "channels_last"):
         config.model[option] = known.get(option, config.model[option])
     config.model.weights = None  # the checkpoint replaces them, and the file may be gone
+    if subcommand == "predict" and config.model.score_threshold == "auto" and "score_thresholds" not in known:
+        raise InputError(f"{checkpoint}: {NO_THRESHOLDS}")
     if subcommand != "fit":
         return RunStart(checkpoint, step=resumed.step)
     resumed.check_epochs(config.trainer.max_epochs)
@@ -224,6 +226,8 @@ def _check_sources(config: Any, subcommand: str) -> LoadedWeights | None:
         raise InputError("data.predict_source is not set; give --data.predict_source with images or folders")
     if subcommand == "predict" and not (config.ckpt_path or model.weights):
         raise InputError("no weights given; pass --ckpt_path or --model.weights")
+    if subcommand == "predict" and model.score_threshold == "auto" and not config.ckpt_path:
+        raise InputError(f"{model.weights}: {NO_THRESHOLDS}")
     # The network loads them again, but only after the data was read.
     return load_weights(model.weights) if model.weights else None
 

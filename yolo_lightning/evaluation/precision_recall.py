@@ -127,6 +127,19 @@ class ConfidenceCurves(NamedTuple):
         place = np.searchsorted(self.confidence, self.best_confidence)
         return curves[..., min(place, curves.shape[-1] - 1)]
 
+    def best_of_classes(self) -> Floats:
+        """Confidence of the best smoothed F1 of each class: float64 (C,).
+
+        It is the middle one of equals, and ``best_confidence`` for a class of which nothing is found.
+        """
+        best = np.full(len(self.f1), self.best_confidence)
+        for label, curve in enumerate(self.f1):
+            smoothed = smooth(curve, _SMOOTHING)
+            if smoothed.max() > 0:
+                places = np.flatnonzero(smoothed > smoothed.max() - 1e-9)
+                best[label] = self.confidence[places[len(places) // 2]]
+        return best
+
 
 def confidence_curves(details: EvaluationDetails, confidence: Floats = CONFIDENCE) -> ConfidenceCurves:
     """Precision, recall and F1 of the detections above each confidence.

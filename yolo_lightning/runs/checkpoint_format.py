@@ -36,8 +36,9 @@ KEYS = {
     "loops": "Lightning's position in epochs and batches, changed by give_again and validate_first.",
     "callbacks": "{name of a callback: its state_dict()}. Written and read by each callback; read_resumption "
     "also reads the state of RunRecorder.",
-    "hyper_parameters": "Arguments of YOLOv5. Written by Lightning; read by read_resumption and "
-    "model/weights.py.",
+    "hyper_parameters": "Arguments of YOLOv5, and 'score_thresholds': [float], the confidence of the best F1 "
+    "of each class in the last validation; missing before it. Written by Lightning; read by "
+    "read_resumption, model/weights.py and training/module.py.",
     "hparams_name": "str. Written and read by Lightning, as are all keys below.",
     "epoch": "int, number of the epoch, from 0.",
     "global_step": "int, optimizer steps; read_resumption reads it too.",
