@@ -1,4 +1,4 @@
-"""Curves and confusion matrix of each validation, in TensorBoard; those of the best epoch in files."""
+"""Curves and confusion matrix of each validation, in the loggers; those of the best epoch in files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from torch.utils.tensorboard import SummaryWriter
 
 from ...evaluation.image_matches import MATCHES
@@ -19,8 +20,9 @@ from ...system.background import BackgroundQueue
 from ...system.files import write_whole
 from ...system.lightning_internals import logging_step
 from ...training.contracts import TrainsDetections, detection_module
+from ..loggers import log_picture, picture_loggers
 from ..pictures.plots import EVALUATION, Evaluation, plot_evaluation, to_pixels
-from .writer import log_picture, writer_of
+from .writer import writer_of
 
 _THRESHOLDS = np.linspace(0.0, 1.0, 101)
 """TensorBoard assumes even spacing, and fails with more than 127."""
@@ -33,8 +35,9 @@ _SHARE = 0.005
 class EvaluationCurves(Callback):
     """Logs curves after each validation, and writes ``evaluation.json`` and matches for the best epoch.
 
-    TensorBoard gets precision and recall with their counts, for each class and for all together (``pr/…``,
-    shown by its plugin), and the plots ``curves/precision_recall``, ``curves/f1`` and ``curves/confusion``.
+    Loggers that take pictures get the plots ``curves/precision_recall``, ``curves/f1`` and
+    ``curves/confusion``; TensorBoard also precision and recall with their counts, for each class and for all
+    together (``pr/…``, shown by its plugin).
     Plots take some tenths of a second of a core. They are skipped when drawing would take more than half a
     percent of the time, but the last validation is always drawn.
 
@@ -69,12 +72,12 @@ class EvaluationCurves(Callback):
         if details is None:
             return
         self._latest, self._score = details, float(trainer.callback_metrics.get(self.monitor, -1.0))
-        writer = writer_of(trainer)
-        if writer is None:
+        evaluation = (details, module.label_names, logging_step(trainer))
+        if writer := writer_of(trainer):
+            self._queue.submit(write_pr_curves, writer, *evaluation)
+        if not (loggers := picture_loggers(trainer)):
             return
-        evaluation = (writer, details, module.label_names, logging_step(trainer))
-        self._queue.submit(write_pr_curves, *evaluation)
-        self._left["draw"] = (self._draw, *evaluation)
+        self._left["draw"] = (self._draw, loggers, *evaluation)
         if time.monotonic() >= self._next_drawing:
             due, self._next_drawing = self._next_drawing, np.inf
             if not self._submit("draw"):
@@ -110,11 +113,11 @@ class EvaluationCurves(Callback):
         write_whole(self.path.with_name(MATCHES), details.by_image.to_bytes())
 
     def _draw(
-        self, writer: SummaryWriter, details: EvaluationDetails, names: Sequence[str], step: int
+        self, loggers: list[Logger], details: EvaluationDetails, names: Sequence[str], step: int
     ) -> None:
         begin = time.thread_time()
         try:
-            write_plots(writer, details, names, step)
+            write_plots(loggers, details, names, step)
         finally:
             self._next_drawing = time.monotonic() + (time.thread_time() - begin) / _SHARE
 
@@ -146,9 +149,9 @@ def write_pr_curves(
 
 
 def write_plots(
-    writer: SummaryWriter, details: EvaluationDetails, class_names: Sequence[str], step: int
+    loggers: list[Logger], details: EvaluationDetails, class_names: Sequence[str], step: int
 ) -> None:
     """Log the plots of a validation."""
     found = Evaluation.from_json(describe_evaluation(details, class_names, epoch=0))
     for name, figure in plot_evaluation(found).items():
-        log_picture(writer, f"curves/{name}", to_pixels(figure), step)
+        log_picture(loggers, f"curves/{name}", to_pixels(figure), step)
