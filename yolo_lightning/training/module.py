@@ -305,7 +305,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         values = log_values(self.metric.compute(), self.label_names) | self.mean_losses.take(self.device)
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
         details = self.metric.details
-        if details and details.truths.any() and not self.trainer.sanity_checking:
+        if details and details.curves.best_f1 > 0 and not self.trainer.sanity_checking:
             least = self.evaluation_config.score_threshold  # nothing is known of lower scores
             self.hparams["score_thresholds"] = details.curves.best_of_classes().clip(min=least).tolist()
         self.metric.reset()
