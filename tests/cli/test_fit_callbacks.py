@@ -60,6 +60,11 @@ def test_negative_numbers_are_refused(minutes: float, patience: int, name: str, 
         training_callbacks(tmp_path, True, minutes, patience)
 
 
+def test_an_unknown_monitor_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean val/map_50"):
+        training_callbacks(tmp_path, monitor="val/map50")
+
+
 def test_what_the_user_plugs_in_stays() -> None:
     other, own = LightningEnvironment(), TorchCheckpointIO()
     assert [type(plugin) for plugin in with_checkpoint_io(None, "auto")] == [RunCheckpointIO]

@@ -188,3 +188,16 @@ def test_a_box_that_is_not_finite_does_not_spoil_the_others() -> None:
         torch.cat((bad, boxes), dim=1), torch.cat((torch.ones(1, 2, 2), scores), dim=1)
     )
     assert_rows(found[0], counts[0], expected)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_each_class_can_have_a_threshold_of_its_own(multi_label: bool) -> None:
+    boxes, scores = random_boxes(5, 2, 60, 3)
+    least = torch.tensor([0.3, 0.6, 0.9])
+    found, counts = non_max_suppression(boxes, scores, least, multi_label=multi_label)
+    every, of_every = non_max_suppression(boxes, scores, 0.1, multi_label=multi_label)
+    for rows, count, all_rows, number in zip(found, counts, every, of_every, strict=True):
+        all_rows = all_rows[:number]
+        # A box that is too sure of nothing suppresses only those that are less sure of the same class.
+        expected = all_rows[all_rows[:, 4] > least[all_rows[:, 5].long()]]
+        assert 0 < count < number and torch.equal(rows[:count], expected)

@@ -157,6 +157,57 @@ def test_curves_against_confidence_equal_a_slow_reference(seed: int, count: int,
             assert given == pytest.approx([precision, recall, f1], abs=1e-6)
 
 
+def slow_operating_point(
+    images: list[dict[str, Any]], num_classes: int
+) -> tuple[float, dict[str, list[float | None]]]:
+    """Confidence of the best mean F1, and precision, recall and F1 of each class there.
+
+    Matches are those of pycocotools. As in ``ap_per_class`` of yolov5, the mean over the classes is smoothed
+    by a moving average before its maximum is taken.
+    """
+    found, truths = slow_details(images, num_classes)
+    curves: dict[int, list[tuple[float, float, float]]] = {}
+    for label, (rows, total) in enumerate(zip(found, truths, strict=True)):
+        if total == 0:
+            continue
+        hits = np.cumsum([hit for _, hit in rows])
+        scores = [float(np.float32(score)) for score, _ in rows]
+        ends = [i for i in range(len(rows)) if i + 1 == len(rows) or scores[i + 1] < scores[i]]
+        curves[label] = []
+        for at in np.linspace(0, 1, 1001):
+            p = interpolated([(scores[i], hits[i] / (i + 1)) for i in ends], at, 1.0) if rows else 0.0
+            r = interpolated([(scores[i], hits[i] / total) for i in ends], at, 0.0) if rows else 0.0
+            curves[label].append((p, r, 2 * p * r / (p + r) if p + r else 0.0))
+    mean = [sum(curve[i][2] for curve in curves.values()) / len(curves) for i in range(1001)]
+    padded = [mean[0]] * 50 + mean + [mean[-1]] * 50
+    smoothed = [sum(padded[i : i + 101]) / 101 for i in range(1001)]
+    best = smoothed.index(max(smoothed))
+    of_classes = {
+        name: [curves[label][best][i] if label in curves else None for label in range(num_classes)]
+        for i, name in enumerate(("precision", "recall", "f1"))
+    }
+    return best / 1000, of_classes
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_precision_recall_and_f1_are_those_at_the_best_mean_f1(seed: int) -> None:
+    images = random_images(np.random.default_rng(seed), 12, 4, most=14)
+    metric = CocoMeanAveragePrecision(4)
+    feed(metric, images)
+    result = metric.compute()
+    confidence, of_classes = slow_operating_point(images, 4)
+    assert result["f1_confidence"].item() == pytest.approx(confidence, abs=1.5e-3)
+    assert 0 < confidence < 1
+    for name, values in of_classes.items():
+        known = [value for value in values if value is not None]
+        assert min(known) > 0 and max(known) < 1  # a case in which there is something to disagree about
+        assert result[name].item() == pytest.approx(sum(known) / len(known), abs=1e-3)
+        given = [None if np.isnan(value) else value for value in result[f"{name}_per_class"].tolist()]
+        assert given == [None if value is None else pytest.approx(value, abs=1e-3) for value in values]
+    fitness = 0.1 * result["map_50"].item() + 0.9 * result["map"].item()  # utils/metrics.py of yolov5
+    assert result["fitness"].item() == pytest.approx(fitness, abs=1e-6)
+
+
 NO_MATCHES = ImageMatches(*(np.zeros(0, np.int64) for _ in ImageMatches._fields))
 
 
@@ -189,6 +240,20 @@ def test_the_best_f1_is_the_best_of_the_smoothed_mean() -> None:
     assert 0.4 < curves.best_confidence < 0.6
 
 
+def test_each_class_has_a_best_confidence_of_its_own() -> None:
+    # The first class is found without an error from 0.4 to 0.8, the second from 0.1 to 0.3.
+    first = ([0.8, 0.8, 0.4, 0.4, 0.35], [True, True, False, False, False], 2)
+    second = ([0.3, 0.3, 0.1, 0.1, 0.05], [True, True, False, False, False], 2)
+    curves = confidence_curves(details_of([first, second, ([], [], 3), ([0.5], [False], 0)]))
+    best = curves.best_of_classes()
+    expected = []
+    for curve in curves.f1[:2]:
+        around = [curve[i - 50 : i + 51].mean() for i in range(50, 951)]  # away from the ends
+        expected.append(curves.confidence[50 + int(np.argmax(around))])
+    assert best[:2] == pytest.approx(expected, abs=2e-3) and best[0] > 0.6 and best[1] < 0.3
+    assert (best[2:] == curves.best_confidence).all()  # nothing is found, and nothing is there
+
+
 def test_smoothing_is_a_box_that_continues_the_ends() -> None:
     values = np.arange(20.0) ** 2
     padded = [values[0]] * 2 + values.tolist() + [values[-1]] * 2
@@ -207,7 +272,6 @@ def test_a_class_that_is_never_found_has_zeros_and_one_without_annotations_is_un
 
 def test_nothing_to_find_is_unknown() -> None:
     details = details_of([([0.5], [False], 0)])
-    assert details.mean_average_precision == -1
     described = json.loads(json.dumps(describe_evaluation(details, ["a"], 0), allow_nan=False))
     assert described["best_f1"] is None
     assert described["ap"] == [None]
@@ -223,7 +287,7 @@ def test_details_live_from_compute_to_the_next_images() -> None:
     metric.reset()
     details = metric.details
     assert details is not None
-    assert details.mean_average_precision == float(result["map"])
+    assert np.float32(np.nanmean(details.average_precision)) == float(result["map"])
     feed(metric, images[:4])
     assert metric.details is None
 

@@ -2,11 +2,13 @@ import math
 
 import pytest
 
-from yolo_lightning.runs.best_epoch import best_row, is_better, is_judged
+from yolo_lightning.errors import InputError
+from yolo_lightning.runs.best_epoch import best_row, checked_monitor, is_better, is_judged, mode_of
 
 
 def test_a_score_is_judged_if_there_was_something_to_find() -> None:
-    assert [is_judged(score) for score in (0.0, 0.5, -1.0, math.nan, -math.inf)] == [True, True, *[False] * 3]
+    scores = (0.0, 0.5, -1.0, math.nan, -math.inf, math.inf)
+    assert [is_judged(score) for score in scores] == [True, True, *[False] * 4]
 
 
 @pytest.mark.parametrize(
@@ -28,3 +30,26 @@ def test_one_epoch_is_the_best_by_rows_and_one_after_another(scores: list[float 
         if is_better(score, so_far and so_far[1]):
             so_far = epoch, score
     assert so_far is not None and so_far[0] == best
+
+
+def test_of_losses_the_smallest_is_best() -> None:
+    rows = [{"epoch": float(n), "val/box_loss": s, "val/map": s} for n, s in enumerate((0.2, 0.1, 0.1, 0.3))]
+    assert best_row(rows, "val/box_loss")["epoch"] == 1
+    assert best_row([{"epoch": 9.0, "val/box_loss": math.nan}, *rows], "val/box_loss")["epoch"] == 1
+    assert [mode_of(name) for name in ("val/loss", "val/dfl_loss", "val/map", "val/fitness")] == [
+        "min", "min", "max", "max",
+    ]  # fmt: skip
+
+
+def test_a_monitor_is_a_metric_of_the_validation() -> None:
+    classes = ["cat", "a dog"]
+    for name in ("val/map_50", "val/f1", "val/obj_loss", "val/loss", "val/map_class/a dog"):
+        assert checked_monitor(name) == checked_monitor(name, classes) == name
+    assert checked_monitor("fitness") == "val/fitness"
+    with pytest.raises(InputError, match=r"monitor is 'val/map50', .*did you mean val/map_50\?"):
+        checked_monitor("val/map50")
+    with pytest.raises(InputError, match="did you mean val/map_class/a dog"):
+        checked_monitor("val/map_class/dog", classes)
+    for name in ("train/box_loss", "xyz", "val/f1_confidence_class/cat"):
+        with pytest.raises(InputError, match="no validation logs"):
+            checked_monitor(name, classes)

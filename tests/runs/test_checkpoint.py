@@ -68,3 +68,63 @@ def test_the_validation_that_a_stop_within_an_epoch_ends_with_can_be_the_best(
     assert kept == known and len(kept) == 1  # so that what resumes does not put a worse one in its place
     summary = json.loads((run / "summary.json").read_text())
     assert summary["best"]["val/map"] == pytest.approx(kept[0])
+
+
+def kept(run: Path) -> dict[str, int]:
+    """Number of the epoch, from 1, in each checkpoint."""
+    files = (run / "checkpoints").glob("*.ckpt")
+    return {file.stem: torch.load(file, weights_only=True)["epoch"] + 1 for file in files}
+
+
+def test_the_monitor_chooses_which_epochs_are_kept(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scores = iter((0.0, 0.3, 0.4, 0.1, 0.2, 0.35))  # the first one is that of the sanity check
+    monkeypatch.setattr(
+        "yolo_lightning.training.module.log_values",
+        lambda *_: {"fitness": torch.tensor(score := next(scores)), "map": torch.tensor(1 - score)},
+    )
+    keep = ("--monitor=fitness", "--save_period=2", "--save_top_k=2", "--dashboard.pictures=0")
+    main([*OPTIONS, f"--data.root={shapes}", "--trainer.max_epochs=4", *keep])
+    run = tmp_path / "runs" / "fit" / "version_0"
+    expected = {"best": 2, "last": 4, "last.previous": 3, "epoch_2": 2, "epoch_4": 4, "top_1": 1, "top_2": 2}
+    assert kept(run) == expected
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["monitor"] == "val/fitness" and summary["best"]["epoch"] == 1
+    assert json.loads((run / "evaluation.json").read_text())["epoch"] == 1
+
+    with pytest.raises(SystemExit):
+        main(["fit", "--ckpt_path=last", "--trainer.max_epochs=5", "--monitor=val/map"])
+    assert "chooses best.ckpt by 'val/fitness', not by 'val/map'; leave" in capsys.readouterr().err
+    assert kept(run) == expected
+    scores = iter((0.0, 0.35))
+    main(["fit", "--ckpt_path=last", "--trainer.max_epochs=5"])
+    del expected["top_1"]
+    assert kept(run) == expected | {"last": 5, "last.previous": 4, "top_5": 5}
+
+
+def test_of_a_loss_the_smallest_is_kept(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    losses = iter((0.0, 0.3, 0.1, 0.2))
+    monkeypatch.setattr(
+        "yolo_lightning.training.module.MeanLosses.take", lambda *_: {"loss": torch.tensor(next(losses))}
+    )
+    options = ("--monitor=val/loss", "--patience=1", "--dashboard.pictures=0")
+    main([*OPTIONS, f"--data.root={shapes}", "--trainer.max_epochs=9", *options])
+    run = tmp_path / "runs" / "fit" / "version_0"
+    assert kept(run) == {"best": 2, "last": 3, "last.previous": 2}
+    assert json.loads((run / "summary.json").read_text())["best"]["epoch"] == 1
+
+
+def test_a_validation_with_nothing_to_find_keeps_the_newest(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("yolo_lightning.training.module.log_values", lambda *_: {})
+    main([*OPTIONS, f"--data.root={shapes}", "--trainer.max_epochs=2", "--dashboard.pictures=0"])
+    run = tmp_path / "runs" / "fit" / "version_0"
+    assert kept(run) == {"best": 2, "last": 2, "last.previous": 1}
+    assert "val/map" not in (run / "metrics.csv").read_text()

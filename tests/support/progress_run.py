@@ -64,8 +64,9 @@ class Tiny(LightningModule, TrainsDetections):
         score = MAPS[self.current_epoch]
         values = {
             "map": score, "map_50": score + 0.4, "map_75": 0.05,
-            "map_small": -1.0, "map_medium": 0.02, "map_large": 0.03,
-            "map_class/red cell": 0.15, "map_class/platelet": float("nan"),
+            "map_medium": 0.02, "map_large": 0.03,
+            "precision": 0.7, "recall": 0.6, "f1": 0.65, "f1_confidence": 0.4,
+            "map_class/red cell": 0.15, "f1_class/red cell": 0.35, "map_class/platelet": float("nan"),
         }  # fmt: skip
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
 

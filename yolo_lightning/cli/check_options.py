@@ -24,11 +24,12 @@ from ..errors import InputError
 from ..inference.official_weights import fetch_official_weights
 from ..model.architecture import is_name, self_contained, short_name
 from ..model.weights import LoadedWeights, load_weights
+from ..runs.best_epoch import checked_monitor
 from ..runs.checkpoint_files import newest_whole
 from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import DEFAULT_NAME, begun_run_directory, find_checkpoint, run_directory_of
 from ..training.compilation import compiler_obstacle
-from ..training.hyper_parameters import architecture_of
+from ..training.hyper_parameters import NO_THRESHOLDS, architecture_of
 from ..training.module import YOLOv5
 from ..training.precision import (
     Precision,
@@ -81,12 +82,15 @@ def resolve_options(config: Any, subcommand: str) -> RunStart:
     _refuse_trainer_options(config.trainer)
     if config.seeds != 1:
         raise InputError(f"seeds is {config.seeds}; give --seeds to fit alone, and on the command line")
+    config.monitor = checked_monitor(config.monitor)
     _make_paths_absolute(config)
     _refuse_silent_places(config)
     start = _find_start(config, subcommand)
     weights = _check_sources(config, subcommand)
     if subcommand != "predict":
         _read_classes(config, subcommand, start.checkpoint)
+    if subcommand == "fit":
+        checked_monitor(config.monitor, config.model.class_names)
     if subcommand in ("validate", "test") and weights:
         _refuse_other_classes(weights, config)
     for name in _SETTLED.keys() & vars(config).keys():
@@ -205,10 +209,14 @@ def _find_start(config: Any, subcommand: str) -> RunStart:
     for option in ("architecture", "num_classes", "class_names", "category_ids", "channels_last"):
         config.model[option] = known.get(option, config.model[option])
     config.model.weights = None  # the checkpoint replaces them, and the file may be gone
+    if subcommand == "predict" and config.model.score_threshold == "auto" and "score_thresholds" not in known:
+        raise InputError(f"{checkpoint}: {NO_THRESHOLDS}")
     if subcommand != "fit":
         return RunStart(checkpoint, step=resumed.step)
     if config.deadline is None:
         resumed.check_epochs(config.trainer.max_epochs)
+    if directory:
+        resumed.check_monitor(config.monitor)
     return RunStart(checkpoint, directory, resumed.step, resumed.purge_step)
 
 
@@ -221,6 +229,8 @@ def _check_sources(config: Any, subcommand: str) -> LoadedWeights | None:
         raise InputError("data.predict_source is not set; give --data.predict_source with images or folders")
     if subcommand == "predict" and not (config.ckpt_path or model.weights):
         raise InputError("no weights given; pass --ckpt_path or --model.weights")
+    if subcommand == "predict" and model.score_threshold == "auto" and not config.ckpt_path:
+        raise InputError(f"{model.weights}: {NO_THRESHOLDS}")
     if model.weights and is_name(model.weights):
         model.weights = _fetch_weights(model.weights, model.architecture)
     # The network loads them again, but only after the data was read.

@@ -20,7 +20,7 @@ from ..monitoring.tensorboard.layout import Dashboard
 from ..monitoring.tensorboard.pictures import FeatureMapPictures, Pictures
 from ..performance.stalls import StallMonitor
 from ..performance.time_budget import TimeBudget
-from ..runs.best_epoch import MONITOR
+from ..runs.best_epoch import MONITOR, checked_monitor, mode_of
 from ..runs.checkpoint import EpochCheckpoint
 from ..runs.checkpoint_io import RunCheckpointIO
 from ..runs.deadline import Deadline, read_duration
@@ -46,11 +46,17 @@ class RunOptions:
     """Runs of one name are numbered: RUNS_DIR/RUN_NAME/version_K (default: the subcommand)."""
     checkpoint_minutes: float = 15.0
     """Minutes after which last.ckpt is written within an epoch, too; 0: only before a stop."""
+    monitor: str = MONITOR
+    """Metric that chooses best.ckpt and that patience follows, such as val/map_50, fitness or val/loss."""
     patience: int = 100
-    """Epochs (validations) without a better val/map after which training ends; 0: never."""
+    """Epochs (validations) without a better value of the monitor after which training ends; 0: never."""
     deadline: str | None = None
     """Time of the whole run, from its start to its end, such as 2h, 1h30m or 90s. The schedule is fitted to
     it, not to trainer.max_epochs. Equal options give other numbers each time, because the clock decides."""
+    save_period: int = 0
+    """Epochs between checkpoints that are kept, as epoch_N.ckpt after N epochs; 0: none."""
+    save_top_k: int = 0
+    """Best epochs by the monitor that are kept, as top_N.ckpt after N epochs; 0: best.ckpt alone."""
     seeds: int = 1
     """Train N times with seeds 0 .. N-1, as RUN_NAME-seed0 and so on; an option of the command line alone."""
     preflight_seconds: float = 120.0
@@ -64,6 +70,9 @@ def training_callbacks(
     patience: int = RunOptions.patience,
     deadline: str | None = RunOptions.deadline,
     dashboard: DashboardConfig = DashboardConfig(),
+    monitor: str = RunOptions.monitor,
+    save_period: int = RunOptions.save_period,
+    save_top_k: int = RunOptions.save_top_k,
 ) -> list[Callback]:
     """List the callbacks of training in order, except progress and the average of the weights.
 
@@ -74,24 +83,34 @@ def training_callbacks(
         run_directory: where everything goes; it is made if it does not exist.
         keep_checkpoints: whether to save checkpoints.
         checkpoint_minutes: time between checkpoints within an epoch; 0 for none.
-        patience: epochs without a better ``val/map`` after which training ends; 0 for never.
+        patience: epochs without a better value of ``monitor`` after which training ends; 0 for never.
         deadline: time of the whole run, such as ``2h``; None for ``trainer.max_epochs``.
         dashboard: what is drawn, logged and reported.
+        monitor: metric that chooses the best epoch; see ``best_epoch.checked_monitor``.
+        save_period: epochs between checkpoints that are kept; 0 for none.
+        save_top_k: best epochs whose checkpoints are kept, beside ``best.ckpt``; 0 for none.
 
     Raises:
-        InputError: a number is negative, or the deadline is no time.
+        InputError: a number is negative, the deadline is no time, or the metric is unknown.
     """
-    for name, value in (("checkpoint_minutes", checkpoint_minutes), ("patience", patience)):
+    numbers = {"checkpoint_minutes": checkpoint_minutes, "patience": patience}
+    for name, value in (numbers | {"save_period": save_period, "save_top_k": save_top_k}).items():
         if not value >= 0:
             raise InputError(f"{name} is {value}; give 0 or more")
+    monitor = checked_monitor(monitor)
     run = Path(run_directory)
     run.mkdir(parents=True, exist_ok=True)
     folder = run / CHECKPOINTS
     checkpoint = partial(
-        EpochCheckpoint, dirpath=folder, enable_version_counter=False, save_on_train_epoch_end=True
+        EpochCheckpoint,
+        dirpath=folder,
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+        auto_insert_metric_name=False,
     )
+    by_monitor = partial(checkpoint, monitor=monitor, mode=mode_of(monitor))
     queue = BackgroundQueue()
-    shown = _dashboard_callbacks(run, dashboard, queue)
+    shown = _dashboard_callbacks(run, dashboard, queue, monitor)
     report = [RunReport(run, queue)] if dashboard.report else []
     callbacks = [
         *shown,
@@ -100,26 +119,32 @@ def training_callbacks(
         MidEpochResumption(),
         LeftOutList(run),
         *([Deadline(read_duration(deadline), PROGRAM_BEGAN_S)] if deadline is not None else []),
-        *([Patience(patience)] if patience else []),
+        *([Patience(patience, monitor)] if patience else []),
         TimeBudget(run, queue, [*shown, *report], PROGRAM_BEGAN_S),
-        RunRecorder(run),
+        RunRecorder(run, monitor),
     ]
     if keep_checkpoints:
-        callbacks.append(checkpoint(filename="best", monitor=MONITOR, mode="max"))
+        callbacks.append(by_monitor(filename="best"))
+        if save_top_k:
+            callbacks.append(by_monitor(filename="top_{epoch}", save_top_k=save_top_k))
+        if save_period:
+            callbacks.append(checkpoint(filename="epoch_{epoch}", every_n_epochs=save_period, save_top_k=-1))
         callbacks.append(checkpoint(filename=Path(LAST).stem))
     callbacks += report
     callbacks.append(Interruption(folder / LAST if keep_checkpoints else None, checkpoint_minutes))
     return callbacks
 
 
-def _dashboard_callbacks(run: Path, config: DashboardConfig, queue: BackgroundQueue) -> list[Callback]:
+def _dashboard_callbacks(
+    run: Path, config: DashboardConfig, queue: BackgroundQueue, monitor: str
+) -> list[Callback]:
     callbacks: list[Callback] = []
     if config.gpu_health:
         callbacks.append(GpuHealth(run))
     if config.pictures:
         callbacks.append(Pictures(run, config.pictures, config.pictures_every, queue))
     if config.curves:
-        callbacks.append(EvaluationCurves(run, queue))
+        callbacks.append(EvaluationCurves(run, queue, monitor))
     if config.feature_maps_every:
         callbacks.append(FeatureMapPictures(config.feature_maps_every, queue))
     callbacks.append(Dashboard(run, config.graph))

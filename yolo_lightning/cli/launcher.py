@@ -23,9 +23,11 @@ from ..distributed.facts import facts_of_run, index_facts
 from ..distributed.joining import find_launch, join
 from ..distributed.meeting import FirstAllReduce, Meeting
 from ..errors import InputError
+from ..inference.evaluations import EvaluationOptions, EvaluationWriter
 from ..inference.options import PredictOptions
 from ..inference.predictions import RESULTS, Finding, PredictionWriter
 from ..monitoring.options import DashboardConfig
+from ..monitoring.report.evaluation import EvaluationRecord
 from ..monitoring.screen.progress import EpochProgress
 from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import CHECKPOINTS, claim_run_directory
@@ -79,6 +81,8 @@ class YoloCLI(CommandHooks, LightningCLI):
     def add_arguments_of_subcommand(self, subcommand: str, parser: LightningArgumentParser) -> None:
         if subcommand == "predict":
             parser.add_class_arguments(PredictOptions)
+        if subcommand in ("validate", "test"):
+            parser.add_class_arguments(EvaluationOptions)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)  # Lightning's own warns if the process has arguments, too
@@ -146,10 +150,13 @@ class YoloCLI(CommandHooks, LightningCLI):
         self._first = FirstAllReduce(self.meeting)
         callbacks: list[Callback] = [self._first]
         if options.trainer.enable_progress_bar is not False:
-            callbacks.append(EpochProgress())
+            callbacks.append(EpochProgress(options.monitor))
         if self.subcommand == "predict":
             given = PredictOptions(**{option.name: options[option.name] for option in fields(PredictOptions)})
             callbacks += [Finding(given), PredictionWriter(given)]
+        if self.subcommand in ("validate", "test"):
+            callbacks.append(EvaluationWriter(EvaluationOptions(options.save_json, options.save_txt)))
+            callbacks += [EvaluationRecord(self.run_directory)] if options.dashboard.curves else []
         if self.subcommand == "fit":
             callbacks.append(options.ema)  # before the others, so that they time it as a part of the step
             callbacks += training_callbacks(
@@ -159,6 +166,9 @@ class YoloCLI(CommandHooks, LightningCLI):
                 patience=options.patience,
                 deadline=options.deadline,
                 dashboard=options.dashboard,
+                monitor=options.monitor,
+                save_period=options.save_period,
+                save_top_k=options.save_top_k,
             )
         return callbacks
 

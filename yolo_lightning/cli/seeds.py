@@ -9,13 +9,12 @@ import subprocess
 import sys
 
 from ..errors import InputError
-from ..monitoring.metric_names import MAP
 from ..monitoring.report.read import find_run, read_run
 from .command_parser import CommandParser
 
 
 def fit_seeds(argv: list[str]) -> None:
-    """Train each seed in a process of its own, then print the mean and spread of the best ``val/map``.
+    """Train each seed in a process of its own, then print the mean and spread of the best epochs' monitor.
 
     The runs are ``RUN_NAME-seed0/version_K`` and so on. One that was stopped is resumed, one that has ended
     is not repeated.
@@ -44,11 +43,12 @@ def fit_seeds(argv: list[str]) -> None:
         own = [f"--seed_everything={seed}", f"--run_name={name}", f"--runs_dir={options.runs_dir}"]
         _train([*rest, *own, "--ckpt_path=auto"])
     runs = [read_run(find_run(name, options.runs_dir)) for name in names]
-    best = [run.best[MAP] for run in runs if MAP in run.best]
+    monitor = runs[0].monitor
+    best = [run.best[monitor] for run in runs if monitor in run.best]
     if len(best) == len(runs):
         each = ", ".join(f"{value:.4f}" for value in best)
         spread = f"mean {statistics.mean(best):.4f}, standard deviation {statistics.stdev(best):.4f}"
-        print(f"best {MAP} of {len(best)} seeds: {spread} ({each})")
+        print(f"best {monitor} of {len(best)} seeds: {spread} ({each})")
 
 
 def _train(options: list[str]) -> None:

@@ -19,7 +19,7 @@ def detect(
     maps: list[Tensor],
     batch: Batch,
     *,
-    score_threshold: float = 0.001,
+    score_threshold: float | Tensor = 0.001,
     iou_threshold: float = 0.6,
     max_detections: int = 300,
     multi_label: bool = True,
@@ -32,7 +32,7 @@ def detect(
         head: head of the network.
         maps: its raw maps for the images of ``batch``.
         batch: the batch, with the letterbox of each image.
-        score_threshold: least score of a detection, 0..1.
+        score_threshold: least score of a detection, 0..1, or of one of each class (C,).
         iou_threshold: greatest IoU of two detections of one class, 0..1.
         max_detections: D, detections kept of an image, best first.
         multi_label: each box may be a detection of several classes.
@@ -67,7 +67,7 @@ def to_original(detections: Tensor, batch: Batch) -> Tensor:
 def non_max_suppression(
     boxes: Tensor,
     scores: Tensor,
-    score_threshold: float = 0.001,
+    score_threshold: float | Tensor = 0.001,
     iou_threshold: float = 0.6,
     *,
     max_detections: int = 300,
@@ -81,7 +81,7 @@ def non_max_suppression(
     Args:
         boxes: (B, K, 4) xyxy in px.
         scores: (B, K, C) in 0..1.
-        score_threshold: score above which a box is a candidate for a class, 0..1.
+        score_threshold: score above which a box is a candidate for a class, 0..1, or that of each class (C,).
         iou_threshold: IoU with a better candidate of its class above which a candidate is dropped, 0..1.
         max_detections: detections kept of an image, best first.
         max_candidates: candidates compared of an image, best first; bounds time and memory for an untrained
@@ -117,7 +117,12 @@ def non_max_suppression(
 
 
 def _candidates(
-    boxes: Tensor, scores: Tensor, threshold: float, most: int, multi_label: bool, wanted: Tensor | None
+    boxes: Tensor,
+    scores: Tensor,
+    threshold: float | Tensor,
+    most: int,
+    multi_label: bool,
+    wanted: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Box index, class and score, each (n,) with n <= most, of pairs above the threshold.
 
@@ -129,7 +134,8 @@ def _candidates(
         score = scores[box, label]
     else:
         best, best_label = scores.max(dim=-1)
-        box = (best > threshold).nonzero().squeeze(-1)
+        least = threshold[best_label] if isinstance(threshold, Tensor) else threshold
+        box = (best > least).nonzero().squeeze(-1)
         label, score = best_label[box], best[box]
     if wanted is not None:
         kept = torch.isin(label, wanted)

@@ -27,9 +27,16 @@ from .coco_matching import (
     outside_areas,
 )
 from .image_matches import image_matches
-from .precision_recall import EvaluationDetails, evaluation_details
+from .precision_recall import CURVES, EvaluationDetails, evaluation_details
 
 _MOST_DETECTIONS = 100  # detections of an image and class that count, as COCO has it
+FIGURES = (
+    *("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100"),
+    *("precision", "recall", "f1", "f1_confidence", "fitness"),
+)
+"""Names of the metrics of a whole evaluation."""
+CLASS_FIGURES = ("map", "precision", "recall", "f1")
+"""Those that each class has, too: as ``map_class/<name>`` and so on."""
 
 
 class CocoMeanAveragePrecision(Metric):
@@ -103,13 +110,15 @@ class CocoMeanAveragePrecision(Metric):
         self.truth.append(truth.detach().to(self.device, torch.float32).flatten(0, 1))
 
     def compute(self) -> dict[str, Tensor]:
-        """Metrics over all images, each a float32 scalar except for the last.
+        """Metrics over all images, each a float32 scalar except for those of the classes.
 
         Returns:
             ``map`` (IoU 0.50:0.95), ``map_50``, ``map_75``; ``map_small``, ``map_medium``, ``map_large``
             (annotated areas up to 32^2, from there up to 96^2, and above, in px^2); ``mar_100``, recall with
-            100 detections of an image and class. Each is -1 without an annotation to find. ``map_per_class``
-            (C,) is nan for such a class.
+            100 detections of an image and class; ``precision``, ``recall`` and ``f1``, means over the classes
+            at IoU 0.50 and the confidence ``f1_confidence``, where F1 is best; ``fitness``, 0.1 ``map_50`` +
+            0.9 ``map``. Each is -1 without an annotation to find. ``map_per_class`` (C,), and likewise of
+            precision, recall and F1, is nan for such a class.
 
         Raises:
             ValueError: a class is not in 0 .. num_classes - 1.
@@ -119,7 +128,8 @@ class CocoMeanAveragePrecision(Metric):
         precision = _average_precision(found, truth, matches, self.num_classes)  # (C, 4, 10)
         at_all = precision[:, 0]  # (C, 10)
         by_image = image_matches(image_ids, found, truth, matches, self.num_classes, most=_MOST_DETECTIONS)
-        self.details = evaluation_details(found, truth, matches, at_all, by_image, most=_MOST_DETECTIONS)
+        details = evaluation_details(found, truth, matches, at_all, by_image, most=_MOST_DETECTIONS)
+        self.details = details
         areas = dict(zip(AREA_RANGES, np.moveaxis(precision, 1, 0), strict=True))  # each (C, 10)
         figures = {
             "map": areas["all"],
@@ -128,9 +138,15 @@ class CocoMeanAveragePrecision(Metric):
             **{f"map_{name}": areas[name] for name in ("small", "medium", "large")},
             "mar_100": _recall(found, truth, matches, self.num_classes),
         }
-        result = {name: self._tensor(mean_or_minus_one(values)) for name, values in figures.items()}
-        result["map_per_class"] = self._tensor(areas["all"].mean(axis=1))
-        return result
+        curves = details.curves
+        at_best = dict(zip(CURVES, curves.at_best(), strict=True))  # each (C,)
+        values = {name: mean_or_minus_one(of_classes) for name, of_classes in (figures | at_best).items()}
+        values["f1_confidence"] = -1.0 if np.isnan(curves.best_confidence) else curves.best_confidence
+        values["fitness"] = 0.1 * values["map_50"] + 0.9 * values["map"]
+        per_class = {"map": areas["all"].mean(axis=1)} | at_best
+        return {name: self._tensor(value) for name, value in values.items()} | {
+            f"{name}_per_class": self._tensor(of_classes) for name, of_classes in per_class.items()
+        }
 
     def _tensor(self, values: float | Floats) -> Tensor:
         return torch.as_tensor(values, dtype=torch.float32, device=self.device)
@@ -167,15 +183,15 @@ def log_values(result: dict[str, Tensor], class_names: Sequence[str]) -> dict[st
         class_names: C names.
 
     Returns:
-        float32 scalars ``map``, ``map_50``, ``map_75``, ``map_small``, ``map_medium``, ``map_large``,
-        ``mar_100``, and ``map_class/<name>`` for each class with an annotation to find.
+        float32 scalars: ``FIGURES``, and ``<figure>_class/<name>`` for each of ``CLASS_FIGURES``; without
+        those for which there is no annotation to find.
     """
-    names = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100")
-    values = {name: result[name] for name in names}
-    per_class = result["map_per_class"].reshape(-1)  # torchmetrics squeezes that of a single class
-    for name, value in zip(class_names, per_class, strict=True):
-        if not bool(value.isnan()):
-            values[f"map_class/{name}"] = value
+    values = {name: result[name] for name in FIGURES if bool(result[name] >= 0)}
+    for figure in CLASS_FIGURES:
+        per_class = result[f"{figure}_per_class"].reshape(-1)  # torchmetrics squeezes that of a single class
+        for name, value, unknown in zip(class_names, per_class, per_class.isnan().tolist(), strict=True):
+            if not unknown:
+                values[f"{figure}_class/{name}"] = value
     return values
 
 

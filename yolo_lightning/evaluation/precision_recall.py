@@ -61,6 +61,11 @@ class EvaluationDetails:
         """int64 (C + 1, C + 1), see ``confusion.confusion_matrix``; computed on first use."""
         return confusion_matrix(self.confident, self.annotations, self.crowd, self.num_classes)
 
+    @cached_property
+    def curves(self) -> ConfidenceCurves:
+        """Precision, recall and F1 at 1001 confidences; computed on first use."""
+        return confidence_curves(self)
+
     def classes(self) -> Iterator[tuple[Singles, Ints]]:
         """Scores (n,) of each class, best first, and hits (n,) among the best 1, 2, .. n."""
         for start, end in zip(self.first, self.first[1:], strict=False):
@@ -115,6 +120,25 @@ class ConfidenceCurves(NamedTuple):
     f1: Floats  # (C, K)
     best_confidence: float  # of the best smoothed mean of F1 over the classes; nan without classes
     best_f1: float  # unsmoothed mean of F1 at that confidence
+
+    def at_best(self) -> Floats:
+        """Precision, recall and F1 of each class at the best confidence: float64 (3, C); nan if unknown."""
+        curves = np.stack((self.precision, self.recall, self.f1))  # (3, C, K)
+        place = np.searchsorted(self.confidence, self.best_confidence)
+        return curves[..., min(place, curves.shape[-1] - 1)]
+
+    def best_of_classes(self) -> Floats:
+        """Confidence of the best smoothed F1 of each class: float64 (C,).
+
+        It is the middle one of equals, and ``best_confidence`` for a class of which nothing is found.
+        """
+        best = np.full(len(self.f1), self.best_confidence)
+        for label, curve in enumerate(self.f1):
+            smoothed = smooth(curve, _SMOOTHING)
+            if smoothed.max() > 0:
+                places = np.flatnonzero(smoothed > smoothed.max() - 1e-9)
+                best[label] = self.confidence[places[len(places) // 2]]
+        return best
 
 
 def confidence_curves(details: EvaluationDetails, confidence: Floats = CONFIDENCE) -> ConfidenceCurves:
@@ -195,7 +219,7 @@ def describe_evaluation(details: EvaluationDetails, class_names: Sequence[str], 
         rows predicted, columns true, the last of each background; ``best_f1`` with ``confidence`` and
         ``f1``. Values that are unknown, for lack of annotations, are None.
     """
-    curves = confidence_curves(details)
+    curves = details.curves
     against = {name: getattr(curves, name)[..., ::_WRITTEN] for name in ("confidence", *CURVES)}
     best = {"confidence": round(curves.best_confidence, 5), "f1": round(curves.best_f1, 5)}
     return {

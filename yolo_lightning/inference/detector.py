@@ -8,7 +8,7 @@ from contextlib import closing
 from itertools import islice
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from ..data.loading.video import Letterboxing, letterboxed, stream_batches
 from ..errors import InputError
 from ..system.background import made_ahead
 from ..system.cores import usable_cores
+from ..training.hyper_parameters import NO_THRESHOLDS
 from ..training.precision import has_native_bf16
 from .detections import Detections
 from .finder import Finder, Model
@@ -41,7 +42,8 @@ class Detector:
         model: checkpoint, weights or exported model; of several, the candidates are joined.
         device: such as ``cpu`` or ``cuda:1``; by default a GPU if there is one.
         image_size: longer side of the scaled images in px; by default that of the training.
-        score_threshold: lowest score of a detection, 0..1.
+        score_threshold: lowest score of a detection, 0..1; auto: that of the best F1 of each class, which a
+            checkpoint has from its last validation.
         iou_threshold: IoU above which only the best of two boxes of one class is kept, 0..1.
         max_detections: detections of an image, best first.
         classes: the only classes that are found, by name or number.
@@ -66,7 +68,7 @@ class Detector:
         *,
         device: str | torch.device | None = None,
         image_size: int | None = None,
-        score_threshold: float = 0.25,
+        score_threshold: float | Literal["auto"] = 0.25,
         iou_threshold: float = 0.45,
         max_detections: int = 300,
         classes: Sequence[int | str] | None = None,
@@ -81,7 +83,7 @@ class Detector:
         listed = None if classes is None else list(classes)
         options = FindOptions(max_detections, listed, class_agnostic, augment, tile_size, tile_overlap)
         for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
-            if not 0 <= value <= 1:
+            if value != "auto" and not 0 <= value <= 1:
                 raise InputError(f"{name} is {value}; give a number from 0 to 1")
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; give 1 or more")
@@ -93,9 +95,14 @@ class Detector:
             if other.facts.class_names != facts.class_names:
                 raise InputError(f"{path}: has other classes than {paths[0]}; give models of one data set")
         self.names = facts.class_names
-        self._finder = Finder(
-            [_as_model(one) for one in models], self.names, options, score_threshold, iou_threshold
-        )
+        least: float | torch.Tensor
+        if score_threshold == "auto":
+            if len(facts.score_thresholds or ()) != len(self.names):
+                raise InputError(f"{paths[0]}: {NO_THRESHOLDS}")
+            least = torch.tensor(facts.score_thresholds, device=self.device)
+        else:
+            least = score_threshold
+        self._finder = Finder([_as_model(one) for one in models], self.names, options, least, iou_threshold)
         self._how = _letterboxing(models, image_size, options)
         self._batch_size = batch_size
 

@@ -34,7 +34,7 @@ class Finder:
         models: models whose candidates are joined; of the same classes.
         class_names: name of each class.
         options: what is found.
-        score_threshold: lowest score of a detection, 0..1.
+        score_threshold: lowest score of a detection, 0..1, or of one of each class (C,).
         iou_threshold: IoU above which only the best of two boxes is kept, 0..1.
 
     Raises:
@@ -46,7 +46,7 @@ class Finder:
         models: Sequence[Model],
         class_names: Sequence[str],
         options: FindOptions,
-        score_threshold: float,
+        score_threshold: float | Tensor,
         iou_threshold: float,
     ) -> None:
         stride = max(model.stride for model in models)

@@ -70,7 +70,7 @@ class Finding(Callback):
             network.to(memory_format=torch.channels_last)
             network.to(module.device).eval()
             models.append(model_of(network))
-        names, thresholds = module.label_names, (module.score_threshold, module.iou_threshold)
+        names, thresholds = module.label_names, (module.least_scores, module.iou_threshold)
         module.find = Finder(models, names, self.options, *thresholds)
 
 

@@ -34,6 +34,7 @@ class ModelFacts:
     stride: int  # sides of its input are multiples of it, in px
     batch_size: int | None = None  # images of each call; None: any number
     input_size: tuple[int, int] | None = None  # height and width of its input in px; None: any
+    score_thresholds: tuple[float, ...] | None = None  # of the best F1 of each class; None if unknown
 
 
 class TrainedModel(Protocol):
@@ -86,11 +87,12 @@ def load_network(
     """
     path = fetch_official_weights(str(path)) if is_name(str(path)) else Path(path)
     weights = load_weights(path)
-    size, category_ids = weights.image_size or IMAGE_SIZE_PX, weights.category_ids
+    size, category_ids, thresholds = weights.image_size or IMAGE_SIZE_PX, weights.category_ids, None
     if path.suffix == ".ckpt":
         known = read_resumption(path).hyper_parameters
         name: str | None = architecture or architecture_of(known, None, path)
         classes, category_ids = int(known["num_classes"]), known.get("category_ids")
+        thresholds = known.get("score_thresholds")
         if run := run_directory_of(path):
             size = (read_content(run, CONFIG) or {}).get("data", {}).get("image_size", size)
     else:
@@ -106,4 +108,5 @@ def load_network(
         raise InputError(f"{report}; give the architecture that it was trained with")
     names = weights.class_names or tuple(map(str, range(classes)))
     ids = tuple(category_ids) if category_ids else None
-    return network, ModelFacts(names, ids, size, max(network.strides)), name
+    stride, scores = max(network.strides), tuple(thresholds) if thresholds else None
+    return network, ModelFacts(names, ids, size, stride, score_thresholds=scores), name

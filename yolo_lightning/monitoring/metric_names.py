@@ -16,6 +16,10 @@ METRIC_TITLES = {
     "val/map_medium": "mAP medium",
     "val/map_large": "mAP large",
     "val/mar_100": "recall of 100",
+    "val/precision": "precision",
+    "val/recall": "recall",
+    "val/f1": "F1",
+    "val/fitness": "fitness",
 }
 """Figures of a validation, by name, in the order in which they are shown."""
 NOTHING = "-"
@@ -29,7 +33,7 @@ def loss_title(part: str) -> str:
 
 
 def number(value: float | None, form: str = ".3f") -> str:
-    """A figure of a metric; a dash for none, and for COCO's -1, which says that there was nothing to find."""
+    """A figure of a metric; a dash for none, and for -1: earlier runs had nothing to find."""
     return NOTHING if value is None or not math.isfinite(value) or value < 0 else format(value, form)
 
 

@@ -1,31 +1,74 @@
-"""The best epoch of a run: the first with the greatest ``val/map``.
+"""The best epoch of a run: the first with the best value of the monitored metric, by default ``val/map``.
 
-``best.ckpt``, ``summary.json``, ``evaluation.json``, the star in the table of epochs and early stopping
-follow these functions.
+``best.ckpt``, the best K checkpoints, ``summary.json``, ``evaluation.json``, the star in the table of epochs
+and early stopping follow these functions.
 """
 
 from __future__ import annotations
 
+import difflib
+import math
+import re
+from collections.abc import Sequence
+
+from ..errors import InputError
+from ..evaluation.mean_average_precision import CLASS_FIGURES, FIGURES
+
 MONITOR = "val/map"
+FITNESS = "fitness"
+"""Short for ``val/fitness``, by which classic YOLOv5 chooses."""
+_LOSS = re.compile(r"val/([a-z]+_)?loss")
+
+
+def checked_monitor(name: str, class_names: Sequence[str] | None = None) -> str:
+    """Return the name under which a monitored metric is logged.
+
+    Args:
+        name: ``fitness``, or the tag of a metric or loss of the validation.
+        class_names: names of the classes; None admits every name.
+
+    Raises:
+        InputError: no validation logs this metric.
+    """
+    name = f"val/{FITNESS}" if name == FITNESS else name
+    known = [f"val/{figure}" for figure in FIGURES]
+    by_class = [f"val/{figure}_class/" for figure in CLASS_FIGURES]
+    if class_names is None:
+        is_known = name.startswith(tuple(by_class))
+    else:
+        known += [f"{prefix}{label}" for prefix in by_class for label in class_names]
+        is_known = False
+    if not (is_known or name in known or _LOSS.fullmatch(name)):
+        near = difflib.get_close_matches(name, [*known, "val/loss"], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"give {FITNESS}, val/loss or {MONITOR}"
+        raise InputError(f"monitor is {name!r}, which no validation logs; {hint}")
+    return name
+
+
+def mode_of(monitor: str) -> str:
+    """``min`` for a loss, of which the smallest is best; ``max`` for all others."""
+    return "min" if monitor.endswith("loss") else "max"
 
 
 def is_judged(score: float) -> bool:
-    """Tell if a score judges its epoch: -1 comes from a validation with nothing to find, NaN from none."""
-    return score >= 0
+    """Tell if a score judges its epoch; NaN and -1 stand for no validation, or one with nothing to find."""
+    return 0 <= score < math.inf
 
 
-def is_better(score: float, best: float | None) -> bool:
+def is_better(score: float, best: float | None, monitor: str = MONITOR) -> bool:
     """Tell if an epoch replaces the best one so far, None if there is none.
 
     While no score judges, the newest epoch does.
     """
-    return best is None or not is_judged(best) or score > best
+    if best is None or not is_judged(best):
+        return True
+    return is_judged(score) and (score < best if mode_of(monitor) == "min" else score > best)
 
 
-def best_row(rows: list[dict[str, float]]) -> dict[str, float]:
+def best_row(rows: list[dict[str, float]], monitor: str = MONITOR) -> dict[str, float]:
     """The row of the best epoch, of at least one."""
     best = rows[0]
     for row in rows[1:]:
-        if is_better(row.get(MONITOR, -1.0), best.get(MONITOR, -1.0)):
+        if is_better(row.get(monitor, -1.0), best.get(monitor, -1.0), monitor):
             best = row
     return best

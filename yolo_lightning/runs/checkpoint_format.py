@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from ..errors import InputError
 from ..system.lightning_internals import LoopState
 from ..training.hyper_parameters import checked_hyper_parameters
+from .best_epoch import MONITOR
 
 FORMAT_VERSION = 1
 """Number to raise when an older yolo-lightning can no longer read what is written."""
@@ -37,8 +38,9 @@ KEYS = {
     "also reads the state of RunRecorder.",
     "DetectionDataModule": "{'class_ap': [(first epoch, [average precision of each class])]}, for drawing "
     "images; only with data.image_weights. Written and read by data/module.py.",
-    "hyper_parameters": "Arguments of YOLOv5. Written by Lightning; read by read_resumption and "
-    "model/weights.py.",
+    "hyper_parameters": "Arguments of YOLOv5, and 'score_thresholds': [float], the confidence of the best F1 "
+    "of each class in the last validation; missing before it. Written by Lightning; read by "
+    "read_resumption, model/weights.py and training/module.py.",
     "hparams_name": "str. Written and read by Lightning, as are all keys below.",
     "epoch": "int, number of the epoch, from 0.",
     "global_step": "int, optimizer steps; read_resumption reads it too.",
@@ -140,6 +142,7 @@ class Resumption:
     step: int  # optimizer steps so far
     purge_step: int  # logger step from which on the curves are logged again
     validates_first: bool  # the aborted validation after the last batch is repeated first
+    monitor: str = MONITOR  # metric that chooses best.ckpt
 
     def __str__(self) -> str:
         if not self.batches:
@@ -157,6 +160,18 @@ class Resumption:
             raise InputError(
                 f"{self.path}: has been trained for {self.epochs} epochs already, more than "
                 f"--trainer.max_epochs {max_epochs}; give more"
+            )
+
+    def check_monitor(self, monitor: str) -> None:
+        """Refuse to resume with another metric: best.ckpt would be of one and be judged by the other.
+
+        Raises:
+            InputError: ``monitor`` is not that of the run.
+        """
+        if monitor != self.monitor:
+            raise InputError(
+                f"{self.path}: its run chooses best.ckpt by {self.monitor!r}, not by {monitor!r}; leave "
+                "--monitor out, or start a new run from its weights with --model.weights"
             )
 
 
@@ -185,7 +200,8 @@ def _position(path: Path, contents: dict[str, Any]) -> Resumption:
     within = epoch["started"] > epoch["processed"]
     extra = contents.get(WITHIN_EPOCH, {})
     validates_first = bool(extra.get("validates_first"))
-    logged = contents["callbacks"].get("RunRecorder", {}).get("logged_step", -1)
+    recorded = contents["callbacks"].get("RunRecorder", {})
+    logged = recorded.get("logged_step", -1)
     if within:  # the curves hold what was logged so far; later steps are logged again
         logged = loops.logging_step
         is_validated = batch.get("completed") == batch["processed"] and not validates_first
@@ -198,5 +214,6 @@ def _position(path: Path, contents: dict[str, Any]) -> Resumption:
         batches=int(batch["processed"]) if within else 0,
         step=int(contents["global_step"]),
         validates_first=validates_first,
+        monitor=recorded.get("monitor", MONITOR),
         purge_step=logged if logged >= 0 else int(contents["global_step"]) + 1,
     )

@@ -9,23 +9,24 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..system.lightning_internals import EarlyStoppingHooks
-from .best_epoch import MONITOR, is_judged
+from .best_epoch import MONITOR, is_judged, mode_of
 
 _NEVER = -1  # stopped_epoch while training has not stopped
 
 
 class Patience(EarlyStoppingHooks, EarlyStopping):
-    """Ends training after ``epochs`` validations without a better ``val/map``, and says so.
+    """Ends training after ``epochs`` validations without a better value of the monitor, and says so.
 
-    Epochs without a validation do not count, nor do validations with nothing to find (-1). A checkpoint holds
-    the count, not the limit.
+    Epochs without a validation do not count, nor do validations with nothing to find. A checkpoint holds the
+    count, not the limit.
 
     Args:
         epochs: limit, 1 or more.
+        monitor: metric that decides; see ``best_epoch``.
     """
 
-    def __init__(self, epochs: int) -> None:
-        super().__init__(MONITOR, mode="max", patience=epochs, strict=False, check_finite=False)
+    def __init__(self, epochs: int, monitor: str = MONITOR) -> None:
+        super().__init__(monitor, mode=mode_of(monitor), patience=epochs, strict=False, check_finite=False)
         self.stopped_epoch = _NEVER
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -50,4 +51,4 @@ class Patience(EarlyStoppingHooks, EarlyStopping):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.stopped_epoch != _NEVER:
             validations = f"{self.patience} validations (--patience)"
-            rank_zero_info(f"early stop: val/map has not improved for {validations}")
+            rank_zero_info(f"early stop: {self.monitor} has not improved for {validations}")

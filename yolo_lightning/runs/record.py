@@ -25,7 +25,7 @@ from ..system.environment import PACKAGES, git_commit, package_version
 from ..system.files import write_whole
 from ..system.lightning_internals import logging_step
 from ..training.contracts import detection_module
-from .best_epoch import best_row
+from .best_epoch import MONITOR, best_row
 from .directory import METRICS, images_per_second, read_metrics
 from .run_config import CONFIG, NOT_KEPT
 
@@ -42,10 +42,12 @@ class RunRecorder(Checkpoint):
 
     Args:
         directory: the run directory.
+        monitor: metric that chooses the best epoch.
     """
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, monitor: str = MONITOR) -> None:
         self.directory = Path(directory)
+        self.monitor = monitor
         self._rows: list[dict[str, float]] = []
         self._logged_step = -1  # logger step of the last row; -1 if there is none
         self._ends_validated = False  # true if a validation ended at that step, not only earlier in the epoch
@@ -103,7 +105,7 @@ class RunRecorder(Checkpoint):
             self._write_summary()
 
     def _write_summary(self) -> None:
-        summary = summarise(self._rows, self.directory / "checkpoints")
+        summary = summarise(self._rows, self.directory / "checkpoints", self.monitor)
         write_whole(self.directory / "summary.json", json.dumps(summary, indent=2))
 
     @property
@@ -116,6 +118,7 @@ class RunRecorder(Checkpoint):
             "logged_step": self._logged_step,
             "ends_validated": self._ends_validated,
             "wall_seconds": self._seconds,
+            "monitor": self.monitor,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -157,10 +160,11 @@ class SaveConfig(SaveConfigCallback):
             write_whole(Path(trainer.default_root_dir, CONFIG), text)
 
 
-def summarise(rows: list[dict[str, float]], checkpoints: Path) -> dict[str, Any]:
+def summarise(rows: list[dict[str, float]], checkpoints: Path, monitor: str = MONITOR) -> dict[str, Any]:
     """Metrics, speed and checkpoints of a run; ``rows`` has the metrics of each epoch, and at least one."""
     return {
-        "best": _whole_numbers(best_row(rows)),
+        "monitor": monitor,
+        "best": _whole_numbers(best_row(rows, monitor)),
         "last": _whole_numbers(rows[-1]),
         "epochs": len(rows),
         "images_per_second": images_per_second(rows),

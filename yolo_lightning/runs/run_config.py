@@ -19,7 +19,7 @@ NOT_KEPT = {"config", "ckpt_path", "trust_config", "weights_only", "verbose", "r
 """Options that belong to one start, not to the run."""
 GROUPS = {
     "": {"trainer", "model", "data", "ddp", "dashboard", "ema"},
-    "model.": {"optimizer", "loss", "anchor_free_loss", "augmentation"},
+    "model.": {"optimizer", "loss", "anchor_free_loss", "augmentation", "evaluation"},
 }
 """Options that are mappings. jsonargparse takes text in place of one for the path of a configuration."""
 OBJECTS = {"accelerator", "strategy", "logger", "callbacks", "profiler", "plugins"}

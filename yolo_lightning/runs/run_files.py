@@ -22,7 +22,10 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "config.yaml": {"trainer": {"max_epochs": (int, type(None))}, "data": {"image_size": int}},
     "environment.json": {"gpus": [str], "world_size": int, "command": [str], "packages": {}},
     "gpu_health.json": {"devices": [{}]},
-    "summary.json": {"best": dict.fromkeys(("val/map", "val/map_50"), (*_NUMBER, type(None)))},
+    "summary.json": {
+        "monitor": str,
+        "best": dict.fromkeys(("val/map", "val/map_50"), (*_NUMBER, type(None))),
+    },
     "time_budget.json": {"wall_seconds": _NUMBER, "seconds": {"*": _NUMBER}, "processes": int},
 }
 """Types of the values that we compute with, if a file has them; ``*`` is every key."""

@@ -122,6 +122,14 @@ class CheckpointHooks:
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         self.save(trainer, filepath)
 
+    def candidates(self, trainer: Any) -> dict[str, Any]:
+        """Metrics from which the monitor is taken; to be overridden."""
+        metrics: dict[str, Any] = super()._monitor_candidates(trainer)  # type: ignore[misc]
+        return metrics
+
+    def _monitor_candidates(self, trainer: Any) -> dict[str, Any]:
+        return self.candidates(trainer)
+
     def save_if_best(self: Any, trainer: Any) -> None:
         """Save if the metric of now is among the best."""
         self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))

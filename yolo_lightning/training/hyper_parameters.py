@@ -23,7 +23,12 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     ),
     "channels_last": lambda value: isinstance(value, bool),
     "seed": lambda value: type(value) is int,
+    "score_thresholds": lambda value: isinstance(value, list) and all(type(v) is float for v in value),
 }
+NO_THRESHOLDS = (
+    "score_threshold is auto, but the checkpoint has no thresholds of its classes; give a number, or the "
+    "checkpoint of a run whose validation had labels"
+)
 
 
 def checked_hyper_parameters(values: Any, where: object) -> dict[str, Any]:

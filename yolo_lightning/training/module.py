@@ -17,6 +17,7 @@ from ..data.augment import Augmentation, AugmentationConfig, normalise
 from ..data.augment.multi_scale import draw_size, training_sizes
 from ..data.batch import Batch, row_mask
 from ..errors import InputError
+from ..evaluation.config import EvaluationConfig
 from ..evaluation.detect import MeanLosses, detect
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision, log_values
 from ..model.architecture import is_name, read_architecture, self_contained, short_name
@@ -29,7 +30,7 @@ from .auto_anchor import look_for_anchors, read_anchors
 from .compilation import CompileOption, decide_compilation
 from .contracts import DetectionData, TrainsDetections, detection_data
 from .freeze import FreezeOption, describe_frozen, freeze_layers
-from .hyper_parameters import architecture_of, checked_hyper_parameters
+from .hyper_parameters import NO_THRESHOLDS, architecture_of, checked_hyper_parameters
 from .optimizer import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
 from .step import (
     GradientAccumulator,
@@ -68,7 +69,9 @@ class YOLOv5(LightningModule, TrainsDetections):
         loss: gains and thresholds of the classic loss.
         anchor_free_loss: gains of the loss of the u models.
         augmentation: random changes of training images, on the device.
-        score_threshold: lowest score of a detection that predict reports, 0..1.
+        evaluation: detections that validation and test evaluate.
+        score_threshold: lowest score of a detection that predict reports, 0..1; auto: that of the best F1 of
+            each class in the last validation of the checkpoint.
         iou_threshold: IoU above which predict keeps only the best of two boxes of one class, 0..1.
         seed: seed of the augmentation.
     """
@@ -92,7 +95,8 @@ class YOLOv5(LightningModule, TrainsDetections):
         loss: AnchorLossConfig = AnchorLossConfig(),
         anchor_free_loss: AnchorFreeLossConfig = AnchorFreeLossConfig(),
         augmentation: AugmentationConfig = AugmentationConfig(),
-        score_threshold: float = 0.25,
+        evaluation: EvaluationConfig = EvaluationConfig(),
+        score_threshold: float | Literal["auto"] = 0.25,
         iou_threshold: float = 0.45,
         seed: int = 0,
     ) -> None:
@@ -119,8 +123,9 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.loss_config = _config(AnchorLossConfig, loss)
         self.anchor_free_loss_config = _config(AnchorFreeLossConfig, anchor_free_loss)
         self.augmentation_config = _config(AugmentationConfig, augmentation)
+        self.evaluation_config = _config(EvaluationConfig, evaluation)
         for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
-            if not 0 <= value <= 1:
+            if value != "auto" and not 0 <= value <= 1:
                 raise InputError(f"model.{name} is {value}; give a number from 0 to 1")
         self.score_threshold = score_threshold
         self.iou_threshold = iou_threshold
@@ -136,7 +141,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         # Finds the objects of a batch, in place of this network alone.
         self.find: Callable[[Batch], tuple[Tensor, Tensor]] | None = None
         # Plain types only, so that a checkpoint loads without executing anything.
-        configs = ("optimizer", "loss", "anchor_free_loss", "augmentation")
+        configs = ("optimizer", "loss", "anchor_free_loss", "augmentation", "evaluation")
         self.save_hyperparameters(
             {
                 "architecture": architecture,
@@ -358,7 +363,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         with torch.autocast(self.device.type, enabled=False):
             loss, parts = self.criterion(maps, batch.targets, row_mask(batch.count, batch.targets.shape[1]))
         self.mean_losses.add({"loss": loss} | {f"{name}_loss": v for name, v in parts.items()}, len(images))
-        detections, counts = detect(self.network.head, maps, batch)
+        detections, counts = detect(self.network.head, maps, batch, **asdict(self.evaluation_config))
         self.metric.update(batch.image_ids, detections, counts, batch.truth, batch.truth_count)
         return {"detections": detections, "counts": counts}
 
@@ -381,6 +386,10 @@ class YOLOv5(LightningModule, TrainsDetections):
             weights.note(self.current_epoch, result["map_per_class"].reshape(-1).tolist())
         values = log_values(result, self.label_names) | self.mean_losses.take(self.device)
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+        details = self.metric.details
+        if details and details.curves.best_f1 > 0 and not self.trainer.sanity_checking:
+            least = self.evaluation_config.score_threshold  # nothing is known of lower scores
+            self.hparams["score_thresholds"] = details.curves.best_of_classes().clip(min=least).tolist()
         self.metric.reset()
 
     on_test_epoch_end = on_validation_epoch_end
@@ -393,7 +402,7 @@ class YOLOv5(LightningModule, TrainsDetections):
             self.network.head,
             self.network(normalise(batch.images)),
             batch,
-            score_threshold=self.score_threshold,
+            score_threshold=self.least_scores,
             iou_threshold=self.iou_threshold,
             multi_label=False,
         )
@@ -410,6 +419,22 @@ class YOLOv5(LightningModule, TrainsDetections):
                 "knows no other parameters; leave it out, or start from the weights with --model.weights"
             )
         self.accumulator.saved = checkpoint.get("accumulation", {})
+        if thresholds := checkpoint.get("hyper_parameters", {}).get("score_thresholds"):
+            self.hparams["score_thresholds"] = thresholds
+
+    @property
+    def least_scores(self) -> float | Tensor:
+        """Least score of a detection that predict reports, or float32 (C,), that of each class.
+
+        Raises:
+            InputError: ``score_threshold`` is auto, and no validation has found the thresholds.
+        """
+        if self.score_threshold != "auto":
+            return self.score_threshold
+        thresholds = self.hparams.get("score_thresholds") or []
+        if len(thresholds) != self.num_classes:
+            raise InputError(NO_THRESHOLDS)
+        return torch.tensor(thresholds, device=self.device)
 
     @property
     def _epochs(self) -> int:

@@ -22,20 +22,21 @@ def test_lines_show_their_own_epoch(tmp_path: Path, capsys: pytest.CaptureFixtur
     header = [line for line in out.splitlines() if "mAP50-95" in line]
     assert len(header) == 1
     assert header[0].split() == [
-        "epoch", "box", "obj", "cls", "mAP50", "mAP50-95", "images/s", "data", "wait", "seconds",
-        "left",
+        "epoch", "box", "obj", "cls", "P", "R", "F1", "F1", "conf", "mAP50", "mAP50-95", "images/s",
+        "data", "wait", "seconds", "left",
     ]  # fmt: skip
-    assert [row[:6] for row in rows(out)] == [
-        ["1/3", "0.2500", "0.5000", "0.1250", "0.5000", "0.1000"],
-        ["2/3", "1.2500", "0.5000", "0.1250", "0.7000", "0.3000"],
-        ["3/3", "2.2500", "0.5000", "0.1250", "0.6000", "0.2000"],
+    at_best_f1 = ["0.7000", "0.6000", "0.6500", "0.4000"]
+    assert [row[:10] for row in rows(out)] == [
+        ["1/3", "0.2500", "0.5000", "0.1250", *at_best_f1, "0.5000", "0.1000"],
+        ["2/3", "1.2500", "0.5000", "0.1250", *at_best_f1, "0.7000", "0.3000"],
+        ["3/3", "2.2500", "0.5000", "0.1250", *at_best_f1, "0.6000", "0.2000"],
     ]
     for row in rows(out):
-        assert float(row[6]) > 0
-        assert 0 <= int(row[7].removesuffix("%")) <= 100
-        assert float(row[8]) >= 0
-        assert re.fullmatch(r"\d:\d\d", row[9])
-    assert rows(out)[-1][9] == "0:00"
+        assert float(row[10]) > 0
+        assert 0 <= int(row[11].removesuffix("%")) <= 100
+        assert float(row[12]) >= 0
+        assert re.fullmatch(r"\d:\d\d", row[13])
+    assert rows(out)[-1][13] == "0:00"
     assert [row[-1] == "*" for row in rows(out)] == [True, True, False]
 
 
@@ -46,7 +47,7 @@ def test_an_epoch_without_validation_has_dashes_not_old_figures(
     trainer.fit(Tiny(), loader(), loader(2))
     found = rows(capsys.readouterr().out)
     assert [row[0] for row in found] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
-    assert [row[5] for row in found] == ["-", "0.3000", "-", "0.2500", "-"]
+    assert [row[9] for row in found] == ["-", "0.3000", "-", "0.2500", "-"]
     assert [row[-1] == "*" for row in found] == [False, True, False, False, False]
 
 
@@ -54,7 +55,7 @@ def test_without_any_validation(tmp_path: Path, capsys: pytest.CaptureFixture[st
     make_trainer(tmp_path, limit_val_batches=0).fit(Tiny(), loader(), loader(2))
     out = capsys.readouterr().out
     assert [row[1] for row in rows(out)] == ["0.2500", "1.2500", "2.2500"]
-    assert [row[4:6] for row in rows(out)] == [["-", "-"]] * 3
+    assert [row[4:10] for row in rows(out)] == [["-"] * 6] * 3
     assert "best" not in out
 
 
@@ -106,6 +107,21 @@ def test_a_resumed_run_remembers_the_best(tmp_path: Path, capsys: pytest.Capture
     assert "best val/map 0.3000 in epoch 2" in out
 
 
+def test_the_monitor_chooses_the_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Losing(Tiny):
+        def on_validation_epoch_end(self) -> None:
+            self.log_dict(
+                {"val/loss": [0.3, 0.1, 0.2][self.current_epoch], "val/map": self.current_epoch / 10}
+            )
+
+    trainer = make_trainer(tmp_path, num_sanity_val_steps=0)
+    trainer.callbacks[0] = EpochProgress("val/loss")  # type: ignore[attr-defined]
+    trainer.fit(Losing(), loader(), loader(2))
+    out = capsys.readouterr().out
+    assert [row[-1] == "*" for row in rows(out)] == [True, True, False]
+    assert "best val/loss 0.1000 in epoch 2" in out
+
+
 def test_a_second_fit_has_a_star_only_if_it_is_better(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,12 +151,14 @@ def test_interrupted_training_says_where_everything_is(
 def test_evaluation_prints_a_table(stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     getattr(make_trainer(tmp_path), stage)(Tiny(), loader(2), verbose=False)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    split = "val" if stage == "validate" else "test"
     assert lines == [
-        ["val" if stage == "validate" else "test", "mAP50-95", "mAP50", "mAP75", "small", "medium", "large"],
-        ["all", "classes", "0.1000", "0.5000", "0.0500", "-", "0.0200", "0.0300"],
-        ["red", "cell", "0.1500"],
+        [split, "P", "R", "F1", "F1", "conf", "mAP50-95", "mAP50", "mAP75", "small", "medium", "large"],
+        ["all", "classes", "0.7000", "0.6000", "0.6500", "0.4000", "0.1000", "0.5000", "0.0500", "-",
+         "0.0200", "0.0300"],
+        ["red", "cell", "0.3500", "0.1500"],
         ["platelet", "-"],
-    ]
+    ]  # fmt: skip
 
 
 def test_without_a_terminal_losses_are_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

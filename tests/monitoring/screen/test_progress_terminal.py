@@ -178,7 +178,7 @@ def test_the_first_batch_is_announced_and_timed_where_something_is_compiled(
     assert not live or any("compiling" in frame and "epoch 1/2" in frame for frame in frames(terminal))
     # The first epoch took 43.3 s, of which 40.3 will not come again.
     row = next(line.split() for line in lines if line.split()[0] == "1/2")
-    assert row[8:10] == ["43.3", "0:03"]
+    assert row[12:14] == ["43.3", "0:03"]
 
 
 def test_nothing_is_announced_where_nothing_is_compiled(

@@ -15,13 +15,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 
 from yolo_lightning import DetectionDataModule, YOLOv5
 from yolo_lightning.data.batch import Batch, row_mask
+from yolo_lightning.monitoring.loggers import log_picture
 from yolo_lightning.monitoring.tensorboard import pictures
 from yolo_lightning.monitoring.tensorboard.pictures import Pictures
-from yolo_lightning.monitoring.tensorboard.writer import log_picture
 from yolo_lightning.system.background import BackgroundQueue
 from yolo_lightning.training.contracts import TrainsDetections
 
@@ -318,8 +317,8 @@ def test_other_ranks_do_nothing(tmp_path: Path) -> None:
 
 
 def test_a_writer_that_was_closed_stays_closed(tmp_path: Path) -> None:
-    writer = SummaryWriter(str(tmp_path))
-    writer.close()
+    logger = TensorBoardLogger(tmp_path, "", "")
+    logger.experiment.close()
     before = sorted(tmp_path.iterdir())
-    log_picture(writer, "late", np.zeros((1, 1, 3), np.uint8), 0)
+    log_picture([logger], "late", np.zeros((1, 1, 3), np.uint8), 0)
     assert sorted(tmp_path.iterdir()) == before

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...evaluation.image_matches import MATCHES, ImageMatches
-from ...runs.best_epoch import best_row
+from ...runs.best_epoch import MONITOR, best_row
 from ...runs.directory import METRICS, read_metrics, versions
 from ...runs.run_config import CONFIG
 from ...runs.run_files import read_bytes, read_content
@@ -39,6 +39,8 @@ class Run:
     """Images of ``pictures/`` by name."""
     unreadable: list[str]
     """Names of files that exist but cannot be read: damaged ones and links."""
+    monitor: str = MONITOR
+    """Metric that chooses the best epoch."""
 
     @property
     def name(self) -> str:
@@ -47,8 +49,8 @@ class Run:
 
     @property
     def best(self) -> Row:
-        """The first row with the highest ``val/map``; the last row if no epoch was validated."""
-        return best_row(self.rows)
+        """The row of the best epoch; the last row if no epoch was validated."""
+        return best_row(self.rows, self.monitor)
 
     @property
     def last(self) -> Row:
@@ -103,6 +105,7 @@ def read_run(directory: str | Path) -> Run:
         time_budget=read("time_budget.json") or {},
         pictures={name: found for name in _PICTURES if (found := read(f"pictures/{name}", bytes))},
         unreadable=unreadable,
+        monitor=(read("summary.json") or {}).get("monitor", MONITOR),
     )
 
 

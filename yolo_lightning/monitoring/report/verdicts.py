@@ -29,8 +29,8 @@ def verdicts(runs: Sequence[Run]) -> list[str]:
     sides = _sides(runs)
     if missing := [run.name for run in runs if run.matches is None]:
         return [
-            f"no paired comparison: {missing[0]} has no {MATCHES}, which fit writes unless dashboard.curves "
-            "is false; train it again"
+            f"no paired comparison: {missing[0]} has no {MATCHES}, which fit and validate write unless "
+            "dashboard.curves is false; validate its best.ckpt and compare that run"
         ]
     base, sentences, method = sides[0], [], []
     for side in sides[1:]:

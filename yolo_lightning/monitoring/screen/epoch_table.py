@@ -6,9 +6,14 @@ from ..metric_names import number
 
 _HEADER_INTERVAL = 20
 """Rows between two headers."""
-_EXPENDABLE = ("data wait", "images/s", "seconds", "cls", "dfl", "obj", "box", "mAP50")
+_EXPENDABLE = (
+    *("data wait", "images/s", "seconds", "F1 conf", "F1", "R", "P"),
+    *("cls", "dfl", "obj", "box", "mAP50"),
+)
 """Columns that a narrow terminal leaves out, in this order."""
 _LEFT_WIDTH, _WIDTH = 9, 8
+OPERATING_POINT = {"P": "precision", "R": "recall", "F1": "f1", "F1 conf": "f1_confidence"}
+"""Title of a column -> metric at the confidence of the best mean F1, and that confidence."""
 
 
 class EpochTable:
@@ -36,22 +41,26 @@ class EpochTable:
 
 
 def metric_table(split: str, values: dict[str, float]) -> list[str]:
-    """Return lines with the mean average precision of all classes and of each class.
+    """Return lines with the metrics of all classes and of each class.
 
     Args:
         split: evaluated split, such as ``val``.
-        values: metrics by name, such as ``map_50`` and ``map_class/NAME``; negative if there is no object.
+        values: metrics by name, such as ``map_50`` and ``map_class/NAME``.
     """
-    columns = {"mAP50-95": "map", "mAP50": "map_50", "mAP75": "map_75",
+    columns = {**OPERATING_POINT, "mAP50-95": "map", "mAP50": "map_50", "mAP75": "map_75",
                "small": "map_small", "medium": "map_medium", "large": "map_large"}  # fmt: skip
-    classes = {n.removeprefix("map_class/"): v for n, v in values.items() if n.startswith("map_class/")}
+    classes = [name.removeprefix("map_class/") for name in values if name.startswith("map_class/")]
     width = max(len(name) for name in (split, "all classes", *classes))
     cells = [number(values.get(key), ".4f") for key in columns.values()]
-    return [
+    lines = [
         f"{split:<{width}}" + "".join(f"{title:>10}" for title in columns),
         f"{'all classes':<{width}}" + "".join(f"{cell:>10}" for cell in cells),
-        *(f"{name:<{width}}{number(value, '.4f'):>10}" for name, value in classes.items()),
     ]
+    for name in classes:
+        figures = [values.get(f"{key}_class/{name}") for key in columns.values()]
+        texts = ["" if figure is None else number(figure, ".4f") for figure in figures]
+        lines.append((f"{name:<{width}}" + "".join(f"{text:>10}" for text in texts)).rstrip())
+    return lines
 
 
 def _fitting(titles: list[str], width: int | None) -> list[str]:

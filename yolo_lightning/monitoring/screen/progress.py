@@ -16,13 +16,13 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ...performance.stalls import StallMonitor
-from ...runs.best_epoch import is_better, is_judged
+from ...runs.best_epoch import MONITOR, is_better, is_judged
 from ...system.text import clock
 from ...training.contracts import TrainsDetections, detection_module
 from ..metric_names import number
 from ..tensorboard.writer import writer_of
 from .display import Bar, Display, NotebookDisplay
-from .epoch_table import EpochTable, metric_table
+from .epoch_table import OPERATING_POINT, EpochTable, metric_table
 from .time_left import TimeLeft, left_text, time_left
 
 _LOSS_INTERVAL_S = 1.0
@@ -32,18 +32,22 @@ _LOSS_INTERVAL_S = 1.0
 class EpochProgress(ProgressBar):
     """Live bars on a terminal and in a notebook, and one line an epoch everywhere.
 
-    A log file gets whole lines only. The line of an epoch has the mean training losses, ``val/map_50`` and
-    ``val/map`` if the epoch was validated, images per second, the share of time spent waiting for data, the
-    seconds of the epoch with its validation, and the time left for the run with its validations and
-    checkpoints (``≥`` until each of them was measured once). The best ``val/map`` so far has a star, and on
-    a terminal a green line. Epochs count from 1, as in ``3/30``.
+    A log file gets whole lines only. The line of an epoch has the mean training losses, and if the epoch
+    was validated, precision, recall and F1 at the best confidence, ``val/map_50`` and ``val/map``; images per
+    second, the share of time spent waiting for data, the seconds of the epoch with its validation, and the
+    time left for the run with its validations and checkpoints (``≥`` until each of them was measured once).
+    The best epoch so far has a star, and on a terminal a green line. Epochs count from 1, as in ``3/30``.
 
     If something is compiled, a line says so before the first batch, and another how long the batch took.
     ``validate`` and ``test`` print a table; ``fit`` ends with the paths of its results.
+
+    Args:
+        monitor: metric that chooses the best epoch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, monitor: str = MONITOR) -> None:
         super().__init__()
+        self.monitor = monitor
         self.is_enabled = True
         self._display = Display()
         self._table = EpochTable()
@@ -62,6 +66,7 @@ class EpochProgress(ProgressBar):
         self._validated: dict[str, float] = {}
         self._is_best = False
         self._best: dict[str, float] = {}
+        """Monitor of the best epoch, as ``map``, and its number; empty if no epoch was judged."""
 
     def disable(self) -> None:
         self.is_enabled = False
@@ -70,10 +75,11 @@ class EpochProgress(ProgressBar):
         self.is_enabled = True
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best}
+        return {"best": self._best, "monitor": self.monitor}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._best = dict(state_dict["best"])
+        if state_dict.get("monitor", MONITOR) == self.monitor:
+            self._best = dict(state_dict["best"])
 
     def print(self, *args: Any, sep: str = " ", **kwargs: Any) -> None:
         """Print a line above the bars."""
@@ -165,8 +171,9 @@ class EpochProgress(ProgressBar):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_seconds = perf_counter() - self._epoch_start_s
-        score = self._validated.get("map", -1.0)  # of the last validation, as best.ckpt; below 0: no labels
-        self._is_best = is_judged(score) and is_better(score, self._best.get("map"))
+        # Of the last validation, as best.ckpt; below 0: none, or no labels.
+        score = self._validated.get(self.monitor.removeprefix("val/"), -1.0)
+        self._is_best = is_judged(score) and is_better(score, self._best.get("map"), self.monitor)
         if self._is_best:
             self._best = {"map": score, "epoch": trainer.current_epoch}
         self._close_bars()
@@ -193,6 +200,8 @@ class EpochProgress(ProgressBar):
             for name, value in metrics.items()
             if name.startswith("train/") and name.endswith("_loss")
         }
+        for title, name in OPERATING_POINT.items():
+            cells[title] = number(self._validated.get(name), ".4f")
         cells["mAP50"] = number(self._validated.get("map_50"), ".4f")
         cells["mAP50-95"] = number(self._validated.get("map"), ".4f")
         cells["images/s"] = number(metrics.get("perf/images_per_second"), ".1f")
@@ -209,7 +218,8 @@ class EpochProgress(ProgressBar):
     def _print_results(self, trainer: Trainer) -> None:
         run = Path(trainer.default_root_dir)
         if best := self._best:
-            self._say(f"best val/map {best['map']:.4f} in epoch {int(best['epoch']) + 1}", "bold green")
+            score, epoch = best["map"], int(best["epoch"]) + 1
+            self._say(f"best {self.monitor} {score:.4f} in epoch {epoch}", "bold green")
         self._say(f"run directory  {run}")
         for name in ("best", "last"):
             path = run / "checkpoints" / f"{name}.ckpt"

@@ -1,4 +1,4 @@
-"""Curves and confusion matrix of each validation, in TensorBoard; those of the best epoch in files."""
+"""Curves and confusion matrix of each validation, in the loggers; those of the best epoch in files."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from typing import Any, cast
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from torch.utils.tensorboard import SummaryWriter
 
 from ...evaluation.image_matches import MATCHES
 from ...evaluation.precision_recall import EvaluationDetails, counts_at, describe_evaluation
-from ...runs.best_epoch import is_better
+from ...runs.best_epoch import MONITOR, is_better
 from ...system.background import BackgroundQueue
 from ...system.files import write_whole
 from ...system.lightning_internals import logging_step
 from ...training.contracts import TrainsDetections, detection_module
+from ..loggers import log_picture, picture_loggers
 from ..pictures.plots import EVALUATION, Evaluation, plot_evaluation, to_pixels
-from .writer import log_picture, writer_of
+from .writer import writer_of
 
 _THRESHOLDS = np.linspace(0.0, 1.0, 101)
 """TensorBoard assumes even spacing, and fails with more than 127."""
@@ -33,22 +35,24 @@ _SHARE = 0.005
 class EvaluationCurves(Callback):
     """Logs curves after each validation, and writes ``evaluation.json`` and matches for the best epoch.
 
-    TensorBoard gets precision and recall with their counts, for each class and for all together (``pr/…``,
-    shown by its plugin), and the plots ``curves/precision_recall``, ``curves/f1`` and ``curves/confusion``.
+    Loggers that take pictures get the plots ``curves/precision_recall``, ``curves/f1`` and
+    ``curves/confusion``; TensorBoard also precision and recall with their counts, for each class and for all
+    together (``pr/…``, shown by its plugin).
     Plots take some tenths of a second of a core. They are skipped when drawing would take more than half a
     percent of the time, but the last validation is always drawn.
 
     ``evaluation.json`` (see ``describe_evaluation``) and ``matches.safetensors`` (see ``ImageMatches``)
-    belong to the epoch with the best mean average precision, like ``best.ckpt``: the first of equals, by the
-    last validation of each epoch. Checkpoints contain the best value.
+    belong to the best epoch, like ``best.ckpt``: the first of equals, by the last validation of each epoch.
+    Checkpoints contain the best value of the monitor.
 
     The first process does all of this in the background, from the module's ``metric.details``.
     """
 
-    def __init__(self, directory: str | Path, queue: BackgroundQueue) -> None:
+    def __init__(self, directory: str | Path, queue: BackgroundQueue, monitor: str = MONITOR) -> None:
         self.path = Path(directory) / EVALUATION
+        self.monitor = monitor
         self._queue = queue
-        self._best = -np.inf
+        self._score = self._best = -1.0
         self._latest: EvaluationDetails | None = None
         """Newest validation of this epoch."""
         self._left: dict[str, tuple[Any, ...]] = {}
@@ -58,7 +62,7 @@ class EvaluationCurves(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.path.is_file():  # a run that continues in another directory
-            self._best = -np.inf
+            self._best = -1.0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = detection_module(pl_module)
@@ -67,13 +71,13 @@ class EvaluationCurves(Callback):
         details = module.metric.details
         if details is None:
             return
-        self._latest = details
-        writer = writer_of(trainer)
-        if writer is None:
+        self._latest, self._score = details, float(trainer.callback_metrics.get(self.monitor, -1.0))
+        evaluation = (details, module.label_names, logging_step(trainer))
+        if writer := writer_of(trainer):
+            self._queue.submit(write_pr_curves, writer, *evaluation)
+        if not (loggers := picture_loggers(trainer)):
             return
-        evaluation = (writer, details, module.label_names, logging_step(trainer))
-        self._queue.submit(write_pr_curves, *evaluation)
-        self._left["draw"] = (self._draw, *evaluation)
+        self._left["draw"] = (self._draw, loggers, *evaluation)
         if time.monotonic() >= self._next_drawing:
             due, self._next_drawing = self._next_drawing, np.inf
             if not self._submit("draw"):
@@ -81,8 +85,8 @@ class EvaluationCurves(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         details, self._latest = self._latest, None
-        if details is not None and is_better(details.mean_average_precision, self._best):
-            self._best = details.mean_average_precision
+        if details is not None and is_better(self._score, self._best, self.monitor):
+            self._best = self._score
             names = cast(TrainsDetections, pl_module).label_names
             self._left["write"] = (self._write, details, names, trainer.current_epoch)
             self._submit("write")
@@ -109,19 +113,20 @@ class EvaluationCurves(Callback):
         write_whole(self.path.with_name(MATCHES), details.by_image.to_bytes())
 
     def _draw(
-        self, writer: SummaryWriter, details: EvaluationDetails, names: Sequence[str], step: int
+        self, loggers: list[Logger], details: EvaluationDetails, names: Sequence[str], step: int
     ) -> None:
         begin = time.thread_time()
         try:
-            write_plots(writer, details, names, step)
+            write_plots(loggers, details, names, step)
         finally:
             self._next_drawing = time.monotonic() + (time.thread_time() - begin) / _SHARE
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": float(self._best)}
+        return {"best": self._best, "monitor": self.monitor}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._best = state_dict["best"]
+        if state_dict.get("monitor", MONITOR) == self.monitor:
+            self._best = state_dict["best"]
 
 
 def write_pr_curves(
@@ -144,9 +149,9 @@ def write_pr_curves(
 
 
 def write_plots(
-    writer: SummaryWriter, details: EvaluationDetails, class_names: Sequence[str], step: int
+    loggers: list[Logger], details: EvaluationDetails, class_names: Sequence[str], step: int
 ) -> None:
     """Log the plots of a validation."""
     found = Evaluation.from_json(describe_evaluation(details, class_names, epoch=0))
     for name, figure in plot_evaluation(found).items():
-        log_picture(writer, f"curves/{name}", to_pixels(figure), step)
+        log_picture(loggers, f"curves/{name}", to_pixels(figure), step)

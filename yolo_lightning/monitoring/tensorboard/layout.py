@@ -101,10 +101,12 @@ def layout(parts: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
     charts: dict[str, dict[str, list[str]]] = {
         "is it learning?": {
             "mean average precision": ["val/map", "val/map_50", "val/map_75"],
+            "precision, recall, F1": ["val/precision", "val/recall", "val/f1"],
             **losses,
             "loss, all parts": ["val/loss"],
             "mean average precision by size": ["val/map_(small|medium|large)"],
             "mean average precision by class": ["val/map_class/.*"],
+            "F1 by class": ["val/f1_class/.*"],
             "learning rate": ["lr/.*"],
         },
         "is it fast?": {

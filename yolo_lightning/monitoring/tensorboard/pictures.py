@@ -1,4 +1,4 @@
-"""Pictures of a run in TensorBoard and its directory: labels, predictions, mistakes, feature maps."""
+"""Pictures of a run in its loggers and its directory: labels, predictions, mistakes, feature maps."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from ...data.augment import normalise
 from ...data.batch import Batch
@@ -23,6 +23,7 @@ from ...system.files import write_whole
 from ...system.lightning_internals import logging_step
 from ...training.contracts import TrainsDetections, detection_data
 from .. import features
+from ..loggers import log_picture, picture_loggers
 from ..pictures.draw_boxes import Floats, Pixels
 from ..pictures.labels import draw_label_statistics, label_statistics
 from ..pictures.panels import draw_augmented, draw_predictions, draw_worst
@@ -34,10 +35,9 @@ from ..pictures.views import (
     cut_view,
     split_batch,
 )
-from .writer import log_picture, writer_of
 
 FOLDER = "pictures"
-"""Folder in the run directory, and prefix of the tags in TensorBoard."""
+"""Folder in the run directory, and prefix of the tags."""
 
 _SHARE = 0.005
 """Share of one core's time that panels may take."""
@@ -96,7 +96,7 @@ class Pictures(_Drawing):
     """Draws the labels, the images as the network sees them, its predictions, and its worst errors.
 
     ``pictures/labels`` (once), ``pictures/augmented``, ``pictures/predictions`` and ``pictures/worst`` are
-    logged to TensorBoard, and the newest of each is a file in ``directory/pictures``: ``labels.png``,
+    logged, and the newest of each is a file in ``directory/pictures``: ``labels.png``,
     ``augmented.jpg``, ``predictions.jpg``, ``worst.jpg``. Rank zero draws the images that it has.
 
     Copies from the device are made in validation and at the end of an epoch, never in a training step; the
@@ -135,8 +135,8 @@ class Pictures(_Drawing):
         def draw() -> Pixels:
             return draw_label_statistics(label_statistics(index, image_size), index.class_names, title)
 
-        step, writer = logging_step(trainer), writer_of(trainer)
-        self.queue.submit(_publish, draw, self.folder / "labels.png", writer, step)
+        step, loggers = logging_step(trainer), picture_loggers(trainer)
+        self.queue.submit(_publish, draw, self.folder / "labels.png", loggers, step)
 
     @_never_fatal
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -218,12 +218,13 @@ class Pictures(_Drawing):
             self.queue.submit((self.folder / "worst.jpg").unlink, missing_ok=True)
 
     def _submit(self, trainer: Trainer, name: str, step: int, draw: Callable[[], Pixels]) -> None:
-        self.queue.submit(self._pace.run, _publish, draw, self.folder / name, writer_of(trainer), step)
+        loggers = picture_loggers(trainer)
+        self.queue.submit(self._pace.run, _publish, draw, self.folder / name, loggers, step)
 
 
-def _publish(draw: Callable[[], Pixels], path: Path, writer: SummaryWriter | None, step: int) -> None:
+def _publish(draw: Callable[[], Pixels], path: Path, loggers: list[Logger], step: int) -> None:
     """Draw a picture, log it, and write it to its file."""
-    write_whole(path, log_picture(writer, f"{FOLDER}/{path.stem}", draw(), step, path.suffix))
+    write_whole(path, log_picture(loggers, f"{FOLDER}/{path.stem}", draw(), step, path.suffix))
 
 
 def _is_of_fit(trainer: Trainer) -> bool:
@@ -271,8 +272,8 @@ class FeatureMapPictures(_Drawing):
     ) -> None:
         """Log the maps of the first batch; here the network has the validated weights."""
         is_first = batch_idx == dataloader_idx == 0 and _is_of_fit(trainer)
-        writer, network = writer_of(trainer), cast(TrainsDetections, pl_module).network
-        if writer is None or not (is_first and self._is_due(trainer)):
+        loggers, network = picture_loggers(trainer), cast(TrainsDetections, pl_module).network
+        if not (loggers and is_first and self._is_due(trainer)):
             return
         first = batch.images[:1]  # uint8 (1, 3, H, W)
         _, found = features.feature_maps(network, normalise(first), network.head_sources)
@@ -281,16 +282,16 @@ class FeatureMapPictures(_Drawing):
         sure = detections[detections[:, 4] >= SCORE_THRESHOLD]  # padding has a score of 0
         boxes = to_letterbox(sure[:, :4], batch.letterbox[0]).cpu().numpy()
         image = first[0].permute(1, 2, 0).cpu().numpy().copy()  # (H, W, 3)
-        self.queue.submit(_draw_features, writer, logging_step(trainer), arrays, boxes, image)
+        self.queue.submit(_draw_features, loggers, logging_step(trainer), arrays, boxes, image)
         self._drawn_epoch = trainer.current_epoch
 
 
 def _draw_features(
-    writer: SummaryWriter, step: int, arrays: dict[int, Floats], boxes: Floats, image: Pixels
+    loggers: list[Logger], step: int, arrays: dict[int, Floats], boxes: Floats, image: Pixels
 ) -> None:
     height, width = image.shape[:2]
     attention = features.attention_map(list(arrays.values()), boxes, (height, width))
     pictures = {f"layer_{number}": features.draw_grid(array) for number, array in arrays.items()}
     pictures["attention"] = features.draw_overlay(image, attention)
     for name, picture in pictures.items():
-        log_picture(writer, f"features/{name}", picture, step)
+        log_picture(loggers, f"features/{name}", picture, step)
