@@ -28,6 +28,7 @@ from .report import run_compare, run_report
 from .seeds import fit_seeds
 from .submit import submit
 from .synth import synth
+from .tune import run_tune
 from .visualize import run_visualize
 
 _HELP = """usage: yolo-lightning COMMAND [options]
@@ -42,6 +43,7 @@ data
 
 models
   fit        train a model
+  tune       search hyper-parameters
   validate   evaluate a checkpoint on the validation split
   test       evaluate a checkpoint on the test split
   predict    detect objects in images
@@ -66,6 +68,7 @@ COMMANDS: dict[str, Callable[[list[str]], Any]] = {
     "check": run_check,
     "convert": run_convert,
     "doctor": run_doctor,
+    "tune": run_tune,
     "submit": lambda argv: sys.exit(submit(argv)),
     "replay": run_replay,
     "report": run_report,
