@@ -260,10 +260,11 @@ def _complete(study: Study) -> list[Any]:
 def _write_best(study: Study, folder: Path) -> None:
     if not _complete(study):
         return
-    best, nested = study.best_trial, {}
+    best = study.best_trial
+    nested: dict[str, Any] = {}
     for name, value in best.params.items():
         *groups, key = name.split(".")
-        group: dict[str, Any] = nested
+        group = nested
         for each in groups:
             group = group.setdefault(each, {})
         group[key] = value
