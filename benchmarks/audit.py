@@ -144,6 +144,7 @@ def measure_labels(options: argparse.Namespace) -> dict[str, Any]:
     settings = {
         "data.image_size": 320, "data.batch_size": 16, "model.optimizer.nominal_batch_size": 16,
         "model.optimizer.warmup_epochs": 1, "trainer.accelerator": "cpu",
+        "model.augmentation.flip_up_down": 0.5,  # through a microscope nothing is up
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         files, planted = planted_set(root, options.seed, Path(folder))
@@ -152,7 +153,7 @@ def measure_labels(options: argparse.Namespace) -> dict[str, Any]:
         of_fit += [f"--data.{split}_images={place}" for split, place in images.items()]
         of_fit += [f"--{name}={value}" for name, value in settings.items()]
         begun = time.perf_counter()
-        index, found = predict_out_of_fold(of_fit, options.folds, options.epochs, Path(folder))
+        index, found, averaged = predict_out_of_fold(of_fit, options.folds, options.epochs, Path(folder))
         seconds = time.perf_counter() - begun
         if options.keep:
             truth = [index.truth(i) for i in range(len(index))]
@@ -160,12 +161,13 @@ def measure_labels(options: argparse.Namespace) -> dict[str, Any]:
             np.savez_compressed(
                 options.keep, found=np.concatenate(found), truth=np.concatenate(truth), **counts
             )
-        scores = scores_of(judge(index, found), planted)
+        scores = scores_of(judge(index, averaged), planted)
         others = []
         for seed in range(options.seed + 1, options.seed + 1 + options.plantings):
             files, planted = planted_set(root, seed, Path(folder))
             source = DataSource(annotations=dict(files), images=dict(images))
-            others.append(scores_of(judge(join(source.read("train"), source.read("val")), found), planted))
+            spoilt = join(source.read("train"), source.read("val"))
+            others.append(scores_of(judge(spoilt, averaged), planted))
     return {
         "settings": settings | {"folds": options.folds, "epochs": options.epochs, "seed": options.seed},
         "images": len(index),

@@ -10,7 +10,7 @@ import re
 import sys
 from contextlib import nullcontext, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,11 +19,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from ..data.annotations.index import DatasetIndex, join
+from ..data.augment import normalise
 from ..data.batch import Batch
 from ..errors import InputError
 from ..evaluation.bootstrap import Estimate, estimate_map
 from ..evaluation.coco_matching import Singles
 from ..evaluation.confusion import LabelledBoxes
+from ..evaluation.detect import select_detections
+from ..evaluation.flips import flips_of, predict_flipped
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision
 from ..evaluation.suspicions import KINDS, find_suspicions
 from ..monitoring.report.audit import audit_page, words
@@ -32,6 +35,7 @@ from ..runs.directory import claim_run_directory
 from ..runs.record import plain_cell
 from ..system.files import write_whole
 from ..system.text import printable
+from ..training.module import YOLOv5
 from .command_parser import CommandParser
 from .launcher import DryCLI, launch
 
@@ -46,10 +50,15 @@ _MOST_PRINTED = 20
 
 
 class OutOfFold(Callback):
-    """Keeps the detections of the last validation by the position of their image, float32 (n, 6) each."""
+    """Keeps the detections of the last validation by the position of their image, float32 (n, 6) each.
+
+    ``averaged`` holds those of predictions that are averaged over the flips that occur in training. They say
+    more about a label, at the cost of a few more passes over the images of a fold.
+    """
 
     def __init__(self) -> None:
         self.found: dict[int, Singles] = {}
+        self.averaged: dict[int, Singles] = {}
 
     def on_validation_batch_end(
         self,
@@ -60,9 +69,16 @@ class OutOfFold(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        detections, counts = outputs["detections"].float().cpu().numpy(), outputs["counts"].tolist()
-        for position, table, count in zip(batch.index.tolist(), detections, counts, strict=True):
-            self.found[position] = table[:count].copy()
+        module = cast(YOLOv5, pl_module)
+        config = module.augmentation_config
+        flips = flips_of(config.flip_left_right > 0, config.flip_up_down > 0)
+        averaged = select_detections(*predict_flipped(module.network, normalise(batch.images), flips), batch)
+        for kept, (detections, counts) in (
+            (self.found, (outputs["detections"], outputs["counts"])),
+            (self.averaged, averaged),
+        ):
+            tables = zip(batch.index.tolist(), detections.float().cpu().numpy(), counts.tolist(), strict=True)
+            kept.update({position: table[:count].copy() for position, table, count in tables})
 
 
 class _FoldCLI(DryCLI):
@@ -75,7 +91,7 @@ class _FoldCLI(DryCLI):
 
 def predict_out_of_fold(
     of_fit: list[str], folds: int, epochs: int, output: Path
-) -> tuple[DatasetIndex, list[Singles]]:
+) -> tuple[DatasetIndex, list[Singles], list[Singles]]:
     """Train once a fold on the images of the others, and predict on those of the fold.
 
     The weights of the last epoch predict: to choose the best would be to look at the labels of the fold.
@@ -87,8 +103,8 @@ def predict_out_of_fold(
         output: folder for ``config.yaml``.
 
     Returns:
-        The index of all images that can be decoded, and the detections of each, float32 (n, 6): x1, y1, x2,
-        y2 in px, score, class.
+        The index of all images that can be decoded; the detections of each, float32 (n, 6): x1, y1, x2, y2 in
+        px, score, class; and those that judge the labels, from predictions averaged over flips.
 
     Raises:
         InputError: an option or the data is wrong.
@@ -100,6 +116,7 @@ def predict_out_of_fold(
     }  # fmt: skip
     arguments = ["fit", "--data.cache=none", *of_fit, *(f"--trainer.{key}={v}" for key, v in forced.items())]
     found: dict[int, Singles] = {}
+    averaged: dict[int, Singles] = {}
     for fold in range(folds):
         cli = launch(_FoldCLI, arguments)
         if cli.start.checkpoint:
@@ -117,9 +134,10 @@ def predict_out_of_fold(
         }
         rank_zero_info(f"fold {fold + 1} of {folds}: {len(held_out)} images")
         cli.trainer.fit(cli.model, data)
-        found |= {int(held_out[i]): table for i, table in cli.out_of_fold.found.items()}
+        for kept, of_fold in ((found, cli.out_of_fold.found), (averaged, cli.out_of_fold.averaged)):
+            kept |= {int(held_out[i]): table for i, table in of_fold.items()}
     readable = sorted(found)  # a fold leaves out images that cannot be decoded, and lists them
-    return whole.subset(np.array(readable)), [found[i] for i in readable]
+    return whole.subset(np.array(readable)), [found[i] for i in readable], [averaged[i] for i in readable]
 
 
 def judge(index: DatasetIndex, found: list[Singles]) -> list[dict[str, Any]]:
@@ -190,12 +208,14 @@ def run_audit(argv: list[str]) -> None:
     output = _claim(options.output)
     try:
         with redirect_stdout(sys.stderr) if options.json else nullcontext():
-            index, found = predict_out_of_fold(of_fit, int(options.folds), int(options.epochs), output)
+            index, found, averaged = predict_out_of_fold(
+                of_fit, int(options.folds), int(options.epochs), output
+            )
     except InputError:
         with suppress(OSError):
             output.rmdir()  # unless it holds something
         raise
-    records, value = judge(index, found), out_of_fold_map(index, found)
+    records, value = judge(index, averaged), out_of_fold_map(index, found)
     headline = f"out-of-fold mAP 50-95 {value.value:.3f}, 95 % interval {value.low:.3f} to {value.high:.3f}"
     summary = {"map": value._asdict(), "images": len(index), "folds": int(options.folds), "labels": records}
     write_whole(output / "audit.json", json.dumps(summary, indent=1, ensure_ascii=False))

@@ -37,11 +37,27 @@ def detect(
     """
     with torch.autocast(batch.images.device.type, enabled=False):
         boxes, scores = head.decode(maps)
-        detections, counts = non_max_suppression(
-            boxes, scores, score_threshold, iou_threshold, multi_label=multi_label
-        )
-        original = from_letterbox(detections[..., :4], batch.letterbox, batch.original_sizes)
-        return torch.cat((original, detections[..., 4:]), dim=-1), counts
+        return select_detections(
+            boxes, scores, batch, score_threshold=score_threshold, iou_threshold=iou_threshold,
+            multi_label=multi_label,
+        )  # fmt: skip
+
+
+def select_detections(
+    boxes: Tensor,
+    scores: Tensor,
+    batch: Batch,
+    *,
+    score_threshold: float = 0.001,
+    iou_threshold: float = 0.6,
+    multi_label: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Detections from decoded boxes (B, K, 4) and scores (B, K, C), as :func:`detect` returns them."""
+    detections, counts = non_max_suppression(
+        boxes, scores, score_threshold, iou_threshold, multi_label=multi_label
+    )
+    original = from_letterbox(detections[..., :4], batch.letterbox, batch.original_sizes)
+    return torch.cat((original, detections[..., 4:]), dim=-1), counts
 
 
 def non_max_suppression(
