@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from yolo_lightning.evaluation.flips import flips_of, predict_flipped
+from yolo_lightning.evaluation.flips import FLIPS, predict_flipped
 from yolo_lightning.model.network import DetectionNetwork, build_network
 
 
@@ -17,20 +17,14 @@ def network(request: pytest.FixtureRequest) -> DetectionNetwork:
     return network
 
 
-def test_the_flips() -> None:
-    assert flips_of(False, False) == [()]
-    assert flips_of(True, False) == [(), (3,)]
-    assert flips_of(True, True) == [(), (3,), (2,), (2, 3)]
-
-
-@pytest.mark.parametrize("dims", [(3,), (2,), (2, 3)])
+@pytest.mark.parametrize("dims", FLIPS)
 @torch.no_grad()
 def test_a_flipped_image_has_the_mirrored_boxes_in_the_mirrored_cells(
     network: DetectionNetwork, dims: tuple[int, ...]
 ) -> None:
     images = torch.rand(1, 3, 64, 96)
     boxes, scores = network.head.decode(network(images.flip(dims)))
-    found, found_scores = predict_flipped(network, images, [dims])
+    found, found_scores = predict_flipped(network, images, dims)
     # One row after the other: a level is, anchor by anchor, the rows of its map.
     source: list[int] = []
     anchors = boxes.shape[1] // sum(64 * 96 // s**2 for s in network.strides)
@@ -46,13 +40,3 @@ def test_a_flipped_image_has_the_mirrored_boxes_in_the_mirrored_cells(
     y1, y2 = (64 - y2, 64 - y1) if 2 in dims else (y1, y2)
     torch.testing.assert_close(found[0], torch.stack((x1, y1, x2, y2), dim=1))
     torch.testing.assert_close(found_scores[0], scores[0, source])
-
-
-@torch.no_grad()
-def test_predictions_are_averaged_over_flips(network: DetectionNetwork) -> None:
-    images, flips = torch.rand(1, 3, 64, 96), flips_of(True, True)
-    each = [predict_flipped(network, images, [dims]) for dims in flips]
-    for one, plain in zip(each[0], network.head.decode(network(images)), strict=True):
-        torch.testing.assert_close(one, plain)
-    for place, mean in enumerate(predict_flipped(network, images, flips)):
-        torch.testing.assert_close(mean, torch.stack([one[place] for one in each]).mean(dim=0))

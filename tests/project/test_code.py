@@ -48,11 +48,9 @@ def test_a_file_is_one_subject_with_docstrings(file: str) -> None:
 
 def undeclared(package: Path, pyproject: str) -> list[str]:
     """Modules of others that the package imports and pyproject.toml does not name among its dependencies."""
-    block = re.search(r"^dependencies = \[$(.*?)^\]$", pyproject, flags=re.M | re.S)
-    assert block is not None
-    declared = {
-        re.split(r"[\[<>=!~ ]", entry)[0].lower() for entry in re.findall(r'^\s*"([^"]+)"', block[1], re.M)
-    }
+    blocks = re.findall(r"^(?:dependencies|[a-z0-9]+) = \[.*?$(.*?)^\]$", pyproject, flags=re.M | re.S)
+    entries = re.findall(r'^\s*"([^"]+)"', "".join(blocks), re.M)  # of the package and of its extras
+    declared = {re.split(r"[\[<>=!~ ]", entry)[0].lower() for entry in entries}
     used = {name[0] for file in package.rglob("*.py") for _, name in imports(file, package)}
     used -= {*sys.stdlib_module_names, package.name, "IPython"}  # IPython imports us, in a notebook
     return sorted(name for name in used if SHIPPED_BY.get(name, name).lower() not in declared)

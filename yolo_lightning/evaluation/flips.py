@@ -1,8 +1,6 @@
-"""Predictions averaged over flips of the images (test-time augmentation), cell by cell before suppression."""
+"""Predictions on flipped images, cell by cell in the places of the plain image: they can be averaged."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,55 +8,41 @@ from torch import Tensor
 from ..model.network import DetectionNetwork
 
 _X, _Y = 3, 2  # dimensions of images (B, 3, H, W)
-
-
-def flips_of(left_right: bool, up_down: bool) -> list[tuple[int, ...]]:
-    """The dimensions of each flip of an image, the image as it is among them."""
-    flips: list[tuple[int, ...]] = [()]
-    if left_right:
-        flips += [(_X, *dims) for dims in flips]
-    if up_down:
-        flips += [(_Y, *dims) for dims in flips]
-    return flips
+FLIPS: tuple[tuple[int, ...], ...] = ((), (_X,), (_Y,), (_X, _Y))
+"""Dimensions along which each flip goes: the image as it is, left-right, up-down, both."""
 
 
 def predict_flipped(
-    network: DetectionNetwork, images: Tensor, flips: Sequence[tuple[int, ...]]
+    network: DetectionNetwork, images: Tensor, flip: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Boxes and scores of each cell, averaged over flips.
+    """Boxes and scores of images, predicted on the flipped ones.
 
     Args:
         network: network in evaluation mode.
         images: float32 (B, 3, H, W), RGB, 0..1, letterboxed.
-        flips: dimensions of the images along which each flip goes, see :func:`flips_of`.
+        flip: one of ``FLIPS``.
 
     Returns:
-        boxes, float32 (B, K, 4) xyxy in px, and scores, float32 (B, K, C) in 0..1; see ``Head.decode``.
+        boxes, float32 (B, K, 4) xyxy in px of ``images``; scores, float32 (B, K, C) in 0..1; in the order of
+        ``Head.decode``.
     """
-    total: tuple[Tensor, ...] = ()
-    for dims in flips:
-        boxes, scores = network.head.decode(network(images.flip(dims)))
-        height, width = images.shape[-2:]
-        cells = [(height // stride, width // stride) for stride in network.strides]
-        if _X in dims:
-            boxes = torch.stack(
-                (width - boxes[..., 2], boxes[..., 1], width - boxes[..., 0], boxes[..., 3]), -1
-            )
-        if _Y in dims:
-            boxes = torch.stack(
-                (boxes[..., 0], height - boxes[..., 3], boxes[..., 2], height - boxes[..., 1]), -1
-            )
-        one = _unflip(boxes, cells, dims), _unflip(scores, cells, dims)
-        total = tuple(sum(pair) for pair in zip(total, one, strict=True)) if total else one
-    return total[0] / len(flips), total[1] / len(flips)
+    boxes, scores = network.head.decode(network(images.flip(flip)))
+    height, width = images.shape[-2:]
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    if _X in flip:
+        x1, x2 = width - x2, width - x1
+    if _Y in flip:
+        y1, y2 = height - y2, height - y1
+    cells = [(height // stride, width // stride) for stride in network.strides]
+    return _unflip(torch.stack((x1, y1, x2, y2), dim=-1), cells, flip), _unflip(scores, cells, flip)
 
 
-def _unflip(values: Tensor, cells: list[tuple[int, int]], dims: tuple[int, ...]) -> Tensor:
+def _unflip(values: Tensor, cells: list[tuple[int, int]], flip: tuple[int, ...]) -> Tensor:
     """Values (B, K, n) of cells of flipped images, each in the place of the cell of the plain image."""
     anchors = values.shape[1] // sum(height * width for height, width in cells)
     levels = values.split([anchors * height * width for height, width in cells], dim=1)
     unflipped = [
-        level.unflatten(1, (anchors, *shape)).flip(dims).flatten(1, 3)  # (B, A, h, w, n)
+        level.unflatten(1, (anchors, *shape)).flip(flip).flatten(1, 3)  # (B, A, h, w, n)
         for level, shape in zip(levels, cells, strict=True)
     ]
     return torch.cat(unflipped, dim=1)
