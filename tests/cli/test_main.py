@@ -20,7 +20,7 @@ from tests.support.fit_parser import fit_parser as fit_parser
 from tests.support.quiet import QUIET
 from yolo_lightning import YOLOv5
 from yolo_lightning.__main__ import main
-from yolo_lightning.cli.launcher import SUBCOMMANDS
+from yolo_lightning.cli.command_parser import SUBCOMMANDS
 from yolo_lightning.cli.main import COMMANDS
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -12,6 +12,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from ..errors import InputError
 
+SUBCOMMANDS = {
+    "fit": "Train a model, and write checkpoints, metrics and a report to a run directory.",
+    "validate": "Evaluate a checkpoint on the validation split.",
+    "test": "Evaluate a checkpoint on the test split.",
+    "predict": "Detect objects in images, and write predictions.json and annotated pictures.",
+}
+"""Lightning's subcommands and their descriptions."""
 RUN_HELP = "directory of a run, or its name: 'fit' is the newest version in runs/fit"
 RUNS_DIR_HELP = "folder of all runs (default: runs)"
 

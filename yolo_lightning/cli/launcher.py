@@ -33,7 +33,7 @@ from ..system.lightning_internals import CommandHooks
 from ..training.ema import ExponentialMovingAverage
 from ..training.module import YOLOv5
 from .check_options import RunStart, read_data, refuse_absent_nodes, resolve_options
-from .command_parser import FitParser
+from .command_parser import SUBCOMMANDS, FitParser
 from .exhaustion import explaining_exhaustion
 from .fit_callbacks import RunOptions, log_again, tensorboard, training_callbacks, with_checkpoint_io
 
@@ -44,12 +44,6 @@ _TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 1,  # an error in validation shows before an epoch is spent
     "use_distributed_sampler": False,  # our samplers shard, without padding in validation
-}
-SUBCOMMANDS = {
-    "fit": "Train a model, and write checkpoints, metrics and a report to a run directory.",
-    "validate": "Evaluate a checkpoint on the validation split.",
-    "test": "Evaluate a checkpoint on the test split.",
-    "predict": "Detect objects in images, and write predictions.json and annotated pictures.",
 }
 
 

@@ -5,31 +5,17 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-import sys
 import warnings
-from collections.abc import Callable
-from typing import Any
+from importlib import import_module
 
 import torch
-from jsonargparse import auto_cli, set_parsing_settings
+from jsonargparse import set_parsing_settings
 
 from ..errors import InputError
 from ..runs.directory import with_run_config
 from ..system.cores import limit_threads
 from ..system.memory import keep_freed_memory
-from .audit import run_audit
-from .check import run_check
-from .command_parser import FitParser
-from .convert import run_convert
-from .doctor import run_doctor
-from .launcher import SUBCOMMANDS, YoloCLI, launch
-from .replay import run_replay
-from .report import run_compare, run_report
-from .seeds import fit_seeds
-from .submit import submit
-from .synth import synth
-from .tune import run_tune
-from .visualize import run_visualize
+from .command_parser import SUBCOMMANDS
 
 _HELP = """usage: yolo-lightning COMMAND [options]
 
@@ -55,27 +41,20 @@ runs
   compare    put runs side by side
   visualize  draw what the layers of a network see
   replay     run the batch again at which a training diverged"""
-COMMANDS: dict[str, Callable[[list[str]], Any]] = {
-    "synth": lambda argv: auto_cli(
-        synth,
-        args=argv,
-        as_positional=False,
-        prog="yolo-lightning synth",
-        parser_class=FitParser,
-        description="Make a small data set of shapes, to try everything on.",
-    ),
-    "audit": run_audit,
-    "check": run_check,
-    "convert": run_convert,
-    "doctor": run_doctor,
-    "tune": run_tune,
-    "submit": lambda argv: sys.exit(submit(argv)),
-    "replay": run_replay,
-    "report": run_report,
-    "compare": run_compare,
-    "visualize": run_visualize,
+COMMANDS = {
+    "synth": "synth",
+    "audit": "audit",
+    "check": "check",
+    "convert": "convert",
+    "doctor": "doctor",
+    "tune": "tune",
+    "submit": "submit",
+    "replay": "replay",
+    "report": "report",
+    "compare": "report",
+    "visualize": "visualize",
 }
-"""Our own commands by name; each is given its arguments."""
+"""File of each of our own commands, whose ``run_COMMAND`` is given the arguments."""
 
 
 def quieten() -> None:
@@ -111,10 +90,13 @@ def run(argv: list[str]) -> None:
     if command in ("-h", "--help"):
         print(_HELP)
     elif command == "fit" and any(re.fullmatch("--seeds(=.*)?", option) for option in argv):
-        fit_seeds(argv[1:])
+        import_module(".seeds", __package__).fit_seeds(argv[1:])
     elif command in COMMANDS:
-        COMMANDS[command](argv[1:])
+        # Only this command's file is imported: all of them together take a second and a half.
+        getattr(import_module(f".{COMMANDS[command]}", __package__), f"run_{command}")(argv[1:])
     elif command in SUBCOMMANDS or command.startswith("-"):
+        from .launcher import YoloCLI, launch
+
         launch(YoloCLI, with_run_config(argv))
     else:
         near = difflib.get_close_matches(command, [*SUBCOMMANDS, *COMMANDS], n=1)

@@ -24,6 +24,11 @@ The nodes and devices of fit are filled in; data.batch_size remains the batch of
 _EPILOG = "A fit command follows --; see: yolo-lightning fit --help"
 
 
+def run_submit(argv: list[str]) -> None:
+    """Submit a job, and exit with the status of :func:`submit`."""
+    sys.exit(submit(argv))
+
+
 def submit(argv: list[str]) -> int:
     """Submit a job, or print the script that would be submitted.
 

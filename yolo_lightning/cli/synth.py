@@ -5,7 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from jsonargparse import auto_cli
+
 from ..data.synthetic import CLASS_NAMES, IMAGE_SIZE_PX, MANIFEST, TRAIN_IMAGES, VAL_IMAGES, make_dataset
+from .command_parser import FitParser
+
+
+def run_synth(argv: list[str]) -> None:
+    """Write the data set with the arguments of a command line."""
+    auto_cli(
+        synth,
+        args=argv,
+        as_positional=False,
+        prog="yolo-lightning synth",
+        parser_class=FitParser,
+        description="Make a small data set of shapes, to try everything on.",
+    )
 
 
 def synth(

@@ -195,3 +195,36 @@ def test_points_of_a_pose_without_its_shape_are_asked_for(tmp_path: Path) -> Non
         InputError, match=r"a\.txt:1: 2 is out of 0\.\.1; .*or add 'kpt_shape' to the data\.yaml"
     ):
         refuse_errors(YoloReader(path, "train").read().findings)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_poses_of_invisible_or_flat_points_without_their_shape_are_no_polygons(
+    tmp_path: Path, dimensions: int
+) -> None:
+    rng = np.random.default_rng(0)
+    lines = []
+    for _ in range(12):
+        size = rng.uniform(0.1, 0.5, 2)
+        centre = rng.uniform(size / 2, 1 - size / 2)
+        points = centre + rng.uniform(-0.5, 0.5, (4, 2)) * size
+        rows = np.hstack((points, np.ones((4, 1))))[:, :dimensions]
+        lines.append(" ".join(map(str, (0, *centre, *size, *rows.ravel()))))
+    path = write_yolo(tmp_path, {"a": "\n".join(lines)})
+    with pytest.raises(InputError, match="boxes followed by the points of poses"):
+        refuse_errors(YoloReader(path, "train").read().findings)
+    path.write_text(path.read_text() + f"\nkpt_shape: [4, {dimensions}]\n")
+    assert len(YoloReader(path, "train").read().classes) == 12
+
+
+@pytest.mark.parametrize("vertices", [4, 8])
+@pytest.mark.parametrize("radius", [0.02, 0.1, 0.3])
+def test_polygons_of_one_length_are_no_poses(tmp_path: Path, vertices: int, radius: float) -> None:
+    rng = np.random.default_rng(0)
+    lines = []
+    for _ in range(20):
+        angles = np.linspace(0, 2 * np.pi, vertices, endpoint=False) + rng.uniform(0, 6)
+        points = rng.uniform(radius, 1 - radius, 2) + radius * np.stack((np.cos(angles), np.sin(angles)), 1)
+        lines.append(" ".join(map(str, (0, *points.ravel()))))
+    path = write_yolo(tmp_path, {"a": "\n".join(lines)})
+    assert len(YoloReader(path, "train").read().classes) == 20
+    refuse_errors(YoloReader(path, "train").read().findings)

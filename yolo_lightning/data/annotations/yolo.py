@@ -16,7 +16,7 @@ import yaml
 from ...errors import InputError
 from ...system.text import has_more_values
 from ..images.decode import header_size
-from .findings import Finding
+from .findings import EVERY_IMAGE, Finding
 from .index import (
     IMAGE_SUFFIXES,
     Annotations,
@@ -27,9 +27,18 @@ from .index import (
 )
 from .reader import Classes, SplitReader, is_inside, refuse_outside, stamp
 from .spelling import find_respelled, read_text, with_slashes
-from .yolo_labels import Rows, count_from_one, find_label, label_path, labels_without_images, read_labels
+from .yolo_labels import (
+    Rows,
+    are_poses,
+    count_from_one,
+    find_label,
+    label_path,
+    labels_without_images,
+    read_labels,
+)
 
 _CHUNK_IMAGES = 500  # images that one thread looks at in one go
+_LOOKED_AT = 100  # label files that tell poses from polygons
 _SUFFIXES = {".yaml", ".yml"}
 _NULLS = ("", "~", "null", "Null", "NULL", None)
 """What YAML takes for no value; all else in a data.yaml is the text that somebody wrote: 007, no or 12:30."""
@@ -166,6 +175,10 @@ class YoloReader(SplitReader):
             what = f"{len(beside)} files beside images are not read, such as {beside[0]}"
             what += ", because there is a folder of labels"
             findings.append(Finding("labels not read", str(path), what, "move them there if they are labels"))
+        if not description.pose_numbers and are_poses(map(find_label, paths[:_LOOKED_AT])):
+            what = "the labels are boxes followed by the points of poses, not polygons"
+            remedy = "add 'kpt_shape: [points, 2]' to the data.yaml"
+            findings.append(Finding("poses", str(path), what, remedy, EVERY_IMAGE, is_error=True))
         annotations = _join(labels, np.array(sizes, np.int32))
         findings += count_from_one(
             path, description.numbers, annotations.classes, list(chain.from_iterable(wrong))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +158,35 @@ def count_from_one(
     remedy = "subtract 1 from the class of every line"
     found = Finding("classes from 1", str(source), what, remedy, EVERY_IMAGE, is_error=True)
     return [found, *(finding for finding in wrong if finding.kind != _UNKNOWN_CLASS)]
+
+
+def are_poses(files: Iterable[str]) -> bool:
+    """True if the polygons of label files are poses: a box, and points in it.
+
+    All have one length, ten or more of them. As a polygon, the size of the box would be a point; for most it
+    lies far from the others.
+    """
+    lengths, far = set(), []
+    for path in files:
+        try:
+            lines = read_text(Path(path)).splitlines()
+            rows = [np.array(fields[1:], float) for line in lines if len(fields := _fields(line)) > 5]
+        except (OSError, InputError, ValueError, _WrongLine):
+            continue
+        for row in rows:
+            if len(row) % 2:
+                return False
+            has_flags = len(row) % 3 == 1 and set(row[6::3]) <= {0, 1}  # of visible points
+            centre, size = row[:2], row[2:4]
+            points = row[4:].reshape(-1, 3)[:, :2] if has_flags else row[4:].reshape(-1, 2)
+            shown = np.array([point for point in points if point.any()] or [centre])  # 0, 0: not labelled
+            if (np.abs(shown - centre) > size / 2 + _SLACK).any():
+                return False
+            others = np.array([centre, *shown])
+            low, high = others.min(axis=0), others.max(axis=0)
+            far.append(bool((np.maximum(low - size, size - high) > high - low).any()))
+            lengths.add(len(row))
+    return len(far) >= 10 and len(lengths) == 1 and sum(far) > len(far) / 2
 
 
 def labels_without_images(images: Sequence[str], source: Path) -> Iterator[Finding]:

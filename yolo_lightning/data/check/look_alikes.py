@@ -103,14 +103,15 @@ def _compare(
     np.minimum.at(first, b[same], a[same])
 
 
-def _differing_bits(difference: Array) -> npt.NDArray[np.int64]:
-    return _ones()[difference.view(np.uint16).reshape(-1, 4)].sum(axis=1)
+def _differing_bits(difference: Array) -> Pixels:
+    a, b, c, d = _ones()[difference.view(np.uint16)].reshape(-1, 4).T
+    return np.asarray(a + b + c + d)
 
 
 @cache
-def _ones() -> npt.NDArray[np.int64]:
+def _ones() -> Pixels:
     """Number of bits that are set in each number of 16 bits."""
-    return np.array([n.bit_count() for n in range(1 << 16)], np.int64)
+    return np.array([n.bit_count() for n in range(1 << 16)], np.uint8)
 
 
 def _look_alike(a: Pixels, b: Pixels) -> npt.NDArray[np.bool_]:
