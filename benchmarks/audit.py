@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from yolo_lightning.cli.audit import judge, predict_out_of_fold
+from yolo_lightning.cli.audit import judge, most_accurate, predict_out_of_fold
 from yolo_lightning.cli.main import quieten
 from yolo_lightning.data.annotations.index import join
 from yolo_lightning.data.annotations.source import DataSource
@@ -152,7 +152,8 @@ def measure_labels(options: argparse.Namespace) -> dict[str, Any]:
         of_fit += [f"--data.{split}_images={place}" for split, place in images.items()]
         of_fit += [f"--{name}={value}" for name, value in settings.items()]
         begun = time.perf_counter()
-        index, found = predict_out_of_fold(of_fit, options.folds, options.epochs, Path(folder))
+        index, of_flips = predict_out_of_fold(of_fit, options.folds, options.epochs, Path(folder))
+        found, judging = of_flips[0], most_accurate(index, of_flips)
         seconds = time.perf_counter() - begun
         if options.keep:
             truth = [index.truth(i) for i in range(len(index))]
@@ -160,12 +161,13 @@ def measure_labels(options: argparse.Namespace) -> dict[str, Any]:
             np.savez_compressed(
                 options.keep, found=np.concatenate(found), truth=np.concatenate(truth), **counts
             )
-        scores = scores_of(judge(index, found), planted)
+        scores = scores_of(judge(index, judging), planted)
         others = []
         for seed in range(options.seed + 1, options.seed + 1 + options.plantings):
             files, planted = planted_set(root, seed, Path(folder))
             source = DataSource(annotations=dict(files), images=dict(images))
-            others.append(scores_of(judge(join(source.read("train"), source.read("val")), found), planted))
+            spoilt = join(source.read("train"), source.read("val"))
+            others.append(scores_of(judge(spoilt, judging), planted))
     return {
         "settings": settings | {"folds": options.folds, "epochs": options.epochs, "seed": options.seed},
         "images": len(index),

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.html_page import HtmlPage
 from tests.support.tiny_data import write_yolo
-from yolo_lightning.cli.audit import as_csv, judge, run_audit
+from yolo_lightning.cli.audit import as_csv, judge, most_accurate, run_audit
 from yolo_lightning.cli.check_options import RunStart
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.annotations.source import DataSource
@@ -120,6 +120,14 @@ def test_a_record_says_what_is_wrong_and_where(tmp_path: Path) -> None:
         "file": "images/train/=bad.png", "label": "dog", "label_box": [15, 10, 45, 30], "found": NASTY,
         "found_box": [15, 10, 45, 30], "confidence": 0.9,
     }  # fmt: skip
+
+
+def test_the_labels_are_judged_by_the_most_accurate_detections(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {f"image{n}": "0 .5 .5 .5 .5\n" for n in range(3)}, names=("cat",))
+    index = DataSource(tmp_path).read("train")
+    right, beside = (np.array([[x, 10, x + 30, 30, 0.9, 0]], np.float32) for x in (15, 25))
+    found = [[beside] * 3, [right] * 3, [beside] * 3]
+    assert most_accurate(index, found) is found[1]
 
 
 def test_names_are_no_markup_and_no_formulas(tmp_path: Path) -> None:

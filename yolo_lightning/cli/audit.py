@@ -10,7 +10,7 @@ import re
 import sys
 from contextlib import nullcontext, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,11 +19,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from ..data.annotations.index import DatasetIndex, join
+from ..data.augment import normalise
 from ..data.batch import Batch
 from ..errors import InputError
 from ..evaluation.bootstrap import Estimate, estimate_map
 from ..evaluation.coco_matching import Singles
 from ..evaluation.confusion import LabelledBoxes
+from ..evaluation.detect import non_max_suppression, to_original
+from ..evaluation.flips import FLIPS, predict_flipped
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision
 from ..evaluation.suspicions import KINDS, find_suspicions
 from ..monitoring.report.audit import audit_page, words
@@ -32,6 +35,7 @@ from ..runs.directory import claim_run_directory
 from ..runs.record import plain_cell
 from ..system.files import write_whole
 from ..system.text import printable
+from ..training.module import YOLOv5
 from .command_parser import CommandParser
 from .launcher import DryCLI, launch
 
@@ -43,13 +47,18 @@ folds with its 95 % interval (bootstrap over images)."""
 _EPILOG = """The other options are those of fit, such as --data.root DIR, --model.weights FILE and
 --data.image_size 320; see: yolo-lightning fit --help"""
 _MOST_PRINTED = 20
+_AVERAGED = (1, 2, 4)
+"""Numbers of flips over which predictions are averaged: none, left-right, and all of ``FLIPS``."""
 
 
 class OutOfFold(Callback):
-    """Keeps the detections of the last validation by the position of their image, float32 (n, 6) each."""
+    """Keeps the detections of the last validation by the position of their image, float32 (n, 6) each.
+
+    ``found`` has them for each number of flips in ``_AVERAGED``, over which the predictions are averaged.
+    """
 
     def __init__(self) -> None:
-        self.found: dict[int, Singles] = {}
+        self.found: list[dict[int, Singles]] = [{} for _ in _AVERAGED]
 
     def on_validation_batch_end(
         self,
@@ -60,9 +69,14 @@ class OutOfFold(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        detections, counts = outputs["detections"].float().cpu().numpy(), outputs["counts"].tolist()
-        for position, table, count in zip(batch.index.tolist(), detections, counts, strict=True):
-            self.found[position] = table[:count].copy()
+        network, images = cast(YOLOv5, pl_module).network, normalise(batch.images)
+        each = [predict_flipped(network, images, flip) for flip in FLIPS]
+        for kept, flips in zip(self.found, _AVERAGED, strict=True):
+            boxes, scores = (torch.stack(parts[:flips]).mean(dim=0) for parts in zip(*each, strict=True))
+            detections, counts = non_max_suppression(boxes, scores)
+            detections = to_original(detections, batch)
+            tables = zip(batch.index.tolist(), detections.cpu().numpy(), counts.tolist(), strict=True)
+            kept.update({position: table[:count].copy() for position, table, count in tables})
 
 
 class _FoldCLI(DryCLI):
@@ -75,7 +89,7 @@ class _FoldCLI(DryCLI):
 
 def predict_out_of_fold(
     of_fit: list[str], folds: int, epochs: int, output: Path
-) -> tuple[DatasetIndex, list[Singles]]:
+) -> tuple[DatasetIndex, list[list[Singles]]]:
     """Train once a fold on the images of the others, and predict on those of the fold.
 
     The weights of the last epoch predict: to choose the best would be to look at the labels of the fold.
@@ -87,8 +101,8 @@ def predict_out_of_fold(
         output: folder for ``config.yaml``.
 
     Returns:
-        The index of all images that can be decoded, and the detections of each, float32 (n, 6): x1, y1, x2,
-        y2 in px, score, class.
+        The index of all images that can be decoded, and for each number in ``_AVERAGED`` the detections of
+        each image, float32 (n, 6): x1, y1, x2, y2 in px, score, class.
 
     Raises:
         InputError: an option or the data is wrong.
@@ -99,7 +113,7 @@ def predict_out_of_fold(
         "num_nodes": 1, "logger": "false", "default_root_dir": output,
     }  # fmt: skip
     arguments = ["fit", "--data.cache=none", *of_fit, *(f"--trainer.{key}={v}" for key, v in forced.items())]
-    found: dict[int, Singles] = {}
+    found: list[dict[int, Singles]] = [{} for _ in _AVERAGED]
     for fold in range(folds):
         cli = launch(_FoldCLI, arguments)
         if cli.start.checkpoint:
@@ -117,9 +131,19 @@ def predict_out_of_fold(
         }
         rank_zero_info(f"fold {fold + 1} of {folds}: {len(held_out)} images")
         cli.trainer.fit(cli.model, data)
-        found |= {int(held_out[i]): table for i, table in cli.out_of_fold.found.items()}
-    readable = sorted(found)  # a fold leaves out images that cannot be decoded, and lists them
-    return whole.subset(np.array(readable)), [found[i] for i in readable]
+        for kept, of_fold in zip(found, cli.out_of_fold.found, strict=True):
+            kept |= {int(held_out[i]): table for i, table in of_fold.items()}
+    readable = sorted(found[0])  # a fold leaves out images that cannot be decoded, and lists them
+    return whole.subset(np.array(readable)), [[kept[i] for i in readable] for kept in found]
+
+
+def most_accurate(index: DatasetIndex, found: list[list[Singles]]) -> list[Singles]:
+    """The detections of :func:`predict_out_of_fold` with the highest mAP.
+
+    Averaged predictions say more about the labels, unless objects look otherwise when the image is flipped:
+    few photographs are as clear upside down.
+    """
+    return max(found, key=lambda detections: float(_evaluate(index, detections).compute()["map"]))
 
 
 def judge(index: DatasetIndex, found: list[Singles]) -> list[dict[str, Any]]:
@@ -158,14 +182,19 @@ def judge(index: DatasetIndex, found: list[Singles]) -> list[dict[str, Any]]:
 
 def out_of_fold_map(index: DatasetIndex, found: list[Singles]) -> Estimate:
     """The mAP of all folds together, with its interval."""
+    metric = _evaluate(index, found)
+    metric.compute()
+    assert metric.details is not None
+    return estimate_map(metric.details.by_image)
+
+
+def _evaluate(index: DatasetIndex, found: list[Singles]) -> CocoMeanAveragePrecision:
     metric = CocoMeanAveragePrecision(len(index.class_names))
     for position, rows in enumerate(found):
         tables = torch.from_numpy(rows)[None], torch.from_numpy(index.truth(position))[None]
         counts: list[Tensor] = [torch.tensor([t.shape[1]]) for t in tables]
         metric.update(torch.tensor([position]), tables[0], counts[0], tables[1], counts[1])
-    metric.compute()
-    assert metric.details is not None
-    return estimate_map(metric.details.by_image)
+    return metric
 
 
 def run_audit(argv: list[str]) -> None:
@@ -195,7 +224,7 @@ def run_audit(argv: list[str]) -> None:
         with suppress(OSError):
             output.rmdir()  # unless it holds something
         raise
-    records, value = judge(index, found), out_of_fold_map(index, found)
+    records, value = judge(index, most_accurate(index, found)), out_of_fold_map(index, found[0])
     headline = f"out-of-fold mAP 50-95 {value.value:.3f}, 95 % interval {value.low:.3f} to {value.high:.3f}"
     summary = {"map": value._asdict(), "images": len(index), "folds": int(options.folds), "labels": records}
     write_whole(output / "audit.json", json.dumps(summary, indent=1, ensure_ascii=False))

@@ -29,6 +29,7 @@ data
 
 models
   fit        train a model
+  tune       search hyper-parameters
   validate   evaluate a checkpoint on the validation split
   test       evaluate a checkpoint on the test split
   predict    detect objects in images and videos
@@ -51,6 +52,7 @@ COMMANDS = {
     "doctor": "doctor",
     "plan": "plan",
     "export": "export",
+    "tune": "tune",
     "submit": "submit",
     "migrate": "migrate",
     "replay": "replay",
