@@ -52,7 +52,8 @@ def undeclared(package: Path, pyproject: str) -> list[str]:
     entries = re.findall(r'^\s*"([^"]+)"', "".join(blocks), re.M)  # of the package and of its extras
     declared = {re.split(r"[\[<>=!~ ]", entry)[0].lower() for entry in entries}
     used = {name[0] for file in package.rglob("*.py") for _, name in imports(file, package)}
-    used -= {*sys.stdlib_module_names, package.name, "IPython"}  # IPython imports us, in a notebook
+    # IPython imports us, in a notebook; aim is there if its logger is.
+    used -= {*sys.stdlib_module_names, package.name, "IPython", "aim"}
     return sorted(name for name in used if SHIPPED_BY.get(name, name).lower() not in declared)
 
 
