@@ -293,24 +293,30 @@ def test_only_services_and_other_tasks_have_no_equivalent() -> None:
     assert missing and not [line for line in missing if not reasons.search(line)]
 
 
-def test_the_example_of_the_readme_runs(
-    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_examples_of_the_readme_run(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Only the number and size of the images, the epochs and the compilation are changed."""
     blocks = FENCE.findall((REPOSITORY / "README.md").read_text())
-    [code] = [block for language, block in blocks if language == "python"]
+    code = "".join(block for language, block in blocks if language == "python")
     for long, short in {
-        'make_dataset("datasets/shapes")': f"'{shapes}'",
-        "image_size=160": "image_size=64, batch_size=4, num_workers=0",
+        'make_dataset("datasets/shapes")': f"__import__('pathlib').Path('{shapes}')",
+        "data__image_size=160": "data__image_size=64, data__num_workers=0, model__compile=False",
+        "score_threshold=0.4": "score_threshold=0.001",
+        'root="datasets/shapes"': f"root='{shapes}', batch_size=4, num_workers=0",
+        "image_size=160)\nmodule": "image_size=64)\nmodule",
         'architecture="yolov5n"': 'architecture="yolov5n", compile=False',
+        "epochs=20, data": "epochs=1, data",
         "max_epochs=20": 'max_epochs=1, accelerator="cpu", devices=1, logger=False',
     }.items():
         assert long in code, long
         code = code.replace(long, short)
     monkeypatch.chdir(tmp_path)
     exec(code, {})
-    (row,) = read_metrics(tmp_path / "runs" / "mine" / "metrics.csv")
-    assert "val/map" in row
+    for run in (tmp_path / "runs" / "mine", tmp_path / "runs" / "fit" / "version_0"):
+        (row,) = read_metrics(run / "metrics.csv")
+        assert "val/map" in row
+    assert str(next((shapes / "images" / "val").iterdir()).parent) in capsys.readouterr().out
 
 
 # Metrics
