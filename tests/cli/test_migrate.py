@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 from tests.support.fit_parser import fit_parser as fit_parser
 from yolo_lightning.cli import migrate_options
 from yolo_lightning.cli.main import run
-from yolo_lightning.data.augment.config import AugmentationConfig
 from yolo_lightning.errors import InputError
 from yolo_lightning.model.blocks import MODEL_FILES
 from yolo_lightning.model.network import build_network
@@ -166,7 +164,7 @@ def test_keys_of_ultralytics(given: dict[str, Any], expected: dict[str, Any], sh
 def test_what_has_changed_or_is_lost_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     migrate(
         opt=OPT | {"device": "0,1", "bucket": "gs://mine", "quad": True, "resume": True, "batch_size": -1},
-        hyp=OBJECTS365,
+        hyp=OBJECTS365 | {"copy_paste": 0.1},
     )
     said = capsys.readouterr().err
     head = Path("config.yaml").read_text().partition("\nmodel:")[0]
@@ -177,9 +175,10 @@ def test_what_has_changed_or_is_lost_is_said(capsys: pytest.CaptureFixture[str])
         "resume True is not possible here",
         "batch_size -1 was found by memory; yolo-lightning doctor measures",
         "anchors 3.2 is the number of anchors a level",
+        "copy_paste 0.1 has no counterpart in fit",
     ):
         assert f"{sentence}" in said and f"# {sentence}" in head
-    assert len(said.splitlines()) == 6
+    assert len(said.splitlines()) == 7
     migrate(opt=ARGS | {"model": "yolov5nu.pt", "dis": 3.0, "pretrained": False})
     said = capsys.readouterr().err
     assert "optimizer auto is not offered; sgd trains" in said and "dis 3.0 has no counterpart in fit" in said
@@ -227,7 +226,6 @@ def test_fit_names_migrate_for_a_file_of_others(content: dict[str, Any], option:
 
 QUICK = ("--data.num_workers=0", "--data.cache=none", "--model.compile=false")
 OTHERS = Path(__file__).parents[1] / "support" / "options_of_others.yaml"
-HAS_COPY_PASTE = "copy_paste" in {field.name for field in fields(AugmentationConfig)}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +233,7 @@ HAS_COPY_PASTE = "copy_paste" in {field.name for field in fields(AugmentationCon
     [
         (OPT | {"hyp": MEDIUM, "cos_lr": True}, None),
         (OPT, OBJECTS365),
-        pytest.param(OPT, HIGH, marks=pytest.mark.skipif(not HAS_COPY_PASTE, reason="no copy_paste yet")),
+        (OPT, HIGH),
     ],
     ids=["medium", "objects365", "high"],
 )

@@ -122,7 +122,6 @@ _SHARED_HYP: Table = {
     **_within("model.optimizer", "warmup_epochs warmup_momentum warmup_bias_lr:warmup_bias_learning_rate"),
     **_within("model.augmentation", "hsv_h hsv_s hsv_v degrees translate scale shear perspective"),
     **_within("model.augmentation", "flipud:flip_up_down fliplr:flip_left_right mosaic mixup"),
-    "copy_paste": ("model.augmentation.copy_paste", _if_set),
 }
 HYP: Table = {
     **_SHARED_HYP,

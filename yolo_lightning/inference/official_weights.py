@@ -80,8 +80,8 @@ def _download(address: str, part: Path, path: Path) -> None:
         if isinstance(error, HTTPError) and error.code == 416:  # nothing is left to fetch
             return
         raise InputError(
-            f"{address}: cannot be fetched ({error}); start again to resume, or fetch it elsewhere and save "
-            f"it as {path}"
+            f"{address}: cannot be fetched ({str(error).strip('<>')}); start again to resume, or fetch it "
+            f"elsewhere and save it as {path}"
         ) from error
 
 
