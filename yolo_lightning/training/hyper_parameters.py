@@ -23,6 +23,9 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     ),
     "channels_last": lambda value: isinstance(value, bool),
     "seed": lambda value: type(value) is int,
+    "freeze": lambda value: (
+        type(value) is int or (isinstance(value, list) and all(type(one) in (int, str) for one in value))
+    ),
 }
 
 
