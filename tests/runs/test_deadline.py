@@ -83,22 +83,21 @@ class Simulated(LightningModule, TrainsDetections):
 
 def simulate(
     folder: Path,
-    deadline: Deadline | float,
+    deadline_s: float,
     batch_s: list[float],
     batches: int,
     validation_s: float,
-    **more: Any,
+    checkpoint: Path | None = None,
 ) -> Simulated:
     module = Simulated(batch_s, validation_s)
-    callback = deadline if isinstance(deadline, Deadline) else Deadline(deadline, 0.0)
-    callback._clock = lambda: module.now_s
+    deadline = Deadline(deadline_s, 0.0, lambda: module.now_s)
     trainer = Trainer(
         accelerator="cpu", devices=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0, default_root_dir=folder, callbacks=[callback], max_epochs=2,
+        num_sanity_val_steps=0, default_root_dir=folder, callbacks=[deadline], max_epochs=2,
         enable_checkpointing=False,
     )  # fmt: skip
     loader: Any = DataLoader(torch.zeros(batches, 1), batch_size=1)
-    trainer.fit(module, loader, DataLoader(torch.zeros(1, 1)))  # type: ignore[arg-type]
+    trainer.fit(module, loader, DataLoader(torch.zeros(1, 1)), ckpt_path=checkpoint)  # type: ignore[arg-type]
     return module
 
 
@@ -128,30 +127,28 @@ def test_a_run_ends_on_time_with_a_validation_and_the_schedule_at_its_end(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_time_used_is_in_the_checkpoint(tmp_path: Path) -> None:
-    first = simulate(tmp_path, 300, [1.0], 20, 5.0)
-    assert first.trainer.callbacks[0].state_dict() == {  # type: ignore[attr-defined]
-        "used_s": pytest.approx(300, rel=0.02),
-        "reached_s": 300,
-    }
-    resumed = Deadline(300.0, 0.0)
-    resumed.load_state_dict({"used_s": 200.0, "reached_s": 0.0})
-    second = simulate(tmp_path, resumed, [1.0], 20, 5.0)
-    assert second.now_s == pytest.approx(100, abs=6)
-    assert second.progress[0] == pytest.approx(201 / 300, abs=0.1)
-    again = resumed.state_dict()
-    resumed.load_state_dict({"used_s": 250.0, "reached_s": 0.0})  # back in the same process
-    assert resumed.state_dict()["used_s"] == again["used_s"]
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("deadline_s", "trains"), [(300.0, False), (330.0, True)])
-def test_a_run_that_has_ended_trains_further_only_with_a_later_deadline(
-    tmp_path: Path, deadline_s: float, trains: bool
+@pytest.mark.parametrize(("deadline_s", "trained_s"), [(300, 0), (450, 150)])
+def test_a_run_that_resumes_has_the_rest_of_the_time(
+    tmp_path: Path, deadline_s: float, trained_s: float
 ) -> None:
-    deadline = Deadline(deadline_s, 0.0)
-    deadline.load_state_dict({"used_s": 294.0, "reached_s": 300.0})
-    assert bool(simulate(tmp_path, deadline, [1.0], 20, 5.0).progress) == trains
+    """One that has ended trains further only with a later deadline."""
+    first = simulate(tmp_path, 300, [1.0], 20, 5.0)
+    first.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    second = simulate(tmp_path, deadline_s, [1.0], 20, 5.0, tmp_path / "last.ckpt")
+    assert second.now_s == pytest.approx(trained_s, abs=0.02 * deadline_s)
+    assert bool(second.progress) == bool(trained_s)
+    if trained_s:
+        assert second.progress[0] == pytest.approx(first.now_s / deadline_s, rel=0.05)
+        assert second.planned[-1] > first.planned[-1] > 2
+
+
+def test_a_run_that_goes_back_in_its_process_has_used_the_time_since(tmp_path: Path) -> None:
+    clock = iter([100.0, 100.0])
+    deadline = Deadline(300.0, 0.0, lambda: next(clock))
+    deadline.load_state_dict({"used_s": 50.0, "reached_s": 0.0, "epochs": 3})
+    before = deadline.state_dict()
+    deadline.load_state_dict({"used_s": 120.0, "reached_s": 0.0, "epochs": 3})
+    assert deadline.state_dict() == before == {"used_s": 150.0, "reached_s": 0.0, "epochs": 3}
 
 
 def test_the_rate_follows_the_share_of_the_time() -> None:

@@ -65,7 +65,8 @@ def test_a_path_in_a_checkpoint_is_not_opened(
         ("architecture", ["yolov5n"]), ("architecture", None), ("num_classes", [2]), ("num_classes", 10**9),
         ("num_classes", "2"), ("num_classes", True), ("num_classes", 0), ("class_names", "names"),
         ("class_names", ["x" * 10_000]), ("class_names", [["x"]]), ("category_ids", ["x"]),
-        ("category_ids", 7), ("channels_last", "evil.yaml"), ("seed", [1]),
+        ("category_ids", 7), ("channels_last", "evil.yaml"), ("seed", [1]), ("freeze", "all"),
+        ("freeze", [None]),
         ("_instantiator", "evilmodule.run"), ("_class_path", "evilmodule.Evil"), (7, 7),
     ],
 )  # fmt: skip

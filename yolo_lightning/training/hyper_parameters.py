@@ -24,6 +24,9 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     "channels_last": lambda value: isinstance(value, bool),
     "seed": lambda value: type(value) is int,
     "score_thresholds": lambda value: isinstance(value, list) and all(type(v) is float for v in value),
+    "freeze": lambda value: (
+        type(value) is int or (isinstance(value, list) and all(type(one) in (int, str) for one in value))
+    ),
 }
 NO_THRESHOLDS = (
     "score_threshold is auto, but the checkpoint has no thresholds of its classes; give a number, or the "
