@@ -209,6 +209,8 @@ class Format:
 FORMATS: Mapping[str, Format] = {
     "safetensors": Format("safetensors", ".safetensors", None, frozenset({"half"})),
     "yolov5": Format("yolov5", "_yolov5.pt", None, frozenset({"half"})),
+    "ncnn": Format("ncnn", "_ncnn_model", "ncnn", frozenset({"half"}), is_runnable=False),
+    "coreml": Format("coreml", ".mlpackage", "coreml", frozenset({"half"}), is_runnable=False),
     "ultralytics": Format("ultralytics", "_ultralytics.pt", None, frozenset({"half"})),
 }
 """Every format, by its name on the command line."""
