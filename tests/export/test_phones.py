@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +79,19 @@ def test_core_ml_has_no_u_models(tmp_path: Path) -> None:
     pytest.importorskip("coremltools")
     with pytest.raises(InputError, match="yolov5nu: coremltools cannot convert"):
         export("yolov5nu", "coreml", tmp_path)
+
+
+@pytest.mark.parametrize("architecture", ["yolov5n", "yolov5nu"])
+def test_litert_finds_what_we_find(architecture: str, tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch")
+    from ai_edge_litert.interpreter import Interpreter
+
+    path, image, wanted = export(architecture, "litert", tmp_path)
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image.numpy())
+    interpreter.invoke()
+    found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-3, atol=0.02)
+    facts = json.loads(zipfile.ZipFile(path).read("metadata.json"))
+    assert list(facts["names"].values()) == list(NAMES)

@@ -22,6 +22,7 @@ from .check import run_check
 from .command_parser import FitParser
 from .convert import run_convert
 from .doctor import run_doctor
+from .export import run_export
 from .launcher import SUBCOMMANDS, YoloCLI, launch
 from .replay import run_replay
 from .report import run_compare, run_report
@@ -45,6 +46,7 @@ models
   validate   evaluate a checkpoint on the validation split
   test       evaluate a checkpoint on the test split
   predict    detect objects in images
+  export     write a model in other formats
 
 runs
   doctor     measure what a fit would wait for
@@ -66,6 +68,7 @@ COMMANDS: dict[str, Callable[[list[str]], Any]] = {
     "check": run_check,
     "convert": run_convert,
     "doctor": run_doctor,
+    "export": run_export,
     "submit": lambda argv: sys.exit(submit(argv)),
     "replay": run_replay,
     "report": run_report,

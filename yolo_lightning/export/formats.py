@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -116,6 +119,18 @@ class ExportedNetwork(nn.Module):
         return torch.stack(rows)
 
 
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Hide warnings of converters, such as the tracer's about sizes that are constants on purpose."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def build_module(source: ExportSource, options: ExportOptions) -> ExportedNetwork:
     """The module that is exported; half precision takes a copy of the network."""
     network = copy.deepcopy(source.network).half() if options.half else source.network
@@ -194,7 +209,8 @@ class Format:
             written = Path(workshop) / path.name
             try:
                 write: WritesModel = import_module(f".{self.module}", __package__).write
-                write(source, written, options)
+                with _quiet_libraries():
+                    write(source, written, options)
             except ModuleNotFoundError as error:
                 if self.extra is None:
                     raise
@@ -206,12 +222,21 @@ class Format:
             os.replace(written, path)
 
 
+_ANY = frozenset({"dynamic", "half", "nms"})
+
 FORMATS: Mapping[str, Format] = {
-    "safetensors": Format("safetensors", ".safetensors", None, frozenset({"half"})),
-    "yolov5": Format("yolov5", "_yolov5.pt", None, frozenset({"half"})),
+    "onnx": Format("onnx", ".onnx", "onnx", _ANY | {"int8"}),
+    "openvino": Format("openvino", "_openvino_model", "openvino", _ANY | {"int8"}),
+    "torchscript": Format("torchscript", ".torchscript", None, _ANY),
+    "torch-export": Format("torch_export", ".pt2", None, _ANY),
+    "aoti": Format("aoti", "_aoti.pt2", None, _ANY),
+    "tensorrt": Format("tensorrt", "_tensorrt", "onnx", frozenset({"dynamic", "half"}), is_runnable=False),
     "ncnn": Format("ncnn", "_ncnn_model", "ncnn", frozenset({"half"}), is_runnable=False),
     "coreml": Format("coreml", ".mlpackage", "coreml", frozenset({"half"}), is_runnable=False),
+    "litert": Format("litert", ".tflite", "litert", frozenset(), is_runnable=False),
+    "yolov5": Format("yolov5", "_yolov5.pt", None, frozenset({"half"})),
     "ultralytics": Format("ultralytics", "_ultralytics.pt", None, frozenset({"half"})),
+    "safetensors": Format("safetensors", ".safetensors", None, frozenset({"half"})),
 }
 """Every format, by its name on the command line."""
 

@@ -29,7 +29,7 @@ def suppress(
     boxes, best, label = boxes[candidate], best[candidate], label[candidate].float()
     rows = torch.cat((boxes, best[:, None], label[:, None]), dim=-1)  # (n, 6)
     # Classes lie apart along the diagonal, so that they do not suppress each other.
-    reach = torch.cat((boxes.flatten().abs(), boxes.new_ones(1))).amax() * 2 + 1
+    reach = torch.cat((boxes.flatten().abs(), boxes.new_ones(1))).amax(dim=0) * 2 + 1
     apart = boxes + (label * reach)[:, None]
     # Two boxes far from all others, with the least score: torchvision tells torch.export that it keeps two
     # at least. Their rows are zero, and fill the table, whose shape is then known before it runs.
