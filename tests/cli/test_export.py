@@ -71,6 +71,7 @@ def test_an_export_that_differs_is_status_1_and_kept(
         (["--format", "onnx", "--image_size", "100"], "--image_size 100 is not a multiple of 32; use 96"),
         (["--format", "onnx", "--half", "--int8", "--data.root", "x"], "exclude each other"),
         (["--format", "onnx", "--nms", "--iou_threshold", "45"], "--iou_threshold is 45.0; give a number"),
+        (["--format", "onnx", "--opset", "99"], "--opset is 99; give a number from 13 to 20"),
         (["--format", "onnx", "--batch_size", "0"], "--batch_size is 0; give 1 or more"),
         (["--format", "onnx", "--ckpt_path", "best"], r"either --ckpt_path CKPT or --model\.weights FILE"),
     ],

@@ -147,6 +147,14 @@ def test_aotinductor_gives_the_boxes_and_scores_of_its_source(tmp_path: Path) ->
     torch.testing.assert_close(model(images), reference(source, images), rtol=0, atol=BOX_PX)
 
 
+def test_aotinductor_without_a_compiler_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="needs a C\\+\\+ compiler; install g\\+\\+"):
+        written(make_source("yolov5n"), "aoti", SIZE, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["model.pt2", "model.torchscript"])
 def test_a_file_with_a_program_is_opened_only_with_trust(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"")
@@ -201,7 +209,9 @@ def test_every_size_equals_its_source(name: str, form: str, tmp_path: Path) -> N
     options = ExportOptions((128, 192))
     path = written(source, form, options, tmp_path)
     images = pictures(1, 3, 128, 192)
-    boxes, scores = open_model(path, trust=True)(images)
-    wanted_boxes, wanted_scores = reference(source, images)
-    torch.testing.assert_close(scores, wanted_scores, rtol=0, atol=1e-4)
-    torch.testing.assert_close(boxes, wanted_boxes, rtol=0, atol=BOX_PX)
+    found, wanted = open_model(path, trust=True)(images), reference(source, images)
+    network = source.network.double()
+    exact = network.head.decode(network(images.double()))
+    for a, b, c, least in zip(found, wanted, exact, (1e-2, 1e-4), strict=True):
+        rounding = float((b - c).abs().max())  # random weights amplify it with each layer
+        torch.testing.assert_close(a, b, rtol=0, atol=least + 4 * rounding)

@@ -58,6 +58,7 @@ def undeclared(package: Path, pyproject: str) -> list[str]:
 
 
 SHIPPED_BY = {
+    "litert_torch": "litert-torch",
     "cv2": "opencv-python-headless",
     "PIL": "pillow",
     "pynvml": "nvidia-ml-py",

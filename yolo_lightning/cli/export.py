@@ -56,7 +56,7 @@ def run_export(argv: list[str]) -> None:
         data = DetectionDataModule(**{**given.data.as_dict(), "root": root, "image_size": size})
         index = data.inspect("val")
         if given.data.root:
-            verification.refuse_other_classes(index, source.facts.class_names)
+            _refuse_other_classes(index, len(source.facts.class_names))
         if given.int8:
             images = _first_images(data.inspect("train"), size, CALIBRATION_IMAGES)
             options = ExportOptions(**{**vars(options), "calibration": images})
@@ -100,13 +100,13 @@ class _Table:
         self._wanted = self._value(self._source)
         _print_row("format", "score", "box px", "lost", "mAP", "MB", "ms", "file")
         speed = verification.latency_ms(self._source, options)
-        _print_row("source", value=_as_text(self._wanted), speed=f"{speed:.1f}")
+        _print_row("source", "", "", "", _as_text(self._wanted), "", f"{speed:.1f}", "")
 
     def add(self, name: str, path: Path, model: TrainedModel | None) -> None:
         """Compare an export with its source; None cannot be run here."""
         size = f"{verification.size_mb(path):.1f}"
         if model is None:
-            _print_row(name, size=size, path=str(path))
+            _print_row(name, "", "", "", "", size, "", str(path))
             return
         comparison = verification.compare(self._source, model, self._batches, self._options)
         value = self._value(model)
@@ -138,17 +138,8 @@ def _as_text(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.4f}"
 
 
-def _print_row(
-    name: str,
-    score: str = "",
-    box: str = "",
-    lost: str = "",
-    value: str = "",
-    size: str = "",
-    speed: str = "",
-    path: str = "",
-) -> None:
-    line = f"{name:<13} {score:>8} {box:>8} {lost:>9} {value:>6} {size:>7} {speed:>7}  {path}"
+def _print_row(*cells: str) -> None:
+    line = "{:<13} {:>8} {:>8} {:>9} {:>6} {:>7} {:>7}  {}".format(*cells)
     print(printable(line.rstrip()), flush=True)
 
 
@@ -163,6 +154,14 @@ def _find_weights(given: Any) -> Path:
     return newest_whole(found, print)
 
 
+def _refuse_other_classes(index: DatasetIndex, count: int) -> None:
+    if len(index.class_names) != count:
+        raise InputError(
+            f"{index.source}: has {len(index.class_names)} classes and the model {count}; "
+            "give the data set that it was trained on as --data.root"
+        )
+
+
 def _folder_of(weights: Path, given: Any) -> Path:
     """The folder of a checkpoint; with weights of others the working directory."""
     return weights.parent if given.ckpt_path is not None else Path()
@@ -172,6 +171,8 @@ def _options(given: Any, size: int) -> ExportOptions:
     for name, least in (("batch_size", 1), ("max_detections", 1)):
         if (value := getattr(given, name)) < least:
             raise InputError(f"--{name} is {value}; give {least} or more")
+    if not 13 <= given.opset <= 20:
+        raise InputError(f"--opset is {given.opset}; give a number from 13 to 20")
     for name in ("score_threshold", "iou_threshold"):
         if not 0 <= (value := getattr(given, name)) <= 1:
             raise InputError(f"--{name} is {value}; give a number from 0 to 1")

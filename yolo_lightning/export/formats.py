@@ -230,10 +230,13 @@ FORMATS: Mapping[str, Format] = {
     "torchscript": Format("torchscript", ".torchscript", None, _ANY),
     "torch-export": Format("torch_export", ".pt2", None, _ANY),
     "aoti": Format("aoti", "_aoti.pt2", None, _ANY),
-    "safetensors": Format("safetensors", ".safetensors", None, frozenset({"half"})),
+    "tensorrt": Format("tensorrt", "_tensorrt", "onnx", frozenset({"dynamic", "half"}), is_runnable=False),
+    "ncnn": Format("ncnn", "_ncnn_model", "ncnn", frozenset({"half"}), is_runnable=False),
+    "coreml": Format("coreml", ".mlpackage", "coreml", frozenset({"half"}), is_runnable=False),
+    "litert": Format("litert", ".tflite", "litert", frozenset(), is_runnable=False),
     "yolov5": Format("yolov5", "_yolov5.pt", None, frozenset({"half"})),
     "ultralytics": Format("ultralytics", "_ultralytics.pt", None, frozenset({"half"})),
-    "tensorrt": Format("tensorrt", "_tensorrt", "onnx", frozenset({"dynamic", "half"}), is_runnable=False),
+    "safetensors": Format("safetensors", ".safetensors", None, frozenset({"half"})),
 }
 """Every format, by its name on the command line."""
 

@@ -16,7 +16,6 @@ from ..data.annotations.index import DatasetIndex
 from ..data.batch import Batch, label_capacity
 from ..data.letterbox import from_letterbox
 from ..data.loading.dataset import DetectionDataset, collate
-from ..errors import InputError
 from ..evaluation.detect import non_max_suppression
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision
 from ..inference.trained_model import TrainedModel
@@ -165,16 +164,3 @@ def size_mb(path: Path) -> float:
     """Size of a file, or of all files in a folder, in MB."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files) / 1e6
-
-
-def refuse_other_classes(index: DatasetIndex, names: Sequence[str]) -> None:
-    """Refuse data whose classes are not those of the model.
-
-    Raises:
-        InputError: The number of classes differs.
-    """
-    if len(index.class_names) != len(names):
-        raise InputError(
-            f"{index.source}: has {len(index.class_names)} classes and the model {len(names)}; "
-            "give the data set that it was trained on as --data.root"
-        )

@@ -20,7 +20,7 @@ from ..system.text import first_line
 from .trained_model import IMAGE_SIZE_PX, ModelFacts, TorchModel, TrainedModel, load_network
 
 Run = Callable[[Tensor], Tensor]
-"""An exported model: images float32 (B, 3, H, W) to its one output; both on its device."""
+"""An exported model: images float32 (B, 3, H, W) to its one output, both on the CPU."""
 
 
 class ExportedModel:
@@ -32,24 +32,21 @@ class ExportedModel:
         run: The model.
         metadata: Facts from its file, see ``export.formats.metadata``; those of ultralytics/yolov5 and
             ultralytics suffice.
-        device: Where images go.
     """
 
-    def __init__(self, run: Run, metadata: Mapping[str, Any], device: torch.device) -> None:
+    def __init__(self, run: Run, metadata: Mapping[str, Any]) -> None:
         self.facts = _facts(metadata)
-        self.device = device
         self._run = run
         self._layout = metadata.get("layout") or ("detections" if _args(metadata).get("nms") else None)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        images = images.to(self.device)
         outputs = []
-        for chunk in images.split(self.facts.batch_size or len(images)):
+        for chunk in images.cpu().split(self.facts.batch_size or len(images)):
             absent = (self.facts.batch_size or 0) - len(chunk)
             full = pad(chunk, (0, 0, 0, 0, 0, 0, 0, absent)) if absent > 0 else chunk
             outputs.append(self._run(full.contiguous())[: len(chunk)])
-        return self._split(torch.cat(outputs).float())
+        return self._split(torch.cat(outputs).float().to(images.device))
 
     def _split(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes xyxy (B, K, 4) and scores (B, K, C) of an output in any layout."""
@@ -76,7 +73,8 @@ def open_model(
     Args:
         path: ``.onnx``, a folder with OpenVINO's ``.xml``, ``.torchscript``, ``.pt2``, or what
             ``trained_model.load_network`` reads.
-        device: Where it runs; the CPU if None.
+        device: Where it runs; the CPU if None. OpenVINO and torch's formats always run on the CPU, for which
+            they were made.
         architecture: Name or YAML of the model, for weights that do not tell.
         trust: Open ``.torchscript`` and ``.pt2``, too. They contain programs, which are run.
 
@@ -96,7 +94,7 @@ def open_model(
             "it, or use an .onnx file, which contains none"
         )
     try:
-        return ExportedModel(*_OPEN[kind](path, device), device)
+        return ExportedModel(*_OPEN[kind](path, device))
     except InputError:
         raise
     except ModuleNotFoundError as error:
@@ -123,7 +121,7 @@ def _open_onnx(path: Path, device: torch.device) -> tuple[Run, Mapping[str, Any]
     name = session.get_inputs()[0].name
 
     def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: images.cpu().numpy()})[0])
+        return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
 
     return run, _literals(session.get_modelmeta().custom_metadata_map)
 
@@ -138,16 +136,16 @@ def _open_openvino(path: Path, _device: torch.device) -> tuple[Run, Mapping[str,
     model = openvino.Core().compile_model(graphs[0], "CPU", settings)
     with (path / "metadata.yaml").open(encoding="utf-8") as file:
         facts = yaml.safe_load(file)
-    return lambda images: torch.from_numpy(model(images.cpu().numpy())[0]), facts
+    return lambda images: torch.from_numpy(model(images.numpy())[0]), facts
 
 
-def _open_torchscript(path: Path, device: torch.device) -> tuple[Run, Mapping[str, Any]]:
+def _open_torchscript(path: Path, _device: torch.device) -> tuple[Run, Mapping[str, Any]]:
     extra = {"config.txt": ""}
-    module = torch.jit.load(path, map_location=device, _extra_files=extra).eval()
+    module = torch.jit.load(path, map_location="cpu", _extra_files=extra).eval()
     return module, json.loads(extra["config.txt"])
 
 
-def _open_pt2(path: Path, device: torch.device) -> tuple[Run, Mapping[str, Any]]:
+def _open_pt2(path: Path, _device: torch.device) -> tuple[Run, Mapping[str, Any]]:
     """Open the graph of torch.export, or the package of AOTInductor if it has compiled code."""
     with zipfile.ZipFile(path) as archive:
         is_compiled = any("/aotinductor/" in name for name in archive.namelist())
@@ -156,7 +154,7 @@ def _open_pt2(path: Path, device: torch.device) -> tuple[Run, Mapping[str, Any]]
         return package, _literals(package.loader.get_metadata())
     extra = {"config.txt": ""}
     program = torch.export.load(path, extra_files=extra)
-    return program.module().to(device), json.loads(extra["config.txt"])
+    return program.module(), json.loads(extra["config.txt"])
 
 
 _OPEN: dict[str, Callable[[Path, torch.device], tuple[Run, Mapping[str, Any]]]] = {

@@ -137,7 +137,8 @@ class AnchorHead(nn.Module):
             cells = cell_corners(height, width, raw.device)  # (H, W, 2)
             centre = (activated[..., :2] * 2 - 0.5 + cells) * stride
             anchor_px = anchor.to(device=raw.device, dtype=torch.float32) * stride
-            size = (activated[..., 2:4] * 2).square() * anchor_px[:, None, None]
+            doubled = activated[..., 2:4] * 2
+            size = doubled * doubled * anchor_px[:, None, None]  # LiteRT's converter has no power
             level = torch.cat((centre, size, activated[..., 4:]), dim=-1)  # (B, A, H, W, 5+C)
             rows.append(level.flatten(1, 3))  # (B, A*H*W, 5+C)
         return torch.cat(rows, dim=1)
