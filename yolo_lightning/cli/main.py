@@ -32,6 +32,7 @@ models
   validate   evaluate a checkpoint on the validation split
   test       evaluate a checkpoint on the test split
   predict    detect objects in images and videos
+  export     write a model in other formats
 
 runs
   doctor     measure what a fit would wait for
@@ -46,6 +47,7 @@ COMMANDS = {
     "check": "check",
     "convert": "convert",
     "doctor": "doctor",
+    "export": "export",
     "submit": "submit",
     "replay": "replay",
     "report": "report",

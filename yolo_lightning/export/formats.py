@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -116,6 +119,18 @@ class ExportedNetwork(nn.Module):
         return torch.stack(rows)
 
 
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Hide warnings of converters, such as the tracer's about sizes that are constants on purpose."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def build_module(source: ExportSource, options: ExportOptions) -> ExportedNetwork:
     """The module that is exported; half precision takes a copy of the network."""
     network = copy.deepcopy(source.network).half() if options.half else source.network
@@ -194,7 +209,8 @@ class Format:
             written = Path(workshop) / path.name
             try:
                 write: WritesModel = import_module(f".{self.module}", __package__).write
-                write(source, written, options)
+                with _quiet_libraries():
+                    write(source, written, options)
             except ModuleNotFoundError as error:
                 if self.extra is None:
                     raise
@@ -214,6 +230,7 @@ FORMATS: Mapping[str, Format] = {
     "torchscript": Format("torchscript", ".torchscript", None, _ANY),
     "torch-export": Format("torch_export", ".pt2", None, _ANY),
     "aoti": Format("aoti", "_aoti.pt2", None, _ANY),
+    "tensorrt": Format("tensorrt", "_tensorrt", "onnx", frozenset({"dynamic", "half"}), is_runnable=False),
 }
 """Every format, by its name on the command line."""
 

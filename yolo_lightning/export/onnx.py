@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import warnings
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,17 @@ def write(source: ExportSource, path: Path, options: ExportOptions) -> None:
     import onnx
     import onnxslim
 
-    traced = path.with_suffix(".traced")
-    _trace(source, options, traced)
-    model = onnxslim.slim(onnx.load(traced))
+    with tempfile.TemporaryDirectory() as folder:
+        traced = Path(folder) / "traced.onnx"
+        _trace(source, options, traced)
+        model = onnxslim.slim(onnx.load(traced))
     if options.nms:  # the shape that suppression always has is lost on the way
         dimension = model.graph.output[0].type.tensor_type.shape.dim[1]
         dimension.dim_value = options.max_detections
     facts = {key: str(value) for key, value in metadata(source, options).items()}
     onnx.helper.set_model_props(model, facts)
     if options.int8:
-        model = _quantise(model, source, options, path.with_suffix(".float"))
+        model = _quantise(model, source, options)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
@@ -46,18 +47,16 @@ def _trace(source: ExportSource, options: ExportOptions, path: Path) -> None:
         axes[_INPUT] = {**batch, 2: "height", 3: "width"}
         boxes_dimension = 1 if source.network.head.layout == "yolov5" else 2
         axes[_OUTPUT] = {} if options.nms else {**batch, boxes_dimension: "boxes"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer, about sizes that are constants on purpose
-        torch.onnx.export(
-            build_module(source, options),
-            (options.example(),),
-            path,
-            dynamo=False,  # the other exporter takes a hundred times as long, and does not know nms
-            opset_version=options.opset,
-            input_names=[_INPUT],
-            output_names=[_OUTPUT],
-            dynamic_axes=axes,
-        )
+    torch.onnx.export(
+        build_module(source, options),
+        (options.example(),),
+        path,
+        dynamo=False,  # the other exporter takes a hundred times as long, and does not know nms
+        opset_version=options.opset,
+        input_names=[_INPUT],
+        output_names=[_OUTPUT],
+        dynamic_axes=axes,
+    )
 
 
 class _Calibration:
@@ -71,25 +70,25 @@ class _Calibration:
         return None if batch is None else {_INPUT: batch.numpy()}
 
 
-def _quantise(model: Any, source: ExportSource, options: ExportOptions, float_path: Path) -> Any:
+def _quantise(model: Any, source: ExportSource, options: ExportOptions) -> Any:
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     assert options.calibration is not None
-    onnx.save(model, float_path)
-    result = float_path.with_suffix(".int8")
     last = len(source.network.model) - 1  # number of the head, of which the blocks conv + act are quantised
     integer = re.compile(rf"/network/model\.(?!{last}/)|/network/model\.{last}/.*/(conv|act)/")
     in_float = [node.name for node in model.graph.node if not integer.match(node.name)]
-    quantize_static(
-        str(float_path),
-        str(result),
-        _Calibration(options.calibration, options.batch_size),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        activation_type=QuantType.QUInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-        nodes_to_exclude=in_float,
-    )
-    return onnx.load(result)
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "quantised.onnx"
+        quantize_static(
+            model,
+            str(result),
+            _Calibration(options.calibration, options.batch_size),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            activation_type=QuantType.QUInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            nodes_to_exclude=in_float,
+        )
+        return onnx.load(result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,11 @@ def write(source: ExportSource, path: Path, options: ExportOptions) -> None:
 
     height, width = (-1, -1) if options.dynamic else options.image_size
     batch = -1 if options.dynamic and not options.nms else options.batch_size
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer, about sizes that are constants on purpose
-        model = openvino.convert_model(
-            build_module(source, replace(options, half=False)),
-            example_input=options.example(),
-            input=[openvino.PartialShape([batch, 3, height, width])],
-        )
+    model = openvino.convert_model(
+        build_module(source, replace(options, half=False)),
+        example_input=options.example(),
+        input=[openvino.PartialShape([batch, 3, height, width])],
+    )
     if options.int8:
         model = _quantise(model, len(source.network.model) - 1, options)
     path.mkdir()

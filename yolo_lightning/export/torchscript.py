@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 
 import torch
@@ -13,8 +12,6 @@ from .formats import ExportOptions, ExportSource, build_module, metadata
 
 def write(source: ExportSource, path: Path, options: ExportOptions) -> None:
     """Write a trace, see ``formats.WritesModel``; its facts are JSON under ``config.txt``, as in yolov5."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer, about sizes that are constants on purpose
-        traced = torch.jit.trace(build_module(source, options), options.example(), check_trace=False)
-        facts = json.dumps(metadata(source, options))
-        torch.jit.save(traced, path, _extra_files={"config.txt": facts})
+    traced = torch.jit.trace(build_module(source, options), options.example(), check_trace=False)
+    facts = json.dumps(metadata(source, options))
+    torch.jit.save(traced, path, _extra_files={"config.txt": facts})
