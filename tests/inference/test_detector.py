@@ -144,7 +144,8 @@ def predict(place: Path, *options: str) -> Path:
 @pytest.fixture(scope="module")
 def predicted(place: Path) -> Path:
     """A run of predict that writes everything."""
-    source = f"--data.predict_source=[{place / 'in'}, {place / 'clip.mp4'}]"
+    (place / "bad.mp4").write_bytes(b"no video, which is left out")
+    source = f"--data.predict_source=[{place / 'in'}, {place / 'clip.mp4'}, {place / 'bad.mp4'}]"
     written = ("txt", "conf", "csv", "crop")
     return predict(place, source, *(f"--save_{name}=true" for name in written))
 

@@ -199,3 +199,20 @@ def test_two_processes_gather_what_they_found(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_gather_two, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
     results = json.loads((tmp_path / "gathered.json").read_text())
     assert results == [[0, [11, [[1.0] * 6] * 2]], [1, [10, [[0.0] * 6]]]]
+
+
+class Interrupted(Found):
+    """Ctrl-C in the second batch."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor]:
+        if batch_idx == 1:
+            raise KeyboardInterrupt
+        return super().predict_step(batch, batch_idx)
+
+
+def test_what_was_found_until_an_interrupt_is_written(tmp_path: Path) -> None:
+    paths = images(*(tmp_path / f"{name}.jpg" for name in "abcd"))
+    with pytest.raises(SystemExit):
+        predict(tmp_path / "out", paths, Interrupted(["a", "b"]))
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [result["file_name"] for result in results] == ["b.jpg"]

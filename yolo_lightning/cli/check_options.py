@@ -147,8 +147,8 @@ def _make_paths_absolute(config: Any) -> None:
     for name in PATH_OPTIONS:
         if data[name]:
             data[name] = _absolute(data[name])
-    if sources := data.predict_source:
-        names = [sources] if isinstance(sources, str) else sources
+    if (sources := data.predict_source) not in (None, ""):
+        names = map(str, sources if isinstance(sources, list) else [sources])
         data.predict_source = [name if is_stream(name) else _absolute(name) for name in names]
     if model.weights and not is_name(model.weights):
         model.weights = _absolute(model.weights)
@@ -225,7 +225,7 @@ def _check_sources(config: Any, subcommand: str) -> LoadedWeights | None:
     data, model = config.data, config.model
     if subcommand != "predict" and not (data.root or data.train_annotations or data.val_annotations):
         raise InputError("data.root is not set; give --data.root with the folder of your data set")
-    if subcommand == "predict" and not data.predict_source:
+    if subcommand == "predict" and not data.predict_source:  # a list by now
         raise InputError("data.predict_source is not set; give --data.predict_source with images or folders")
     if subcommand == "predict" and not (config.ckpt_path or model.weights):
         raise InputError("no weights given; pass --ckpt_path or --model.weights")

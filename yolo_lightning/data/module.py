@@ -125,7 +125,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         batch_size: int = 16,
         num_workers: int | Literal["auto"] = "auto",
         cache: CacheOption = "auto",
-        predict_source: str | list[str] | None = None,
+        predict_source: str | int | list[str | int] | None = None,
         train_annotations: str | None = None,
         train_images: str | None = None,
         val_annotations: str | None = None,
@@ -311,7 +311,9 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         Raises:
             InputError: There is no ``predict_source``, or it has no images.
         """
-        return find_sources(self.predict_source or [], self.source.allow_outside)
+        given = [] if self.predict_source is None else self.predict_source
+        names = given if isinstance(given, list) else [given]
+        return find_sources([str(name) for name in names], self.source.allow_outside)
 
     @property
     def predict_paths(self) -> list[Path]:

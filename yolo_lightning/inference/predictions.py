@@ -87,7 +87,7 @@ class _Results(NamedTuple):
     """What one process has found, by position."""
 
     found: dict[int, tuple[int, Table]]  # id of the image, and its (n, 6) table
-    unreadable: dict[int, str]  # sentences about images
+    unreadable: dict[int, str]  # sentences about images and streams
     streams: dict[int, tuple[int, Counter[int]]]  # frames of a stream, and detections of each class
 
 
@@ -214,12 +214,14 @@ class PredictionWriter(Callback):
     def _write_lists(self, pl_module: LightningModule) -> None:
         """Write the files about all images and frames, and print what was found and where it is."""
         streams = {number: (stream.frames, stream.counts) for number, stream in self._streams.items()}
+        if self._stream_names:
+            self._unreadable |= pl_module.trainer.datamodule.predict_loader.unreadable  # type: ignore[attr-defined]
         results = _Results(gather(self._found), gather(self._unreadable), gather(streams))
         if not pl_module.trainer.is_global_zero:
             return
         if results.unreadable and not results.found and not results.streams:
             reason = min(results.unreadable.items())[1]
-            raise InputError(f"none of {len(results.unreadable)} images can be read: {reason}")
+            raise InputError(f"none of {len(results.unreadable)} {self._kind} can be read: {reason}")
         lines = self._summary(results)
         if self.options.save_json:
             path = self._directory / "predictions.json"
@@ -239,6 +241,10 @@ class PredictionWriter(Callback):
             if is_asked and (self._directory / folder).is_dir():
                 lines.append(f"{title:<12} {self._directory / folder}")
         pl_module.print("\n".join(map(printable, lines)))
+
+    @property
+    def _kind(self) -> str:
+        return "sources" if self._stream_names else "images"
 
     def _in_order(self, found: dict[int, tuple[int, Table]]) -> Iterator[Found]:
         """What was found in all images, then in all frames."""
@@ -265,7 +271,8 @@ class PredictionWriter(Callback):
         for stream, (frames, count) in sorted(results.streams.items()):
             lines.append(f"{self._stream_names[stream]}: {frames} frames: {in_words(count, names)}")
         if bad := results.unreadable:
-            lines.append(f"left out     {len(bad)} of {len(counts) + len(bad)} images:")
+            of_all = len(counts) + len(results.streams) + len(bad)
+            lines.append(f"left out     {len(bad)} of {of_all} {self._kind}:")
             lines += [f"             {reason}" for _, reason in sorted(bad.items())]
         return lines
 

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from yolo_lightning.data.loading.sources import find_sources, is_live, list_images
+from yolo_lightning.data.loading.sources import Sources, find_sources, is_live, list_images
+from yolo_lightning.data.module import DetectionDataModule
 from yolo_lightning.errors import InputError
 
 
@@ -81,3 +83,8 @@ def test_an_image_is_fetched(folder: Path, server: str) -> None:
 def test_a_video_is_no_image(folder: Path) -> None:
     with pytest.raises(InputError, match=r"clip\.mp4: is a video or stream"):
         list_images(str(folder / "clip.mp4"))
+
+
+@pytest.mark.parametrize("given", [0, "0", ["0"], [0]])
+def test_the_number_of_a_camera_is_a_source(given: Any) -> None:
+    assert DetectionDataModule(predict_source=given).predict_sources == Sources([], ["0"])

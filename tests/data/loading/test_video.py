@@ -126,7 +126,12 @@ def test_reading_ends_when_nobody_wants_more(tmp_path: Path) -> None:
 
 
 def test_a_frame_is_kept_until_it_is_taken(tmp_path: Path) -> None:
-    streams = [make_video(tmp_path / f"{k}.mp4", 3) for k in range(2)]
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    streams = [
+        make_video(tmp_path / "0.mp4", 3),
+        str(tmp_path / "bad.mp4"),
+        make_video(tmp_path / "2.mp4", 3),
+    ]
     loader = PredictionLoader([], streams, HOW, 2, 1)
     found = []
     for batch in loader:
@@ -134,5 +139,7 @@ def test_a_frame_is_kept_until_it_is_taken(tmp_path: Path) -> None:
             frame = loader.under_way.pop(position)
             assert (stream_of(position), frame_number(position)) == (frame.stream, frame.number)
             found.append((frame.stream, frame.number))
-    assert found == [(k, n) for k in range(2) for n in range(3)] and not loader.under_way
+    assert found == [(k, n) for k in (0, 2) for n in range(3)] and not loader.under_way
+    ((position, sentence),) = loader.unreadable.items()  # a bad video does not end the run
+    assert stream_of(position) == 1 and "bad.mp4: cannot be opened" in sentence
     assert stream_of(2**39) is None

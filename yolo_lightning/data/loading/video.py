@@ -133,6 +133,7 @@ class PredictionLoader:
     Attributes:
         under_way: Frames whose batches were yielded, by their position in ``Batch.index``; whoever has
             finished with a frame removes it.
+        unreadable: Sentences about videos and streams that were left out, by the position of a first frame.
     """
 
     def __init__(
@@ -147,15 +148,25 @@ class PredictionLoader:
         self.streams = streams
         self.how, self.batch_size, self.every = how, batch_size, every
         self.under_way: dict[int, Frame] = {}
+        self.unreadable: dict[int, str] = {}
 
     def __iter__(self) -> Iterator[Batch]:
         yield from self.images
         processes, rank = world()
         own = list(enumerate(self.streams))[rank::processes]
-        for frames, batch in stream_batches(own, self.how, self.batch_size, self.every):
-            positions = [(frame.stream + 1 << _POSITION_BITS) + frame.number for frame in frames]
-            self.under_way.update(zip(positions, frames, strict=True))
-            yield batch._replace(index=torch.tensor(positions))
+        videos = [[one] for one in own if not is_live(one[1])]
+        for group in [*videos, [one for one in own if is_live(one[1])]]:
+            try:
+                for frames, batch in stream_batches(group, self.how, self.batch_size, self.every):
+                    positions = [_position(frame.stream, frame.number) for frame in frames]
+                    self.under_way.update(zip(positions, frames, strict=True))
+                    yield batch._replace(index=torch.tensor(positions))
+            except InputError as error:  # one bad video must not end a run over many
+                self.unreadable[_position(group[0][0], 0)] = str(error)
+
+
+def _position(stream: int, number: int) -> int:
+    return (stream + 1 << _POSITION_BITS) + number
 
 
 def stream_of(position: int) -> int | None:
