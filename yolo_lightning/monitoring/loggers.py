@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from functools import singledispatch
 from typing import Any
@@ -51,9 +52,8 @@ def _is_aim(logger: Logger) -> bool:
 def _log(logger: Any, tag: str, picture: Pixels, contents: bytes, step: int) -> None:
     """Log a picture, which is given both as pixels and as a file."""
     if _is_aim(logger):
-        import aim
-
-        logger.experiment.track(aim.Image(picture), name=tag, step=step)
+        image = sys.modules["aim"].Image(picture)  # who made the logger has imported it
+        logger.experiment.track(image, name=tag, step=step)
 
 
 @_log.register
