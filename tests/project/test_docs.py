@@ -65,9 +65,7 @@ def known_options(hooks: ModuleType) -> set[str]:
     parsers = hooks.subcommand_parsers().values()
     known = {name for parser in parsers for action in parser._actions for name in action.option_strings}
     helps = [hooks.help_of(command) for command in hooks.command_names()]
-    return (
-        known | {name.rstrip(".") for text in helps for name in OPTION.findall(text)} | {*OTHERS["awaited"]}
-    )
+    return known | {name.rstrip(".") for text in helps for name in OPTION.findall(text)}
 
 
 @pytest.fixture(scope="module")
