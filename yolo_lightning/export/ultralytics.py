@@ -8,7 +8,7 @@ import torch
 
 from ..errors import InputError
 from ..model.architecture import read_architecture
-from ..model.blocks import build_ultralytics_model
+from ..model.blocks import build_model
 from ..system.environment import package_version
 from .formats import ExportOptions, ExportSource
 
@@ -25,7 +25,7 @@ def write(source: ExportSource, path: Path, options: ExportOptions) -> None:
             f"{source.architecture}: ultralytics runs models without anchors only; use --format yolov5"
         )
     description, _, activation = read_architecture(source.architecture)
-    model = build_ultralytics_model(description, activation, network.head.num_classes)
+    model = build_model(description, activation, network.head.num_classes)
     model.load_state_dict(network.state_dict())
     settings = {"task": "detect", "model": path.name, "imgsz": source.facts.image_size}
     model.names, model.args, model.task = dict(enumerate(source.facts.class_names)), settings, "detect"

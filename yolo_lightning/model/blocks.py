@@ -41,15 +41,7 @@ MODEL_FILES = Path(ultralytics.__file__).parent / "cfg" / "models" / "v5"
 PARSER_VARIABLES = {*tasks.parse_model.__code__.co_varnames, *tasks.parse_model.__code__.co_cellvars}
 """Names that ultralytics' parser replaces among the arguments of a layer by variables of its own."""
 
-__all__ = [
-    "MODEL_FILES",
-    "PARSER_VARIABLES",
-    "SPPF",
-    "Detect",
-    "build_layers",
-    "build_ultralytics_model",
-    "is_block",
-]
+__all__ = ["MODEL_FILES", "PARSER_VARIABLES", "SPPF", "Detect", "build_layers", "build_model", "is_block"]
 
 
 def is_block(name: str) -> bool:
@@ -74,9 +66,7 @@ def build_layers(
         return tasks.parse_model({**copy.deepcopy(description), "activation": None}, ch=3, verbose=False)
 
 
-def build_ultralytics_model(
-    description: dict[str, Any], activation: nn.Module | None, num_classes: int
-) -> Any:
+def build_model(description: dict[str, Any], activation: nn.Module | None, num_classes: int) -> Any:
     """The model of ultralytics with the layers of a checked description and the head ``Detect``."""
     with _parser_settings(description, activation):
         model: Any = tasks.DetectionModel(
