@@ -36,7 +36,7 @@ def test_of_losses_the_smallest_is_best() -> None:
     rows = [{"epoch": float(n), "val/box_loss": s, "val/map": s} for n, s in enumerate((0.2, 0.1, 0.1, 0.3))]
     assert best_row(rows, "val/box_loss")["epoch"] == 1
     assert best_row([{"epoch": 9.0, "val/box_loss": math.nan}, *rows], "val/box_loss")["epoch"] == 1
-    assert [mode_of(name) for name in ("val/loss", "val/dfl_loss", "val/map", "val/fitness")] == [
+    assert [mode_of(name) for name in ("val/loss", "val/dfl_loss", "val/map", "val/map_class/loss")] == [
         "min", "min", "max", "max",
     ]  # fmt: skip
 

@@ -32,13 +32,10 @@ def checked_monitor(name: str, class_names: Sequence[str] | None = None) -> str:
     """
     name = f"val/{FITNESS}" if name == FITNESS else name
     known = [f"val/{figure}" for figure in FIGURES]
-    by_class = [f"val/{figure}_class/" for figure in CLASS_FIGURES]
-    if class_names is None:
-        is_known = name.startswith(tuple(by_class))
-    else:
-        known += [f"{prefix}{label}" for prefix in by_class for label in class_names]
-        is_known = False
-    if not (is_known or name in known or _LOSS.fullmatch(name)):
+    of_class = tuple(f"val/{figure}_class/" for figure in CLASS_FIGURES)
+    known += [f"{prefix}{label}" for prefix in of_class for label in class_names or ()]
+    is_of_class = class_names is None and name.startswith(of_class)
+    if not (name in known or is_of_class or _LOSS.fullmatch(name)):
         near = difflib.get_close_matches(name, [*known, "val/loss"], n=1)
         hint = f"did you mean {near[0]}?" if near else f"give {FITNESS}, val/loss or {MONITOR}"
         raise InputError(f"monitor is {name!r}, which no validation logs; {hint}")
@@ -47,7 +44,7 @@ def checked_monitor(name: str, class_names: Sequence[str] | None = None) -> str:
 
 def mode_of(monitor: str) -> str:
     """``min`` for a loss, of which the smallest is best; ``max`` for all others."""
-    return "min" if monitor.endswith("loss") else "max"
+    return "min" if _LOSS.fullmatch(monitor) else "max"
 
 
 def is_judged(score: float) -> bool:
