@@ -33,6 +33,7 @@ models
   validate   evaluate a checkpoint on the validation split
   test       evaluate a checkpoint on the test split
   predict    detect objects in images
+  export     write a model in other formats
 
 runs
   doctor     measure what a fit would wait for
@@ -47,6 +48,7 @@ COMMANDS = {
     "check": "check",
     "convert": "convert",
     "doctor": "doctor",
+    "export": "export",
     "tune": "tune",
     "submit": "submit",
     "replay": "replay",

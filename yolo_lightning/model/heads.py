@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .blocks import Detect
-from .boxes import boxes_from_distances, cell_corners, xywh_to_xyxy
+from .boxes import boxes_from_distances, cell_corners, xywh_to_xyxy, xyxy_to_xywh
 from .losses import AnchorFreeLoss, AnchorLoss, DetectionLoss, LossConfigs
 
 P5_ANCHORS_PX = (
@@ -32,12 +32,16 @@ P6_ANCHORS_PX = (
 )
 """Width and height in px of the classic anchors, strides 8, 16, 32, 64."""
 
+Layout = Literal["yolov5", "ultralytics"]
+"""Layout of an exported model's output, by the program whose exports have it; see ``Head.export_rows``."""
+
 
 class Head(Protocol):
     """Last block of a :class:`~.network.DetectionNetwork`; an ``nn.Module``."""
 
     num_classes: int
     strides: tuple[int, ...]  # pixels a cell, level by level, finest first
+    layout: Layout  # of export_rows
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Features (B, C_l, H/s, W/s) to raw maps, one a level, in a shape that loss and decoding know."""
@@ -51,6 +55,14 @@ class Head(Protocol):
         Returns:
             boxes, float32 (B, K, 4) xyxy in px of the network's input, not clipped; scores, float32
             (B, K, C) in 0..1.
+        """
+
+    def export_rows(self, maps: Sequence[Tensor]) -> Tensor:
+        """What :meth:`decode` returns, as the one tensor that programs expect of an exported model.
+
+        Returns:
+            float32, with boxes as xywh in px. ``yolov5``: (B, K, 5+C), box, objectness, and the probability
+            of each class given an object. ``ultralytics``: (B, 4+C, K), box and scores.
         """
 
 
@@ -68,6 +80,7 @@ class AnchorHead(nn.Module):
     """
 
     anchors: Tensor
+    layout: Layout = "yolov5"
 
     def __init__(
         self, num_classes: int, anchors_px: Tensor, channels: Sequence[int], strides: Sequence[int]
@@ -103,23 +116,28 @@ class AnchorHead(nn.Module):
         return AnchorLoss(self.anchors, self.strides, self.num_classes, configs.anchor)
 
     def decode(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Boxes and class scores, see :meth:`Head.decode`; K = sum of A * H * W.
+        """Boxes and class scores, see :meth:`Head.decode`."""
+        rows = self.export_rows(maps)
+        return xywh_to_xyxy(rows[..., :4]), rows[..., 5:] * rows[..., 4:5]  # (B, K, 4), (B, K, C)
+
+    def export_rows(self, maps: Sequence[Tensor]) -> Tensor:
+        """Rows (B, K, 5+C), see :meth:`Head.export_rows`; K = sum of A * H * W.
 
         With s the sigmoid of the raw value, a cell at column i and row j of a level and an anchor of
-        w x h px: centre = (2 s - 0.5 + (i, j)) * stride, size = (2 s)^2 * (w, h), score = s(objectness) *
-        s(class) (the YOLOv5 head since v2.0, https://github.com/ultralytics/yolov5/issues/471).
+        w x h px: centre = (2 s - 0.5 + (i, j)) * stride, size = (2 s)^2 * (w, h); all else is s (the YOLOv5
+        head since v2.0, https://github.com/ultralytics/yolov5/issues/471).
         """
-        boxes, scores = [], []
+        rows = []
         for raw, anchor, stride in zip(maps, self.anchors, self.strides, strict=True):
-            batch, _, height, width, _ = raw.shape
+            height, width = raw.shape[2:4]
             activated = raw.float().sigmoid()  # (B, A, H, W, 5+C)
             cells = cell_corners(height, width, raw.device)  # (H, W, 2)
             centre = (activated[..., :2] * 2 - 0.5 + cells) * stride
             anchor_px = anchor.to(device=raw.device, dtype=torch.float32) * stride
             size = (activated[..., 2:4] * 2).square() * anchor_px[:, None, None]
-            boxes.append(xywh_to_xyxy(torch.cat((centre, size), dim=-1)).reshape(batch, -1, 4))
-            scores.append((activated[..., 5:] * activated[..., 4:5]).flatten(1, 3))  # (B, A*H*W, C)
-        return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)  # (B, K, 4), (B, K, C)
+            level = torch.cat((centre, size, activated[..., 4:]), dim=-1)  # (B, A, H, W, 5+C)
+            rows.append(level.flatten(1, 3))  # (B, A*H*W, 5+C)
+        return torch.cat(rows, dim=1)
 
 
 class AnchorFreeHead(Detect):
@@ -132,6 +150,7 @@ class AnchorFreeHead(Detect):
     """
 
     strides: tuple[int, ...]  # type: ignore[assignment]  # ultralytics keeps a cache of tensors there
+    layout: Layout = "ultralytics"
     legacy = True  # plain convolutions in the class branch, as the official u checkpoints have
 
     def __init__(self, num_classes: int, channels: Sequence[int], strides: Sequence[int]) -> None:
@@ -164,6 +183,11 @@ class AnchorFreeHead(Detect):
             boxes.append(boxes_from_distances(logits.softmax(dim=-1), centre) * stride)
             scores.append(rows[..., 4 * self.reg_max :].sigmoid())
         return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)  # (B, K, 4), (B, K, C)
+
+    def export_rows(self, maps: Sequence[Tensor]) -> Tensor:
+        """Columns (B, 4+C, K), see :meth:`Head.export_rows`."""
+        boxes, scores = self.decode(maps)
+        return torch.cat((xyxy_to_xywh(boxes), scores), dim=-1).transpose(1, 2)
 
 
 def build_detect(
