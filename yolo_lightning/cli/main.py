@@ -34,6 +34,7 @@ models
   test       evaluate a checkpoint on the test split
   predict    detect objects in images
   export     write a model in other formats
+  benchmark  time models of any format side by side
 
 runs
   doctor     measure what a fit would wait for
@@ -49,6 +50,7 @@ COMMANDS = {
     "convert": "convert",
     "doctor": "doctor",
     "export": "export",
+    "benchmark": "benchmark",
     "tune": "tune",
     "submit": "submit",
     "replay": "replay",
