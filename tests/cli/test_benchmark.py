@@ -8,6 +8,7 @@ from torch import Tensor
 
 from yolo_lightning.cli import benchmark
 from yolo_lightning.cli.benchmark import run_benchmark, take_turns
+from yolo_lightning.cli.export import run_export
 from yolo_lightning.errors import InputError
 from yolo_lightning.model.network import build_network
 
@@ -43,6 +44,18 @@ def test_each_model_gets_a_row(
         assert name == str(path) and float(size) == pytest.approx(path.stat().st_size / 1e6, abs=0.1)
         assert float(latency) > 0 and float(throughput) > 0 and 0 <= float(value) <= 1
     assert first.split()[3] == second.split()[3]
+
+
+def test_the_size_is_that_of_a_model_with_one_size(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--output", str(tmp_path), "--format", "torchscript", "--image_size", "64"]
+    run_export(["--model.weights", str(weights), *options])
+    both = [str(weights), str(tmp_path / "mine.torchscript"), "--trust", "--rounds", "1"]
+    run_benchmark(both)
+    assert "64 px, " in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"takes images of \(64, 64\) px alone, not of 96 px"):
+        run_benchmark([*both, "--image_size", "96"])
 
 
 def test_models_take_turns_and_the_median_counts(monkeypatch: pytest.MonkeyPatch) -> None:

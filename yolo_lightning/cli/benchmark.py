@@ -40,11 +40,11 @@ def run_benchmark(argv: list[str]) -> None:
             raise InputError(f"--{name} is {getattr(given, name)}; give 1 or more")
     device = torch.device(given.device)
     models = [open_model(path, device, trust=given.trust) for path in given.models]
-    size = given.image_size or models[0].facts.image_size
+    fixed = [model.facts.input_size[0] for model in models if model.facts.input_size]
+    size = given.image_size or (fixed or [models[0].facts.image_size])[0]
     for path, model in zip(given.models, models, strict=True):
         if model.facts.input_size not in (None, (size, size)):
-            height, width = model.facts.input_size or ()
-            raise InputError(f"{path}: takes {height} x {width} px alone; give --image_size, or leave it out")
+            raise InputError(f"{path}: takes images of {model.facts.input_size} px alone, not of {size} px")
     options = ExportOptions((size, size), given.batch_size)
     index = None
     if given.data.root:
