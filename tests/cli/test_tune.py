@@ -112,6 +112,28 @@ def test_options_with_which_nothing_can_be_trained(tmp_path: Path, fit: Callable
     assert states(study) == ["FAIL", "WAITING"]  # it is begun again when the reason is gone
 
 
+def test_ctrl_c_ends_the_trial_which_is_begun_again(
+    tmp_path: Path, fit: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    fit("time.sleep(30)")
+    study = open_study(tmp_path / "study", [], 3, SPACE)
+    monkeypatch.setattr("yolo_lightning.cli.tune.time.sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        study.optimize(Trials(tmp_path / "study", [], 3, SPACE), n_trials=1)
+    assert states(study) == ["FAIL", "WAITING"]
+    first, again = study.trials
+    assert again.system_attrs["fixed_params"] == first.params and again.user_attrs == first.user_attrs
+
+
+def test_optuna_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(InputError, match=r"install it: pip install yolo-lightning\[tune\]"):
+        run_tune([])
+
+
 def test_a_study_keeps_its_options(tmp_path: Path) -> None:
     open_study(tmp_path / "study", ["--data.root=a"], 3, SPACE)
     open_study(tmp_path / "study", ["--data.root=a"], 3, SPACE)
