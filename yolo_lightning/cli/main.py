@@ -34,6 +34,7 @@ models
   test       evaluate a checkpoint on the test split
   predict    detect objects in images and videos
   export     write a model in other formats
+  benchmark  time models of any format side by side
   migrate    turn options of yolov5 and ultralytics into a configuration
 
 runs
@@ -52,6 +53,7 @@ COMMANDS = {
     "doctor": "doctor",
     "plan": "plan",
     "export": "export",
+    "benchmark": "benchmark",
     "tune": "tune",
     "submit": "submit",
     "migrate": "migrate",
