@@ -51,7 +51,7 @@ def run_benchmark(argv: list[str]) -> None:
         data = DetectionDataModule(**{**given.data.as_dict(), "image_size": size})
         index = data.inspect("val")
         for model in models:
-            verification.refuse_other_classes(index, model.facts.class_names)
+            verification.refuse_other_classes(index, len(model.facts.class_names))
     batch = options.example()
     latencies = take_turns(models, batch[:1], given.rounds)
     throughputs = [len(batch) / seconds for seconds in take_turns(models, batch, given.rounds)]

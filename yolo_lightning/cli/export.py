@@ -56,7 +56,7 @@ def run_export(argv: list[str]) -> None:
         data = DetectionDataModule(**{**given.data.as_dict(), "root": root, "image_size": size})
         index = data.inspect("val")
         if given.data.root:
-            _refuse_other_classes(index, len(source.facts.class_names))
+            verification.refuse_other_classes(index, len(source.facts.class_names))
         if given.int8:
             images = _first_images(data.inspect("train"), size, CALIBRATION_IMAGES)
             options = ExportOptions(**{**vars(options), "calibration": images})
@@ -152,14 +152,6 @@ def _find_weights(given: Any) -> Path:
     if found is None:  # only with "auto"
         raise InputError(f"--ckpt_path {given.ckpt_path}: no run in {given.runs_dir} has a checkpoint")
     return newest_whole(found, print)
-
-
-def _refuse_other_classes(index: DatasetIndex, count: int) -> None:
-    if len(index.class_names) != count:
-        raise InputError(
-            f"{index.source}: has {len(index.class_names)} classes and the model {count}; "
-            "give the data set that it was trained on as --data.root"
-        )
 
 
 def _folder_of(weights: Path, given: Any) -> Path:

@@ -16,6 +16,7 @@ from ..data.annotations.index import DatasetIndex
 from ..data.batch import Batch, label_capacity
 from ..data.letterbox import from_letterbox
 from ..data.loading.dataset import DetectionDataset, collate
+from ..errors import InputError
 from ..evaluation.detect import non_max_suppression
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision
 from ..inference.trained_model import TrainedModel
@@ -164,3 +165,16 @@ def size_mb(path: Path) -> float:
     """Size of a file, or of all files in a folder, in MB."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files) / 1e6
+
+
+def refuse_other_classes(index: DatasetIndex, count: int) -> None:
+    """Refuse data that has another number of classes than the ``count`` of a model.
+
+    Raises:
+        InputError: It has.
+    """
+    if len(index.class_names) != count:
+        raise InputError(
+            f"{index.source}: has {len(index.class_names)} classes and the model {count}; "
+            "give the data set that it was trained on as --data.root"
+        )
