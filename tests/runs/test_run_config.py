@@ -118,6 +118,7 @@ HOSTILE: dict[str, Any] = {
     "a dotted key in a group": {"trainer": {"callbacks.class_path": "evilmodule.Evil"}},
     "a key that appends": {"trainer": {"callbacks+": "evilmodule.Evil"}},
     "a key that is no name": {"trainer": {7: "evilmodule.Evil"}},
+    "a key that is nothing": {"trainer": {None: "evilmodule.Evil"}},
     "a YAML tag": "trainer: !!python/object/apply:os.system ['touch it_ran']",
     "an alias bomb": "a: &a [x, x, x]\nb: &b [*a, *a, *a]\nc: [*b, *b, *b]",
     "a list": "[1, 2]",

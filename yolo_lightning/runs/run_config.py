@@ -92,7 +92,8 @@ def _without(value: Any, words: set[str]) -> Any:
 def _check_group(file: Path, prefix: str, group: dict[Any, Any]) -> None:
     for name, value in group.items():
         key = f"{prefix}{name}"
-        if not str(name).isidentifier() or name == "class_path" or name.startswith("_"):
+        is_name = isinstance(name, str) and name.isidentifier() and not name.startswith("_")
+        if not is_name or name == "class_path":
             _refuse(file, key, value)  # jsonargparse splits a.b, appends with a+ and reads __path__
         elif name in GROUPS.get(prefix, ()) and isinstance(value, dict):
             _check_group(file, f"{key}.", value)
