@@ -105,11 +105,13 @@ def classic_code(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["yolov5n", "yolov5n6", "ghost", "transformer", "LeakyReLU", "p34"])
 def test_the_classic_code_finds_what_we_find(name: str, tmp_path: Path, classic_code: None) -> None:
     source = trained(hub(name, tmp_path) if name in HUB else name)
+    source.network.to(memory_format=torch.channels_last)  # as the verification of an export does
     path = export(source, "yolov5", tmp_path)
     assert path.name == "best_yolov5.pt"
     content = torch.load(path, weights_only=False)
     model = content["model"]
     assert isinstance(model, DetectionModel) and isinstance(model.model[-1], Detect)
+    assert all(parameter.is_contiguous() for parameter in model.parameters())  # fusing asks for it
     images = torch.rand(1, 3, 128, 192)
     wanted = source.network.head.export_rows(source.network(images))
     torch.testing.assert_close(model(images), wanted, rtol=1e-5, atol=1e-3)

@@ -39,12 +39,13 @@ def write(source: ExportSource, path: Path, options: ExportOptions) -> None:
     Raises:
         InputError: The model has no anchors, or a block that the classic code lacks.
     """
-    head = source.network.head
+    # Fusing there asks for weights that are not channels last.
+    network = copy.deepcopy(source.network).to(memory_format=torch.contiguous_format)
+    head = network.head
     if not isinstance(head, AnchorHead):
         raise InputError(
             f"{source.architecture}: yolov5 runs models with anchors only; use --format ultralytics"
         )
-    network = copy.deepcopy(source.network)
     blocks = [_as_classic(block, source.architecture) for block in network.model[:-1]]
     detect = _detect(head)
     layers: Any = nn.Sequential(*blocks, detect)
@@ -100,11 +101,11 @@ def _detect(head: AnchorHead) -> Any:
         na=head.anchors_per_cell,
         grid=[torch.empty(0) for _ in range(levels)],
         anchor_grid=[torch.empty(0) for _ in range(levels)],
-        m=copy.deepcopy(head.m),
+        m=head.m,
         inplace=True,
         stride=torch.tensor(head.strides, dtype=torch.float32),
     )
-    detect.register_buffer("anchors", head.anchors.clone())
+    detect.register_buffer("anchors", head.anchors)
     return detect
 
 
