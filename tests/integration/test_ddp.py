@@ -111,7 +111,7 @@ class Fixed(LightningDataModule):
 class Unaugmented(torch.nn.Module):
     """In the place of the augmentation, which knows float32 alone."""
 
-    def forward(self, batch: Batch, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, batch: Batch, *_: Any, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
         images = batch.images.to(batch.targets.dtype) / 255
         return images, batch.targets, row_mask(batch.count, batch.targets.shape[1])
 
