@@ -85,6 +85,11 @@ class Deadline(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {"used_s": self._used_s(), "reached_s": self._reached_s, "epochs": self._epochs}
 
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._epochs = checkpoint["epoch"] + 1  # of a run without a deadline, which has no state of it
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._reached_s, self._epochs = state_dict["reached_s"], state_dict["epochs"]
         if self._earlier_s is None:  # a run that goes back in its process has used the time since as well
@@ -95,7 +100,11 @@ class Deadline(Callback):
         self._earlier_s = self._earlier_s or 0.0
         if not self._batches:  # a run that goes back finds what _plan has set
             self._every = trainer.check_val_every_n_epoch
-        trainer.should_stop = trainer.should_stop or self.deadline_s <= self._reached_s
+        if self.deadline_s <= self._reached_s:
+            trainer.should_stop = True
+            rank_zero_info(
+                f"deadline: training has used its {duration(self._reached_s)}; give a longer --deadline"
+            )
         # More than are trained already, or there would be no batch at which to estimate.
         trainer.fit_loop.max_epochs = max(trainer.max_epochs or 0, self._epochs + 1)
 
