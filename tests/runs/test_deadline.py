@@ -155,10 +155,10 @@ def test_a_run_that_ended_by_its_epochs_trains_on_until_a_deadline(tmp_path: Pat
 def test_a_run_that_goes_back_in_its_process_has_used_the_time_since(tmp_path: Path) -> None:
     clock = iter([100.0, 100.0])
     deadline = Deadline(300.0, 0.0, lambda: next(clock))
-    deadline.load_state_dict({"used_s": 50.0, "reached_s": 0.0, "epochs": 3})
+    deadline.load_state_dict({"used_s": 50.0, "reached_s": 0.0})
     before = deadline.state_dict()
-    deadline.load_state_dict({"used_s": 120.0, "reached_s": 0.0, "epochs": 3})
-    assert deadline.state_dict() == before == {"used_s": 150.0, "reached_s": 0.0, "epochs": 3}
+    deadline.load_state_dict({"used_s": 120.0, "reached_s": 0.0})
+    assert deadline.state_dict() == before == {"used_s": 150.0, "reached_s": 0.0}
 
 
 def test_the_rate_follows_the_share_of_the_time() -> None:
