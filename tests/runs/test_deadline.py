@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,13 +143,22 @@ def test_a_run_that_resumes_has_the_rest_of_the_time(
         assert second.planned[-1] > first.planned[-1] > 2
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_ended_by_its_epochs_trains_on_until_a_deadline(tmp_path: Path) -> None:
+    first = simulate(tmp_path, 300, [1.0], 20, 5.0)
+    first.trainer.callbacks.clear()  # type: ignore[attr-defined]
+    first.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    second = simulate(tmp_path, 100, [1.0], 20, 5.0, tmp_path / "last.ckpt")
+    assert second.now_s == pytest.approx(100, rel=0.02)
+
+
 def test_a_run_that_goes_back_in_its_process_has_used_the_time_since(tmp_path: Path) -> None:
     clock = iter([100.0, 100.0])
     deadline = Deadline(300.0, 0.0, lambda: next(clock))
-    deadline.load_state_dict({"used_s": 50.0, "reached_s": 0.0, "epochs": 3})
+    deadline.load_state_dict({"used_s": 50.0, "reached_s": 0.0})
     before = deadline.state_dict()
-    deadline.load_state_dict({"used_s": 120.0, "reached_s": 0.0, "epochs": 3})
-    assert deadline.state_dict() == before == {"used_s": 150.0, "reached_s": 0.0, "epochs": 3}
+    deadline.load_state_dict({"used_s": 120.0, "reached_s": 0.0})
+    assert deadline.state_dict() == before == {"used_s": 150.0, "reached_s": 0.0}
 
 
 def test_the_rate_follows_the_share_of_the_time() -> None:
@@ -163,7 +173,9 @@ def test_the_rate_follows_the_share_of_the_time() -> None:
     assert rate(1.0, 3) == pytest.approx(0.0001)
 
 
-def test_a_run_of_the_command_line(tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_the_command_line(
+    tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     """The deadline counts from the import of the package. Here it has passed, so one batch is trained."""
     architecture = f"--model.architecture={write_small_yaml(tmp_path, True)}"
     main(["fit", *options(shapes, architecture, "--deadline=0.1s")])
@@ -171,7 +183,9 @@ def test_a_run_of_the_command_line(tmp_path: Path, shapes: Path, capsys: pytest.
     assert len(rows(RUN)) == 1 and contents(RUN)["callbacks"]["Deadline"]["reached_s"] == 0.1
     assert yaml.safe_load((RUN / "config.yaml").read_text())["deadline"] == "0.1s"
     steps = contents(RUN)["global_step"]
+    caplog.set_level(logging.INFO)
     main(["fit", f"--ckpt_path={RUN / 'checkpoints/last.ckpt'}"])
+    assert "give a longer --deadline" in caplog.text
     assert contents(RUN)["global_step"] == steps
     with pytest.raises(SystemExit):
         main(["fit", *options(shapes, "--deadline=soon")])

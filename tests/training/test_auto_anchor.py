@@ -107,6 +107,24 @@ def test_auto_looks_for_anchors_from_scratch_and_with_a_yaml(
     assert (config(WHOLE)["anchors"] is not None) == is_changed
 
 
+def test_a_run_that_resumes_has_the_anchors_of_its_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a search, even if the run began with weights, which its resumption does not read."""
+    caplog.set_level(logging.INFO)
+    data, last = write_wires(tmp_path / "data"), str(WHOLE / "checkpoints/last.ckpt")
+    fit(data, f"--model.architecture={write_small_yaml(tmp_path, True)}", "--model.auto_anchor=false",
+        "--run_name=whole", "--trainer.max_epochs=1")  # fmt: skip
+    before = anchors_px(WHOLE)
+    again = ["fit", f"--ckpt_path={last}", "--trust_config", "--trainer.max_epochs=2"]
+    main([*again, "--model.auto_anchor=auto"])
+    assert "anchors:" not in caplog.text
+    assert anchors_px(WHOLE) == before and config(WHOLE)["anchors"] is None
+    with pytest.raises(SystemExit):
+        main([*again, "--trainer.max_epochs=3", f"--model.anchors={[[1, 2, 3, 4, 5, 6]] * 3}"])
+    assert "not those of the run to resume" in capsys.readouterr().err
+
+
 def test_given_anchors_replace_those_of_the_model_in_head_and_loss() -> None:
     rows = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [7.0] * 6, [8.0, 9.0, 10.0, 11.0, 12.0, 13.0]]
     module = YOLOv5(num_classes=2, compile=False, anchors=rows)

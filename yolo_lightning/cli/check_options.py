@@ -213,6 +213,7 @@ def _find_start(config: Any, subcommand: str) -> RunStart:
         raise InputError(f"{checkpoint}: {NO_THRESHOLDS}")
     if subcommand != "fit":
         return RunStart(checkpoint, step=resumed.step)
+    config.model.auto_anchor = False  # the checkpoint has its anchors
     if config.deadline is None:
         resumed.check_epochs(config.trainer.max_epochs)
     if directory:
@@ -269,6 +270,7 @@ def _read_classes(config: Any, subcommand: str, checkpoint: Path | None) -> None
         raise InputError(
             f"{data.root}: has {len(names)} classes but {checkpoint or 'model.num_classes'} "
             f"has {model.num_classes}; use the data set that belongs to it"
+            + (", or give --data.single_cls true" if model.num_classes == 1 else "")
         )
     if checkpoint and names != model.class_names:
         rank_zero_warn(f"{data.root}: its classes have other names than those of {checkpoint}")

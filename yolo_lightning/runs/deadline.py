@@ -73,7 +73,7 @@ class Deadline(Callback):
         self._end_s: float | None = None  # time from the last batch of an epoch to the first of the next
         self._validated = False  # since the last batch of an epoch
         self._every: int | None = None  # trainer.check_val_every_n_epoch as given
-        self._epochs = 0  # estimated number of epochs; 0 if there is none yet
+        self._begun = 0  # epochs begun by earlier processes
 
     def _used_s(self) -> float:
         return (self._earlier_s or 0.0) + self._clock() - self._began_s
@@ -83,10 +83,15 @@ class Deadline(Callback):
         return self.deadline_s - self._used_s()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"used_s": self._used_s(), "reached_s": self._reached_s, "epochs": self._epochs}
+        return {"used_s": self._used_s(), "reached_s": self._reached_s}
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._begun = checkpoint["epoch"] + 1
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._reached_s, self._epochs = state_dict["reached_s"], state_dict["epochs"]
+        self._reached_s = state_dict["reached_s"]
         if self._earlier_s is None:  # a run that goes back in its process has used the time since as well
             self._earlier_s = state_dict["used_s"]
 
@@ -95,9 +100,13 @@ class Deadline(Callback):
         self._earlier_s = self._earlier_s or 0.0
         if not self._batches:  # a run that goes back finds what _plan has set
             self._every = trainer.check_val_every_n_epoch
-        trainer.should_stop = trainer.should_stop or self.deadline_s <= self._reached_s
+        if self.deadline_s <= self._reached_s:
+            trainer.should_stop = True
+            rank_zero_info(
+                f"deadline: training has used its {duration(self._reached_s)}; give a longer --deadline"
+            )
         # More than are trained already, or there would be no batch at which to estimate.
-        trainer.fit_loop.max_epochs = max(trainer.max_epochs or 0, self._epochs + 1)
+        trainer.fit_loop.max_epochs = max(trainer.max_epochs or 0, self._begun + 1)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rank_zero_info(
@@ -150,7 +159,7 @@ class Deadline(Callback):
             epochs = epoch + 2 + int(max(after_s - end_s, 0) / per_epoch_s)
             if batches == 1 and after_s < end_s + batch_s and self._every:
                 trainer.check_val_every_n_epoch = epoch + 2  # no validation in this epoch
-        trainer.fit_loop.max_epochs = self._epochs = epochs
+        trainer.fit_loop.max_epochs = epochs
         self._look = self._batches
         self._look += batches_until_next_look(remaining_s, batch_s, self.deadline_s) if batch_s else 1
 

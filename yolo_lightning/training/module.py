@@ -216,7 +216,7 @@ class YOLOv5(LightningModule, TrainsDetections):
     def _set_anchors(self) -> None:
         """Set the anchors given, and let auto-anchor look for better ones before a training.
 
-        Those of a checkpoint replace them afterwards. A run that resumes has found ones as ``anchors``.
+        Those of a checkpoint replace them afterwards; :meth:`on_fit_start` refuses others.
         """
         if self.anchors is not None:
             self.criterion.set_anchors_px(read_anchors(self.anchors))
@@ -255,7 +255,13 @@ class YOLOv5(LightningModule, TrainsDetections):
         )
 
     def on_fit_start(self) -> None:
-        """Log the values that the classic recipe scales."""
+        """Check what was restored, and log the values that the classic recipe scales."""
+        held = self.criterion.anchors_px()  # (L, A, 2)
+        if self.anchors and held is not None and not torch.allclose(held.cpu(), read_anchors(self.anchors)):
+            raise InputError(
+                "model.anchors are not those of the run to resume; leave them out, with model.auto_anchor "
+                "false, or start from its weights with --model.weights"
+            )
         if (self.trainer.max_epochs or -1) < 0 and not self.optimizer_config.schedule_epochs:
             raise InputError(
                 "trainer.max_epochs is not set; the learning rate decays over this number of epochs"
@@ -268,7 +274,7 @@ class YOLOv5(LightningModule, TrainsDetections):
                 raise InputError(
                     "class_weight_power is set, but the data module has no class_counts; add them"
                 )
-            self.criterion.weigh_classes(counts, power)
+            self.criterion.weigh_classes(counts, power, self.device)
         if self.trainer.world_size > 1:
             self.criterion.rank_mean, self.criterion.ranks = rank_mean, self.trainer.world_size
 

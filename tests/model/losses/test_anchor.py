@@ -290,9 +290,15 @@ def test_extreme_logits_are_finite() -> None:
     assert gradients(loss, maps).isfinite().all()
 
 
+def test_class_weights_are_on_the_device_of_the_loss() -> None:
+    criterion = AnchorLoss(ANCHORS, STRIDES, 3)
+    criterion.weigh_classes([100, 25, 0], 0.5, "meta")
+    assert criterion.class_weights is not None and criterion.class_weights.is_meta
+
+
 def test_classes_are_weighted_by_their_frequency() -> None:
     criterion = AnchorLoss(ANCHORS, STRIDES, 3)
-    criterion.weigh_classes([100, 25, 0], power=0.5)
+    criterion.weigh_classes([100, 25, 0], 0.5, "cpu")
     weights = [0.1 / 0.15, 0.2 / 0.15, 1.0]  # the class without labels has the mean of the others
     assert criterion.class_weights is not None
     torch.testing.assert_close(criterion.class_weights, torch.tensor(weights))

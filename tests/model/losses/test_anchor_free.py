@@ -96,7 +96,7 @@ def ultralytics_loss(
 def test_weighted_classes_equal_ultralytics() -> None:
     maps, (targets, mask) = random_maps(3), random_targets(3, (3, 0, 16, 1))
     criterion = AnchorFreeLoss(STRIDES, 3)
-    criterion.weigh_classes([90, 10, 40], power=1.0)
+    criterion.weigh_classes([90, 10, 40], 1.0, "cpu")
     expected, _ = ultralytics_loss(
         maps, targets, mask, AnchorFreeLossConfig(), class_weights=criterion.class_weights
     )

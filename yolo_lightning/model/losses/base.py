@@ -34,15 +34,16 @@ class DetectionLoss(nn.Module):
         super().__init__()
         self.register_buffer("class_weights", None, persistent=False)
 
-    def weigh_classes(self, counts: Sequence[int], power: float) -> None:
+    def weigh_classes(self, counts: Sequence[int], power: float, device: torch.device | str) -> None:
         """Weigh each class by the inverse of its number of labels to a power; the mean weight is 1.
 
-        Classes without labels, of which there may not be all, get the mean weight, as in ultralytics.
+        Classes without labels get the mean weight, as in ultralytics; at least one class must have labels.
+        ``device`` is that of the loss.
         """
         given = torch.tensor(counts, dtype=torch.float64)
         weights = given.clamp_min(1) ** -power
         weights = torch.where(given > 0, weights, weights[given > 0].mean())
-        self.class_weights = (weights / weights.mean()).float()
+        self.class_weights = (weights / weights.mean()).float().to(device)
 
     def forward(
         self, maps: Sequence[Tensor], targets: Tensor, mask: Tensor, divisor: Tensor | None = None
