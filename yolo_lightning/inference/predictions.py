@@ -52,7 +52,9 @@ class Finding(Callback):
 
     def __init__(self, options: PredictOptions) -> None:
         self.options = options
-        self._others = [(path, *load_network(path)[:2]) for path in options.ensemble or []]
+        paths = options.ensemble or []
+        paths = [paths] if isinstance(paths, str) else paths
+        self._others = [(path, *load_network(path)[:2]) for path in paths]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
