@@ -16,6 +16,7 @@ import yaml
 from ..errors import InputError
 from ..system.text import one_line
 from .checkpoint_files import previous_path
+from .checkpoint_format import read_resumption
 from .run_config import CONFIG, run_options
 from .run_files import read_bytes
 
@@ -117,8 +118,13 @@ def with_run_config(argv: list[str]) -> list[str]:
     checkpoint = find_checkpoint(given["ckpt_path"], given.get("runs_dir", "runs"), name)
     run = run_directory_of(checkpoint) if checkpoint else None
     if run is None:
-        return argv
+        if argv[0] == "fit" or checkpoint is None:
+            return argv
+        size = read_resumption(checkpoint).hyper_parameters.get("image_size", 640)
+        return [argv[0], f"--data.image_size={size}", *argv[1:]]
     own: list[str] = []
+    if argv[0] == "predict":
+        own.append("--trainer.precision=null")  # that of this machine, not of the one that has trained
     if argv[0] != "fit":
         own.append("--run_name=null")  # what is not training gets a directory under a name of its own
         if not any(os.environ.get(name) for name in ("WORLD_SIZE", "SLURM_STEP_ID")):  # and waits for nobody
