@@ -216,6 +216,20 @@ def test_options_of_predict_are_those_of_the_detector(place: Path) -> None:
     assert rounded(alone) != rounded(found)
 
 
+def test_models_of_other_strides_join_an_ensemble(place: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = build_network("yolov5n6", len(NAMES)).state_dict()  # stride 64
+    torch.save({"state_dict": state, "class_names": list(NAMES)}, tmp_path / "p6.pt")
+    cv2.imwrite(str(tmp_path / "flat.png"), cv2.imread(str(place / "in" / "1.png"))[:20])
+    run = predict(
+        place, f"--data.predict_source={tmp_path / 'flat.png'}", f"--ensemble={tmp_path / 'p6.pt'}",
+        "--save_media=false",
+    )  # fmt: skip
+    both = Detector([place / "a.pt", tmp_path / "p6.pt"], **OPTIONS)
+    results = json.loads((run / "predictions.json").read_text())
+    assert [(r["name"], *r["bbox"], r["score"]) for r in results] == rounded([both(tmp_path / "flat.png")])
+
+
 def test_detections_are_tables_and_pictures(detector: Detector, place: Path, tmp_path: Path) -> None:
     found = detector(place / "in" / "0.png")
     assert isinstance(found, Detections)

@@ -26,7 +26,7 @@ from ..system.cores import usable_cores
 from ..training.hyper_parameters import NO_THRESHOLDS
 from ..training.precision import has_native_bf16
 from .detections import Detections
-from .finder import Finder, Model
+from .finder import Finder, Model, model_of
 from .options import Classes, FindOptions
 from .runtimes import open_model
 from .trained_model import TorchModel, TrainedModel
@@ -236,7 +236,7 @@ def _letterboxing(
 
 def _as_model(model: TrainedModel) -> Model:
     if isinstance(model, TorchModel):
-        return Model(model, model.facts.stride, len(model.network.strides))
+        return model_of(model.network)
     return Model(model, model.facts.stride, int(math.log2(model.facts.stride)) - 2)
 
 

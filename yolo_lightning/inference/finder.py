@@ -77,14 +77,10 @@ class Finder:
 
 
 def model_of(network: DetectionNetwork) -> Model:
-    """A network of ours, on its device, as a :class:`Model`; decodes in float32 for maps of any precision."""
-
-    def find(images: Tensor) -> tuple[Tensor, Tensor]:
-        maps = network(images)
-        with torch.autocast(images.device.type, enabled=False):
-            return network.head.decode(maps)
-
-    return Model(find, max(network.strides), len(network.strides))
+    """A network of ours, on its device, as a :class:`Model`."""
+    return Model(
+        lambda images: network.head.decode(network(images)), max(network.strides), len(network.strides)
+    )
 
 
 def class_numbers(classes: Classes, names: Sequence[str]) -> list[int]:

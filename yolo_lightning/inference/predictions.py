@@ -60,6 +60,7 @@ class Finding(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         data.predict_every = self.options.video_stride
         data.predict_whole = self.options.tile_size > 0
+        data.predict_stride = max((facts.stride for _, _, facts in self._others), default=1)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = cast(YOLOv5, pl_module)
