@@ -195,12 +195,9 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.image_weights = ImageWeights() if image_weights else None
         self.stride = 32
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
-        self.predict_whole = False
-        """Images are not scaled to predict, because a network sees them in tiles."""
-        self.predict_every = 1
-        """Frames of a video or stream from one that is predicted to the next."""
-        self.predict_stride = 1
-        """Largest stride of the other models of an ensemble, in px."""
+        self.predict_whole = False  # do not scale images to predict: a network sees them in tiles
+        self.predict_every = 1  # frames of a video or stream from one that is predicted to the next
+        self.predict_stride = 1  # largest of the other models of an ensemble, in px
         self.predict_loader: PredictionLoader
         self.indices: dict[Split, DatasetIndex] = {}  # the indices read so far
         self._failed: list[Finding] = []  # images that could not be decoded in this run, by this process

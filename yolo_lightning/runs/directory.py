@@ -102,7 +102,8 @@ def with_run_config(argv: list[str]) -> list[str]:
     """Put the configuration of the checkpoint's run between the subcommand and the options given.
 
     So ``fit --ckpt_path last`` and ``validate --ckpt_path RUN/checkpoints/best.ckpt`` need no other
-    option, and each option that is given still counts. Without ``--trust_config`` that configuration is
+    option, and each option that is given still counts. Of a checkpoint that was moved out of its run, the
+    image size is taken. Without ``--trust_config`` that configuration is
     data, see :func:`run_options`.
 
     Raises:
@@ -120,8 +121,8 @@ def with_run_config(argv: list[str]) -> list[str]:
     if run is None:
         if argv[0] == "fit" or checkpoint is None:
             return argv
-        size = read_resumption(checkpoint).hyper_parameters.get("image_size", 640)
-        return [argv[0], f"--data.image_size={size}", *argv[1:]]
+        size = read_resumption(checkpoint).hyper_parameters.get("image_size")
+        return [argv[0], f"--data.image_size={size}", *argv[1:]] if size else argv
     own: list[str] = []
     if argv[0] == "predict":
         own.append("--trainer.precision=null")  # that of this machine, not of the one that has trained
