@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Callback
 
 import yolo_lightning
 from yolo_lightning import Detections, InputError
@@ -42,3 +43,8 @@ def test_an_option_is_given_once(shapes: Path) -> None:
 def test_data_that_is_missing_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{tmp_path}/none"):
         yolo_lightning.fit(tmp_path / "none", runs_dir=tmp_path)
+
+
+def test_an_object_is_no_option(shapes: Path) -> None:
+    with pytest.raises(InputError, match=r"trainer\.callbacks is \[<.*give plain values"):
+        yolo_lightning.fit(shapes, trainer__callbacks=[Callback()])

@@ -292,9 +292,11 @@ def test_what_to_predict_on_stays_in_its_folder(place: Place) -> None:
     yolo(place)
     (place.data / "images/train/c.png").symlink_to(place.outside / "pictures/secret0.png")
     with pytest.raises(InputError, match="allow_outside"):
-        _ = place.module(predict_source=str(place.data)).predict_paths
-    assert len(place.module(predict_source=str(place.data), allow_outside=True).predict_paths) == 4
-    assert len(place.module(predict_source=str(place.data / "images/train/c.png")).predict_paths) == 1
+        _ = place.module(predict_source=str(place.data)).predict_sources.images
+    assert len(place.module(predict_source=str(place.data), allow_outside=True).predict_sources.images) == 4
+    assert (
+        len(place.module(predict_source=str(place.data / "images/train/c.png")).predict_sources.images) == 1
+    )
 
 
 # Caches

@@ -106,7 +106,7 @@ def test_predict(root: Path) -> None:
     data = make_module(None, predict_source=[str(root / "images/val")])
     data.setup("predict")
     (batch,) = data.predict_dataloader()
-    assert [path.name for path in data.predict_paths] == ["a.png", "b.png", "c.png"]
+    assert [path.name for path in data.predict_sources.images] == ["a.png", "b.png", "c.png"]
     assert batch.original_sizes.tolist() == [[50, 30], [40, 60], [40, 60]]
 
 

@@ -1,8 +1,9 @@
-"""Score thresholds of classes: found by validation, kept in checkpoints, used where asked for."""
+"""What a checkpoint says of its training: score thresholds of classes, and the image size."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 from tests.inference.test_evaluations import OPTIONS, moved_annotations
-from yolo_lightning import Detector, YOLOv5
+from yolo_lightning import Detections, Detector, YOLOv5
 from yolo_lightning.__main__ import main
 from yolo_lightning.errors import InputError
+from yolo_lightning.runs.directory import with_run_config
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +87,22 @@ def test_auto_without_thresholds_is_refused(change: dict[str, Any], checkpoint: 
     module = YOLOv5.load_from_checkpoint(tmp_path / "other.ckpt", score_threshold="auto", compile=False)
     with pytest.raises(InputError, match="score_threshold is auto"):
         _ = module.least_scores
+
+
+def test_a_checkpoint_that_was_moved_tells_its_image_size(
+    checkpoint: Path, shapes: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copy(checkpoint, tmp_path / "mine.ckpt")
+    assert with_run_config(["predict", "--ckpt_path", str(moved)])[1] == "--data.image_size=64"
+    image = sorted((shapes / "images").glob("val*/*"))[0]
+    found, wanted, other = (
+        Detector(moved, score_threshold=0.0005, max_detections=3, **size)(image)
+        for size in ({}, {"image_size": 64}, {"image_size": 640})
+    )
+    assert isinstance(found, Detections) and isinstance(wanted, Detections) and isinstance(other, Detections)
+    assert found.table.tolist() == wanted.table.tolist() != other.table.tolist()
+    contents = torch.load(moved, weights_only=True)
+    contents["hyper_parameters"]["image_size"] = 10**9
+    torch.save(contents, moved)
+    with pytest.raises(InputError, match=r"mine\.ckpt: hyper_parameters\.image_size is 1000000000"):
+        Detector(moved)

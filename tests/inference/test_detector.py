@@ -18,9 +18,11 @@ from PIL import Image
 from tests.support.video import make_video
 from yolo_lightning import Detections, Detector, InputError
 from yolo_lightning.__main__ import main
+from yolo_lightning.data.images.decode import read_rgb
 from yolo_lightning.data.loading import video
 from yolo_lightning.data.loading.video import Frame
 from yolo_lightning.export.formats import ExportOptions, find_format, load_source
+from yolo_lightning.inference import detector as detector_module
 from yolo_lightning.model.network import build_network
 
 NAMES = ("cat", "dog", "bird")
@@ -214,6 +216,20 @@ def test_options_of_predict_are_those_of_the_detector(place: Path) -> None:
     assert rounded(alone) != rounded(found)
 
 
+def test_models_of_other_strides_join_an_ensemble(place: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = build_network("yolov5n6", len(NAMES)).state_dict()  # stride 64
+    torch.save({"state_dict": state, "class_names": list(NAMES)}, tmp_path / "p6.pt")
+    cv2.imwrite(str(tmp_path / "flat.png"), cv2.imread(str(place / "in" / "1.png"))[:20])
+    run = predict(
+        place, f"--data.predict_source={tmp_path / 'flat.png'}", f"--ensemble={tmp_path / 'p6.pt'}",
+        "--save_media=false",
+    )  # fmt: skip
+    both = Detector([place / "a.pt", tmp_path / "p6.pt"], **OPTIONS)
+    results = json.loads((run / "predictions.json").read_text())
+    assert [(r["name"], *r["bbox"], r["score"]) for r in results] == rounded([both(tmp_path / "flat.png")])
+
+
 def test_detections_are_tables_and_pictures(detector: Detector, place: Path, tmp_path: Path) -> None:
     found = detector(place / "in" / "0.png")
     assert isinstance(found, Detections)
@@ -264,6 +280,7 @@ def test_a_missing_library_is_named(detector: Detector, place: Path, monkeypatch
         ({"device": "cuda:77"}, "device cuda:77: cannot be used"),
         ({"max_detections": 0}, "max_detections is 0; give 1 or more"),
         ({"batch_size": 0}, "batch_size is 0; give 1 or more"),
+        ({"device": "0"}, "device 0: cannot be used (Invalid device string: '0'); leave it out, or give cpu"),
     ],
 )
 def test_a_wrong_option_is_one_sentence(place: Path, options: dict[str, Any], sentence: str) -> None:
@@ -277,7 +294,12 @@ def test_a_wrong_option_is_one_sentence(place: Path, options: dict[str, Any], se
     [
         ("none.jpg", "none.jpg: no such image or folder; correct the source"),
         (np.zeros((4, 4, 3), np.float32), "a source is a float32 array of shape (4, 4, 3); give"),
-        (torch.zeros(4, 4), "a tensor has shape (4, 4); give (3, H, W)"),
+        (torch.zeros(4, 4), "a tensor is torch.float32 of shape (4, 4); give (3, H, W)"),
+        (torch.zeros(3, 0, 4), "a tensor is torch.float32 of shape (3, 0, 4); give (3, H, W)"),
+        (torch.full((3, 4, 4), 255.0), "a tensor of floats has values outside 0..1; divide by 255"),
+        (torch.full((3, 4, 4), -1.0), "a tensor of floats has values outside 0..1"),
+        (Image.new("F", (4, 4)), "a PIL image has pixels of 32 bits"),
+        (Path("0"), "/0: no such image or folder"),  # a str would be a camera
         (3.5, "a source is a <class 'float'>; give a path"),
     ],
 )
@@ -285,6 +307,49 @@ def test_a_wrong_source_is_one_sentence(detector: Detector, source: Any, sentenc
     with pytest.raises(InputError) as error:
         detector(source)
     assert sentence in str(error.value)
+
+
+def test_no_frame_is_every_zeroth(detector: Detector, place: Path) -> None:
+    with pytest.raises(InputError, match="video_stride is 0; give 1 or more"):
+        detector(place / "clip.mp4", video_stride=0)
+
+
+def test_no_model_is_one_sentence() -> None:
+    with pytest.raises(InputError, match="no model is given"):
+        Detector([])
+
+
+def test_grey_of_16_bits_is_seen_as_in_a_file(detector: Detector, place: Path, tmp_path: Path) -> None:
+    grey = cv2.imread(str(place / "in" / "1.png"), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(tmp_path / "grey.png"), grey.astype(np.uint16) * 257)
+    with Image.open(tmp_path / "grey.png") as image:
+        found = tables(detector([image, tmp_path / "grey.png", grey]))
+    assert len(found[2]) > 2
+    for table in found:
+        np.testing.assert_array_equal(table, found[2])
+
+
+def test_a_single_class_needs_no_list(place: Path) -> None:
+    wanted = tables(Detector(place / "a.pt", classes=["dog"], **OPTIONS)(place / "in"))
+    assert any(len(table) for table in wanted)
+    for one in ("dog", 1):
+        found = tables(Detector(place / "a.pt", classes=one, **OPTIONS)(place / "in"))
+        assert all(map(np.array_equal, found, wanted))
+
+
+def test_few_images_wait_for_others_of_their_shape(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first batch is made before all images are in memory, though each has its own shape."""
+    loaded = []
+    monkeypatch.setattr(detector_module, "read_rgb", lambda path: loaded.append(path) or read_rgb(path))
+    paths = [tmp_path / f"{k}.png" for k in range(40)]
+    for k, path in enumerate(paths):
+        cv2.imwrite(str(path), np.zeros((32 * (k + 1), 32, 3), np.uint8))
+    batches = Detector(place / "a.pt", tile_size=64, batch_size=2, **OPTIONS)._batches([*map(str, paths)])
+    next(batches)
+    assert len(loaded) < 20
+    assert 1 + sum(1 for _ in batches) == 40
 
 
 def test_models_of_other_classes_are_no_ensemble(place: Path, tmp_path: Path) -> None:

@@ -65,14 +65,19 @@ def test_the_config_of_the_run_comes_before_the_options(tmp_path: Path) -> None:
     assert with_run_config(["fit", *given]) == ["fit", *config, *given]
     alone = ["--run_name=null", "--trainer.num_nodes=1", "--trainer.devices=1"]
     # Predictions do not go among the trainings of that name, nor on all its nodes, unless that is asked for.
-    assert with_run_config(["predict", *given]) == ["predict", *config, *alone, *given]
+    assert with_run_config(["validate", *given]) == ["validate", *config, *alone, *given]
+    # They take the precision of this machine, as the detector does.
+    precision = "--trainer.precision=null"
+    assert with_run_config(["predict", *given]) == ["predict", *config, precision, *alone, *given]
 
 
 def test_options_stay_as_they_are_without_a_run(tmp_path: Path) -> None:
     assert with_run_config(["fit", "--data.root", "x"]) == ["fit", "--data.root", "x"]
     moved = tmp_path / "best.ckpt"
     moved.write_text("")
-    assert with_run_config(["test", "--ckpt_path", str(moved)]) == ["test", "--ckpt_path", str(moved)]
+    assert with_run_config(["fit", "--ckpt_path", str(moved)]) == ["fit", "--ckpt_path", str(moved)]
+    with pytest.raises(InputError, match=r"best\.ckpt: is damaged"):
+        with_run_config(["test", "--ckpt_path", str(moved)])
 
 
 def test_the_name_of_the_run_can_stand_in_a_config(tmp_path: Path) -> None:

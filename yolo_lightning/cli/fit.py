@@ -72,7 +72,7 @@ def fit(
     prepare_process()
     try:
         with watching():
-            command = ["fit", *(f"--{name}={_as_text(value)}" for name, value in arguments.items())]
+            command = ["fit", *(f"--{name}={_as_text(name, value)}" for name, value in arguments.items())]
             directory = launch(YoloCLI, with_run_config(command)).run_directory
     except SystemExit as end:
         if end.code != 2:
@@ -82,6 +82,14 @@ def fit(
     return TrainedRun(directory, run.best, run.last, run.checkpoint("best"), run.checkpoint("last"))
 
 
-def _as_text(value: Any) -> str:
+def _as_text(name: str, value: Any) -> str:
     """A value as the command line takes it."""
-    return str(value) if isinstance(value, str | Path) else json.dumps(value)
+    if isinstance(value, str | Path):
+        return str(value)
+    try:
+        return json.dumps(value)
+    except TypeError:
+        raise InputError(
+            f"{name} is {value!r}; give plain values, or combine the parts in a Trainer of your own, see "
+            "docs/api.md"
+        ) from None

@@ -195,10 +195,9 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.image_weights = ImageWeights() if image_weights else None
         self.stride = 32
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
-        self.predict_whole = False
-        """Images are not scaled to predict, because a network sees them in tiles."""
-        self.predict_every = 1
-        """Frames of a video or stream from one that is predicted to the next."""
+        self.predict_whole = False  # do not scale images to predict: a network sees them in tiles
+        self.predict_every = 1  # frames of a video or stream from one that is predicted to the next
+        self.predict_stride = 1  # largest of the other models of an ensemble, in px
         self.predict_loader: PredictionLoader
         self.indices: dict[Split, DatasetIndex] = {}  # the indices read so far
         self._failed: list[Finding] = []  # images that could not be decoded in this run, by this process
@@ -315,11 +314,6 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         names = given if isinstance(given, list) else [given]
         return find_sources([str(name) for name in names], self.source.allow_outside)
 
-    @property
-    def predict_paths(self) -> list[Path]:
-        """The images among ``predict_sources``."""
-        return self.predict_sources.images
-
     def prepare(self, stage: str, device: torch.device | None = None, processes: int | None = None) -> None:
         """Read the indices and build the caches of a stage; one process of a machine builds, the others wait.
 
@@ -397,7 +391,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
     def predict_dataloader(self) -> EvaluationLoader | PredictionLoader:
         """Every image of ``predict_source`` once, images of one shape together; then frames of streams."""
         images, streams = self.predict_sources
-        how = Letterboxing(None if self.predict_whole else self.image_size, self.stride)
+        stride = max(self.stride, self.predict_stride)
+        how = Letterboxing(None if self.predict_whole else self.image_size, stride)
         loader: EvaluationLoader | None = None
         if images:
             dataset = PredictionDataset(images, *how[:2], self.max_megapixels)

@@ -26,11 +26,13 @@ from ..system.cores import usable_cores
 from ..training.hyper_parameters import NO_THRESHOLDS
 from ..training.precision import has_native_bf16
 from .detections import Detections
-from .finder import Finder, Model
-from .options import FindOptions
+from .finder import Finder, Model, model_of
+from .options import Classes, FindOptions
 from .runtimes import open_model
 from .trained_model import TorchModel, TrainedModel
 
+_MOST_WAITING = 4
+"""Most images that wait in memory for others of their shape, in batches: each file may have its own."""
 Loaded = tuple[int, str | None, Pixels]
 """Position of an image, its path, and its pixels."""
 
@@ -71,7 +73,7 @@ class Detector:
         score_threshold: float | Literal["auto"] = 0.25,
         iou_threshold: float = 0.45,
         max_detections: int = 300,
-        classes: Sequence[int | str] | None = None,
+        classes: Classes | None = None,
         class_agnostic: bool = False,
         augment: bool = False,
         tile_size: int = 0,
@@ -80,8 +82,7 @@ class Detector:
         architecture: str | None = None,
         trust: bool = False,
     ) -> None:
-        listed = None if classes is None else list(classes)
-        options = FindOptions(max_detections, listed, class_agnostic, augment, tile_size, tile_overlap)
+        options = FindOptions(max_detections, classes, class_agnostic, augment, tile_size, tile_overlap)
         for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
             if value != "auto" and not 0 <= value <= 1:
                 raise InputError(f"{name} is {value}; give a number from 0 to 1")
@@ -89,6 +90,8 @@ class Detector:
             raise InputError(f"batch_size is {batch_size}; give 1 or more")
         self.device = _usable_device(device)
         paths = [model] if isinstance(model, str | Path) else list(model)
+        if not paths:
+            raise InputError("no model is given; give a checkpoint, weights or an exported model")
         models = [open_model(path, self.device, architecture, trust) for path in paths]
         facts = models[0].facts
         for path, other in zip(paths, models, strict=True):
@@ -125,13 +128,16 @@ class Detector:
         Raises:
             InputError: a source cannot be read.
         """
+        if video_stride < 1:
+            raise InputError(f"video_stride is {video_stride}; give 1 or more")
         images: list[str | Pixels] = []
         streams: list[str] = []
         is_one = not isinstance(source, list | tuple)
         for one in [source] if is_one else source:
             if isinstance(one, str | Path | int):
-                found = _find(str(one))
-                is_one = is_one and (is_stream(str(one)) or found.images == [Path(str(one)).absolute()])
+                name = str(one.absolute() if isinstance(one, Path) else one)
+                found = _find(name)
+                is_one = is_one and (is_stream(name) or found.images == [Path(name).absolute()])
                 images += map(str, found.images)
                 streams += found.streams
             else:
@@ -174,6 +180,8 @@ class Detector:
             group.append((position, path, pixels))
             if len(group) == self._batch_size:
                 yield self._together(waiting.pop(canvas))
+            elif sum(map(len, waiting.values())) == _MOST_WAITING * self._batch_size:
+                yield self._together(waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))))
         for group in waiting.values():
             yield self._together(group)
 
@@ -190,13 +198,15 @@ class Detector:
 
 
 def _usable_device(device: str | torch.device | None) -> torch.device:
-    wanted = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=wanted)
+        return torch.empty(1, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"device {wanted}: cannot be used ({reason}); leave it out, or use cpu") from None
-    return wanted
+        raise InputError(
+            f"device {device}: cannot be used ({reason}); leave it out, or give cpu or cuda:0"
+        ) from None
 
 
 def _letterboxing(
@@ -226,7 +236,7 @@ def _letterboxing(
 
 def _as_model(model: TrainedModel) -> Model:
     if isinstance(model, TorchModel):
-        return Model(model, model.facts.stride, len(model.network.strides))
+        return model_of(model.network)
     return Model(model, model.facts.stride, int(math.log2(model.facts.stride)) - 2)
 
 
@@ -254,15 +264,30 @@ def _loaded(images: list[str | Pixels]) -> Iterator[Loaded]:
 def _as_arrays(image: Any, bgr: bool) -> list[Pixels]:
     """An image or a batch of images in memory as uint8 RGB (H, W, 3)."""
     if isinstance(image, Image.Image):
-        return [np.asarray(ImageOps.exif_transpose(image).convert("RGB"))]
+        if image.mode in ("I", "F"):
+            raise InputError(
+                "a PIL image has pixels of 32 bits, which have no fixed white; convert it to 8 bits"
+            )
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16"):  # "RGB" would cut them off at 255; a file gives the upper byte, too
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return [np.asarray(image.convert("RGB"))]
     if isinstance(image, Tensor):
         tensor = image.detach().cpu()
         if tensor.is_floating_point():
+            if not ((tensor > -0.5) & (tensor < 1.5)).all():  # a little over 0..1 comes from interpolation
+                raise InputError(
+                    "a tensor of floats has values outside 0..1; divide by 255, normalise no further"
+                )
             tensor = (tensor.float() * 255).round().clamp(0, 255).byte()
-        if tensor.dtype == torch.uint8 and tensor.ndim in (3, 4) and tensor.shape[-3] == 3:
+        is_image = tensor.ndim in (3, 4) and tensor.shape[-3] == 3 and 0 not in tensor.shape[-2:]
+        if tensor.dtype == torch.uint8 and is_image:
             arrays = tensor.movedim(-3, -1).numpy()
             return [arrays] if tensor.ndim == 3 else list(arrays)
-        raise InputError(f"a tensor has shape {tuple(image.shape)}; give (3, H, W) or (B, 3, H, W)")
+        raise InputError(
+            f"a tensor is {image.dtype} of shape {tuple(image.shape)}; give (3, H, W) or (B, 3, H, W), "
+            "of uint8 or of floats 0..1"
+        )
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
         if image.ndim == 2:
             return [np.repeat(image[..., None], 3, axis=2)]

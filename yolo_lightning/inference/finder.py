@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..evaluation.detect import non_max_suppression, to_original
 from ..model.network import DetectionNetwork
 from .candidates import FindCandidates, in_tiles, of_ensemble, with_augmentation
-from .options import FindOptions
+from .options import Classes, FindOptions
 
 
 @dataclass(frozen=True)
@@ -77,24 +77,20 @@ class Finder:
 
 
 def model_of(network: DetectionNetwork) -> Model:
-    """A network of ours, on its device, as a :class:`Model`; decodes in float32 for maps of any precision."""
-
-    def find(images: Tensor) -> tuple[Tensor, Tensor]:
-        maps = network(images)
-        with torch.autocast(images.device.type, enabled=False):
-            return network.head.decode(maps)
-
-    return Model(find, max(network.strides), len(network.strides))
+    """A network of ours, on its device, as a :class:`Model`."""
+    return Model(
+        lambda images: network.head.decode(network(images)), max(network.strides), len(network.strides)
+    )
 
 
-def class_numbers(classes: Sequence[int | str], names: Sequence[str]) -> list[int]:
+def class_numbers(classes: Classes, names: Sequence[str]) -> list[int]:
     """Numbers of classes given by name or number.
 
     Raises:
         InputError: there is no such class.
     """
     numbers = []
-    for given in classes:
+    for given in [classes] if isinstance(classes, int | str) else classes:
         number = names.index(given) if given in names else int(given) if str(given).isdecimal() else -1
         if not 0 <= number < len(names):
             shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 
+Classes = list[int | str] | int | str
+"""Classes by name or number, or one of them."""
+
 
 @dataclass(frozen=True)
 class FindOptions:
@@ -17,7 +20,7 @@ class FindOptions:
 
     max_detections: int = 300
     """Detections of an image, best first."""
-    classes: list[int | str] | None = None
+    classes: Classes | None = None
     """The only classes that are found, by name or number; all if left out."""
     class_agnostic: bool = False
     """Let a box suppress overlapping ones of other classes, too."""
@@ -46,7 +49,7 @@ class PredictOptions(FindOptions):
         InputError: a value is out of range.
     """
 
-    ensemble: list[str] | None = None
+    ensemble: list[str] | str | None = None
     """More checkpoints or weights of the same classes, whose candidates join those of the first."""
     video_stride: int = 1
     """Frames of a video or stream from one that is predicted to the next."""

@@ -52,12 +52,15 @@ class Finding(Callback):
 
     def __init__(self, options: PredictOptions) -> None:
         self.options = options
-        self._others = [(path, *load_network(path)[:2]) for path in options.ensemble or []]
+        paths = options.ensemble or []
+        paths = [paths] if isinstance(paths, str) else paths
+        self._others = [(path, *load_network(path)[:2]) for path in paths]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         data.predict_every = self.options.video_stride
         data.predict_whole = self.options.tile_size > 0
+        data.predict_stride = max((facts.stride for _, _, facts in self._others), default=1)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = cast(YOLOv5, pl_module)

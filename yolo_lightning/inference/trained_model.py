@@ -93,8 +93,9 @@ def load_network(
         name: str | None = architecture or architecture_of(known, None, path)
         classes, category_ids = int(known["num_classes"]), known.get("category_ids")
         thresholds = known.get("score_thresholds")
-        if run := run_directory_of(path):
+        if run := run_directory_of(path):  # a checkpoint of an earlier version does not tell
             size = (read_content(run, CONFIG) or {}).get("data", {}).get("image_size", size)
+        size = known.get("image_size", size)
     else:
         name = architecture or weights.architecture or identify_architecture(weights.state_dict)
         classes = weights.num_classes or 0

@@ -16,6 +16,7 @@ import yaml
 from ..errors import InputError
 from ..system.text import one_line
 from .checkpoint_files import previous_path
+from .checkpoint_format import read_resumption
 from .run_config import CONFIG, run_options
 from .run_files import read_bytes
 
@@ -101,7 +102,8 @@ def with_run_config(argv: list[str]) -> list[str]:
     """Put the configuration of the checkpoint's run between the subcommand and the options given.
 
     So ``fit --ckpt_path last`` and ``validate --ckpt_path RUN/checkpoints/best.ckpt`` need no other
-    option, and each option that is given still counts. Without ``--trust_config`` that configuration is
+    option, and each option that is given still counts. Of a checkpoint that was moved out of its run, the
+    image size is taken. Without ``--trust_config`` that configuration is
     data, see :func:`run_options`.
 
     Raises:
@@ -117,8 +119,13 @@ def with_run_config(argv: list[str]) -> list[str]:
     checkpoint = find_checkpoint(given["ckpt_path"], given.get("runs_dir", "runs"), name)
     run = run_directory_of(checkpoint) if checkpoint else None
     if run is None:
-        return argv
+        if argv[0] == "fit" or checkpoint is None:
+            return argv
+        size = read_resumption(checkpoint).hyper_parameters.get("image_size")
+        return [argv[0], f"--data.image_size={size}", *argv[1:]] if size else argv
     own: list[str] = []
+    if argv[0] == "predict":
+        own.append("--trainer.precision=null")  # that of this machine, not of the one that has trained
     if argv[0] != "fit":
         own.append("--run_name=null")  # what is not training gets a directory under a name of its own
         if not any(os.environ.get(name) for name in ("WORLD_SIZE", "SLURM_STEP_ID")):  # and waits for nobody

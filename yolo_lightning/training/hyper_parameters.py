@@ -11,6 +11,7 @@ from ..model.architecture import is_self_contained
 
 _MOST_CLASSES = 100_000
 _LONGEST_NAME = 1000
+_LARGEST_IMAGE_PX = 16_384
 _RULES: dict[str, Callable[[Any], bool]] = {
     "architecture": lambda value: isinstance(value, str),
     "num_classes": lambda value: value is None or (type(value) is int and 0 < value <= _MOST_CLASSES),
@@ -22,6 +23,7 @@ _RULES: dict[str, Callable[[Any], bool]] = {
         value is None or (isinstance(value, list) and all(type(n) is int for n in value))
     ),
     "channels_last": lambda value: isinstance(value, bool),
+    "image_size": lambda value: type(value) is int and 0 < value <= _LARGEST_IMAGE_PX,
     "seed": lambda value: type(value) is int,
     "score_thresholds": lambda value: isinstance(value, list) and all(type(v) is float for v in value),
     "freeze": lambda value: (

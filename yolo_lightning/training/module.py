@@ -207,6 +207,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         if (data := self._data) is not None:
             data.stride = stride = max(self.network.strides)
             self.criterion.image_size_px = data.image_size  # validation has rectangles
+            self.hparams["image_size"] = data.image_size  # for whoever has the checkpoint alone
             if data.image_size % stride:
                 name = short_name(self.architecture)
                 raise InputError(f"data.image_size is {data.image_size}; {name} needs a multiple of {stride}")

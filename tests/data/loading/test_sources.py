@@ -38,6 +38,13 @@ def test_patterns_give_files_of_known_suffixes(folder: Path) -> None:
         find_sources(str(folder / "*.md"))
 
 
+def test_the_working_directory_is_no_part_of_a_pattern(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "[set 1]").mkdir()
+    (folder / "[set 1]" / "e.jpg").touch()
+    monkeypatch.chdir(folder / "[set 1]")
+    assert names(folder, "*.jpg")[0] == ["[set 1]/e.jpg"]
+
+
 def test_a_file_whose_name_is_a_pattern_is_itself(folder: Path) -> None:
     (folder / "x[1].jpg").touch()
     assert names(folder, str(folder / "x[1].jpg"))[0] == ["x[1].jpg"]
@@ -47,6 +54,8 @@ def test_a_list_has_a_path_in_each_line(folder: Path, monkeypatch: pytest.Monkey
     (folder / "below" / "list.txt").write_text(f"a.jpg\n\n{folder}/clip.mp4\n")
     monkeypatch.chdir(folder)
     assert names(folder, "below/list.txt") == (["a.jpg"], ["clip.mp4"])
+    (folder / "list.txt").write_text("a.jpg\n", encoding="utf-8-sig")  # as Windows writes it
+    assert names(folder, "list.txt")[0] == ["a.jpg"]
     (folder / "list.txt").write_text("a.jpg\nhttp://127.0.0.1:1/x.jpg\n")
     with pytest.raises(InputError, match=r"list\.txt: names .*x\.jpg, which does not exist"):
         find_sources("list.txt")  # a list of a stranger makes no connection

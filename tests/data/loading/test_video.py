@@ -143,3 +143,19 @@ def test_a_frame_is_kept_until_it_is_taken(tmp_path: Path) -> None:
     ((position, sentence),) = loader.unreadable.items()  # a bad video does not end the run
     assert stream_of(position) == 1 and "bad.mp4: cannot be opened" in sentence
     assert stream_of(2**39) is None
+
+
+def test_a_camera_that_is_off_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(source: str, stream: int, every: int) -> Iterator[Frame]:
+        if source == "0":
+            raise InputError("0: cannot be opened as a video or stream")
+        for k in range(5):
+            time.sleep(0.02)
+            yield Frame(stream, k, np.zeros((64, 64, 3), np.uint8), 30.0)
+
+    monkeypatch.setattr(video, "read_frames", read)
+    loader = PredictionLoader([], ["0", "1"], HOW, 1, 1)
+    positions = [position for batch in loader for position in batch.index.tolist()]
+    assert len(positions) > 1 and {stream_of(position) for position in positions} == {1}
+    ((position, sentence),) = loader.unreadable.items()
+    assert stream_of(position) == 0 and sentence.startswith("0: cannot be opened")

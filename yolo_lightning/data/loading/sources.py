@@ -92,8 +92,8 @@ def _expand(name: str, allow_outside: bool) -> list[str]:
         return found
     if not missing_files([str(path)]):
         return _listed(path) if path.suffix.lower() == ".txt" else [str(path)]
-    matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(name) else []
-    found = [match for match in matches if _suffix(match) in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
+    matches = sorted(glob.glob(name, recursive=True))  # of the name alone: the working directory may have a [
+    found = [os.path.abspath(match) for match in matches if _suffix(match) in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
     if not found:
         raise InputError(f"{path}: no such image or folder; correct --data.predict_source")
     return found
@@ -102,7 +102,7 @@ def _expand(name: str, allow_outside: bool) -> list[str]:
 def _listed(path: Path) -> list[str]:
     """Files that a text file names, one a line; relative ones are relative to the working directory."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: the list cannot be read ({error}); write one path a line") from None
     files = [os.path.abspath(line) for line in lines if line]

@@ -83,7 +83,11 @@ def letterboxed(images: Sequence[Pixels], how: Letterboxing, positions: Sequence
 
 
 def stream_batches(
-    streams: Sequence[tuple[int, str]], how: Letterboxing, batch_size: int, every: int = 1
+    streams: Sequence[tuple[int, str]],
+    how: Letterboxing,
+    batch_size: int,
+    every: int = 1,
+    failed: dict[int, str] | None = None,
 ) -> Generator[tuple[list[Frame], Batch], None, None]:
     """Frames with their batches, made ahead: videos one after another, then live streams in turn.
 
@@ -94,15 +98,21 @@ def stream_batches(
         how: How frames become batches.
         batch_size: Frames of a batch of a video.
         every: Frames from one that is yielded to the next.
+        failed: Takes a sentence about each stream that cannot be opened, by the position of its first frame.
 
     Raises:
-        InputError: A stream cannot be opened.
+        InputError: A stream cannot be opened, and ``failed`` is None.
     """
 
     def batches(stream: int, source: str, size: int) -> Iterator[tuple[list[Frame], Batch]]:
-        with closing(read_frames(source, stream, every)) as frames:
-            while group := list(islice(frames, size)):
-                yield group, letterboxed([f.pixels for f in group], how, [f.number for f in group])
+        try:
+            with closing(read_frames(source, stream, every)) as frames:
+                while group := list(islice(frames, size)):
+                    yield group, letterboxed([f.pixels for f in group], how, [f.number for f in group])
+        except InputError as error:
+            if failed is None:
+                raise
+            failed[_position(stream, 0)] = str(error)
 
     for stream, source in streams:
         if not is_live(source):
@@ -153,16 +163,11 @@ class PredictionLoader:
     def __iter__(self) -> Iterator[Batch]:
         yield from self.images
         processes, rank = world()
-        own = list(enumerate(self.streams))[rank::processes]
-        videos = [[one] for one in own if not is_live(one[1])]
-        for group in [*videos, [one for one in own if is_live(one[1])]]:
-            try:
-                for frames, batch in stream_batches(group, self.how, self.batch_size, self.every):
-                    positions = [_position(frame.stream, frame.number) for frame in frames]
-                    self.under_way.update(zip(positions, frames, strict=True))
-                    yield batch._replace(index=torch.tensor(positions))
-            except InputError as error:  # one bad video must not end a run over many
-                self.unreadable[_position(group[0][0], 0)] = str(error)
+        own = [*enumerate(self.streams)][rank::processes]
+        for frames, batch in stream_batches(own, self.how, self.batch_size, self.every, self.unreadable):
+            positions = [_position(frame.stream, frame.number) for frame in frames]
+            self.under_way.update(zip(positions, frames, strict=True))
+            yield batch._replace(index=torch.tensor(positions))
 
 
 def _position(stream: int, number: int) -> int:
