@@ -33,6 +33,11 @@ def test_a_figure_that_is_not_there_is_left_out(tmp_path: Path) -> None:
     assert read_run(tmp_path).rows == [{"epoch": 0}, {"epoch": 1, "b": 2}]
 
 
+def test_the_figures_of_a_test_are_read_as_those_of_a_validation(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,test/map\n0,0.5\n")
+    assert read_run(tmp_path).best == {"epoch": 0, "val/map": 0.5}
+
+
 def test_without_a_validation_the_last_epoch_is_the_best(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,val/map\n0,\n1,\n")
     assert read_run(tmp_path).best["epoch"] == 1
