@@ -138,9 +138,6 @@ def test_a_folder_that_cannot_hold_a_study_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"--study .*file: File exists; give a folder"):
         open_study(tmp_path / "file", [], 3, SPACE)
-    (tmp_path / "study.db").write_text("no database")
-    with pytest.raises(InputError, match=r"study\.db: file is not a database; give another --study"):
-        open_study(tmp_path, [], 3, SPACE)
 
 
 def test_the_monitor_is_the_value_of_a_trial(

@@ -109,10 +109,9 @@ def open_study(folder: Path, of_fit: list[str], epochs: int, space: dict[str, Va
     """The study in a folder; a new one begins with the trial of the options as given.
 
     Raises:
-        InputError: the study was made with other options, or the folder cannot hold or has no study.
+        InputError: the study was made with other options, or the folder cannot be written.
     """
     from optuna import create_study, pruners, storages
-    from sqlalchemy.exc import DatabaseError
 
     made_with = {"options": [*of_fit, f"--epochs={epochs}"], "space": {n: vars(v) for n, v in space.items()}}
     made_with = json.loads(json.dumps(made_with))  # as the study returns it
@@ -123,14 +122,11 @@ def open_study(folder: Path, of_fit: list[str], epochs: int, space: dict[str, Va
         raise InputError(f"--study {folder}: {error.strerror}; give a folder that can be written") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one process makes the tables and the first trial
-        try:
-            storage = storages.RDBStorage(
-                f"sqlite:///{folder}/study.db",
-                heartbeat_interval=_HEARTBEAT_S,
-                heartbeat_stale_trial_callback=storages.RetryHeartbeatStaleTrialCallback(),
-            )
-        except DatabaseError as error:
-            raise InputError(f"{folder}/study.db: {error.orig}; give another --study") from error
+        storage = storages.RDBStorage(
+            f"sqlite:///{folder}/study.db",
+            heartbeat_interval=_HEARTBEAT_S,
+            heartbeat_stale_trial_callback=storages.RetryHeartbeatStaleTrialCallback(),
+        )
         pruner = pruners.MedianPruner(n_warmup_steps=epochs // 3)
         study = create_study(
             storage=storage, study_name="tune", direction="maximize", load_if_exists=True, pruner=pruner
