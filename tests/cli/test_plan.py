@@ -31,11 +31,20 @@ def test_a_plan_without_a_card_or_data_is_of_the_memory_alone(capsys: pytest.Cap
     assert "images/s" not in shown
 
 
+def test_a_training_that_does_not_fit_has_no_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "--data.image_size", "20000", "--gpu", "GTX 1660 Ti"])
+    shown = capsys.readouterr().out
+    assert "does not fit in 6.4 GB with a margin of 8%; largest batch: none" in shown
+    assert "images/s" not in shown
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--data.image_size", "100"], "is not a multiple of 32; use 96"),
+        (["--model.architecture", "yolov5n6", "--data.image_size", "672"], "not a multiple of 64; use 640"),
         (["--data.batch_size", "0"], "give 1 or more"),
+        (["--model.num_classes", "0"], "--model.num_classes is 0; give 1 or more"),
         (["--gpu", "RTX 9999"], "is not in the table of cards"),
         (["--model.architecture", "yolov9"], "yolov9' is not known"),
     ],

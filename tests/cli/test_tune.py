@@ -134,6 +134,30 @@ def test_optuna_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         run_tune([])
 
 
+def test_a_folder_that_cannot_hold_a_study_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"--study .*file: File exists; give a folder"):
+        open_study(tmp_path / "file", [], 3, SPACE)
+
+
+def test_the_monitor_is_the_value_of_a_trial(
+    tmp_path: Path, shapes: Path, fit: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit("rows[0] += ',val/fitness'\nrow(0, '0.2,0.7')\nrow(1, '0.3,0.6')")
+    space = tmp_path / "space.yaml"
+    space.write_text(f"{MOMENTUM}: [0.8, 0.95]")
+    command = [
+        "--trials", "1", "--epochs", "2", "--space", str(space), "--study", str(tmp_path / "study"),
+        "--data.root", str(shapes), "--data.image_size", "64", "--data.cache", "none",
+        "--trainer.accelerator", "cpu",
+    ]  # fmt: skip
+    run_tune([*command, "--monitor", "fitness"])
+    assert "best val/fitness 0.7000 in trial 0" in capsys.readouterr().out
+    assert (tmp_path / "study" / "best.yaml").read_text().startswith("# val/fitness 0.7000 in trial 0 of")
+    with pytest.raises(InputError, match="varies the gains of the loss, so val/loss is no measure"):
+        run_tune([*command, "--monitor", "val/loss"])
+
+
 def test_a_study_keeps_its_options(tmp_path: Path) -> None:
     open_study(tmp_path / "study", ["--data.root=a"], 3, SPACE)
     open_study(tmp_path / "study", ["--data.root=a"], 3, SPACE)

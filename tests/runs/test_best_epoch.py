@@ -45,7 +45,11 @@ def test_a_monitor_is_a_metric_of_the_validation() -> None:
     classes = ["cat", "a dog"]
     for name in ("val/map_50", "val/f1", "val/obj_loss", "val/loss", "val/map_class/a dog"):
         assert checked_monitor(name) == checked_monitor(name, classes) == name
-    assert checked_monitor("fitness") == "val/fitness"
+    assert [checked_monitor(name) for name in ("fitness", "map_class/cat")] == [
+        "val/fitness", "val/map_class/cat",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"did you mean val/box_loss\?"):
+        checked_monitor("val/bx_loss")  # no epoch would ever be the best
     with pytest.raises(InputError, match=r"monitor is 'val/map50', .*did you mean val/map_50\?"):
         checked_monitor("val/map50")
     with pytest.raises(InputError, match="did you mean val/map_class/a dog"):

@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..data.annotations.index import DatasetIndex
 from ..data.annotations.source import DataSource
 from ..data.batch import label_capacity
 from ..errors import InputError
 from ..model.architecture import short_name
+from ..model.network import build_network
 from ..performance.doctor.images import TrainingSample, measure_images
 from ..performance.planner.batch import MARGIN, Planner, room, suggested_batch
 from ..performance.planner.cards import Card, find_card
@@ -41,11 +44,14 @@ def run_plan(argv: list[str]) -> None:
     options = _parser().parse_args(argv)
     cards: list[Card | None] = [find_card(name) for name in options.gpu]
     size, batch_size = options.image_size, options.batch_size
-    if size < 32 or size % 32:
-        near = max(32, round(size / 32) * 32)
-        raise InputError(f"--data.image_size {size} is not a multiple of 32; use {near}")
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"--data.batch_size is {batch_size}; give 1 or more")
+    for name, value in (("data.batch_size", batch_size), ("model.num_classes", options.num_classes)):
+        if value is not None and value < 1:
+            raise InputError(f"--{name} is {value}; give 1 or more")
+    with torch.device("meta"):
+        stride = max(build_network(options.architecture, options.num_classes).strides)
+    if size < stride or size % stride:
+        near = max(stride, round(size / stride) * stride)
+        raise InputError(f"--data.image_size {size} is not a multiple of {stride}; use {near}")
     index, job = None, Job(options.architecture, options.num_classes, size)
     if options.root:
         index = DataSource(Path(options.root).expanduser().absolute(), val_share=0.2).read("train", keep=True)
@@ -117,9 +123,11 @@ def _text(plan: dict[str, Any]) -> str:
     lines += [f"  {name:<13}{size:8.2f} GB" for name, size in (*shown, ("peak", memory["peak"]))]
     if not gpu:
         return "\n".join(lines)
-    verdict = "fits" if plan["fits"] else "does not fit"
+    verdict, largest = "fits" if plan["fits"] else "does not fit", plan["largest_batch_size"]
     lines.append(f"  {verdict} in {plan['card_memory_gb']:.1f} GB with a margin of {1 - MARGIN:.0%}; largest")
-    lines[-1] += f" batch {plan['largest_batch_size']}, suggested {plan['suggested_batch_size']}"
+    lines[-1] += f" batch {largest}, suggested {plan['suggested_batch_size']}" if largest else " batch: none"
+    if not plan["fits"]:
+        return "\n".join(lines)
     speed, epoch = plan["images_per_second"], plan["epoch_seconds"]
     lines.append(f"  {speed['low']:.0f} to {speed['high']:.0f} images/s, bound by {plan['bound_by']}")
     if epoch:

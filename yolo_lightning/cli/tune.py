@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..errors import InputError
-from ..runs.best_epoch import MONITOR, is_judged
+from ..runs.best_epoch import MONITOR, checked_monitor, is_judged, mode_of
 from ..runs.directory import METRICS, read_metrics
 from ..system.files import write_whole
 from .command_parser import CommandParser
@@ -28,9 +28,10 @@ from .tune_space import Values, search_space
 if TYPE_CHECKING:
     from optuna import Study, Trial
 
-_DESCRIPTION = f"""Searches hyper-parameters with Optuna. Each trial is a fit in a process of its own. The
+_DESCRIPTION = """Searches hyper-parameters with Optuna. Each trial is a fit in a process of its own. The
 first one has the options as given, the others vary what --space lists. The value of a trial is its best
-{MONITOR}. A trial that at some epoch is worse than the median of the others is ended.
+val/map, or that of another --monitor. A trial that at some epoch is worse than the median of the others is
+ended.
 
 The folder of the study holds everything: the same command continues a study, and several of them at once
 share it. A trial whose process was killed is repeated. Writes best.yaml, history.png and importances.png."""
@@ -89,29 +90,38 @@ def run_tune(argv: list[str]) -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     until = time.monotonic() + 60 * options.timeout
     folder = Path(options.study).expanduser().absolute()
-    space = search_space(launch(DryCLI, ["fit", *of_fit]).config["fit"], options.space)
+    config = launch(DryCLI, ["fit", *of_fit]).config["fit"]
+    monitor, space = checked_monitor(config.monitor), search_space(config, options.space)
+    if mode_of(monitor) == "min":
+        raise InputError(
+            f"tune varies the gains of the loss, so {monitor} is no measure; give another --monitor"
+        )
     study = open_study(folder, of_fit, options.epochs, space)
     try:
-        _search(study, Trials(folder, of_fit, options.epochs, space), options.trials, until)
+        _search(study, Trials(folder, of_fit, options.epochs, space, monitor), options.trials, until)
     except KeyboardInterrupt:
         print(f"interrupted; the same command continues the study in {folder}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    _print_results(study, folder, of_fit)
+    _print_results(study, folder, of_fit, monitor)
 
 
 def open_study(folder: Path, of_fit: list[str], epochs: int, space: dict[str, Values]) -> Study:
     """The study in a folder; a new one begins with the trial of the options as given.
 
     Raises:
-        InputError: the study was made with other options.
+        InputError: the study was made with other options, or the folder cannot be written.
     """
     from optuna import create_study, pruners, storages
 
     made_with = {"options": [*of_fit, f"--epochs={epochs}"], "space": {n: vars(v) for n, v in space.items()}}
     made_with = json.loads(json.dumps(made_with))  # as the study returns it
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # one process makes the tables and the first trial
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise InputError(f"--study {folder}: {error.strerror}; give a folder that can be written") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process makes the tables and the first trial
         storage = storages.RDBStorage(
             f"sqlite:///{folder}/study.db",
             heartbeat_interval=_HEARTBEAT_S,
@@ -141,16 +151,20 @@ class Trials:
         of_fit: options of ``fit``.
         epochs: epochs of a trial.
         space: what varies.
+        monitor: metric whose best value is that of a trial.
     """
 
-    def __init__(self, folder: Path, of_fit: list[str], epochs: int, space: dict[str, Values]) -> None:
+    def __init__(
+        self, folder: Path, of_fit: list[str], epochs: int, space: dict[str, Values], monitor: str = MONITOR
+    ) -> None:
         self.folder = folder
         self.of_fit = of_fit
         self.epochs = epochs
         self.space = space
+        self.monitor = monitor
 
     def __call__(self, trial: Trial) -> float:
-        """Train; the best ``val/map``.
+        """Train; the best value of the monitor.
 
         Raises:
             TrialPruned: the trial was ended early.
@@ -172,7 +186,7 @@ class Trials:
             trial.study.enqueue_trial(chosen, user_attrs=trial.user_attrs)
             raise
         if status == 0 and values:
-            print(f"trial {trial.number}: {MONITOR} {max(values):.4f}", flush=True)
+            print(f"trial {trial.number}: {self.monitor} {max(values):.4f}", flush=True)
             return max(values)
         if status is None:
             print(f"trial {trial.number}: ended after {len(values)} epochs at {values[-1]:.4f}", flush=True)
@@ -187,7 +201,7 @@ class Trials:
         raise _TrialFailed
 
     def _train(self, trial: Trial, options: list[str], run: Path) -> tuple[int | None, list[float]]:
-        """Status of the process, None if the trial was ended early, and ``val/map`` of its epochs."""
+        """Status of the process, None if the trial was ended early, and the monitor of its epochs."""
         values: list[float] = []
         is_pruned = False
         ends_with_us = _end_with_parent if sys.platform == "linux" else None
@@ -213,10 +227,10 @@ class Trials:
     def _report(self, trial: Trial, run: Path, values: list[float]) -> bool:
         """Report new epochs, and tell whether the trial should end early."""
         rows = read_metrics(run / "version_0" / METRICS)
-        new = [row for row in rows if is_judged(row.get(MONITOR, -1.0))][len(values) :]
+        new = [row for row in rows if is_judged(row.get(self.monitor, -1.0))][len(values) :]
         for row in new:
-            values.append(row[MONITOR])
-            trial.report(row[MONITOR], int(row["epoch"]))
+            values.append(row[self.monitor])
+            trial.report(row[self.monitor], int(row["epoch"]))
         return bool(new) and new[-1]["epoch"] < self.epochs - 1 and trial.should_prune()
 
 
@@ -244,7 +258,7 @@ def _search(study: Study, trials: Trials, most: int, until: float) -> None:
                 multivariate=True, constant_liar=True, n_startup_trials=1, seed=len(known)
             )
             study.optimize(trials, n_trials=1, catch=(_TrialFailed,))
-            _write_best(study, trials.folder)
+            _write_best(study, trials)
         elif running:
             time.sleep(_POLL_S)
         else:
@@ -257,7 +271,7 @@ def _complete(study: Study) -> list[Any]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
-def _write_best(study: Study, folder: Path) -> None:
+def _write_best(study: Study, trials: Trials) -> None:
     if not _complete(study):
         return
     best = study.best_trial
@@ -268,11 +282,11 @@ def _write_best(study: Study, folder: Path) -> None:
         for each in groups:
             group = group.setdefault(each, {})
         group[key] = value
-    comment = f"# {MONITOR} {best.value:.4f} in trial {best.number} of {folder}\n"
-    write_whole(folder / _BEST, comment + yaml.safe_dump(nested, sort_keys=False))
+    comment = f"# {trials.monitor} {best.value:.4f} in trial {best.number} of {trials.folder}\n"
+    write_whole(trials.folder / _BEST, comment + yaml.safe_dump(nested, sort_keys=False))
 
 
-def _print_results(study: Study, folder: Path, of_fit: list[str]) -> None:
+def _print_results(study: Study, folder: Path, of_fit: list[str], monitor: str) -> None:
     import matplotlib
     from optuna.importance import PedAnovaImportanceEvaluator
 
@@ -283,7 +297,7 @@ def _print_results(study: Study, folder: Path, of_fit: list[str]) -> None:
     matplotlib.use("Agg")
     from optuna.visualization import matplotlib as plots
 
-    axes = {"history": plots.plot_optimization_history(study)}
+    axes: dict[str, Any] = {"history": plots.plot_optimization_history(study)}
     if len(complete) > 1:
         axes["importances"] = plots.plot_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     for name, each in axes.items():
@@ -291,7 +305,7 @@ def _print_results(study: Study, folder: Path, of_fit: list[str]) -> None:
     first = "".join(
         f"; {t.value:.4f} with the options as given" for t in complete if _AS_GIVEN in t.user_attrs
     )
-    print(f"\nbest {MONITOR} {study.best_value:.4f} in trial {study.best_trial.number}{first}")
+    print(f"\nbest {monitor} {study.best_value:.4f} in trial {study.best_trial.number}{first}")
     for file in (_BEST, *(f"{name}.png" for name in axes)):
         print(folder / file)
     print("Train with it: yolo-lightning fit " + shlex.join([*of_fit, "--config", str(folder / _BEST)]))

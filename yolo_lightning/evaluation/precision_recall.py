@@ -50,12 +50,6 @@ class EvaluationDetails:
         """C."""
         return len(self.truths)
 
-    @property
-    def mean_average_precision(self) -> float:
-        """Mean over all classes with an annotation, as ``val/map``; -1 if none has any."""
-        known = self.average_precision[self.truths > 0]
-        return float(np.float32(known.mean())) if known.size else -1.0
-
     @cached_property
     def confusion(self) -> Ints:
         """int64 (C + 1, C + 1), see ``confusion.confusion_matrix``; computed on first use."""

@@ -8,43 +8,40 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections.abc import Sequence
 
 from ..errors import InputError
 from ..evaluation.mean_average_precision import CLASS_FIGURES, FIGURES
 
 MONITOR = "val/map"
-FITNESS = "fitness"
-"""Short for ``val/fitness``, by which classic YOLOv5 chooses."""
-_LOSS = re.compile(r"val/([a-z]+_)?loss")
+_LOSSES = ("val/loss", *(f"val/{part}_loss" for part in ("box", "obj", "cls", "dfl")))
 
 
 def checked_monitor(name: str, class_names: Sequence[str] | None = None) -> str:
     """Return the name under which a monitored metric is logged.
 
     Args:
-        name: ``fitness``, or the tag of a metric or loss of the validation.
+        name: of a metric or loss of the validation, with or without ``val/``.
         class_names: names of the classes; None admits every name.
 
     Raises:
         InputError: no validation logs this metric.
     """
-    name = f"val/{FITNESS}" if name == FITNESS else name
-    known = [f"val/{figure}" for figure in FIGURES]
+    name = f"val/{name.removeprefix('val/')}"
+    known = [*_LOSSES, *(f"val/{figure}" for figure in FIGURES)]
     of_class = tuple(f"val/{figure}_class/" for figure in CLASS_FIGURES)
     known += [f"{prefix}{label}" for prefix in of_class for label in class_names or ()]
     is_of_class = class_names is None and name.startswith(of_class)
-    if not (name in known or is_of_class or _LOSS.fullmatch(name)):
-        near = difflib.get_close_matches(name, [*known, "val/loss"], n=1)
-        hint = f"did you mean {near[0]}?" if near else f"give {FITNESS}, val/loss or {MONITOR}"
+    if not (name in known or is_of_class):
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"give one such as {MONITOR}, val/fitness or val/loss"
         raise InputError(f"monitor is {name!r}, which no validation logs; {hint}")
     return name
 
 
 def mode_of(monitor: str) -> str:
     """``min`` for a loss, of which the smallest is best; ``max`` for all others."""
-    return "min" if _LOSS.fullmatch(monitor) else "max"
+    return "min" if monitor in _LOSSES else "max"
 
 
 def is_judged(score: float) -> bool:

@@ -32,8 +32,11 @@ class EpochCheckpoint(CheckpointHooks, ModelCheckpoint):
     @property
     def state_key(self) -> str:
         """Key of the state in a checkpoint; several of these callbacks may have one monitor."""
-        is_one_file = "{" not in str(self.filename)
-        return super().state_key if is_one_file else f"{super().state_key}[{self.filename}]"
+        return super().state_key if self._is_one_file else f"{super().state_key}[{self.filename}]"
+
+    @property
+    def _is_one_file(self) -> bool:
+        return "{" not in str(self.filename)
 
     def format_checkpoint_name(self, metrics: dict[str, Tensor], *args: Any, **kwargs: Any) -> str:
         return super().format_checkpoint_name(metrics | {"epoch": metrics["epoch"] + 1}, *args, **kwargs)
@@ -70,6 +73,8 @@ class EpochCheckpoint(CheckpointHooks, ModelCheckpoint):
             self.note_save(trainer, path)
             for logger in trainer.loggers if trainer.is_global_zero else ():
                 logger.after_save_checkpoint(proxy(self))
+            if self.monitor and not self._is_one_file:  # last.ckpt has to know the new one, too
+                io.saved = None
         else:
             super().save(trainer, path)
             io.saved = now, path

@@ -8,6 +8,7 @@ import pytest
 from tests.support.report_run import evaluation, make_run, write
 from yolo_lightning.errors import InputError
 from yolo_lightning.monitoring.report.read import find_run, read_run
+from yolo_lightning.monitoring.report.sections import epochs_text
 
 
 def test_a_whole_run(tmp_path: Path) -> None:
@@ -31,6 +32,12 @@ def test_only_the_metrics_are_needed(tmp_path: Path) -> None:
 def test_a_figure_that_is_not_there_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("epoch,a,b\n0,,nan\n1,inf,2\n")
     assert read_run(tmp_path).rows == [{"epoch": 0}, {"epoch": 1, "b": 2}]
+
+
+def test_the_figures_of_a_test_are_read_as_those_of_a_validation(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,test/map\n0,0.5\n")
+    assert read_run(tmp_path).best == {"epoch": 0, "val/map": 0.5}
+    assert epochs_text(read_run(tmp_path)) == "-"  # it has trained none
 
 
 def test_without_a_validation_the_last_epoch_is_the_best(tmp_path: Path) -> None:

@@ -78,8 +78,11 @@ def read_run(directory: str | Path) -> Run:
     """
     directory = Path(directory).absolute()
     path = directory / METRICS
-    # Matplotlib fails near the end of floats.
-    rows = [{name: x for name, x in row.items() if abs(x) < 1e300} for row in read_metrics(path)]
+    # A test is shown as a validation is. Matplotlib fails near the end of floats.
+    rows = [
+        {name.replace("test/", "val/"): x for name, x in row.items() if abs(x) < 1e300}
+        for row in read_metrics(path)
+    ]
     if not rows:
         raise InputError(f"{path}: {'holds no epoch' if path.exists() else 'is missing'}; give a trained run")
     unreadable: list[str] = []

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...model.architecture import short_name
+from ..metric_names import NOTHING
 from .read import Row, Run
 
 _OF_CLASS = "val/map_class/"
@@ -105,7 +106,12 @@ def _planned_epochs(run: Run) -> int:
 
 
 def epochs_text(run: Run) -> str:
-    """Trained and planned epochs, such as ``30 of 30``; a run with a deadline has planned none."""
+    """Trained and planned epochs, such as ``30 of 30``; a run with a deadline has planned none.
+
+    A validation or test has trained none.
+    """
+    if "wall_seconds" not in run.last:
+        return NOTHING
     trained, planned = int(run.last["epoch"]) + 1, _planned_epochs(run)
     return f"{trained} of {planned}" if planned > 0 else str(trained)
 
