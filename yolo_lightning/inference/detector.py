@@ -29,7 +29,7 @@ from .detections import Detections
 from .finder import Finder, Model
 from .options import FindOptions
 from .runtimes import open_model
-from .trained_model import TorchModel, TrainedModel
+from .trained_model import TorchModel, TrainedModel, check_multiple
 
 Loaded = tuple[int, str | None, Pixels]
 """Position of an image, its path, and its pixels."""
@@ -87,7 +87,7 @@ class Detector:
                 raise InputError(f"{name} is {value}; give a number from 0 to 1")
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; give 1 or more")
-        self.device = _usable_device(device)
+        self.device = usable_device(device)
         paths = [model] if isinstance(model, str | Path) else list(model)
         models = [open_model(path, self.device, architecture, trust) for path in paths]
         facts = models[0].facts
@@ -189,14 +189,18 @@ class Detector:
         return [table[:count].copy() for table, count in zip(tables, counts.tolist(), strict=True)]
 
 
-def _usable_device(device: str | torch.device | None) -> torch.device:
-    wanted = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """The device of a name; by default a GPU if there is one.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(1, device=wanted)
+        return torch.empty(1, device=wanted).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device {wanted}: cannot be used ({reason}); leave it out, or use cpu") from None
-    return wanted
 
 
 def _letterboxing(
@@ -218,9 +222,7 @@ def _letterboxing(
         )
     if fixed:
         return Letterboxing(size, stride, fixed.pop())
-    if size < stride or size % stride:
-        near = max(stride, round(size / stride) * stride)
-        raise InputError(f"image_size {size} is not a multiple of {stride}; use {near}")
+    check_multiple(size, stride, "image_size")
     return Letterboxing(None if options.tile_size else size, stride)
 
 
