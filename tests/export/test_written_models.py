@@ -1,6 +1,7 @@
 """What an export computes, in its own runtime, against the network that it came from."""
 
 import importlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -190,7 +191,16 @@ def test_an_onnx_file_of_another_program_is_read_by_its_shape(source: ExportSour
     images = pictures(2, 3, 64, 96)
     opened = open_model(path)
     assert (opened.facts.class_names, opened.facts.category_ids) == (NAMES, None)
+    assert (opened.facts.batch_size, opened.facts.input_size) == (2, (64, 96))
     torch.testing.assert_close(opened(images), reference(source, images), rtol=0, atol=BOX_PX)
+
+
+def test_a_torchscript_file_of_yolov5_tells_its_shape(tmp_path: Path) -> None:
+    facts = {"shape": [2, 3, 64, 96], "stride": 32, "names": dict(enumerate(NAMES))}
+    module = torch.jit.trace(torch.nn.Identity(), torch.zeros(1))
+    torch.jit.save(module, tmp_path / "m.torchscript", _extra_files={"config.txt": json.dumps(facts)})
+    opened = open_model(tmp_path / "m.torchscript", trust=True).facts
+    assert (opened.batch_size, opened.input_size, opened.class_names) == (2, (64, 96), NAMES)
 
 
 @pytest.fixture

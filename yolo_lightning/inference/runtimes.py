@@ -131,7 +131,9 @@ def _open_onnx(path: Path, device: torch.device) -> tuple[Run, Mapping[str, Any]
         images = images.half() if is_half else images
         return torch.from_numpy(session.run(None, {wanted.name: images.numpy()})[0])
 
-    return run, _literals(session.get_modelmeta().custom_metadata_map)
+    facts = _literals(session.get_modelmeta().custom_metadata_map)
+    is_fixed = all(isinstance(length, int) for length in wanted.shape)
+    return run, {"shape": wanted.shape, **facts} if is_fixed else facts
 
 
 def _open_openvino(path: Path, _device: torch.device) -> tuple[Run, Mapping[str, Any]]:
@@ -199,7 +201,8 @@ def _facts(metadata: Mapping[str, Any]) -> ModelFacts:
     if not isinstance(names, dict | list) or not names:
         raise ValueError("the file does not name its classes")
     ordered = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
-    size, batch = metadata.get("imgsz"), metadata.get("batch")
+    shape = metadata.get("shape") or (None,)  # all that files of yolov5 tell, (B, 3, H, W)
+    size, batch = metadata.get("imgsz") or shape[2:], metadata.get("batch") or shape[0]
     args = _args(metadata)
     is_open = bool(args.get("dynamic"))
     ids, thresholds = metadata.get("category_ids"), metadata.get("score_thresholds")
