@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .system import start_time as _start_time  # noqa: F401  # first: the wall time of a run begins here
 
 if TYPE_CHECKING:
+    from .cli.export import export_model
     from .cli.fit import fit
     from .cli.fit_callbacks import training_callbacks
     from .data.module import DetectionDataModule
@@ -26,6 +27,7 @@ __all__ = [
     "InputError",
     "YOLOv5",
     "__version__",
+    "export_model",
     "fit",
     "training_callbacks",
 ]
@@ -36,6 +38,7 @@ _MODULES = {
     "ExponentialMovingAverage": "training.ema",
     "InputError": "errors",
     "YOLOv5": "training.module",
+    "export_model": "cli.export",
     "fit": "cli.fit",
     "training_callbacks": "cli.fit_callbacks",
 }

@@ -82,12 +82,18 @@ def test_models_take_turns_and_the_median_counts(monkeypatch: pytest.MonkeyPatch
     [
         (["missing.onnx"], "missing.onnx"),
         (["missing.onnx", "--rounds", "0"], "--rounds is 0; give 1 or more"),
+        (["missing.onnx", "--device", "gpu"], "device gpu: cannot be used"),
         (["missing.pt2"], "missing.pt2"),
     ],
 )
 def test_wrong_options(options: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         run_benchmark(options)
+
+
+def test_a_size_that_the_model_cannot_have_is_refused(weights: Path) -> None:
+    with pytest.raises(InputError, match="--image_size 100 is not a multiple of 32; use 96"):
+        run_benchmark([str(weights), "--image_size", "100"])
 
 
 def test_a_model_of_other_classes_has_no_map(tmp_path: Path, shapes: Path) -> None:

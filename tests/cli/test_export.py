@@ -4,13 +4,14 @@ import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.export.test_written_models import make_source
-from yolo_lightning.cli.export import run_export
+from yolo_lightning.cli.export import _calibration_images, export_model, run_export
 from yolo_lightning.data.annotations.source import DataSource
 from yolo_lightning.data.synthetic import make_dataset
 from yolo_lightning.errors import InputError
@@ -46,9 +47,8 @@ def test_each_format_gets_a_file_and_a_row(
     assert re.fullmatch(r"0/[1-9]\d{2,}", lost)  # there were detections to compare
 
 
-def test_an_export_that_differs_is_status_1_and_kept(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let TorchScript have other results than the source."""
     right: Callable[..., torch.nn.Module] = torchscript.build_module
 
     def wrong(source: ExportSource, options: ExportOptions) -> torch.nn.Module:
@@ -57,6 +57,12 @@ def test_an_export_that_differs_is_status_1_and_kept(
         return module
 
     monkeypatch.setattr(torchscript, "build_module", wrong)
+
+
+def test_an_export_that_differs_is_status_1_and_kept(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch)
     with pytest.raises(SystemExit, match="1"):
         export(weights, tmp_path, "--format", "torchscript")
     assert "error: torchscript: differs from the source" in capsys.readouterr().err
@@ -82,6 +88,37 @@ def test_wrong_options_are_one_sentence(
     with pytest.raises(InputError, match=message):
         export(weights, tmp_path, *options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_that_does_not_suit_is_named_first(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="yolov5n: --format ultralytics takes models without anchors;"):
+        export(weights, tmp_path, "--format", "torchscript", "ultralytics")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_call_from_python_gives_the_paths(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"output": tmp_path, "image_size": 64}
+    paths = export_model(weights, "torchscript", "safetensors", nms=False, **options)
+    assert paths == [tmp_path / "mine.torchscript", tmp_path / "mine.safetensors"]
+    assert all(path.is_file() for path in paths)
+    with pytest.raises(InputError, match="an option of export_model is wrong"):
+        export_model(weights, "torchscript", image_siez=64)
+    assert "image_siez" in capsys.readouterr().err
+    spoil(monkeypatch)
+    with pytest.raises(InputError, match="torchscript: differs from"):
+        export_model(weights, "torchscript", **options)
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_int8_measures_whole_batches(weights: Path, tmp_path: Path, batch_size: int) -> None:
+    """A model of fixed batch takes no other."""
+    data = DataSource(make_dataset(tmp_path / "shapes", train_images=5, val_images=1, image_size=64), {}, {})
+    options = ExportOptions((64, 64), batch_size)
+    images = _calibration_images(data.find_errors("train", keep=False), options)
+    assert images.dtype == torch.uint8
+    assert images.shape == ({2: 6, 8: 8}[batch_size], 3, 64, 64)
 
 
 def test_data_of_other_classes_are_refused(weights: Path, tmp_path: Path) -> None:

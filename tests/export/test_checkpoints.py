@@ -18,7 +18,7 @@ from ultralytics.nn.tasks import load_checkpoint
 from tests.model.test_hub_models import HUB
 from tests.support.small_network import write_small_yaml
 from yolo_lightning.errors import InputError
-from yolo_lightning.export.formats import ExportOptions, ExportSource, find_format
+from yolo_lightning.export.formats import ExportOptions, ExportSource, find_format, metadata
 from yolo_lightning.inference.trained_model import ModelFacts, load_network
 from yolo_lightning.model.network import build_network
 from yolo_lightning.model.weights import load_weights
@@ -34,7 +34,7 @@ def trained(architecture: str) -> ExportSource:
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
             module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
-    facts = ModelFacts(NAMES, (1, 2, 90), 320, max(network.strides))
+    facts = ModelFacts(NAMES, (1, 2, 90), 320, network.stride, score_thresholds=(0.25, 0.5, 0.125))
     return ExportSource(network.eval().requires_grad_(False), facts, architecture)
 
 
@@ -127,10 +127,14 @@ def test_a_checkpoint_that_leaves_comes_back(format_name: str, name: str, tmp_pa
     source = trained(hub(name, tmp_path) if name in HUB else name)
     network, facts, architecture = load_network(export(source, format_name, tmp_path))
     images = torch.rand(1, 3, 64, 64)
+    travels = metadata(source, ExportOptions((64, 64)))["architecture"]
+    assert build_network(travels, 3).strides == network.strides
     for first, second in zip(network.eval()(images), source.network(images), strict=True):
         assert torch.equal(first, second)
     assert (facts.class_names, facts.image_size, facts.stride) == (NAMES, 320, source.facts.stride)
-    assert facts.category_ids == ((1, 2, 90) if format_name == "safetensors" else None)
+    is_ours = format_name == "safetensors"
+    assert facts.category_ids == ((1, 2, 90) if is_ours else None)
+    assert facts.score_thresholds == ((0.25, 0.5, 0.125) if is_ours else None)
     assert (architecture == name) == (name == "yolov5n")
 
 
@@ -187,6 +191,12 @@ def test_a_head_that_the_other_program_lacks_names_the_other_format(tmp_path: Pa
     with pytest.raises(InputError, match=r"yolov5n: .* use --format yolov5"):
         export(trained("yolov5n"), "ultralytics", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_weights_has_the_permissions_of_other_files(tmp_path: Path) -> None:
+    path = export(trained("yolov5n"), "safetensors", tmp_path)
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_a_block_that_yolov5_lacks_is_named(tmp_path: Path) -> None:

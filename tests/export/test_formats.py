@@ -38,16 +38,23 @@ def test_a_format_or_option_that_does_not_exist_is_refused() -> None:
         find_format("onxx", options())
 
 
-def test_a_failed_export_keeps_the_old_file_and_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_library_is_named_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "nncf" else name)
+    with pytest.raises(
+        InputError, match=r"nncf is not installed; run pip install 'yolo-lightning\[openvino\]'"
+    ):
+        find_format("openvino", options())
+    assert find_format("onnx", options()).extra == "onnx"
+
+
+def test_a_failed_export_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(source: ExportSource, path: Path, options: ExportOptions) -> None:
         path.write_text("half a model")
-        raise ModuleNotFoundError("no", name="somelib")
+        raise InputError("no")
 
     monkeypatch.setattr(formats, "import_module", lambda *_: type("Module", (), {"write": write}))
     (tmp_path / "m.x").write_text("old")
     source: ExportSource = None  # type: ignore[assignment]  # the writer does not look at it
-    with pytest.raises(InputError, match=r"somelib .* pip install 'yolo-lightning\[extra\]'"):
-        Format("x", ".x", "extra", frozenset()).write(source, tmp_path / "m.x", options())
+    with pytest.raises(InputError, match="no"):
+        Format("x", ".x", None, (), frozenset()).write(source, tmp_path / "m.x", options())
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("m.x", "old")]

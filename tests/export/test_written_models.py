@@ -1,8 +1,11 @@
 """What an export computes, in its own runtime, against the network that it came from."""
 
 import importlib
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +40,8 @@ def make_source(name: str) -> ExportSource:
     for convolution in network.model[-1].modules():
         if isinstance(convolution, torch.nn.Conv2d) and convolution.bias is not None:
             convolution.bias.copy_(torch.randn_like(convolution.bias))
-    facts = ModelFacts(NAMES, (3, 7, 9), 320, max(network.strides))
+    thresholds = (0.25, 0.125, 0.5)
+    facts = ModelFacts(NAMES, (3, 7, 9), 320, network.stride, score_thresholds=thresholds)
     return ExportSource(network, facts, name)
 
 
@@ -124,7 +128,8 @@ def test_int8_keeps_the_head_in_float_and_the_scores_close(
     source: ExportSource, name: str, tmp_path: Path
 ) -> None:
     images = pictures(8, 3, 64, 96)
-    path = written(source, name, replace(SIZE, int8=True, calibration=images), tmp_path)
+    calibration = (images * 255).round().byte()
+    path = written(source, name, replace(SIZE, int8=True, calibration=calibration), tmp_path)
     scores, wanted = open_model(path)(images)[1], reference(source, images)[1]
     assert 1e-4 < (scores - wanted).abs().mean() < 0.06
     assert torch.corrcoef(torch.stack((scores.flatten(), wanted.flatten())))[0, 1] > 0.95
@@ -186,7 +191,67 @@ def test_an_onnx_file_of_another_program_is_read_by_its_shape(source: ExportSour
     images = pictures(2, 3, 64, 96)
     opened = open_model(path)
     assert (opened.facts.class_names, opened.facts.category_ids) == (NAMES, None)
+    assert (opened.facts.batch_size, opened.facts.input_size) == (2, (64, 96))
     torch.testing.assert_close(opened(images), reference(source, images), rtol=0, atol=BOX_PX)
+
+
+def test_a_torchscript_file_of_yolov5_tells_its_shape(tmp_path: Path) -> None:
+    facts = {"shape": [2, 3, 64, 96], "stride": 32, "names": dict(enumerate(NAMES))}
+    module = torch.jit.trace(torch.nn.Identity(), torch.zeros(1))
+    torch.jit.save(module, tmp_path / "m.torchscript", _extra_files={"config.txt": json.dumps(facts)})
+    opened = open_model(tmp_path / "m.torchscript", trust=True).facts
+    assert (opened.batch_size, opened.input_size, opened.class_names) == (2, (64, 96), NAMES)
+
+
+@pytest.fixture
+def head_of_another_program() -> Callable[[Path, int, Any], Path]:
+    """Write an ONNX file whose input has a type, and whose output is a table of a number of columns."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+
+    def write(path: Path, columns: int, dtype: Any) -> Path:
+        class Table(torch.nn.Module):
+            def forward(self, images: Tensor) -> Tensor:
+                return images.mean(dim=(2, 3))[:, :1, None].expand(1, 9, columns)
+
+        images = torch.zeros(1, 3, 64, 64, dtype=dtype)
+        torch.onnx.export(Table(), (images,), path, dynamo=False)
+        model = onnx.load(path)
+        onnx.helper.set_model_props(model, {"stride": "32", "names": str(dict(enumerate(NAMES)))})
+        onnx.save(model, path)
+        return path
+
+    return write
+
+
+def test_an_onnx_file_with_half_precision_input_runs(
+    head_of_another_program: Callable[[Path, int, Any], Path], tmp_path: Path
+) -> None:
+    """Such as export.py --half of ultralytics/yolov5 writes."""
+    model = open_model(head_of_another_program(tmp_path / "half.onnx", 8, torch.float16))
+    _, scores = model(torch.full((1, 3, 64, 64), 0.5))
+    assert scores.dtype == torch.float32 and scores.shape == (1, 9, 3)
+    torch.testing.assert_close(scores, torch.full((1, 9, 3), 0.25))
+
+
+def test_a_model_that_segments_is_refused(
+    head_of_another_program: Callable[[Path, int, Any], Path], tmp_path: Path
+) -> None:
+    """32 masks follow the classes, so that the columns would be read as something else."""
+    model = open_model(head_of_another_program(tmp_path / "seg.onnx", 8 + 32, torch.float32))
+    with pytest.raises(InputError, match=r"tensor \(1, 9, 40\), which is no table of boxes of 3 classes"):
+        model(torch.zeros(1, 3, 64, 64))
+
+
+def test_a_file_without_names_is_named(
+    head_of_another_program: Callable[[Path, int, Any], Path], tmp_path: Path
+) -> None:
+    onnx = importlib.import_module("onnx")
+    model = onnx.load(path := head_of_another_program(tmp_path / "m.onnx", 8, torch.float32))
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    with pytest.raises(InputError, match=r"m\.onnx: cannot be opened \(.*does not name its classes\)"):
+        open_model(path)
 
 
 def test_a_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

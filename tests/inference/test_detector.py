@@ -278,6 +278,7 @@ def test_a_missing_library_is_named(detector: Detector, place: Path, monkeypatch
         ({"score_threshold": 2}, "score_threshold is 2; give a number from 0 to 1"),
         ({"tile_size": 50}, "tile_size 50 is not a multiple of 32; use 64"),
         ({"device": "cuda:77"}, "device cuda:77: cannot be used"),
+        ({"device": "gpu"}, "device gpu: cannot be used"),
         ({"max_detections": 0}, "max_detections is 0; give 1 or more"),
         ({"batch_size": 0}, "batch_size is 0; give 1 or more"),
         ({"device": "0"}, "device 0: cannot be used (Invalid device string: '0'); leave it out, or give cpu"),

@@ -108,6 +108,16 @@ def test_models_of_the_hub_are_built_and_train(name: str, tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("name", ["p34", "p2", "p7"])
+def test_models_of_the_hub_take_rectangles(name: str, tmp_path: Path) -> None:
+    """The layers of p34 go to stride 32, although its head reads 8 and 16."""
+    network = build_network(write(tmp_path, HUB[name][0]), 3).eval()
+    coarsest = network(torch.rand(1, 3, network.stride, 3 * network.stride))[-1]
+    assert (
+        coarsest.shape[2] * max(network.strides) == network.stride == {"p34": 32, "p2": 32, "p7": 128}[name]
+    )
+
+
 @pytest.mark.parametrize("name", ["ghost", "transformer", "p2"])
 def test_models_of_the_hub_are_one_graph(name: str, tmp_path: Path) -> None:
     network = build_network(write(tmp_path, HUB[name][0]), 3).eval()

@@ -15,8 +15,9 @@ from ..data.module import DetectionDataModule
 from ..errors import InputError
 from ..export import verification
 from ..export.formats import ExportOptions
+from ..inference.detector import usable_device
 from ..inference.runtimes import open_model
-from ..inference.trained_model import TrainedModel
+from ..inference.trained_model import TrainedModel, check_multiple
 from ..system.environment import processor_facts
 from ..system.text import printable
 from .command_parser import FitParser
@@ -38,13 +39,14 @@ def run_benchmark(argv: list[str]) -> None:
     for name in ("batch_size", "rounds"):
         if getattr(given, name) < 1:
             raise InputError(f"--{name} is {getattr(given, name)}; give 1 or more")
-    device = torch.device(given.device)
+    device = usable_device(given.device)
     models = [open_model(path, device, trust=given.trust) for path in given.models]
     fixed = [model.facts.input_size[0] for model in models if model.facts.input_size]
     size = given.image_size or (fixed or [models[0].facts.image_size])[0]
     for path, model in zip(given.models, models, strict=True):
         if model.facts.input_size not in (None, (size, size)):
             raise InputError(f"{path}: takes images of {model.facts.input_size} px alone, not of {size} px")
+        check_multiple(size, model.facts.stride, "--image_size")
     options = ExportOptions((size, size), given.batch_size)
     index = None
     if given.data.root:

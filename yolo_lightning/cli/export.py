@@ -18,11 +18,12 @@ from ..errors import InputError
 from ..export import verification
 from ..export.formats import FORMATS, ExportOptions, ExportSource, find_format, load_source
 from ..inference.runtimes import open_model
-from ..inference.trained_model import TorchModel, TrainedModel
+from ..inference.trained_model import TorchModel, TrainedModel, check_multiple
 from ..runs.checkpoint_files import newest_whole
 from ..runs.directory import DEFAULT_NAME, find_checkpoint
 from ..system.text import printable
 from .command_parser import RUNS_DIR_HELP, FitParser
+from .main import as_call, as_text
 
 CALIBRATION_IMAGES = 300
 """Largest number of images with which INT8 measures ranges."""
@@ -38,18 +39,54 @@ def run_export(argv: list[str]) -> None:
         InputError: An option is wrong, a file cannot be read, or a library is missing.
         SystemExit: With status 1 if an export differs from its source; wrong options, or ``--help``.
     """
+    _, wrong = _export(argv)
+    if wrong:
+        print(f"error: {', '.join(wrong)}: differs from the source by more than allowed", file=sys.stderr)
+        sys.exit(1)
+
+
+def export_model(model: str | Path, *formats: str, **options: Any) -> list[Path]:
+    """Write a trained model in other formats and verify them, as ``yolo-lightning export`` does.
+
+    Args:
+        model: checkpoint or weights.
+        *formats: names of the formats, such as ``onnx``.
+        **options: options of ``export`` by their names on the command line, with two underscores for a dot:
+            ``nms=True``, ``image_size=320``, ``data__root="DIR"``.
+
+    Returns:
+        The file or folder of each format.
+
+    Raises:
+        InputError: an option is wrong, a file cannot be read, a library is missing, or an export differs from
+            the model by more than allowed; its file is kept.
+    """
+    kind = "ckpt_path" if Path(model).suffix == ".ckpt" else "model.weights"
+    given = {kind: model} | {name.replace("__", "."): value for name, value in options.items()}
+    flags = [f"--{name}" for name, value in given.items() if value is True]
+    values = [
+        f"--{name}={as_text(name, value)}" for name, value in given.items() if not isinstance(value, bool)
+    ]
+    with as_call("export_model"):
+        paths, wrong = _export(["--format", *formats, *flags, *values])
+    if wrong:
+        raise InputError(f"{', '.join(wrong)}: differs from {model} by more than allowed")
+    return paths
+
+
+def _export(argv: list[str]) -> tuple[list[Path], list[str]]:
+    """Export a model: paths that were written, and the names of the formats that differ from their source."""
     given = _parser().parse_args(argv)
     weights = _find_weights(given)
     source = load_source(weights, given.model.architecture)
     size = given.image_size or source.facts.image_size
-    stride = source.facts.stride
-    if size < stride or size % stride:
-        near = max(stride, round(size / stride) * stride)
-        raise InputError(f"--image_size {size} is not a multiple of {stride}; use {near}")
+    check_multiple(size, source.facts.stride, "--image_size")
     if given.int8 and given.data.root is None:
         raise InputError("--int8 measures ranges on training images; give their data set as --data.root")
     options = _options(given, size)
     formats = {name: find_format(name, options) for name in given.format}
+    for form in formats.values():
+        form.check(source)
     folder = Path(given.output).expanduser() if given.output else _folder_of(weights, given)
     with tempfile.TemporaryDirectory() as drawn:
         root = given.data.root or str(make_dataset(Path(drawn) / "shapes", train_images=1, val_images=16))
@@ -58,8 +95,9 @@ def run_export(argv: list[str]) -> None:
         if given.data.root:
             verification.refuse_other_classes(index, len(source.facts.class_names))
         if given.int8:
-            images = _first_images(data.inspect("train"), size, CALIBRATION_IMAGES)
+            images = _calibration_images(data.inspect("train"), options)
             options = ExportOptions(**{**vars(options), "calibration": images})
+        paths: list[Path] = []
         table = _Table(source, index, options, has_truth=given.data.root is not None)
         for name, form in formats.items():
             path = form.path(folder, weights.stem, options)
@@ -71,12 +109,9 @@ def run_export(argv: list[str]) -> None:
                 raise InputError(
                     f"{path}: cannot be written ({error.strerror}); give another --output"
                 ) from None
+            paths.append(path)
             table.add(name, path, open_model(path, trust=True) if form.is_runnable else None)
-    if table.wrong:
-        print(
-            f"error: {', '.join(table.wrong)}: differs from the source by more than allowed", file=sys.stderr
-        )
-        sys.exit(1)
+    return paths, table.wrong
 
 
 class _Table:
@@ -175,10 +210,12 @@ def _options(given: Any, size: int) -> ExportOptions:
     return ExportOptions((size, size), **values)
 
 
-def _first_images(index: DatasetIndex, size: int, most: int) -> torch.Tensor:
-    """Letterboxed images as a model takes them, evenly spread over a split, float32 (N, 3, H, W)."""
-    some = index.subset(np.linspace(0, len(index) - 1, min(most, len(index)), dtype=np.int64))
-    return torch.cat([verification.as_input(batch) for batch in verification.letterboxed(some, size, 16)])
+def _calibration_images(index: DatasetIndex, options: ExportOptions) -> torch.Tensor:
+    """Letterboxed images evenly spread over a split, uint8 (N, 3, H, W); some twice if a batch lacks some."""
+    size, batch_size = options.image_size[0], options.batch_size
+    count = math.ceil(min(CALIBRATION_IMAGES, len(index)) / batch_size) * batch_size
+    some = index.subset(np.linspace(0, len(index) - 1, count, dtype=np.int64))
+    return torch.cat([batch.images for batch in verification.letterboxed(some, size, 16)])
 
 
 def _parser() -> FitParser:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from ..inference.detector import Detector
 from ..monitoring.report.read import Row, read_run
 from ..runs.directory import with_run_config
 from ..system.signals import watching
-from .main import prepare_process
+from .main import as_call, as_text
 
 
 @dataclass(frozen=True)
@@ -69,27 +68,8 @@ def fit(
     if twice := [name for name in named if given.get(name) is not None]:
         raise InputError(f"{twice[0]} is given twice; give it once")
     arguments = {name: value for name, value in given.items() if value is not None} | named
-    prepare_process()
-    try:
-        with watching():
-            command = ["fit", *(f"--{name}={_as_text(name, value)}" for name, value in arguments.items())]
-            directory = launch(YoloCLI, with_run_config(command)).run_directory
-    except SystemExit as end:
-        if end.code != 2:
-            raise
-        raise InputError("an option of fit is wrong; the line above says which") from None
+    with as_call("fit"), watching():
+        command = ["fit", *(f"--{name}={as_text(name, value)}" for name, value in arguments.items())]
+        directory = launch(YoloCLI, with_run_config(command)).run_directory
     run = read_run(directory)
     return TrainedRun(directory, run.best, run.last, run.checkpoint("best"), run.checkpoint("last"))
-
-
-def _as_text(name: str, value: Any) -> str:
-    """A value as the command line takes it."""
-    if isinstance(value, str | Path):
-        return str(value)
-    try:
-        return json.dumps(value)
-    except TypeError:
-        raise InputError(
-            f"{name} is {value!r}; give plain values, or combine the parts in a Trainer of your own, see "
-            "docs/api.md"
-        ) from None

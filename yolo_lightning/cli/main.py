@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import set_parsing_settings
@@ -89,6 +94,39 @@ def prepare_process() -> None:
     torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it; nothing on a CPU
     limit_threads()
     keep_freed_memory()
+
+
+@contextmanager
+def as_call(name: str) -> Iterator[None]:
+    """Run a command within a program: a wrong option raises instead of ending the process.
+
+    Raises:
+        InputError: an option is wrong.
+    """
+    prepare_process()
+    try:
+        yield
+    except SystemExit as end:
+        if end.code != 2:
+            raise
+        raise InputError(f"an option of {name} is wrong; the line above says which") from None
+
+
+def as_text(name: str, value: Any) -> str:
+    """The value of an option as the command line takes it.
+
+    Raises:
+        InputError: it is no plain value.
+    """
+    if isinstance(value, str | Path):
+        return str(value)
+    try:
+        return json.dumps(value)
+    except TypeError:
+        raise InputError(
+            f"{name} is {value!r}; give plain values, or combine the parts in a Trainer of your own, see "
+            "docs/api.md"
+        ) from None
 
 
 def run(argv: list[str]) -> None:

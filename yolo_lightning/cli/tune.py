@@ -301,7 +301,7 @@ def _print_results(study: Study, folder: Path, of_fit: list[str], monitor: str) 
     if len(complete) > 1:
         axes["importances"] = plots.plot_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     for name, each in axes.items():
-        each.figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=120)  # type: ignore[union-attr]
+        each.figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=120)
     first = "".join(
         f"; {t.value:.4f} with the options as given" for t in complete if _AS_GIVEN in t.user_attrs
     )

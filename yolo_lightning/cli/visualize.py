@@ -18,7 +18,7 @@ from ..data.loading.dataset import PredictionDataset, collate
 from ..data.loading.sources import list_images
 from ..errors import InputError
 from ..evaluation.detect import detect
-from ..inference.trained_model import IMAGE_SIZE_PX, load_network
+from ..inference.trained_model import IMAGE_SIZE_PX, check_multiple, load_network
 from ..model.network import DetectionNetwork
 from ..monitoring import features
 from ..monitoring.pictures.draw_boxes import Pixels, encode
@@ -66,9 +66,7 @@ def run_visualize(argv: list[str]) -> list[Path]:
         raise InputError(re.sub(theirs, r"--\1", said)) from error
     layers = features.check_layers(network, options.layers or network.head_sources, "--layers")
     size, stride = options.image_size or facts.image_size, facts.stride
-    if size < stride or size % stride:
-        near = max(stride, round(size / stride) * stride)
-        raise InputError(f"--image_size {size} is not a multiple of {stride}; use {near}")
+    check_multiple(size, stride, "--image_size")
     _move(network, options.device)
     folder = Path(options.output).expanduser() if options.output else folder
     dataset = PredictionDataset(paths, size, stride, options.max_megapixels)

@@ -7,22 +7,17 @@ from pathlib import Path
 
 import torch
 
-from ..errors import InputError
 from .formats import ExportOptions, ExportSource, build_module, metadata
 
 
 def write(source: ExportSource, path: Path, options: ExportOptions) -> None:
     """Write the package, with the facts in its user-defined metadata, see ``formats.WritesModel``.
 
-    Half precision computes and stores in 16 bits, which the neural engine needs.
-
-    Raises:
-        InputError: The model has no anchors: coremltools does not know the product in its decoding.
+    Half precision computes and stores in 16 bits, which the neural engine needs. Models without anchors are
+    refused, because coremltools does not know the product in their decoding.
     """
     import coremltools
 
-    if source.network.head.layout != "yolov5":
-        raise InputError(f"{source.architecture}: coremltools cannot convert the head of u models; use onnx")
     module, example = build_module(source, replace(options, half=False)), options.example()
     model = coremltools.convert(
         torch.jit.trace(module, example),

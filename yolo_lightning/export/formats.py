@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..inference.trained_model import ModelFacts, load_network
+from ..model.architecture import self_contained, short_name
+from ..model.heads import Layout
 from ..model.network import DetectionNetwork
 from ..system.environment import git_commit, package_version
 from .suppression import suppress
@@ -35,7 +38,7 @@ class ExportOptions:
         dynamic: Leave batch and size open; with ``nms`` the size alone.
         half: Weights in half precision. Input and output stay float32.
         int8: Convolutions in 8-bit integers, with ranges measured on ``calibration``.
-        calibration: float32 (N, 3, H, W) in 0..1, letterboxed images; needed for ``int8``.
+        calibration: uint8 (N, 3, H, W), letterboxed images, N a multiple of the batch; needed for ``int8``.
         nms: Suppress overlapping boxes within the model.
         score_threshold: With ``nms``, score above which a box is a detection, 0..1.
         iou_threshold: With ``nms``, greatest IoU of two detections of one class, 0..1.
@@ -156,7 +159,8 @@ def metadata(source: ExportSource, options: ExportOptions) -> dict[str, Any]:
         "layout": "detections" if options.nms else source.network.head.layout,
         "category_ids": list(facts.category_ids) if facts.category_ids else None,
         "image_size": facts.image_size,
-        "architecture": Path(source.architecture).name,
+        "score_thresholds": list(facts.score_thresholds) if facts.score_thresholds else None,
+        "architecture": self_contained(source.architecture),
         "version": package_version("yolo-lightning"),
         "commit": git_commit(),
     }
@@ -170,7 +174,6 @@ class WritesModel(Protocol):
 
         Raises:
             InputError: This model or an option cannot be written in this format.
-            ModuleNotFoundError: A library of the format's extra is not installed.
         """
 
 
@@ -182,15 +185,32 @@ class Format:
         module: Module of this folder with a function ``write``, see :class:`WritesModel`.
         suffix: What the name of the weights gets: ``best`` becomes ``best.onnx``.
         extra: Extra of pip with its libraries; None if it needs none.
+        libraries: Names under which what is needed of them is imported.
         options: Options among dynamic, half, int8 and nms that it can carry out.
         is_runnable: ``inference.runtimes.open_model`` reads what it writes.
+        layout: Layout of the only heads that it can have; None: any.
     """
 
     module: str
     suffix: str
     extra: str | None
+    libraries: tuple[str, ...]
     options: frozenset[str]
     is_runnable: bool = True
+    layout: Layout | None = None
+
+    def check(self, source: ExportSource) -> None:
+        """Refuse a model with a head that the format cannot have.
+
+        Raises:
+            InputError: It has.
+        """
+        if self.layout and self.layout != source.network.head.layout:
+            kind, other = ("with", "ultralytics") if self.layout == "yolov5" else ("without", "yolov5")
+            raise InputError(
+                f"{short_name(source.architecture)}: --format {self.module} takes models {kind} anchors; "
+                f"use --format {other} or onnx"
+            )
 
     def path(self, folder: Path, stem: str, options: ExportOptions) -> Path:
         """The file, or the folder, that a model is written to."""
@@ -201,42 +221,38 @@ class Format:
         """Write a model; a file or folder of that name is replaced as a whole.
 
         Raises:
-            InputError: A library is missing, or the model or an option does not suit the format.
+            InputError: The model or an option does not suit the format.
             OSError: The folder cannot be written to.
         """
+        self.check(source)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as workshop:
             written = Path(workshop) / path.name
-            try:
-                write: WritesModel = import_module(f".{self.module}", __package__).write
-                with _quiet_libraries():
-                    write(source, written, options)
-            except ModuleNotFoundError as error:
-                if self.extra is None:
-                    raise
-                raise InputError(
-                    f"{error.name} is not installed; run pip install 'yolo-lightning[{self.extra}]'"
-                ) from error
+            write: WritesModel = import_module(f".{self.module}", __package__).write
+            with _quiet_libraries():
+                write(source, written, options)
             if path.is_dir():
                 shutil.rmtree(path)
             os.replace(written, path)
 
 
-_ANY = frozenset({"dynamic", "half", "nms"})
+_ANY, _HALF = frozenset({"dynamic", "half", "nms"}), frozenset({"half"})
+
+_ONNX = ("onnx", "onnxslim")
 
 FORMATS: Mapping[str, Format] = {
-    "onnx": Format("onnx", ".onnx", "onnx", _ANY | {"int8"}),
-    "openvino": Format("openvino", "_openvino_model", "openvino", _ANY | {"int8"}),
-    "torchscript": Format("torchscript", ".torchscript", None, _ANY),
-    "torch-export": Format("torch_export", ".pt2", None, _ANY),
-    "aoti": Format("aoti", "_aoti.pt2", None, _ANY),
-    "tensorrt": Format("tensorrt", "_tensorrt", "onnx", frozenset({"dynamic", "half"}), is_runnable=False),
-    "ncnn": Format("ncnn", "_ncnn_model", "ncnn", frozenset({"half"}), is_runnable=False),
-    "coreml": Format("coreml", ".mlpackage", "coreml", frozenset({"half"}), is_runnable=False),
-    "litert": Format("litert", ".tflite", "litert", frozenset(), is_runnable=False),
-    "yolov5": Format("yolov5", "_yolov5.pt", None, frozenset({"half"})),
-    "ultralytics": Format("ultralytics", "_ultralytics.pt", None, frozenset({"half"})),
-    "safetensors": Format("safetensors", ".safetensors", None, frozenset({"half"})),
+    "onnx": Format("onnx", ".onnx", "onnx", (*_ONNX, "onnxruntime"), _ANY | {"int8"}),
+    "openvino": Format("openvino", "_openvino_model", "openvino", ("openvino", "nncf"), _ANY | {"int8"}),
+    "torchscript": Format("torchscript", ".torchscript", None, (), _ANY),
+    "torch-export": Format("torch_export", ".pt2", None, (), _ANY),
+    "aoti": Format("aoti", "_aoti.pt2", None, (), _ANY),
+    "tensorrt": Format("tensorrt", "_tensorrt", "onnx", _ONNX, frozenset({"dynamic", "half"}), False),
+    "ncnn": Format("ncnn", "_ncnn_model", "ncnn", ("pnnx",), _HALF, False),
+    "coreml": Format("coreml", ".mlpackage", "coreml", ("coremltools",), _HALF, False, "yolov5"),
+    "litert": Format("litert", ".tflite", "litert", ("litert_torch",), frozenset(), False),
+    "yolov5": Format("yolov5", "_yolov5.pt", None, (), _HALF, layout="yolov5"),
+    "ultralytics": Format("ultralytics", "_ultralytics.pt", None, (), _HALF, layout="ultralytics"),
+    "safetensors": Format("safetensors", ".safetensors", None, (), _HALF),
 }
 """Every format, by its name on the command line."""
 
@@ -245,11 +261,14 @@ def find_format(name: str, options: ExportOptions) -> Format:
     """The format of a name, which can carry out the options.
 
     Raises:
-        InputError: There is no such format, or it lacks an option.
+        InputError: There is no such format, it lacks an option, or a library is not installed.
     """
     if name not in FORMATS:
         raise InputError(f"--format {name} is unknown; use {', '.join(FORMATS)}")
+    form = FORMATS[name]
     given = {option for option in ("dynamic", "half", "int8", "nms") if getattr(options, option)}
-    if lacking := sorted(given - FORMATS[name].options):
-        raise InputError(f"--format {name} has no --{lacking[0]}; leave it out, or export it alone")
-    return FORMATS[name]
+    if lacking := sorted(given - form.options):
+        raise InputError(f"--format {name} has no --{lacking[0]}; export {name} without it")
+    if missing := [library for library in form.libraries if find_spec(library) is None]:
+        raise InputError(f"{missing[0]} is not installed; run pip install 'yolo-lightning[{form.extra}]'")
+    return form

@@ -67,7 +67,7 @@ class _Calibration:
 
     def get_next(self) -> dict[str, Any] | None:
         batch = next(self._batches, None)
-        return None if batch is None else {_INPUT: batch.numpy()}
+        return None if batch is None else {_INPUT: batch.float().div(255).numpy()}
 
 
 def _quantise(model: Any, source: ExportSource, options: ExportOptions) -> Any:

@@ -45,11 +45,11 @@ def _quantise(model: Any, head: int, options: ExportOptions) -> Any:
         inputs=[name for name in names if last.match(name)],
         outputs=[result.get_friendly_name() for result in model.get_results()],
     )
-    images = [batch.numpy() for batch in options.calibration.split(options.batch_size)]
+    batches = options.calibration.split(options.batch_size)
     return nncf.quantize(
         model,
-        nncf.Dataset(images),
+        nncf.Dataset(batches, lambda batch: batch.float().div(255).numpy()),
         preset=nncf.QuantizationPreset.MIXED,  # SiLU is not symmetric
-        subset_size=len(images),
+        subset_size=len(batches),
         ignored_scope=nncf.IgnoredScope(subgraphs=[in_float]),
     )

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from ..errors import InputError
 from ..model.architecture import read_architecture
 from ..model.blocks import build_model
 from ..system.environment import package_version
@@ -14,16 +13,8 @@ from .formats import ExportOptions, ExportSource
 
 
 def write(source: ExportSource, path: Path, options: ExportOptions) -> None:
-    """Write a checkpoint without an optimizer, as ultralytics' trainer leaves it.
-
-    Raises:
-        InputError: The model has anchors, which ultralytics no longer runs.
-    """
+    """Write a checkpoint without an optimizer, as ultralytics' trainer leaves it."""
     network = source.network
-    if network.head.layout != "ultralytics":
-        raise InputError(
-            f"{source.architecture}: ultralytics runs models without anchors only; use --format yolov5"
-        )
     description, _, activation = read_architecture(source.architecture)
     model = build_model(description, activation, network.head.num_classes)
     model.load_state_dict(network.state_dict())

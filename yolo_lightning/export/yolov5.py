@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..model.architecture import read_architecture
+from ..model.architecture import read_architecture, short_name
 from ..model.heads import AnchorHead
 from .formats import ExportOptions, ExportSource
 
@@ -37,16 +37,13 @@ def write(source: ExportSource, path: Path, options: ExportOptions) -> None:
     """Write a classic checkpoint without an optimizer, as ``strip_optimizer`` of the classic code leaves it.
 
     Raises:
-        InputError: The model has no anchors, or a block that the classic code lacks.
+        InputError: The model has a block that the classic code lacks.
     """
     # Fusing there asks for weights that are not channels last.
     network = copy.deepcopy(source.network).to(memory_format=torch.contiguous_format)
     head = network.head
-    if not isinstance(head, AnchorHead):
-        raise InputError(
-            f"{source.architecture}: yolov5 runs models with anchors only; use --format ultralytics"
-        )
-    blocks = [_as_classic(block, source.architecture) for block in network.model[:-1]]
+    assert isinstance(head, AnchorHead)
+    blocks = [_as_classic(block, short_name(source.architecture)) for block in network.model[:-1]]
     detect = _detect(head)
     layers: Any = nn.Sequential(*blocks, detect)
     detect.i, detect.f = len(blocks), list(source.network.head_sources)

@@ -29,7 +29,7 @@ from .detections import Detections
 from .finder import Finder, Model, model_of
 from .options import Classes, FindOptions
 from .runtimes import open_model
-from .trained_model import TorchModel, TrainedModel
+from .trained_model import TorchModel, TrainedModel, check_multiple
 
 _MOST_WAITING = 4
 """Most images that wait in memory for others of their shape, in batches: each file may have its own."""
@@ -88,7 +88,7 @@ class Detector:
                 raise InputError(f"{name} is {value}; give a number from 0 to 1")
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; give 1 or more")
-        self.device = _usable_device(device)
+        self.device = usable_device(device)
         paths = [model] if isinstance(model, str | Path) else list(model)
         if not paths:
             raise InputError("no model is given; give a checkpoint, weights or an exported model")
@@ -197,15 +197,19 @@ class Detector:
         return [table[:count].copy() for table, count in zip(tables, counts.tolist(), strict=True)]
 
 
-def _usable_device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """The device of a name; by default a GPU if there is one.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if device is None else device
     try:
-        return torch.empty(1, device=device).device
+        return torch.empty(1, device=wanted).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"device {device}: cannot be used ({reason}); leave it out, or give cpu or cuda:0"
+            f"device {wanted}: cannot be used ({reason}); leave it out, or give cpu or cuda:0"
         ) from None
 
 
@@ -228,9 +232,7 @@ def _letterboxing(
         )
     if fixed:
         return Letterboxing(size, stride, fixed.pop())
-    if size < stride or size % stride:
-        near = max(stride, round(size / stride) * stride)
-        raise InputError(f"image_size {size} is not a multiple of {stride}; use {near}")
+    check_multiple(size, stride, "image_size")
     return Letterboxing(None if options.tile_size else size, stride)
 
 

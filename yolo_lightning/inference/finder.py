@@ -16,6 +16,7 @@ from ..evaluation.detect import non_max_suppression, to_original
 from ..model.network import DetectionNetwork
 from .candidates import FindCandidates, in_tiles, of_ensemble, with_augmentation
 from .options import Classes, FindOptions
+from .trained_model import check_multiple
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,7 @@ class Finder:
         finds = [with_augmentation(m.find, m.stride, m.levels) if options.augment else m.find for m in models]
         self._find = of_ensemble(finds)
         if tile := options.tile_size:
-            if tile % stride:
-                near = max(stride, round(tile / stride) * stride)
-                raise InputError(f"tile_size {tile} is not a multiple of {stride}; use {near}")
+            check_multiple(tile, stride, "tile_size")
             self._find = in_tiles(self._find, tile, options.tile_overlap, stride)
         self._suppress: dict[str, Any] = {
             "max_detections": options.max_detections,
@@ -77,10 +76,14 @@ class Finder:
 
 
 def model_of(network: DetectionNetwork) -> Model:
-    """A network of ours, on its device, as a :class:`Model`."""
-    return Model(
-        lambda images: network.head.decode(network(images)), max(network.strides), len(network.strides)
-    )
+    """A network of ours, on its device, as a :class:`Model`; decodes in float32 for maps of any precision."""
+
+    def find(images: Tensor) -> tuple[Tensor, Tensor]:
+        maps = network(images)
+        with torch.autocast(images.device.type, enabled=False):
+            return network.head.decode(maps)
+
+    return Model(find, network.stride, len(network.strides))
 
 
 def class_numbers(classes: Classes, names: Sequence[str]) -> list[int]:

@@ -53,6 +53,12 @@ class ExportedModel:
         classes = len(self.facts.class_names)
         # A file of another program does not name its layout, but its shape tells.
         layout = self._layout or ("yolov5" if output.shape[-1] == 5 + classes else "ultralytics")
+        dimension, columns = {"yolov5": (2, 5 + classes), "ultralytics": (1, 4 + classes)}.get(layout, (2, 6))
+        if output.ndim != 3 or output.shape[dimension] != columns:
+            raise InputError(
+                f"the model gives a tensor {tuple(output.shape)}, which is no table of boxes of {classes} "
+                "classes; give a model that detects, not one that segments or classifies"
+            )
         if layout == "yolov5":
             return xywh_to_xyxy(output[..., :4]), output[..., 5:] * output[..., 4:5]
         if layout == "ultralytics":
@@ -118,12 +124,16 @@ def _open_onnx(path: Path, device: torch.device) -> tuple[Run, Mapping[str, Any]
     if device.type == "cuda":
         providers = ["CUDAExecutionProvider", *providers]
     session = onnxruntime.InferenceSession(path, options, providers=providers)
-    name = session.get_inputs()[0].name
+    wanted = session.get_inputs()[0]
+    is_half = wanted.type == "tensor(float16)"  # as yolov5's --half makes it
 
     def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+        images = images.half() if is_half else images
+        return torch.from_numpy(session.run(None, {wanted.name: images.numpy()})[0])
 
-    return run, _literals(session.get_modelmeta().custom_metadata_map)
+    facts = _literals(session.get_modelmeta().custom_metadata_map)
+    is_fixed = all(isinstance(length, int) for length in wanted.shape)
+    return run, {"shape": wanted.shape, **facts} if is_fixed else facts
 
 
 def _open_openvino(path: Path, _device: torch.device) -> tuple[Run, Mapping[str, Any]]:
@@ -185,16 +195,17 @@ def _facts(metadata: Mapping[str, Any]) -> ModelFacts:
     """Facts of an exported model.
 
     Raises:
-        InputError: There are no names of classes, without which its output cannot be read.
+        ValueError: There are no names of classes, without which its output cannot be read.
     """
     names = metadata.get("names")
     if not isinstance(names, dict | list) or not names:
-        raise InputError("the file does not name its classes; export the model again")
+        raise ValueError("the file does not name its classes")
     ordered = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
-    size, batch = metadata.get("imgsz"), metadata.get("batch")
+    shape = metadata.get("shape") or (None,)  # all that files of yolov5 tell, (B, 3, H, W)
+    size, batch = metadata.get("imgsz") or shape[2:], metadata.get("batch") or shape[0]
     args = _args(metadata)
     is_open = bool(args.get("dynamic"))
-    ids = metadata.get("category_ids")
+    ids, thresholds = metadata.get("category_ids"), metadata.get("score_thresholds")
     return ModelFacts(
         class_names=tuple(map(str, ordered)),
         category_ids=tuple(map(int, ids)) if ids else None,
@@ -202,4 +213,5 @@ def _facts(metadata: Mapping[str, Any]) -> ModelFacts:
         stride=int(metadata.get("stride", 32)),
         batch_size=int(batch) if batch and (not is_open or args.get("nms")) else None,
         input_size=(int(size[0]), int(size[1])) if size and not is_open else None,
+        score_thresholds=tuple(map(float, thresholds)) if thresholds else None,
     )

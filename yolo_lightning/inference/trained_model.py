@@ -37,6 +37,17 @@ class ModelFacts:
     score_thresholds: tuple[float, ...] | None = None  # of the best F1 of each class; None if unknown
 
 
+def check_multiple(size: int, stride: int, option: str) -> None:
+    """Refuse a side in px that a model cannot have.
+
+    Raises:
+        InputError: it is no multiple of the stride.
+    """
+    if size < stride or size % stride:
+        near = max(stride, round(size / stride) * stride)
+        raise InputError(f"{option} {size} is not a multiple of {stride}; use {near}")
+
+
 class TrainedModel(Protocol):
     """A trained model in any runtime."""
 
@@ -87,7 +98,8 @@ def load_network(
     """
     path = fetch_official_weights(str(path)) if is_name(str(path)) else Path(path)
     weights = load_weights(path)
-    size, category_ids, thresholds = weights.image_size or IMAGE_SIZE_PX, weights.category_ids, None
+    size, category_ids = weights.image_size or IMAGE_SIZE_PX, weights.category_ids
+    thresholds = weights.score_thresholds
     if path.suffix == ".ckpt":
         known = read_resumption(path).hyper_parameters
         name: str | None = architecture or architecture_of(known, None, path)
@@ -109,5 +121,5 @@ def load_network(
         raise InputError(f"{report}; give the architecture that it was trained with")
     names = weights.class_names or tuple(map(str, range(classes)))
     ids = tuple(category_ids) if category_ids else None
-    stride, scores = max(network.strides), tuple(thresholds) if thresholds else None
-    return network, ModelFacts(names, ids, size, stride, score_thresholds=scores), name
+    scores = tuple(thresholds) if thresholds else None
+    return network, ModelFacts(names, ids, size, network.stride, score_thresholds=scores), name

@@ -58,11 +58,16 @@ class DetectionNetwork(nn.Module):
         """Pixels a cell, level by level: 8, 16, 32 (and 64)."""
         return self.head.strides
 
+    @property
+    def stride(self) -> int:
+        """Divisor of the sides of images, in px: 32 even if the head reads finer levels alone, or 64."""
+        return max(32, *self.strides)
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """Raw maps of the head, one a level, see :mod:`.heads`.
 
         Args:
-            images: float (B, 3, H, W) in 0..1, sides multiples of the largest stride.
+            images: float (B, 3, H, W) in 0..1, sides multiples of ``stride``.
         """
         maps: list[Tensor] = run_layers(self.model, self._saved, images)[-1]
         return maps

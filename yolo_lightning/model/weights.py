@@ -40,6 +40,7 @@ class LoadedWeights:
     architecture: str | None = None  # name, or content of the model YAML; None if the file does not tell
     image_size: int | None = None  # side of the training images in px; None if the file does not tell
     category_ids: tuple[int, ...] | None = None  # COCO id of each class; None if the file does not tell
+    score_thresholds: tuple[float, ...] | None = None  # of the best F1 of each class; None if unknown
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,7 @@ def _describe(path: Path, raw: Mapping[str, Any], facts: Mapping[str, Any] | Non
         architecture if isinstance(architecture, str) else None,
         size if isinstance(size, int) else None,
         tuple(map(int, facts.get("category_ids") or ())) or None,
+        tuple(map(float, facts.get("score_thresholds") or ())) or None,
     )
 
 

@@ -205,7 +205,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.mean_losses = MeanLosses(("loss", *(f"{name}_loss" for name in self.criterion.parts)))
         self.hparams.update({n: getattr(self, n) for n in ("num_classes", "class_names", "category_ids")})
         if (data := self._data) is not None:
-            data.stride = stride = max(self.network.strides)
+            data.stride = stride = self.network.stride
             self.criterion.image_size_px = data.image_size  # validation has rectangles
             self.hparams["image_size"] = data.image_size  # for whoever has the checkpoint alone
             if data.image_size % stride:
@@ -333,7 +333,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         mosaic = not rect and self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
         size = None
         if extent := self.augmentation_config.multi_scale:
-            sizes = training_sizes(batch.images.shape[-1], extent, max(self.network.strides))
+            sizes = training_sizes(batch.images.shape[-1], extent, self.network.stride)
             size = draw_size(sizes, self.hparams["seed"], self.current_epoch, batch_index)
         unordered = not getattr(self._data, "copies_beside", False)
         device = batch.images.device

@@ -156,7 +156,7 @@ def _enter_block(trace: Trace, number: int, *_: Any) -> None:
 @torch.no_grad()
 def _validate(network: DetectionNetwork, job: Job, batch_size: int, trace: Trace) -> None:
     """Trace a batch of squares half a stride larger, and the candidates of its suppression."""
-    side = job.image_size + max(network.strides)
+    side = job.image_size + network.stride
     with trace.doing("validation"):
         live = [value.clone() for value in network.state_dict().values()]  # while the average is in use
         images = torch.empty(batch_size, 3, side, side)
