@@ -62,7 +62,8 @@ def test_a_log_file_has_whole_lines_and_few_of_them(folder: Path) -> None:
     assert "\r" not in text and "\x1b" not in text
     rows = [line.split() for line in lines if ROW.fullmatch(line)]
     assert [row[0] for row in rows] == [f"{n}/{EPOCHS}" for n in range(1, EPOCHS + 1)]
-    titles = next(line for line in lines if "mAP50-95" in line).replace("data wait", "wait").split()
+    header = next(line for line in lines if "mAP50-95" in line)
+    titles = header.replace("data wait", "wait").replace("F1 conf", "conf").split()
     assert titles[-1] == "left"
     left = [row[titles.index("left")] for row in rows]
     assert all(re.fullmatch(r"\d+:\d\d", each) for each in left) and left[-1] == "0:00"
