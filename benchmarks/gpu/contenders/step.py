@@ -238,7 +238,7 @@ def resident(batch: Batch, counted: list[float] | None = None) -> type[YOLOv5]:
     prepared = prepare(batch)
 
     class Resident(YOLOv5):
-        def _prepare(self, batch: Batch) -> Prepared:
+        def _prepare(self, batch: Batch, batch_index: int) -> Prepared:
             return prepared
 
         def training_step(self, batch: Batch, batch_index: int) -> None:

@@ -157,7 +157,7 @@ def test_a_folder_that_cannot_be_made_is_named(index: DatasetIndex) -> None:
     (index.root / FOLDER).write_text("a file")
     with pytest.raises(
         InputError,
-        match=r"\.yolo_lightning_cache: the cache cannot be made there \(.*; set --data\.cache none",
+        match=r"\.yolo_lightning_cache: the cache cannot be made there \(.*, or --data\.cache none",
     ):
         open_cache(index, 32, True, "disk")
 
