@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def run_replay(argv: list[str]) -> Diagnosis | None:
         contents: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         known = checked_hyper_parameters(contents["hyper_parameters"], path)
         own = {"architecture": architecture_of(known, None, path), "weights": None, "compile": False}
-        module = YOLOv5(**known | own)  # no path of the file is opened
+        arguments = {name: known[name] for name in known.keys() & signature(YOLOv5).parameters.keys()}
+        module = YOLOv5(**arguments | own)  # no path of the file is opened
         module.configure_model()
         module.to(device).network.load_state_dict(contents["state_dict"])
         module.criterion.image_size_px = contents["image_size"]
