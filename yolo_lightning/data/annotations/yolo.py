@@ -226,7 +226,13 @@ def _image_stamps(images: Sequence[str]) -> list[tuple[str, object, object]]:
         except OSError as error:
             return error.errno
 
-    return [(image, look(image), (label := find_label(image), look(label))) for image in images]
+    def look_at_label(image: str) -> tuple[str, object]:
+        label = label_path(image)
+        if isinstance(found := look(label), tuple):  # one look instead of two where the label is as usual
+            return label, found
+        return (label := find_label(image)), look(label)
+
+    return [(image, look(image), look_at_label(image)) for image in images]
 
 
 def _join(labels: Sequence[Rows | None], sizes: np.ndarray[Any, np.dtype[np.int32]]) -> Annotations:
