@@ -25,6 +25,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         for name in ("score_threshold", "iou_threshold"):
             if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"evaluation.{name} is {getattr(self, name)}; give a number from 0 to 1")
+                raise InputError(
+                    f"model.evaluation.{name} is {getattr(self, name)}; give a number from 0 to 1"
+                )
         if self.max_detections < 1:
-            raise InputError(f"evaluation.max_detections is {self.max_detections}; give 1 or more")
+            raise InputError(f"model.evaluation.max_detections is {self.max_detections}; give 1 or more")

@@ -250,7 +250,7 @@ class PredictionWriter(Callback):
         return "sources" if self._stream_names else "images"
 
     def _in_order(self, found: dict[int, tuple[int, Table]]) -> Iterator[Found]:
-        """What was found in all images, then in all frames."""
+        """Detections of all images, then of all frames."""
         next_id = 1 + max((image_id for image_id, _ in found.values()), default=0)
         for position, (image_id, table) in sorted(found.items()):
             if (stream := stream_of(position)) is None:

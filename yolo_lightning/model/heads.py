@@ -58,7 +58,7 @@ class Head(Protocol):
         """
 
     def export_rows(self, maps: Sequence[Tensor]) -> Tensor:
-        """What :meth:`decode` returns, as the one tensor that programs expect of an exported model.
+        """One tensor of boxes and scores, in the layout that programs expect of an exported model.
 
         Returns:
             float32, with boxes as xywh in px. ``yolov5``: (B, K, 5+C), box, objectness, and the probability

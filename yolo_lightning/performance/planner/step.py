@@ -140,7 +140,9 @@ def _train(network: DetectionNetwork, job: Job, batch_size: int, trace: Trace) -
         trace.move([value.grad for value in network.parameters() if value.grad is not None], "gradients")
         del loss, images, targets, mask
         with trace.doing("optimizer"):
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0, foreach=True)
+            torch.nn.utils.clip_grad_norm_(
+                network.parameters(), job.optimizer.gradient_clip_norm, foreach=True
+            )
             optimizer.step()
         if not waits:
             optimizer.zero_grad()
