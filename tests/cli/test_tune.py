@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 import yaml
 
@@ -102,6 +103,19 @@ def test_a_trial_that_fails_does_not_end_the_study(
     assert (tmp_path / "study" / "trial-1" / "output.txt").read_text() == "no memory\n"
     study = optuna.load_study(study_name="tune", storage=f"sqlite:///{tmp_path}/study/study.db")
     assert states(study) == ["COMPLETE", "FAIL"]
+
+
+def test_the_style_of_later_pictures_is_kept(
+    tmp_path: Path, shapes: Path, fit: Callable[[str], None]
+) -> None:
+    """Optuna's plots set matplotlib's style for the whole process."""
+    fit("row(0, momentum)")
+    before = dict(matplotlib.rcParams)
+    run_tune([
+        "--trials", "1", "--epochs", "1", "--study", str(tmp_path / "study"), f"--{MOMENTUM}", "0.9",
+        "--data.root", str(shapes), "--data.image_size", "64", "--trainer.accelerator", "cpu",
+    ])  # fmt: skip
+    assert {key: before[key] for key in before if before[key] != matplotlib.rcParams[key]} == {}
 
 
 def test_options_with_which_nothing_can_be_trained(tmp_path: Path, fit: Callable[[str], None]) -> None:

@@ -297,11 +297,12 @@ def _print_results(study: Study, folder: Path, of_fit: list[str], monitor: str) 
     matplotlib.use("Agg")
     from optuna.visualization import matplotlib as plots
 
-    axes: dict[str, Any] = {"history": plots.plot_optimization_history(study)}
-    if len(complete) > 1:
-        axes["importances"] = plots.plot_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
-    for name, each in axes.items():
-        each.figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=120)
+    with matplotlib.rc_context():  # Optuna sets the style of every later picture of the process
+        axes: dict[str, Any] = {"history": plots.plot_optimization_history(study)}
+        if len(complete) > 1:
+            axes["importances"] = plots.plot_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+        for name, each in axes.items():
+            each.figure.savefig(folder / f"{name}.png", bbox_inches="tight", dpi=120)
     first = "".join(
         f"; {t.value:.4f} with the options as given" for t in complete if _AS_GIVEN in t.user_attrs
     )
