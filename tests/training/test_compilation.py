@@ -9,6 +9,7 @@ from yolo_lightning.errors import InputError
 from yolo_lightning.training import compilation
 from yolo_lightning.training.compilation import (
     Compilation,
+    CompileOption,
     decide_compilation,
     keep_compiled_code_private,
 )
@@ -27,13 +28,18 @@ def test_false_compiles_nothing() -> None:
     assert what(decide_compilation(False, "cuda", "bf16-mixed")) == (None, False)
 
 
-def test_auto_compiles_all_on_cuda_and_the_augmentation_on_a_cpu() -> None:
+def test_auto_compiles_all_on_cuda_and_nothing_on_a_cpu() -> None:
     assert what(decide_compilation("auto", "cuda", "bf16-mixed")) == ("default", True)
-    assert what(decide_compilation("auto", "cpu", "32-true")) == (None, True)
+    assert what(decide_compilation("auto", "cpu", "32-true")) == (None, False)
 
 
-def test_true_and_modes_compile_all_anywhere() -> None:
-    assert what(decide_compilation(True, "cpu", "32-true")) == ("default", True)
+def test_opencv_augments_on_a_cpu() -> None:
+    assert what(decide_compilation("augmentation", "cuda", "32-true")) == (None, True)
+    assert what(decide_compilation("augmentation", "cpu", "32-true")) == (None, False)
+    assert what(decide_compilation(True, "cpu", "32-true")) == ("default", False)
+
+
+def test_a_mode_compiles_all_on_cuda() -> None:
     mode = "max-autotune-no-cudagraphs"
     assert what(decide_compilation(mode, "cuda", "32-true")) == (mode, True)
 
@@ -46,7 +52,7 @@ def test_cuda_graphs_are_refused_on_cuda(mode: str) -> None:
 
 def test_a_machine_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation, "compiler_obstacle", lambda device_type: "no C++ compiler")
-    decision = decide_compilation("auto", "cpu", "32-true")
+    decision = decide_compilation("auto", "cuda", "32-true")
     assert what(decision) == (None, False)
     assert "no C++ compiler" in decision.reason
     with pytest.raises(InputError, match=r"no C\+\+ compiler"):
@@ -65,11 +71,18 @@ def test_a_compiler_that_fails_is_found_out(monkeypatch: pytest.MonkeyPatch) -> 
     compilation.compiler_obstacle.cache_clear()
 
 
-def test_what_is_compiled_is_announced() -> None:
-    assert decide_compilation(False, "cuda", "bf16-mixed").announcement is None
-    assert "network and loss" in str(decide_compilation(True, "cuda", "bf16-mixed").announcement)
-    alone = str(decide_compilation("auto", "cpu", "32-true").announcement)
-    assert "the augmentation" in alone and "network" not in alone
+@pytest.mark.parametrize(
+    ("option", "device", "said"),
+    [
+        (True, "cuda", "compiling augmentation, network and loss: the first batch takes longer (minutes"),
+        ("augmentation", "cuda", "compiling the augmentation: the first batch takes longer (up to a minute"),
+        (True, "cpu", "compiling network and loss: the first batch takes longer (minutes"),
+        ("auto", "cpu", "None"),
+        (False, "cuda", "None"),
+    ],
+)
+def test_what_is_compiled_is_announced(option: CompileOption, device: str, said: str) -> None:
+    assert str(decide_compilation(option, device, "32-true").announcement).startswith(said)
 
 
 @pytest.fixture

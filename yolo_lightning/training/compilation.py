@@ -37,20 +37,21 @@ class Compilation:
     @property
     def announcement(self) -> str | None:
         """Line for the user before the first batch, which compiles; None if nothing is compiled."""
-        if not self.augmentation:
+        if self.mode is None and not self.augmentation:
             return None
-        what, long = "the augmentation", "up to a minute"
+        parts, long = ["augmentation"] if self.augmentation else [], "up to a minute"
         if self.mode:
-            what, long = "augmentation, network and loss", "minutes"
+            parts, long = [*parts, "network", "loss"], "minutes"
+        what = " and ".join((", ".join(parts[:-1]), parts[-1])) if len(parts) > 1 else f"the {parts[0]}"
         return f"compiling {what}: the first batch takes longer ({long}, where nothing is cached)"
 
 
 def decide_compilation(option: CompileOption, device_type: str, precision: str) -> Compilation:
     """Turn ``model.compile`` into a decision.
 
-    ``auto`` compiles everything on CUDA, and only the augmentation on a CPU. There, in channels-last order,
-    oneDNN's eager kernels are as fast as Inductor's in bf16 and 10 % slower in fp32, which does not make up
-    for minutes of compiling. The eager augmentation is several times slower than the compiled one.
+    ``auto`` compiles everything on CUDA, and nothing on a CPU. There, in channels-last order, oneDNN's eager
+    kernels are as fast as Inductor's in bf16 and at most 10 % slower in fp32, which does not make up for
+    minutes of compiling. OpenCV augments on a CPU, so that the augmentation is never compiled there.
 
     Args:
         option: ``auto``, a bool, ``augmentation`` (only that), or a mode of torch.compile.
@@ -67,6 +68,10 @@ def decide_compilation(option: CompileOption, device_type: str, precision: str) 
             f"model.compile {option} records CUDA graphs, which have given wrong gradients together with "
             "gradient accumulation; use 'default' or 'max-autotune-no-cudagraphs'"
         )
+    on_cpu = device_type == "cpu"
+    if on_cpu and option in ("auto", "augmentation"):
+        reason = f"nothing, because on a CPU OpenCV augments, and eager kernels of the network in {precision}"
+        return Compilation(None, False, f"{reason} are about as fast without minutes of compiling")
     obstacle = compiler_obstacle(device_type)
     if obstacle and option == "auto":
         return Compilation(None, False, f"nothing, because {obstacle}")
@@ -76,12 +81,9 @@ def decide_compilation(option: CompileOption, device_type: str, precision: str) 
         )
     if option == "augmentation":
         return Compilation(None, True, "the augmentation only, because model.compile is augmentation")
-    if option == "auto" and device_type != "cuda":
-        reason = f"the augmentation only, because on {device_type} in {precision} eager network kernels are "
-        return Compilation(None, True, reason + "about as fast, and compiling takes minutes")
     mode = option if isinstance(option, str) and option != "auto" else "default"
-    reason = f"augmentation, network and loss for {device_type} in {precision} ({mode})"
-    return Compilation(mode, True, reason)
+    what = "network and loss" if on_cpu else "augmentation, network and loss"
+    return Compilation(mode, not on_cpu, f"{what} for {device_type} in {precision} ({mode})")
 
 
 @functools.cache

@@ -62,8 +62,8 @@ class YOLOv5(LightningModule, TrainsDetections):
             is 0.98 or less; auto does so without weights, and with a model YAML.
         anchors: widths and heights in px, one list a level from the finest on, instead of those of weights or
             model; the config.yaml of a run has those that auto-anchor found.
-        compile: auto (network, loss and augmentation on a GPU, only the augmentation on a CPU), augmentation,
-            false, true, or a mode of torch.compile.
+        compile: auto (network, loss and augmentation on a GPU, nothing on a CPU), augmentation, false, true,
+            or a mode of torch.compile.
         channels_last: keep activations channels last; auto does.
         optimizer: optimizer, schedule and batches of a step.
         loss: gains and thresholds of the classic loss.

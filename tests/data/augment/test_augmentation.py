@@ -13,7 +13,6 @@ from torch._dynamo.utils import counters
 from tests.support import augment_reference as reference
 from tests.support.augment_reference import make_batch
 from yolo_lightning.data.augment import Augmentation, AugmentationConfig, normalise
-from yolo_lightning.data.augment.augmentation import AugmentationCore
 from yolo_lightning.data.batch import Batch
 from yolo_lightning.errors import InputError
 
@@ -156,7 +155,7 @@ def test_boxes_are_distributed_as_a_plain_simulation_says(monkeypatch: pytest.Mo
     """Numbers, places and sizes of boxes over many mosaics, with parameters drawn by NumPy."""
     config, size, rng = AugmentationConfig(), 64, np.random.default_rng(0)
     unused = torch.empty(32, size, size, 3)
-    monkeypatch.setattr(AugmentationCore, "_render_in_chunks", lambda *_: unused)
+    monkeypatch.setattr("yolo_lightning.data.augment.augmentation.render_on_cpu", lambda *_: unused)
     batch = make_batch(32, size, capacity=4)
     augmentation, found, counts = Augmentation(config), [], []
     for epoch in range(30):
@@ -200,7 +199,7 @@ def test_one_graph_and_no_recompile() -> None:
         batch = make_batch(4, 64, seed=step, first_index=step, labels=step != 2)
         found = compiled(batch, step // 3, mosaic=step != 4)
         expected = eager(batch, step // 3, mosaic=step != 4)
-        assert (found[0] - expected[0]).abs().mean() < 0.1 / 255
+        assert (found[0] - expected[0]).abs().mean() < 0.8 / 255  # OpenCV rounds coordinates
         assert found[0].stride() == expected[0].stride()
         torch.testing.assert_close(found[1:], expected[1:], atol=1e-3, rtol=0)
     assert counters["stats"]["unique_graphs"] == 1
@@ -216,7 +215,7 @@ def test_compiled_equals_eager() -> None:
     for epoch in range(3):
         batch = make_batch(4, 64, seed=epoch)
         found, expected = compiled(batch, epoch), eager(batch, epoch)
-        assert (found[0] - expected[0]).abs().mean() < 0.1 / 255
+        assert (found[0] - expected[0]).abs().mean() < 0.8 / 255  # OpenCV rounds coordinates
         assert found[0].stride() == expected[0].stride()
         torch.testing.assert_close(found[1:], expected[1:], atol=1e-3, rtol=0)
 

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tests.support import augment_reference as reference
 from yolo_lightning.data.augment import Augmentation, AugmentationConfig
+from yolo_lightning.data.augment.augmentation import render_on_device
 from yolo_lightning.data.augment.randomness import SampleStream, uniforms
 
 PLAIN = {"hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0}
@@ -30,8 +32,16 @@ CASES: dict[str, tuple[dict[str, Any], float]] = {
 }
 
 
+def render(*args: Any) -> Tensor:
+    """Pixels as on a device, 0..255."""
+    return render_on_device(*args) * 255
+
+
+@pytest.mark.parametrize("device", ["cpu", "other"])
 @pytest.mark.parametrize("case", CASES)
-def test_equals_cv2_with_the_same_parameters(case: str) -> None:
+def test_equals_cv2_with_the_same_parameters(case: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if device == "other":
+        monkeypatch.setattr("yolo_lightning.data.augment.augmentation.render_on_cpu", render)
     options, tolerance = CASES[case]
     config = AugmentationConfig(**options)
     batch, seed, epoch = reference.make_batch(10, 96), 7, 3

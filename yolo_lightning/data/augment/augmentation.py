@@ -12,22 +12,16 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ..batch import Batch, move_boxes, on_canvas, row_mask
-from .bilinear import Footprint, canvas_coordinates, find_footprint, sample
-from .colour import change_hsv, cut
+from .bilinear import canvas_coordinates, find_footprint, sample
+from .colour import change_hsv
 from .config import AugmentationConfig
 from .cutmix import choose_area, outside, paste
 from .mosaic import Layout, canvas_boxes, choose_tiles, lay_out, recent_row
 from .multi_scale import resize
+from .opencv import render_on_cpu
 from .randomness import BETA_DRAWS, VIEW_STREAMS, SampleStream, ViewStream, beta_32_32, between, uniforms
 from .recent_images import RecentBuffers, RecentImages
 from .warp import Warp, draw_warp, is_candidate, warp_boxes
-
-_CPU_CHUNK_PX = 32 * 1024 - 1
-"""Pixels rendered at once on a CPU without a compiler; their intermediate planes stay in its cache.
-
-From 32,768 elements on, torch would split each of the thousands of small operations over threads, which wait
-for cores that the loader keeps busy: a hundred times what it saves.
-"""
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -69,7 +63,8 @@ class Augmentation(nn.Module):
     def compile_core(self, **options: Any) -> None:
         """Compile all but the bookkeeping of recent images in place, with options of ``torch.compile``.
 
-        Necessary on a GPU, which would otherwise launch hundreds of small kernels per batch.
+        Necessary on a GPU, which would otherwise launch hundreds of small kernels per batch. A CPU gets its
+        pixels from OpenCV, unless this is called.
         """
         self.core.compile(fullgraph=True, dynamic=False, **options)
 
@@ -150,37 +145,11 @@ class AugmentationCore(nn.Module):
         if self.config.cutmix > 0:
             labels, finish = cut_out(labels, uniform, finish, size)
         targets, mask = join_labels(labels, finish)
-        if torch.compiler.is_compiling() or rows.device.type != "cpu":
-            y = torch.arange(size, device=rows.device)
-            footprints = [trace(self.config, view, finish, y, size) for view in views]
-            planes = render(self.config, recent.pixels, footprints, finish, y)
-            images = torch.stack(planes, dim=-1)
+        if rows.device.type == "cpu" and not torch.compiler.is_compiling():
+            images = normalise(render_on_cpu(self.config, recent.pixels, views, finish, size))
         else:
-            images = self._render_in_chunks(recent.pixels, views, finish, size)
+            images = render_on_device(self.config, recent.pixels, views, finish, size)
         return images.permute(0, 3, 1, 2), targets, mask  # (B, S, S, 3) -> (B, 3, S, S), channels last
-
-    def _render_in_chunks(self, pixels: Tensor, views: list[View], finish: Finish, size: int) -> Tensor:
-        images = torch.empty(finish.blend.shape[0], size, size, 3)
-        rows = max(1, _CPU_CHUNK_PX // size)
-        whole: list[Footprint] = []
-        if self.config.axis_aligned:  # a footprint then is small: some rows and columns
-            whole = [trace(self.config, view, finish, torch.arange(size), size) for view in views]
-        for number, image in enumerate(images):
-            one_views = [
-                View(Layout(*(t[number, None] for t in layout)), Warp(*(t[number, None] for t in warp)))
-                for layout, warp in views
-            ]
-            one_finish = Finish(*(t[number, None] for t in finish))
-            for start in range(0, size, rows):
-                stop = min(start + rows, size)
-                y = torch.arange(start, stop)
-                footprints = [footprint.crop(number, start, stop) for footprint in whole] or [
-                    trace(self.config, view, one_finish, y, size) for view in one_views
-                ]
-                planes = render(self.config, pixels, footprints, one_finish, y)
-                for channel, plane in enumerate(planes):
-                    image[start:stop, :, channel] = plane[0]
-        return images
 
 
 class View(NamedTuple):
@@ -305,38 +274,30 @@ def join_labels(labels: list[tuple[Tensor, Tensor]], finish: Finish) -> tuple[Te
     return torch.where(mask[:, :, None], table, torch.zeros_like(table)), mask
 
 
-def trace(config: AugmentationConfig, view: View, finish: Finish, y: Tensor, size: int) -> Footprint:
-    """Sources of the pixels in the output's rows ``y`` (H,)."""
-    canvas_x, canvas_y = canvas_coordinates(
-        view.warp.inverse, finish.flip_x, finish.flip_y, y, size, config.axis_aligned
-    )
-    return find_footprint(view.layout, canvas_x, canvas_y, size)
-
-
-def render(
-    config: AugmentationConfig, pixels: Tensor, footprints: list[Footprint], finish: Finish, y: Tensor
-) -> list[Tensor]:
-    """Sample a footprint per view from ``RecentBuffers.pixels``, blend and colour; see ``Finish``.
-
-    ``y`` (H,) are the rows of the output.
-
-    Returns:
-        Red, green and blue, float32 (B, H, S) each, 0..1.
-    """
-    drawn = [sample(pixels, footprint) for footprint in footprints]
+def render_on_device(
+    config: AugmentationConfig, pixels: Tensor, views: list[View], finish: Finish, size: int
+) -> Tensor:
+    """Draw planned images from ``RecentBuffers.pixels``: float32 (B, S, S, 3), 0..1; S = ``size`` px."""
+    y = torch.arange(size, device=pixels.device)
+    drawn = []
+    for layout, warp in views:
+        canvas_x, canvas_y = canvas_coordinates(
+            warp.inverse, finish.flip_x, finish.flip_y, y, size, config.axis_aligned
+        )
+        drawn.append(sample(pixels, find_footprint(layout, canvas_x, canvas_y, size)))
     planes = drawn[0]
     if len(drawn) > 1:
         weight = finish.blend[:, None, None]
         if config.cutmix > 0:
-            weight = weight * outside(finish.area, y, planes[0].shape[-1])
-        planes = [cut(a * weight + b * (1 - weight)) for a, b in zip(*drawn, strict=True)]
+            weight = weight * outside(finish.area, y, size)
+        planes = [(a * weight + b * (1 - weight)).floor() for a, b in zip(*drawn, strict=True)]
     if config.changes_colour:
         planes = change_hsv(planes, finish.gains)
     if config.bgr > 0:
         red, green, blue = planes
         change = (blue - red) * finish.swap[:, None, None]
         planes = [red + change, green, blue - change]
-    return [plane / 255 for plane in planes]
+    return torch.stack([plane / 255 for plane in planes], dim=-1)
 
 
 def _scalar(value: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -1,8 +1,7 @@
-"""Bilinear sampling of a warped mosaic straight from the packed recent images.
+"""Bilinear sampling of a warped mosaic straight from the packed recent images, on a GPU.
 
 Each output pixel is mapped back to the canvas, and each of the four canvas pixels around it to its tile,
-and so to one address in the ring of recent images. Nothing between is stored. Bit masks select values,
-because ``torch.where`` is not vectorised on a CPU (about ten times slower).
+and so to one address in the ring of recent images. Nothing between is stored. On a CPU ``opencv`` does this.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .colour import cut
 from .mosaic import Layout
 from .recent_images import MAX_PIXELS
 
@@ -33,13 +31,6 @@ def _unpack(packed: Tensor, channel: int) -> Tensor:
     """Red (0), green (1) or blue (2) of packed pixels, as float32 0..255."""
     shifted = packed >> (8 * channel) if channel > 0 else packed
     return (shifted & 0xFF if channel < 2 else shifted).float()
-
-
-def _fetch(pixels: Tensor, addresses: Tensor) -> Tensor:
-    """``pixels[addresses]``, written in two ways: each is ten times faster than the other in its place."""
-    if torch.compiler.is_compiling():
-        return pixels[addresses]  # fuses with what is around it
-    return pixels.index_select(0, addresses.reshape(-1)).view(addresses.shape)
 
 
 def canvas_coordinates(
@@ -114,19 +105,6 @@ class Footprint(NamedTuple):
     columns: tuple[_Part, _Part]  # the left and the right column
     rows: tuple[_Part, _Part]  # the upper and the lower row
 
-    def crop(self, image: int, start: int, stop: int) -> Footprint:
-        """The rows from ``start`` to ``stop`` of one image."""
-
-        def cut(values: Tensor) -> Tensor:
-            return values[image, None] if values.shape[1] == 1 else values[image, None, start:stop]
-
-        def cut_parts(parts: tuple[_Part, _Part]) -> tuple[_Part, _Part]:
-            return _Part(*map(cut, parts[0])), _Part(*map(cut, parts[1]))
-
-        return Footprint(
-            cut(self.x_weight), cut(self.y_weight), cut_parts(self.columns), cut_parts(self.rows)
-        )
-
 
 def find_footprint(layout: Layout, x: Tensor, y: Tensor, size: int) -> Footprint:
     """Map canvas coordinates to the tiles of B canvases.
@@ -166,10 +144,10 @@ def sample(pixels: Tensor, footprint: Footprint) -> list[Tensor]:
 
     Returns red, green and blue of B images or parts of them, float32 (B, H, S) each, 0..255.
     """
-    taps = [[_fetch(pixels, _address(column, row)) for column in footprint.columns] for row in footprint.rows]
+    taps = [[pixels[_address(column, row)] for column in footprint.columns] for row in footprint.rows]
     planes = []
     for channel in range(3):
         (a, b), (c, d) = [[_unpack(tap, channel) for tap in line] for line in taps]
         upper, lower = torch.lerp(a, b, footprint.x_weight), torch.lerp(c, d, footprint.x_weight)
-        planes.append(cut(torch.lerp(upper, lower, footprint.y_weight) + 0.5))
+        planes.append((torch.lerp(upper, lower, footprint.y_weight) + 0.5).floor())
     return planes

@@ -1,8 +1,8 @@
 """Colour: hue, saturation and value gains, equal to those of classic YOLOv5 on 8-bit images.
 
 Classic YOLOv5 goes through OpenCV's 8-bit HSV (H in 0..179, S and V in 0..255) and three look-up tables,
-and cuts to whole numbers on the way. This darkens images a little, so it is reproduced. The code has no
-comparisons, because they are not vectorised on a CPU.
+and cuts to whole numbers on the way. This darkens images a little, so it is reproduced. On a CPU ``opencv``
+does this.
 """
 
 from __future__ import annotations
@@ -11,22 +11,17 @@ import torch
 from torch import Tensor
 
 
-def cut(values: Tensor) -> Tensor:
-    """Round down, from 0 on; ``Tensor.floor`` would split even small tensors over the threads of a CPU."""
-    return values - values.frac()
-
-
 def _to_hsv(red: Tensor, green: Tensor, blue: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Whole RGB 0..255 to whole H 0..179, S 0..255, V 0..255 (OpenCV's ``COLOR_RGB2HSV`` for 8 bits)."""
     value = torch.maximum(torch.maximum(red, green), blue)
     spread = value - torch.minimum(torch.minimum(red, green), blue)
-    saturation = cut(spread * 255 / value.clamp_min(1) + 0.5)
+    saturation = (spread * 255 / value.clamp_min(1) + 0.5).floor()
     # 1 where the channel is the largest, else 0; the values are whole.
     from_red = (1 - (value - red)).clamp_min(0)
     from_green = (1 - (value - green)).clamp_min(0)
     hue = torch.lerp(red - green + 4 * spread, blue - red + 2 * spread, from_green)
     hue = torch.lerp(hue, green - blue, from_red)
-    hue = cut(hue * 30 / spread.clamp_min(1) + 180.5)  # 150..330
+    hue = (hue * 30 / spread.clamp_min(1) + 180.5).floor()  # 150..330
     return _wrap(hue), saturation, value
 
 
@@ -43,7 +38,7 @@ def _to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> list[Tensor]:
     sector = hue * (1 / 30)  # 0..6
     depth = value * (saturation / 255)  # at most the value, so nothing falls below 0
     lacks = (2 - (sector - 3).abs(), (sector - 2).abs() - 1, (sector - 4).abs() - 1)
-    return [cut(value - depth * lack.clamp(0, 1)) for lack in lacks]
+    return [(value - depth * lack.clamp(0, 1)).floor() for lack in lacks]
 
 
 def change_hsv(planes: list[Tensor], gains: Tensor) -> list[Tensor]:
@@ -53,7 +48,7 @@ def change_hsv(planes: list[Tensor], gains: Tensor) -> list[Tensor]:
     """
     hue, saturation, value = _to_hsv(*planes)
     hue_gain, saturation_gain, value_gain = gains[:, :, None, None].unbind(1)  # (B, 1, 1)
-    hue = _wrap(cut(hue * hue_gain))
-    saturation = cut((saturation * saturation_gain).clamp_max(255))
-    value = cut((value * value_gain).clamp_max(255))
+    hue = _wrap((hue * hue_gain).floor())
+    saturation = (saturation * saturation_gain).clamp_max(255).floor()
+    value = (value * value_gain).clamp_max(255).floor()
     return _to_rgb(hue, saturation, value)

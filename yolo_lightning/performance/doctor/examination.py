@@ -189,7 +189,7 @@ class Examination:
         """Time the forms without a compiled network, and the best of them with it."""
         present = self.now.form
         can_compile = compiler_obstacle(self.device.type) is None
-        forms = eager_forms(str(self.device), "augmentation" if can_compile else False)
+        forms = eager_forms(str(self.device), "augmentation" if can_compile and self.on_cuda else False)
         seconds = _STEPS_S * self.scale / (2 * len(forms))  # half of it is left to the warm-up
         if present not in forms:
             forms.append(present)
