@@ -35,11 +35,8 @@ def test_keeps_the_newest_batches_and_overwrites_the_oldest() -> None:
     for number, batch in enumerate(made):
         written = ring.write(batch, 0)
         assert written.filled == min(4 * (number + 1), 12)
-    state, newest, kept = (
-        written.buffers,
-        rows(written)[-1],
-        [(batch, i) for batch in made[2:] for i in range(4)],
-    )
+    state, newest = written.buffers, rows(written)[-1]
+    kept = [(batch, i) for batch in made[2:] for i in range(4)]
     for age, (batch, i) in enumerate(reversed(kept)):
         row = (newest - age) % 12
         assert torch.equal(unpack(state, row, 32), batch.images[i])
