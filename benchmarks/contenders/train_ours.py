@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from yolo_lightning.__main__ import main as yolo_lightning
@@ -38,7 +39,7 @@ class ResidentBatch:
 
     def __iter__(self) -> Iterator[Batch]:
         if self.batch is None:
-            self.batch = Batch(*(tensor.clone() for tensor in next(iter(self.loader))))
+            self.batch = next(iter(self.loader)).map(torch.clone)
         for _ in range(len(self)):
             yield self.batch
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.fabric.utilities import move_data_to_device
 
-from yolo_lightning.data.batch import Batch, label_capacity, row_mask
+from yolo_lightning.data.batch import Batch, host_labels, label_capacity, move, pack_labels, row_mask
 
 
 def make_batch() -> Batch:
@@ -66,5 +66,28 @@ def test_a_batch_stays_a_batch_when_lightning_moves_it() -> None:
     batch = make_batch()
     moved = move_data_to_device(batch, torch.device("meta"))
     assert isinstance(moved, Batch)
-    assert all(field.device.type == "meta" for field in moved)
-    assert [field.shape for field in moved] == [field.shape for field in batch]
+    assert all(field.device.type == "meta" for field in moved[:-1])
+    assert [field.shape for field in moved[:-1]] == [field.shape for field in batch[:-1]]
+
+
+def test_the_host_keeps_what_it_must_know_of_a_batch_that_moves() -> None:
+    batch = make_batch()
+    moved = move(batch, torch.device("meta"))
+    batch.count.fill_(9)  # as the memory of a loader is used again
+    assert all(field.device.type == "meta" for field in moved[:-1])
+    known = host_labels(moved)
+    assert known.index.tolist() == [4, 7] and known.count.tolist() == [1, 0]
+    assert move(moved, torch.device("meta")).on_host is moved.on_host
+    last = moved.map(lambda tensor: tensor[1:])
+    assert host_labels(last).index.tolist() == [7] and last.images.shape == (1, 3, 32, 32)
+
+
+def test_labels_are_packed_in_order() -> None:
+    targets = torch.arange(30.0).view(3, 2, 5)
+    table, mask = pack_labels(targets, torch.tensor([1, 0, 2]), 5)
+    assert mask.tolist() == [True, True, True, False, False]
+    assert table[:, 0].tolist() == [0, 2, 2, 0, 0]
+    assert torch.equal(table[:3, 1:], targets[[0, 2, 2], [0, 0, 1]])
+    assert not table[3:].any()
+    nothing, mask = pack_labels(targets, torch.tensor([0, 0, 0]), 1)
+    assert nothing.shape == (1, 6) and not mask.any()

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 
 from tests.support.processes import free_port, side_by_side
 from yolo_lightning import DetectionDataModule, YOLOv5
-from yolo_lightning.data.batch import Batch, row_mask
+from yolo_lightning.data.batch import Batch, pack_labels
 from yolo_lightning.distributed.ddp import DDPConfig, build_strategy
 from yolo_lightning.training.optimizer import OptimizerConfig
 
@@ -113,7 +113,7 @@ class Unaugmented(torch.nn.Module):
 
     def forward(self, batch: Batch, *_: Any, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
         images = batch.images.to(batch.targets.dtype) / 255
-        return images, batch.targets, row_mask(batch.count, batch.targets.shape[1])
+        return images, *pack_labels(batch.targets, batch.count, 16 * len(images))
 
 
 class Watch(Callback):

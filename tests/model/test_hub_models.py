@@ -97,9 +97,8 @@ def test_models_of_the_hub_are_built_and_train(name: str, tmp_path: Path) -> Non
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert network.strides == strides
     criterion = network.head.build_loss(LossConfigs())
-    targets = torch.zeros(2, 16, 5)
-    targets[:, 0] = torch.tensor([1, 8, 8, 40, 50])
-    mask = torch.arange(16).expand(2, 16) < 1
+    targets, mask = torch.zeros(16, 6), torch.arange(16) < 2
+    targets[:2] = torch.tensor([[0, 1, 8, 8, 40, 50], [1, 1, 8, 8, 40, 50]])
     loss, _ = training_losses(network, criterion, torch.rand(2, 3, 128, 128), targets, mask)
     loss.backward()
     assert loss.isfinite()

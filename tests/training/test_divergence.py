@@ -22,8 +22,8 @@ def parts(
     torch.manual_seed(0)
     network = build_network(write_small_yaml(tmp_path, anchors=request.param), 3)
     criterion = network.head.build_loss(LossConfigs(AnchorLossConfig(), AnchorFreeLossConfig()))
-    targets = torch.tensor([[[1, 8, 8, 40, 50], [0, 0, 0, 0, 0]]] * 2, dtype=torch.float32)
-    mask = torch.tensor([[True, False]] * 2)
+    targets = torch.tensor([[0, 1, 8, 8, 40, 50], [1, 1, 8, 8, 40, 50], [0] * 6], dtype=torch.float32)
+    mask = torch.tensor([True, True, False])
     return network, criterion, [Prepared(torch.rand(2, 3, 64, 64), targets.clone(), mask) for _ in range(2)]
 
 
@@ -36,9 +36,9 @@ def test_nothing_is_found_in_a_sound_batch(
 
 def test_the_first_culprit_is_named(parts: tuple[DetectionNetwork, DetectionLoss, list[Prepared]]) -> None:
     network, _, (_, second) = parts
-    second.targets[0, 1] = math.nan  # a row that is no label
+    second.targets[2] = math.nan  # a row that is no label
     assert diagnose(*parts) is None
-    second.targets[0, 0, 2] = math.inf
+    second.targets[0, 3] = math.inf
     diagnosis = diagnose(*parts)
     assert diagnosis is not None and (diagnosis.part, diagnosis.rows) == ("labels", (2,))
     second.images[1, 2, 3, 4] = math.nan

@@ -46,7 +46,7 @@ class InputShapes(Callback):
 
     def _note(self, images: Tensor, targets: Tensor, mask: Tensor) -> None:
         self.of_epoch[-1].append((images.shape[2], images.shape[3]))
-        self.most_labels = max(self.most_labels, int(mask.sum(dim=1).max()))
+        self.most_labels = max(self.most_labels, int(targets[mask, 0].long().bincount(minlength=1).max()))
 
     def on_train_end(self, *_: Any) -> None:
         torch._dynamo.config.error_on_recompile = False

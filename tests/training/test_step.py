@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.label_tables import join
 from tests.support.small_network import write_small_yaml
 from yolo_lightning.model.losses import LossConfigs
 from yolo_lightning.model.network import build_network
@@ -33,8 +34,11 @@ def test_batches_joined_have_the_losses_and_gradients_of_one(
     corner = torch.rand(4, 16, 2) * 40
     targets = torch.cat((torch.randint(3, (4, 16, 1)), corner, corner + 8 + torch.rand(4, 16, 2) * 16), 2)
     count = torch.tensor([labels[0], 0, labels[1], labels[1]])
-    whole = Prepared(torch.rand(4, 3, 64, 64), targets, torch.arange(16) < count[:, None])
-    halves = [Prepared(*(part[rows] for part in whole)) for rows in (slice(0, 2), slice(2, 4))]
+    images, mask = torch.rand(4, 3, 64, 64), torch.arange(16) < count[:, None]
+    whole, *halves = (
+        Prepared(images[rows], *join(targets[rows], mask[rows]))
+        for rows in (slice(4), slice(0, 2), slice(2, 4))
+    )
 
     def take(batches: list[Prepared], joint: bool) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
         network.zero_grad()
@@ -63,10 +67,8 @@ def test_a_head_gets_its_own_loss() -> None:
     for architecture, parts in (("yolov5n", {"box", "obj", "cls"}), ("yolov5nu", {"box", "cls", "dfl"})):
         network = build_network(architecture, 2)
         criterion = network.head.build_loss(LossConfigs())
-        mask = torch.zeros(1, 16, dtype=torch.bool)
-        loss, named = training_losses(
-            network, criterion, torch.rand(1, 3, 64, 64), torch.zeros(1, 16, 5), mask
-        )
+        mask = torch.zeros(16, dtype=torch.bool)
+        loss, named = training_losses(network, criterion, torch.rand(1, 3, 64, 64), torch.zeros(16, 6), mask)
         assert named.keys() == parts
         assert loss.item() == pytest.approx(sum(value.item() for value in named.values()), rel=1e-5)
         loss.backward()
@@ -76,9 +78,8 @@ def test_a_head_gets_its_own_loss() -> None:
 def test_losses_stay_in_float32_under_autocast() -> None:
     network = build_network("yolov5n", 2)
     criterion = network.head.build_loss(LossConfigs())
-    images, targets = torch.rand(2, 3, 64, 64), torch.zeros(2, 16, 5)
-    targets[:, 0] = torch.tensor([1, 8, 8, 40, 50])
-    mask = torch.arange(16).expand(2, 16) < 1
+    images, targets, mask = torch.rand(2, 3, 64, 64), torch.zeros(16, 6), torch.arange(16) < 2
+    targets[:2] = torch.tensor([[0, 1, 8, 8, 40, 50], [1, 1, 8, 8, 40, 50]])
     with torch.autocast("cpu", torch.bfloat16):
         loss, named = training_losses(network, criterion, images, targets, mask)
     assert loss.dtype == torch.float32

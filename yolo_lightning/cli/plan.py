@@ -56,7 +56,12 @@ def run_plan(argv: list[str]) -> None:
     if options.root:
         index = DataSource(Path(options.root).expanduser().absolute(), val_share=0.2).read("train", keep=True)
         rows = label_capacity(index.most_labels)
-        job = replace(job, num_classes=len(index.class_names), label_rows=rows)
+        job = replace(
+            job,
+            num_classes=len(index.class_names),
+            label_rows=rows,
+            labels_per_image=index.labels_per_image,
+        )
     rate = _loader_rate(index, size) if index else None
     planners: dict[str, Planner] = {}
     plans = []

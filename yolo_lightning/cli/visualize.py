@@ -11,7 +11,7 @@ from typing import get_args
 import torch
 
 from ..data.augment import normalise
-from ..data.batch import Batch
+from ..data.batch import Batch, move
 from ..data.images.decode import MAX_MEGAPIXELS, content_slice
 from ..data.letterbox import letterbox_geometry, to_letterbox
 from ..data.loading.dataset import PredictionDataset, collate
@@ -124,7 +124,7 @@ def _draw(
 ) -> dict[str, Pixels]:
     """Pictures of the image of a batch, RGB (H, W, 3), by the suffix of their names."""
     device = next(network.parameters()).device
-    batch = Batch(*(value.to(device) for value in batch))
+    batch = move(batch, device)
     raw, found = features.feature_maps(network, normalise(batch.images), layers)
     detections, counts = detect(
         network.head,

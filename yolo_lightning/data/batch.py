@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .letterbox import PAD_VALUE
+
+
+class HostLabels(NamedTuple):
+    """``index`` and ``count`` of a batch in host memory, int64 (B,) each."""
+
+    index: Tensor  # type: ignore[assignment]  # as in ``Batch``
+    count: Tensor  # type: ignore[assignment]
 
 
 class Batch(NamedTuple):
@@ -30,6 +38,7 @@ class Batch(NamedTuple):
         truth: float32 (B, M, 7) for evaluation: class, x1, y1, x2, y2 in pixels of the original
             image exactly as annotated, area in px^2, 1.0 for a crowd. M is 0 in training.
         truth_count: int64 (B,), rows of ``truth`` that are annotations.
+        on_host: what the host must know of a batch on another device; see :func:`host_labels`.
     """
 
     images: Tensor
@@ -41,11 +50,57 @@ class Batch(NamedTuple):
     letterbox: Tensor
     truth: Tensor
     truth_count: Tensor
+    on_host: HostLabels | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with a function applied to each of its tensors, those in host memory included."""
+        known = self.on_host and HostLabels(*map(function, self.on_host))
+        return Batch._make([*map(function, self[:-1]), known])
+
+
+def move(batch: Batch, device: torch.device, *, non_blocking: bool = False) -> Batch:
+    """The batch on a device. The host keeps a copy of what :func:`host_labels` needs."""
+    known = batch.on_host
+    if known is None and batch.count.device.type == "cpu":
+        known = HostLabels(batch.index.clone(), batch.count.clone())
+    moved = batch.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    return moved._replace(on_host=known)
+
+
+def host_labels(batch: Batch) -> HostLabels:
+    """Index and count of a batch; waits for its device only if it came there without :func:`move`."""
+    return batch.on_host or HostLabels(batch.index.cpu(), batch.count.cpu())
 
 
 def row_mask(count: Tensor, capacity: int) -> Tensor:
     """Mask bool (B, N) of the first ``count`` (B,) rows of tables padded to N = ``capacity`` rows."""
     return torch.arange(capacity, device=count.device) < count[:, None]
+
+
+def packed_places(count: Tensor, room: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Places of the rows of S lists with ``count`` (S,) rows each in one table of R = ``room`` rows.
+
+    Returns:
+        For each row of the table its list and its row in that list, int64 (R,) each, both within bounds; and
+        whether there is such a row, bool (R,).
+    """
+    ends = count.cumsum(0)
+    row = torch.arange(room, device=count.device)
+    place = torch.searchsorted(ends, row, right=True)  # (R,), S beyond the last list
+    real = place < len(count)
+    place = place.clamp_max(len(count) - 1)
+    return place, torch.where(real, row - (ends - count)[place], 0), real
+
+
+def pack_labels(targets: Tensor, count: Tensor, room: int) -> tuple[Tensor, Tensor]:
+    """The labels of padded tables (B, N, 5), one after the other in one table of R = ``room`` rows.
+
+    Returns:
+        float32 (R, 6) image, class, x1, y1, x2, y2, zero beyond the labels; and bool (R,), which are labels.
+    """
+    image, row, real = packed_places(count, room)
+    table = torch.cat((image[:, None].to(targets.dtype), targets[image, row]), dim=1)
+    return torch.where(real[:, None], table, 0.0), real
 
 
 def label_capacity(most: int) -> int:
@@ -69,9 +124,9 @@ def on_canvas(batch: Batch, height: int, width: int) -> Batch:
 
 
 def move_boxes(targets: Tensor, real: Tensor, left: int, top: int, height: int, width: int) -> Tensor:
-    """Targets (B, N, 5) moved by ``left`` and ``top`` px and clipped; rows not ``real`` (B, N) are 0."""
-    label, x1, y1, x2, y2 = targets.unbind(-1)
+    """Targets (..., D), x1, y1, x2, y2 last, moved by ``left`` and ``top`` px, clipped; 0 if not ``real``."""
+    x1, y1, x2, y2 = targets[..., -4:].unbind(-1)
     x1, x2 = ((x + left).clamp(0, width) for x in (x1, x2))
     y1, y2 = ((y + top).clamp(0, height) for y in (y1, y2))
-    moved = torch.stack((label, x1, y1, x2, y2), dim=-1)
+    moved = torch.cat((targets[..., :-4], torch.stack((x1, y1, x2, y2), dim=-1)), dim=-1)
     return torch.where(real[..., None], moved, torch.zeros_like(moved))

@@ -298,6 +298,11 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         ).tolist()
         return counts
 
+    @property
+    def labels_per_image(self) -> float:
+        """Mean number of labels of a training image."""
+        return self.index("train").labels_per_image
+
     def _classes(self) -> Classes:
         for index in self.indices.values():
             return index.class_names, index.category_ids

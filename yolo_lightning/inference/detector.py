@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..data.batch import Batch
+from ..data.batch import Batch, move
 from ..data.images.decode import Pixels, read_rgb
 from ..data.loading.dataset import prediction_canvas
 from ..data.loading.sources import find_sources, is_stream
@@ -192,7 +192,7 @@ class Detector:
         """Tables float32 (n, 6) of the images of a batch, in the precision of ``predict``."""
         is_bf16 = self.device.type == "cuda" and has_native_bf16("cuda")
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16):
-            detections, counts = self._finder(Batch(*(tensor.to(self.device) for tensor in batch)))
+            detections, counts = self._finder(move(batch, self.device))
         tables = detections.float().cpu().numpy()
         return [table[:count].copy() for table, count in zip(tables, counts.tolist(), strict=True)]
 

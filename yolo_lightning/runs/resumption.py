@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from ..data.batch import move
 from ..system.lightning_internals import advance_logging_step, is_validation_due, make_timed_validation_due
 from ..system.streams import run_beside
 from ..training.module import YOLOv5
@@ -99,13 +100,14 @@ class MidEpochResumption(Callback):
             return  # only the validation remains, and the next epoch draws from its own images
 
         def remember() -> tuple[torch.Tensor, ...]:
-            place, kept = progress.ready, pl_module.augmentation.recent.batches - 1
+            place, recent = progress.ready, pl_module.augmentation.recent
+            capacity = recent.capacity(loader.batch_size, trainer.datamodule.image_size)  # type: ignore[attr-defined]
+            kept = -(-capacity // loader.batch_size) - 1
             trained = [n for n in range(place) if (epoch, n) not in pl_module.left_out][-kept:]
             first = trained[0] if trained else place
             for number, batch in enumerate(loader.earlier(place - first), first):
                 if number in trained:
-                    on_device = type(batch)(*(tensor.to(pl_module.device) for tensor in batch))
-                    pl_module.augmentation.remember(on_device, epoch)
+                    pl_module.augmentation.remember(move(batch, pl_module.device), epoch)
             return ()
 
         run_beside(pl_module.device, remember, after_current=True)

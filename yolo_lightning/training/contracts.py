@@ -29,6 +29,10 @@ class DetectionData(Protocol):
     rect: bool  # training batches are rectangles of a few shapes, and mosaics are off
     copies_beside: bool  # training batches are copied to a GPU on ``streams.side_stream``
 
+    @property
+    def labels_per_image(self) -> float:
+        """Mean number of labels of a training image."""
+
     def label_sizes_px(self) -> npt.NDArray[np.float32]:
         """Width and height of the training labels in the network's input, float32 (T, 2), above 0."""
 
@@ -59,7 +63,7 @@ class TrainsDetections(Protocol):
     schedule_progress: float | None  # done share of the schedule, 0..1; None if the epochs say so
     # Mean of each part of the training loss in this epoch, on the device.
     running_losses: Mapping[str, Tensor]
-    on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None  # gets images, targets, mask of each batch
+    on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None  # gets ``step.Prepared`` of each batch
 
     @property
     def label_names(self) -> list[str]:

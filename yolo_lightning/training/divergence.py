@@ -79,9 +79,13 @@ def _diagnose(network: DetectionNetwork, criterion: DetectionLoss, batch: Prepar
     first = layer[0] if layer else None
     if wrong:
         return Diagnosis("weights", f"the weights are not finite ({wrong})", first)
-    labels = torch.where(batch.mask[..., None], batch.targets, 0)
-    for part, values in (("images", batch.images), ("labels", labels)):
-        if rows := tuple((~values.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()):
+    is_wrong = batch.mask & ~batch.targets.isfinite().all(1)
+    blamed = {
+        "images": (~batch.images.flatten(1).isfinite().all(1)).nonzero().flatten(),
+        "labels": batch.targets[is_wrong, 0].unique().long(),
+    }
+    for part, images in blamed.items():
+        if rows := tuple(images.tolist()):
             thing = "pixels" if part == "images" else "labels"
             return Diagnosis(part, f"{thing} of {len(rows)} of its images are not finite", first, rows)
     if first:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..data.augment import Augmentation, AugmentationConfig, normalise
 from ..data.augment.multi_scale import draw_size, training_sizes
-from ..data.batch import Batch, row_mask
+from ..data.batch import Batch, host_labels, move, pack_labels
 from ..errors import InputError
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.detect import MeanLosses, detect
@@ -206,6 +206,8 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.hparams.update({n: getattr(self, n) for n in ("num_classes", "class_names", "category_ids")})
         if (data := self._data) is not None:
             data.stride = stride = self.network.stride
+            if labels := getattr(data, "labels_per_image", 0.0):
+                self.augmentation.labels_per_image = labels
             self.criterion.image_size_px = data.image_size  # validation has rectangles
             self.hparams["image_size"] = data.image_size  # for whoever has the checkpoint alone
             if data.image_size % stride:
@@ -244,6 +246,8 @@ class YOLOv5(LightningModule, TrainsDetections):
         rank_zero_info(f"compile: {self.compilation.reason}")
         self._training_losses: Callable[..., tuple[Tensor, dict[str, Tensor]]] = training_losses
         if mode := self.compilation.mode:
+            # A graph for each size of image and each room for labels; beyond the limit compiling fails.
+            torch._dynamo.config.recompile_limit = 64
             self._training_losses = torch.compile(training_losses, fullgraph=True, dynamic=False, mode=mode)
         if self.compilation.augmentation:
             self.augmentation.compile_core()
@@ -353,6 +357,10 @@ class YOLOv5(LightningModule, TrainsDetections):
                 self.network.parameters(), self.optimizer_config.gradient_clip_norm, foreach=True
             )
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch, and keep on the host what it must know of the labels."""
+        return move(batch, device, non_blocking=True)
+
     def on_validation_model_zero_grad(self) -> None:
         """Keep the gradients that wait for their step, which Lightning would clear."""
 
@@ -368,7 +376,8 @@ class YOLOv5(LightningModule, TrainsDetections):
         images = normalise(batch.images)
         maps = self.network(images)  # eager, because images have many shapes here
         with torch.autocast(self.device.type, enabled=False):
-            loss, parts = self.criterion(maps, batch.targets, row_mask(batch.count, batch.targets.shape[1]))
+            room = max(1, int(host_labels(batch).count.sum()))
+            loss, parts = self.criterion(maps, *pack_labels(batch.targets, batch.count, room))
         self.mean_losses.add({"loss": loss} | {f"{name}_loss": v for name, v in parts.items()}, len(images))
         detections, counts = detect(self.network.head, maps, batch, **asdict(self.evaluation_config))
         self.metric.update(batch.image_ids, detections, counts, batch.truth, batch.truth_count)

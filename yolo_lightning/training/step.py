@@ -18,8 +18,8 @@ class Prepared(NamedTuple):
     """A batch as the network is trained on it."""
 
     images: Tensor  # float32 (B, 3, S, S), 0..1, channels last as the augmentation makes them
-    targets: Tensor  # float32 (B, N, 5): class, x1, y1, x2, y2 in px
-    mask: Tensor  # bool (B, N), which rows of ``targets`` are labels
+    targets: Tensor  # float32 (R, 6): image (0 .. B-1), class, x1, y1, x2, y2 in px
+    mask: Tensor  # bool (R,), which rows of ``targets`` are labels
 
 
 def training_losses(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from yolo_lightning.data.batch import Batch, row_mask
+from yolo_lightning.data.batch import Batch, move, pack_labels
 from yolo_lightning.performance.doctor.plan import Form
 from yolo_lightning.performance.doctor.short_training import ShortTraining, StepClock
 from yolo_lightning.performance.stalls import peak_memory_mb, reset_peak_memory
@@ -165,7 +165,7 @@ class Step:
         """Operations and bytes of the eager step without the average, counted on one and two images."""
         counts = []
         for images in (1, 2):
-            few = Batch(*(tensor[:images] for tensor in self.batch))
+            few = self.batch.map(partial(torch.narrow, dim=0, start=0, length=images))
             counted: list[float] = []
             clock = StepClock(0.0, warm_up=1, burst=1)  # lets three steps pass
             self._train(resident(few, counted), few, clock, compile=False)
@@ -272,17 +272,15 @@ def synthetic_batch(images: int, size: int, device: torch.device) -> Batch:
         truth=torch.zeros(images, 0, 7),
         truth_count=torch.zeros(images, dtype=torch.int64),
     )
-    on_device = Batch(*(tensor.to(device) for tensor in batch))
+    on_device = move(batch, device)
     arithmetic.device_is_done(str(device))  # the augmentation reads it on another stream
     return on_device
 
 
 def prepare(batch: Batch) -> Prepared:
     """A batch as if it had been augmented: float images, and the label rows of four mosaic tiles."""
-    rows = 4 * batch.targets.shape[1]
-    targets = batch.targets.new_zeros(len(batch.images), rows, 5)
-    targets[:, : batch.targets.shape[1]] = batch.targets
-    return Prepared(batch.images.float() / 255, targets, row_mask(batch.count, rows))
+    room = 4 * len(batch.images) * batch.targets.shape[1]
+    return Prepared(batch.images.float() / 255, *pack_labels(batch.targets, batch.count, room))
 
 
 def compiled_bytes() -> int | None:

@@ -12,37 +12,39 @@ from torch._dynamo.utils import counters
 
 from tests.support import augment_reference as reference
 from tests.support.augment_reference import make_batch
+from tests.support.label_tables import split
 from yolo_lightning.data.augment import Augmentation, AugmentationConfig, normalise
-from yolo_lightning.data.batch import Batch
+from yolo_lightning.data.batch import Batch, move
 from yolo_lightning.errors import InputError
 
 SINGLE = AugmentationConfig(mosaic=0.0)
 
 
 def take(batch: Batch, rows: list[int]) -> Batch:
-    return Batch(*(entry[rows] for entry in batch))
+    return batch.map(lambda entry: entry[rows])
 
 
 def equal(first: tuple[torch.Tensor, ...], second: tuple[torch.Tensor, ...]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize(("mixup", "rows"), [(0.0, 32), (0.5, 64)])
+@pytest.mark.parametrize(("mixup", "rows"), [(0.0, 192), (0.5, 256)])
 def test_shapes_types_and_ranges(mixup: float, rows: int) -> None:
     batch = make_batch(6, 64)
     augmentation = Augmentation(AugmentationConfig(mixup=mixup))
+    augmentation.labels_per_image = 7.0  # room for 252 labels; without mixup 192 is room for all
     for mosaic in (True, False):
         images, targets, mask = augmentation(batch, 0, mosaic)
         assert images.shape == (6, 3, 64, 64) and images.dtype == torch.float32
         assert images.is_contiguous(memory_format=torch.channels_last)
         assert images.min() >= 0 and images.max() <= 1
-        assert targets.shape == (6, rows, 5) and targets.dtype == torch.float32
-        assert mask.shape == (6, rows) and mask.dtype == torch.bool
-        boxes = targets[mask][:, 1:]
+        assert targets.shape == (rows, 6) and targets.dtype == torch.float32
+        assert mask.shape == (rows,) and mask.dtype == torch.bool
+        boxes = targets[mask][:, 2:]
         assert len(boxes) > 0
         assert boxes.min() >= 0 and boxes.max() <= 64
         assert (boxes[:, 2:] - boxes[:, :2] > 2).all()
-        assert not (mask[:, 1:] & ~mask[:, :-1]).any()  # real rows first
+        assert targets[mask][:, 0].diff().min() >= 0  # in the order of the images
         assert not targets[~mask].any()
 
 
@@ -60,9 +62,12 @@ def test_repeats_itself_and_ignores_the_global_generator() -> None:
 
 def test_a_single_image_does_not_depend_on_its_place_or_its_company() -> None:
     batch = make_batch(6, 64)
-    images, targets, mask = Augmentation(SINGLE)(batch, 1)
+    images, *labels = Augmentation(SINGLE)(batch, 1)
     rows = [4, 1, 5]
-    assert equal(Augmentation(SINGLE)(take(batch, rows), 1), (images[rows], targets[rows], mask[rows]))
+    own, *own_labels = Augmentation(SINGLE)(take(batch, rows), 1)
+    assert torch.equal(own, images[rows])
+    expected = split(*labels, 6)
+    assert equal(tuple(split(*own_labels, 3)), tuple(expected[row] for row in rows))
 
 
 def test_without_mosaic_equals_a_mosaic_probability_of_zero() -> None:
@@ -70,13 +75,6 @@ def test_without_mosaic_equals_a_mosaic_probability_of_zero() -> None:
     assert equal(
         Augmentation(AugmentationConfig(mixup=1.0))(batch, 0, False)[:1], Augmentation(SINGLE)(batch, 0)[:1]
     )
-
-
-def test_numbers_and_tensors_are_taken_alike() -> None:
-    batch = make_batch(4, 64)
-    for mosaic in (True, False):
-        plain = Augmentation(AugmentationConfig())(batch, 3, mosaic)
-        assert equal(plain, Augmentation(AugmentationConfig())(batch, torch.tensor(3), torch.tensor(mosaic)))
 
 
 def test_a_resumed_epoch_equals_an_uninterrupted_one() -> None:
@@ -104,10 +102,10 @@ def solid(colour: int, index: int) -> Batch:
 
 def test_partners_are_drawn_from_the_recent_batches_with_their_labels() -> None:
     config = AugmentationConfig(hsv_h=0, hsv_s=0, hsv_v=0, scale=0, translate=0.4)
-    augmentation, seen = Augmentation(config, recent_batches=2), []
+    augmentation, seen = Augmentation(config, recent_batches=2, recent_images=0), []
     for colour in range(10, 60, 10):
         images, targets, mask = augmentation(solid(colour, colour), 0)
-        classes = set(targets[..., 0][mask].int().tolist())
+        classes = set(targets[mask, 1].int().tolist())
         shown = set((images * 255).round().int().unique().tolist())
         assert classes <= shown  # a class is a colour, and what is labelled is seen
         assert colour in classes
@@ -115,7 +113,7 @@ def test_partners_are_drawn_from_the_recent_batches_with_their_labels() -> None:
     assert seen[0] == set()  # the ring began with this batch alone
     assert seen[1:] == [{10}, {20}, {30}, {40}]  # one batch back, never two
     images, targets, mask = augmentation(solid(90, 0), 1)
-    assert set(targets[..., 0][mask].tolist()) == {90.0}  # a new epoch starts without partners
+    assert set(targets[mask, 1].tolist()) == {90.0}  # a new epoch starts without partners
 
 
 def test_a_batch_without_labels() -> None:
@@ -132,10 +130,11 @@ def test_every_label_has_room() -> None:
     batch.targets[:, :, 1:] = boxes
     batch = batch._replace(count=torch.full((4,), batch.targets.shape[1]))
     config = AugmentationConfig(scale=0, translate=0, mixup=1.0)
-    _, _, mask = Augmentation(config)(batch, 0)
-    single = Augmentation(AugmentationConfig(scale=0, translate=0, mosaic=0.0))(batch, 0)[2]
-    assert single.sum(dim=1).tolist() == [8] * 4
-    assert (mask.sum(dim=1) % 8 == 0).all()  # the eight equal boxes of a tile live and die together
+    _, targets, mask = Augmentation(config)(batch, 0)
+    single = Augmentation(AugmentationConfig(scale=0, translate=0, mosaic=0.0))(batch, 0)[1:]
+    assert [len(labels) for labels in split(*single, 4)] == [8] * 4
+    # The eight equal boxes of a tile live and die together.
+    assert all(len(labels) % 8 == 0 for labels in split(targets, mask, 4))
     assert mask.sum() > 4 * 32
 
 
@@ -146,8 +145,8 @@ def test_flips_mirror_pixels_and_boxes() -> None:
     assert torch.equal((images * 255).round().to(torch.uint8), batch.images)
     flipped = Augmentation(AugmentationConfig(**still, flip_left_right=1, flip_up_down=1))(batch, 0)
     assert torch.equal(flipped[0], images.flip(2, 3))
-    expected = (64 - targets[..., [3, 4, 1, 2]]) * mask[..., None]
-    torch.testing.assert_close(flipped[1][..., 1:], expected)
+    expected = (64 - targets[:, [4, 5, 2, 3]]) * mask[:, None]
+    torch.testing.assert_close(flipped[1][:, 2:], expected)
     assert mask.sum() > 5
 
 
@@ -160,8 +159,8 @@ def test_boxes_are_distributed_as_a_plain_simulation_says(monkeypatch: pytest.Mo
     augmentation, found, counts = Augmentation(config), [], []
     for epoch in range(30):
         _, targets, mask = augmentation(batch, epoch)
-        found.append(targets[mask][:, 1:].numpy())
-        counts += mask.sum(dim=1).tolist()
+        found.append(targets[mask][:, 2:].numpy())
+        counts += [len(labels) for labels in split(targets, mask, 32)]
     expected, expected_counts = [], []
     for own in range(32):
         for _ in range(30):
@@ -192,7 +191,7 @@ def test_one_graph_and_no_recompile() -> None:
     torch._dynamo.reset()
     counters.clear()
     config = AugmentationConfig(mosaic=0.8, degrees=10.0, perspective=0.0005, mixup=0.5)
-    eager = Augmentation(config, recent_batches=2)
+    eager = Augmentation(config, recent_batches=2, recent_images=0)
     compiled = copy.deepcopy(eager)
     compiled.compile_core(backend="aot_eager")
     for step in range(6):
@@ -202,7 +201,7 @@ def test_one_graph_and_no_recompile() -> None:
         assert (found[0] - expected[0]).abs().mean() < 0.8 / 255  # OpenCV rounds coordinates
         assert found[0].stride() == expected[0].stride()
         torch.testing.assert_close(found[1:], expected[1:], atol=1e-3, rtol=0)
-    assert counters["stats"]["unique_graphs"] == 1
+    assert counters["stats"]["unique_graphs"] == 2  # the plan with the labels, and the pixels
     assert not counters["graph_break"]
 
 
@@ -225,7 +224,7 @@ def test_compiled_equals_eager() -> None:
 def test_on_a_gpu_it_never_waits_for_the_device() -> None:
     config = AugmentationConfig(mixup=0.5, cutmix=0.5, bgr=0.5, degrees=10.0)
     batch = make_batch(6, 64)
-    on_device = Batch(*(entry.cuda() for entry in batch))
+    on_device = move(batch, torch.device("cuda"))
     augmentation = Augmentation(config).cuda()
     augmentation(on_device, 0)
     torch.cuda.set_sync_debug_mode("error")

@@ -22,23 +22,23 @@ def test_rectangles_cover_any_part_of_the_picture() -> None:
 def test_only_a_free_rectangle_is_chosen_and_each_is_as_likely() -> None:
     uniform = draws(3000)
     areas = draw_areas(uniform, 64)
-    nothing = torch.zeros(3000, 1, 4), torch.zeros(3000, 1, dtype=torch.bool)
-    chosen = choose_area(uniform, *nothing, 64)
+    image, is_label = torch.arange(3000), torch.ones(3000, dtype=torch.bool)
+    chosen = choose_area(uniform, image, torch.zeros(3000, 4), ~is_label, 64)
     found = [(chosen == areas[:, n]).all(dim=1).float().mean() for n in range(3)]
     assert all(0.3 < share < 0.37 for share in found)
-    everywhere = torch.tensor([0.0, 0.0, 64.0, 64.0]).expand(3000, 1, 4)
-    taken = choose_area(uniform, everywhere, torch.ones(3000, 1, dtype=torch.bool), 64)
+    everywhere = torch.tensor([0.0, 0.0, 64.0, 64.0]).expand(3000, 4)
+    taken = choose_area(uniform, image, everywhere, is_label, 64)
     assert ((taken[:, 2:] - taken[:, :2]).prod(dim=1) == 0).all()
 
 
 def test_a_box_is_pasted_with_a_tenth_of_it() -> None:
     area = torch.tensor([[10.0, 10.0, 30.0, 30.0]])
-    boxes = torch.tensor([[[29.0, 10.0, 38.0, 20.0], [28.0, 0.0, 48.0, 30.0], [0.0, 0.0, 60.0, 60.0]]])
-    clipped, mask, used = paste(area, boxes, torch.ones(1, 3, dtype=torch.bool))
-    assert mask.tolist() == [[True, False, True]] and torch.equal(used, area)
-    assert clipped[0, 0].tolist() == [29, 10, 30, 20] and clipped[0, 2].tolist() == [10, 10, 30, 30]
-    _, mask, used = paste(area, boxes[:, 1:2], torch.ones(1, 1, dtype=torch.bool))
-    assert not mask.any() and not used.any()
+    boxes = torch.tensor([[29.0, 10.0, 38.0, 20.0], [28.0, 0.0, 48.0, 30.0], [0.0, 0.0, 60.0, 60.0]])
+    areas, image = area.repeat(2, 1), torch.tensor([1, 0, 1])
+    clipped, mask, used = paste(areas, image, boxes, torch.ones(3, dtype=torch.bool))
+    assert mask.tolist() == [True, False, True]
+    assert clipped[0].tolist() == [29, 10, 30, 20] and clipped[2].tolist() == [10, 10, 30, 30]
+    assert not used[0].any() and torch.equal(used[1], area[0])  # nothing is pasted into the first
 
 
 def test_pixels_of_the_rectangle() -> None:

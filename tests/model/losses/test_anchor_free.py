@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.support.label_tables import join
 from yolo_lightning.errors import InputError
 from yolo_lightning.model.losses import (
     AnchorFreeLoss,
@@ -100,12 +101,12 @@ def test_weighted_classes_equal_ultralytics() -> None:
     expected, _ = ultralytics_loss(
         maps, targets, mask, AnchorFreeLossConfig(), class_weights=criterion.class_weights
     )
-    loss, _ = criterion(maps, targets, mask)
+    loss, _ = criterion(maps, *join(targets, mask))
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradients(loss, maps), gradients(expected, maps), rtol=1e-4, atol=1e-5)
-    plain, _ = AnchorFreeLoss(STRIDES, 3)(maps, targets, mask)
+    plain, _ = AnchorFreeLoss(STRIDES, 3)(maps, *join(targets, mask))
     assert (plain - loss).abs() > 0.01
-    torch.testing.assert_close(criterion.eval()(maps, targets, mask)[0], plain)
+    torch.testing.assert_close(criterion.eval()(maps, *join(targets, mask))[0], plain)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_equals_ultralytics(
     maps = random_maps(classes, scale=scale)
     targets, mask = random_targets(classes, counts)
     expected, expected_parts = ultralytics_loss(maps, targets, mask, config)
-    loss, parts = AnchorFreeLoss(STRIDES, classes, config)(maps, targets, mask)
+    loss, parts = AnchorFreeLoss(STRIDES, classes, config)(maps, *join(targets, mask))
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     assert [parts[name].item() for name in ("box", "cls", "dfl")] == pytest.approx(expected_parts, rel=1e-5)
     torch.testing.assert_close(gradients(loss, maps), gradients(expected, maps), rtol=1e-4, atol=1e-5)
@@ -146,7 +147,9 @@ def test_random_batches_equal_ultralytics(seed: int, layout: torch.memory_format
     ]
     targets, mask = random_targets(classes, counts, capacity=16 if seed < 2 else 2 + max(counts), seed=seed)
     expected, _ = ultralytics_loss(maps, targets, mask, AnchorFreeLossConfig(top_k=3 + seed))
-    loss, _ = AnchorFreeLoss(STRIDES, classes, AnchorFreeLossConfig(top_k=3 + seed))(maps, targets, mask)
+    loss, _ = AnchorFreeLoss(STRIDES, classes, AnchorFreeLossConfig(top_k=3 + seed))(
+        maps, *join(targets, mask)
+    )
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradients(loss, maps), gradients(expected, maps), rtol=1e-4, atol=1e-5)
 
@@ -156,7 +159,7 @@ def test_labels_beyond_the_last_bin() -> None:
     maps = random_maps(3, bins=4)
     targets, mask = random_targets(3, (8, 16, 0, 3))
     expected, _ = ultralytics_loss(maps, targets, mask, AnchorFreeLossConfig(), bins=4)
-    loss, _ = AnchorFreeLoss(STRIDES, 3, reg_max=4)(maps, targets, mask)
+    loss, _ = AnchorFreeLoss(STRIDES, 3, reg_max=4)(maps, *join(targets, mask))
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradients(loss, maps), gradients(expected, maps), rtol=1e-4, atol=1e-5)
 
@@ -167,7 +170,7 @@ def test_one_label_by_hand() -> None:
     raw[:, 1:64:16] = 20  # bin 1 of each side has probability 1 and the others e^-20
     raw.requires_grad_()
     targets = torch.tensor([[[0.0, 0, 0, 16, 16]]])
-    loss, parts = AnchorFreeLoss([8], 1)([raw], targets, torch.ones(1, 1, dtype=torch.bool))
+    loss, parts = AnchorFreeLoss([8], 1)([raw], *join(targets, torch.ones(1, 1, dtype=torch.bool)))
     # In strides: each point predicts 2 x 2 around itself, half a stride off the label's centre along
     # each axis. IoU 1.5^2 / (4 + 4 - 1.5^2) = 0.391304, d^2 / c^2 = 0.5 / 12.5, both square: CIoU
     # 0.351304. All four ratings are equal, so all four points score the label's best CIoU.
@@ -186,15 +189,15 @@ def test_capacity_and_order_do_not_matter() -> None:
     maps = random_maps(3)
     targets, mask = random_targets(3, (5, 2, 0, 4))
     criterion = AnchorFreeLoss(STRIDES, 3)
-    loss, _ = criterion(maps, targets, mask)
-    tight, _ = criterion(maps, targets[:, :5].flip(1), mask[:, :5].flip(1))
+    loss, _ = criterion(maps, *join(targets, mask))
+    tight, _ = criterion(maps, *join(targets[:, :5].flip(1), mask[:, :5].flip(1)))
     torch.testing.assert_close(tight, loss)
     torch.testing.assert_close(gradients(tight, maps), gradients(loss, maps))
 
 
 def test_batch_without_labels_is_finite_and_connected() -> None:
     maps = random_maps(3)
-    loss, parts = AnchorFreeLoss(STRIDES, 3)(maps, *random_targets(3, (0, 0, 0, 0)))
+    loss, parts = AnchorFreeLoss(STRIDES, 3)(maps, *join(*random_targets(3, (0, 0, 0, 0))))
     assert parts["box"] == 0
     assert parts["dfl"] == 0
     assert parts["cls"] > 0
@@ -207,9 +210,9 @@ def test_half_precision_maps_are_computed_in_float32(dtype: torch.dtype) -> None
     exact = [raw.detach().float().requires_grad_() for raw in maps]
     targets, mask = random_targets(3, (5, 2, 0, 4))
     criterion = AnchorFreeLoss(STRIDES, 3)
-    expected, _ = criterion(exact, targets, mask)
+    expected, _ = criterion(exact, *join(targets, mask))
     with torch.autocast("cpu", dtype=dtype):
-        loss, _ = criterion(maps, targets, mask)
+        loss, _ = criterion(maps, *join(targets, mask))
     assert loss.dtype == torch.float32
     assert torch.equal(loss, expected)
     # The gradient is rounded once, where it leaves float32.
@@ -239,7 +242,7 @@ def test_extreme_logits_are_finite() -> None:
         raw = raw.detach() - 300
         raw[:, 0:64:16] = 300
         maps.append(raw.requires_grad_())
-    loss, _ = AnchorFreeLoss(STRIDES, 3)(maps, *random_targets(3, (5, 2, 0, 4)))
+    loss, _ = AnchorFreeLoss(STRIDES, 3)(maps, *join(*random_targets(3, (5, 2, 0, 4))))
     assert loss.isfinite()
     assert gradients(loss, maps).isfinite().all()
 
@@ -250,7 +253,7 @@ def test_mean_of_rank_gradients_is_that_of_the_joined_batch(counts: tuple[int, i
     criterion = AnchorFreeLoss(STRIDES, 3)
     maps = random_maps(3, batch=2, scale=scale)
     targets, mask = random_targets(3, counts)
-    joined, _ = criterion(maps, targets, mask)
+    joined, _ = criterion(maps, *join(targets, mask))
     expected = gradients(joined, maps)
     criterion.ranks = 2
     halves = [([raw[i : i + 1] for raw in maps], targets[i : i + 1], mask[i : i + 1]) for i in range(2)]
@@ -261,7 +264,7 @@ def test_mean_of_rank_gradients_is_that_of_the_joined_batch(counts: tuple[int, i
 
 def test_rank_mean_rests_in_evaluation() -> None:
     criterion = AnchorFreeLoss(STRIDES, 3).eval()
-    batch = (random_maps(3), *random_targets(3, (0, 1, 0, 0)))
+    batch = (random_maps(3), *join(*random_targets(3, (0, 1, 0, 0))))
     expected, _ = criterion(*batch)
 
     def fail(value: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.label_tables import join
 from yolo_lightning.model.losses.assign_anchor import match_candidates
 
 Match = tuple[int, int, int, int]
@@ -18,20 +19,16 @@ def matches(boxes: Tensor, anchors: Tensor, size: int, stride: int, threshold: f
     targets = torch.cat((torch.zeros_like(boxes[..., :1]), boxes), dim=-1)
     mask = torch.ones(targets.shape[:2], dtype=torch.bool)
     found = match_candidates(
-        targets,
-        mask,
+        *join(targets, mask),
         anchors,
         (size // stride, size // stride),
         stride,
         threshold,
     )
     counts: Counter[Match] = Counter()
-    for image in range(len(boxes)):
-        for weight, *place in zip(
-            found.weight[image], found.anchor[image], found.row[image], found.column[image], strict=True
-        ):
-            anchor, row, column = (int(value) for value in place)
-            counts[image, anchor, row, column] += int(weight)
+    for weight, *place in zip(found.weight, found.image, found.anchor, found.row, found.column, strict=True):
+        image, anchor, row, column = (int(value) for value in place)
+        counts[image, anchor, row, column] += int(weight)
     return +counts
 
 
@@ -120,7 +117,7 @@ def test_padding_and_boxes_without_area_match_nothing() -> None:
     targets = torch.tensor([[[0.0, 10, 10, 20, 20], [0, 30, 30, 30, 50], [0, 0, 0, 0, 0]]])
     mask = torch.tensor([[False, True, False]])
     found = match_candidates(
-        targets, mask, torch.tensor([[1.0, 1.0]]), (8, 8), stride=8, anchor_threshold=4.0
+        *join(targets, mask), torch.tensor([[1.0, 1.0]]), (8, 8), stride=8, anchor_threshold=4.0
     )
     assert found.weight.sum() == 0
     assert found.box.isfinite().all()
@@ -130,12 +127,11 @@ def test_relative_boxes_by_hand() -> None:
     # 2 x 3 cells around (3.25, 3.75), seen from the corners of cell (3, 3), its left and its lower neighbour.
     targets = torch.tensor([[[5.0, 18, 18, 34, 42]]])
     found = match_candidates(
-        targets,
-        torch.ones(1, 1, dtype=torch.bool),
+        *join(targets, torch.ones(1, 1, dtype=torch.bool)),
         torch.tensor([[2.0, 3.0]]),
         (8, 8),
         stride=8,
         anchor_threshold=4.0,
     )
-    assert found.box.tolist() == [[[0.25, 0.75, 2, 3], [1.25, 0.75, 2, 3], [0.25, -0.25, 2, 3]]]
-    assert found.label.tolist() == [[5.0, 5.0, 5.0]]
+    assert found.box.tolist() == [[0.25, 0.75, 2, 3], [1.25, 0.75, 2, 3], [0.25, -0.25, 2, 3]]
+    assert found.label.tolist() == [5.0, 5.0, 5.0]

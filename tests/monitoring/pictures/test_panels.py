@@ -90,10 +90,8 @@ def has(image: np.ndarray, colour: tuple[int, int, int]) -> bool:
 
 def test_what_the_network_sees() -> None:
     images = np.full((2, 64, 64, 3), 128, np.uint8)
-    targets = np.zeros((2, 4, 5), np.float32)
-    targets[:, 0] = 1, 10, 20, 40, 50
-    targets[:, 1] = 2, 5, 5, 60, 60
-    one, other = (draw_augmented(images, targets, counts, NAMES) for counts in ([1, 0], [2, 0]))
+    labels = np.array([[0, 1, 10, 20, 40, 50], [0, 2, 5, 5, 60, 60], [7, 2, 5, 5, 60, 60]], np.float32)
+    one, other = (draw_augmented(images, labels[rows], NAMES) for rows in ([0, 2], [0, 1, 2]))
     assert one.shape[1] > 2 * VIEW_PX and one.shape[0] < 2 * VIEW_PX
     assert has(one, class_colour(1)) and not has(one, class_colour(2))
     assert has(other, class_colour(2))

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from yolo_lightning import DetectionDataModule, YOLOv5
-from yolo_lightning.data.batch import Batch, row_mask
+from yolo_lightning.data.batch import Batch, pack_labels
 from yolo_lightning.monitoring.loggers import log_picture
 from yolo_lightning.monitoring.tensorboard import pictures
 from yolo_lightning.monitoring.tensorboard.pictures import Pictures
@@ -73,7 +73,7 @@ class Detector(LightningModule, TrainsDetections):
         images = (batch.images.float() + self.current_epoch + 0.3) / 255
         if self.on_augmented:
             self.seen.append(images.clone())
-            self.on_augmented(images, batch.targets, row_mask(batch.count, 16))
+            self.on_augmented(images, *pack_labels(batch.targets, batch.count, 64))
             images.zero_()
         return self.layer.weight.sum()
 

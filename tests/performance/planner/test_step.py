@@ -10,7 +10,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from yolo_lightning.model.losses import LossConfigs
 from yolo_lightning.model.network import build_network
-from yolo_lightning.performance.planner.step import Job, build_fake, library_workspace, trace_step
+from yolo_lightning.performance.planner.step import (
+    Job,
+    build_fake,
+    library_workspace,
+    planned_room,
+    trace_step,
+)
 from yolo_lightning.performance.planner.trace import Trace
 from yolo_lightning.training.optimizer import OptimizerConfig, build_optimizer
 from yolo_lightning.training.step import training_losses
@@ -26,9 +32,10 @@ def measured_peak(job: Job, batch_size: int, folder: Path) -> int:
         for _ in range(2):
             images = torch.rand(batch_size, 3, job.image_size, job.image_size)
             images = images.contiguous(memory_format=torch.channels_last)
-            targets = torch.rand(batch_size, 4 * job.label_rows, 5) * 60
-            targets[..., 0], targets[..., 3:] = 0, targets[..., 1:3] + 20
-            mask = torch.rand(targets.shape[:2]) < 0.5
+            targets = torch.rand(planned_room(job, batch_size), 6) * 60
+            targets[:, 0], targets[:, 1] = torch.arange(len(targets)) % batch_size, 0
+            targets[:, 4:] = targets[:, 2:4] + 20
+            mask = torch.rand(len(targets)) < 0.5
             loss, _ = training_losses(network, criterion, images, targets, mask)
             (loss * batch_size).backward()
             del images, targets, mask, loss

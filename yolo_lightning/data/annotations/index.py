@@ -96,6 +96,11 @@ class DatasetIndex:
         """Rows of image i in ``classes``, ``boxes``, ``areas``, ``crowd`` and ``trainable``."""
         return slice(int(self.offsets[i]), int(self.offsets[i + 1]))
 
+    @property
+    def labels_per_image(self) -> float:
+        """Mean number of labels to train on."""
+        return float(self.trainable.sum()) / len(self)
+
     def labels(self, i: int) -> FloatArray:
         """Labels of image i to train on, float32 (n, 5): class, xyxy in original px, clipped to the image."""
         rows = self.rows(i)

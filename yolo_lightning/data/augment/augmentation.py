@@ -5,23 +5,49 @@ The steps are pure functions of tensors: plan, carry the targets, trace and rend
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ..batch import Batch, move_boxes, on_canvas, row_mask
+from ..batch import Batch, host_labels, move_boxes, on_canvas, packed_places
 from .bilinear import canvas_coordinates, find_footprint, sample
 from .colour import change_hsv
 from .config import AugmentationConfig
 from .cutmix import choose_area, outside, paste
-from .mosaic import Layout, canvas_boxes, choose_tiles, lay_out, recent_row
+from .mosaic import canvas_boxes, count_labels, draw_fates
 from .multi_scale import resize
 from .opencv import render_on_cpu
-from .randomness import BETA_DRAWS, VIEW_STREAMS, SampleStream, ViewStream, beta_32_32, between, uniforms
-from .recent_images import RecentBuffers, RecentImages
-from .warp import Warp, draw_warp, is_candidate, warp_boxes
+from .plan import Finish, View, plan
+from .randomness import SampleStream, uniforms
+from .recent_images import RecentBuffers, RecentImages, Written
+from .warp import is_candidate, warp_boxes
+
+_USUAL_MARGIN = 1.5
+"""Part of the mean number of labels that has room in every batch."""
+_ROOM_STEP = 4
+"""Factor from one size of the table of labels to the next: each is a graph to compile."""
+
+
+def label_room(labels: int, images: int, labels_per_image: float, most: int) -> int:
+    """Rows of the table for the labels of a batch, one of few sizes.
+
+    The least size is a power of two with room for 1.5 times the labels that ``images`` mosaics of four images
+    have on average; so most batches have that size. The others are 4, 16, 64 ... times as large.
+
+    Args:
+        labels: most labels that the batch can have.
+        images: B.
+        labels_per_image: mean number of labels of an image in the data set.
+        most: rows that are always enough; the largest size.
+    """
+    usual = max(16, math.ceil(_USUAL_MARGIN * 4 * labels_per_image * images))
+    room = 1 << (usual - 1).bit_length()
+    while room < labels:
+        room *= _ROOM_STEP
+    return min(room, most)
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -38,8 +64,12 @@ class Augmentation(nn.Module):
     Args:
         config: Ranges and probabilities.
         seed: 0 to 2^63 - 1.
-        recent_batches: Batches that mosaics draw from, the current one included. They take 4 bytes per
-            pixel: 64 images of 640 px take 105 MB.
+        recent_batches: Batches that mosaics draw from at least, the current one included.
+        recent_images: Images that mosaics draw from, if that is more than these batches. They take 4 bytes
+            per pixel, 128 images of 640 px 0.21 GB; only as many are kept as take 0.4 GB.
+
+    Attributes:
+        labels_per_image: Mean number of labels of an image in the data set; see :func:`label_room`.
 
     Raises:
         InputError: ``seed`` is out of range.
@@ -47,18 +77,27 @@ class Augmentation(nn.Module):
 
     seed: Tensor
 
-    def __init__(self, config: AugmentationConfig, seed: int = 0, recent_batches: int = 8) -> None:
+    def __init__(
+        self,
+        config: AugmentationConfig,
+        seed: int = 0,
+        recent_batches: int = 8,
+        recent_images: int = 128,
+    ) -> None:
         super().__init__()
         if not 0 <= seed < 2**63:
             raise InputError(f"seed is {seed}: set it to a value between 0 and 2^63 - 1.")
         self.config = config
-        self.recent = RecentImages(recent_batches)
+        self.labels_per_image = 8.0
+        self.recent = RecentImages(recent_batches, recent_images)
+        self.plan_core = PlanCore(config)
         self.core = AugmentationCore(config)
         self.register_buffer("seed", torch.tensor(seed), persistent=False)
+        self._host_seed = torch.tensor(seed)
 
     def remember(self, batch: Batch, epoch: int) -> None:
         """Add a batch to the mosaic partners of later batches in the epoch."""
-        self.recent.write(batch, _scalar(epoch, torch.int64, batch.images.device))
+        self.recent.write(batch, epoch)
 
     def compile_core(self, **options: Any) -> None:
         """Compile all but the bookkeeping of recent images in place, with options of ``torch.compile``.
@@ -67,13 +106,29 @@ class Augmentation(nn.Module):
         pixels from OpenCV, unless this is called.
         """
         self.core.compile(fullgraph=True, dynamic=False, **options)
+        self.plan_core.compile(fullgraph=True, dynamic=False, **options)
+
+    def room(self, batch: Batch, written: Written, epoch: int, mosaic: bool) -> int:
+        """Rows for the labels of a batch, known on the host: partners follow from (seed, epoch, index)."""
+        uniform = uniforms(self._host_seed, torch.tensor(epoch), host_labels(batch).index, SampleStream.END)
+        capacity, views = len(self.recent.counts), self.config.views
+        fates = draw_fates(
+            self.config,
+            uniform,
+            written.rows(torch.device("cpu")),
+            torch.tensor(written.filled),
+            torch.tensor(float(mosaic)),
+            capacity,
+        )
+        images, most = written.images, written.images * views * 4 * batch.targets.shape[1]
+        return label_room(count_labels(fates, self.recent.counts), images, self.labels_per_image, most)
 
     @torch.no_grad()
     def forward(
         self,
         batch: Batch,
-        epoch: int | Tensor,
-        mosaic: bool | Tensor = True,
+        epoch: int,
+        mosaic: bool = True,
         *,
         size: int | None = None,
         rect: bool = False,
@@ -82,17 +137,16 @@ class Augmentation(nn.Module):
 
         Args:
             batch: B letterboxed images of S x S px with N label rows.
-            epoch: 0 or more, a number or a 0-d tensor.
+            epoch: 0 or more.
             mosaic: False makes no mosaics (``close_mosaic``), with the same shapes.
             size: Side of the result in px, in place of S; see ``multi_scale.draw_size``.
             rect: The images may be rectangles of H x W px, the longer side being S, and so is the result. One
                 graph serves all of them. Only without mosaics.
 
         Returns:
-            Images float32 (B, 3, S, S), 0..1, channels last; targets float32 (B, N', 5): class, x1, y1, x2,
-            y2 in px; and the mask of their real rows, bool (B, N'). N' is 4 N, or 8 N if mixup or cutmix is
-            possible:
-            room for every label of every tile. Real rows come first, the others are zero.
+            Images float32 (B, 3, S, S), 0..1, channels last; targets float32 (R, 6): image (0 .. B-1), class,
+            x1, y1, x2, y2 in px; and the mask of their real rows, bool (R,). R is :func:`label_room`, enough
+            for every label. Rows are in the order of the images, the others are zero.
         """
         device, (height, width) = batch.images.device, batch.images.shape[2:]
         side, window = width, None
@@ -100,12 +154,22 @@ class Augmentation(nn.Module):
             side = max(height, width)
             batch = on_canvas(batch, side, side)
             window = torch.stack([_scalar(length, torch.float32, device) for length in (width, height)])
-        epoch_now = _scalar(epoch, torch.int64, device)
-        buffers, rows, filled = self.recent.write(batch, epoch_now)
-        allowed, more = _scalar(mosaic, torch.float32, device), () if window is None else (window,)
-        images, targets, mask = self.core(
-            buffers, rows, filled, batch.index, self.seed.to(device), epoch_now, allowed, side, *more
+        written = self.recent.write(batch, epoch)
+        room = self.room(batch, written, epoch, mosaic)
+        more = () if window is None else (window,)
+        views, finish, targets, mask = self.plan_core(
+            written.buffers,
+            written.rows(device),
+            _scalar(written.filled, torch.int64, device),
+            batch.index,
+            self.seed.to(device),
+            _scalar(epoch, torch.int64, device),
+            _scalar(mosaic, torch.float32, device),
+            side,
+            room,
+            *more,
         )
+        images = self.core(written.buffers.pixels, views, finish, side)
         if rect and height != width:
             left, top = (side - width) // 2, (side - height) // 2
             images = images[:, :, top : top + height, left : left + width]
@@ -116,8 +180,8 @@ class Augmentation(nn.Module):
         return images, targets, mask
 
 
-class AugmentationCore(nn.Module):
-    """The compilable part of ``Augmentation``, a pure function of tensors."""
+class PlanCore(nn.Module):
+    """The plan of a batch and its labels, a pure function of tensors that compiles to one graph a room."""
 
     def __init__(self, config: AugmentationConfig) -> None:
         super().__init__()
@@ -133,145 +197,101 @@ class AugmentationCore(nn.Module):
         epoch: Tensor,
         mosaic: Tensor,
         size: int,
+        room: int,
         window: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Augment the images in ``rows`` (B,) of ``recent``; see ``Augmentation.forward``.
+    ) -> tuple[list[View], Finish, Tensor, Tensor]:
+        """Decide about the images in ``rows`` (B,) of ``recent``, and carry their labels.
 
         ``window`` float32 (2,), width and height in px, is the part of the image that is used, in its middle.
+
+        Returns:
+            The views of each sample, the steps after them, and targets and mask of ``Augmentation.forward``.
         """
         uniform = uniforms(seed, epoch, index, SampleStream.END)  # (B, SampleStream.END)
         views, finish = plan(self.config, uniform, recent, rows, filled, mosaic, size, window)
-        labels = [carry_labels(recent, view, finish, size, window) for view in views]
+        labels, view = carry_labels(recent, views, finish, size, room, window)
         if self.config.cutmix > 0:
-            labels, finish = cut_out(labels, uniform, finish, size)
-        targets, mask = join_labels(labels, finish)
-        if rows.device.type == "cpu" and not torch.compiler.is_compiling():
-            images = normalise(render_on_cpu(self.config, recent.pixels, views, finish, size))
+            labels, finish = cut_out(labels, view, uniform, finish, size)
+        targets = torch.cat((labels.image[:, None].float(), labels.label[:, None], labels.box), dim=1)
+        return views, finish, torch.where(labels.mask[:, None], targets, 0.0), labels.mask
+
+
+class AugmentationCore(nn.Module):
+    """The pixels of a batch, a pure function of tensors that compiles to one graph."""
+
+    def __init__(self, config: AugmentationConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, pixels: Tensor, views: list[View], finish: Finish, size: int) -> Tensor:
+        """Images of ``Augmentation.forward`` from ``RecentBuffers.pixels``."""
+        if pixels.device.type == "cpu" and not torch.compiler.is_compiling():
+            images = normalise(render_on_cpu(self.config, pixels, views, finish, size))
         else:
-            images = render_on_device(self.config, recent.pixels, views, finish, size)
-        return images.permute(0, 3, 1, 2), targets, mask  # (B, S, S, 3) -> (B, 3, S, S), channels last
+            images = render_on_device(self.config, pixels, views, finish, size)
+        return images.permute(0, 3, 1, 2)  # (B, S, S, 3) -> (B, 3, S, S), channels last
 
 
-class View(NamedTuple):
-    """One mosaic or one single image, on its way to the output."""
+class Labels(NamedTuple):
+    """R rows with the labels of all samples, in the order of samples, views and tiles."""
 
-    layout: Layout
-    warp: Warp
-
-
-class Finish(NamedTuple):
-    """Steps after the warp of a sample's views."""
-
-    is_mixed: Tensor  # bool (B,), mixup: the second view is blended in
-    is_cut: Tensor  # bool (B,), cutmix: part of the second view is pasted, if there is room
-    area: Tensor  # float32 (B, 4), that part, xyxy in px of the output; empty for nothing
-    blend: Tensor  # float32 (B,), weight of the first view, 1 without mixup
-    gains: Tensor  # float32 (B, 3), hue, saturation, value
-    flip_x: Tensor  # bool (B,), left-right flip
-    flip_y: Tensor  # bool (B,), up-down flip
-    swap: Tensor  # bool (B,), red and blue change places
-
-
-def plan(
-    config: AugmentationConfig,
-    uniform: Tensor,
-    recent: RecentBuffers,
-    rows: Tensor,
-    filled: Tensor,
-    mosaic: Tensor,
-    size: int,
-    window: Tensor | None = None,
-) -> tuple[list[View], Finish]:
-    """Decide everything about each sample before a pixel is touched.
-
-    Args:
-        uniform: float32 (B, SampleStream.END).
-        rows: int64 (B,), ring row of each sample; the last is the newest in the ring.
-        filled: int64 (), number of rows to draw from, counted back from the newest.
-        mosaic: float32 (), 1 if mosaics are allowed, else 0.
-
-    Returns:
-        One view, or two if mixup or cutmix is possible; and the later steps.
-    """
-    is_mosaic = uniform[:, SampleStream.MOSAIC] < config.mosaic * mosaic
-    is_cut = is_mosaic & (uniform[:, SampleStream.CUTMIX] < config.cutmix)
-    is_mixed = is_mosaic & ~is_cut & (uniform[:, SampleStream.MIXUP] < config.mixup)
-    views, capacity = [], recent.label_count.shape[0]
-    for number in range(config.views):
-        draws = uniform[:, number * VIEW_STREAMS : (number + 1) * VIEW_STREAMS]
-        own = rows if number == 0 else recent_row(draws[:, ViewStream.MAIN], rows[-1], filled, capacity)
-        tiles = choose_tiles(draws, own, rows[-1], filled, capacity)
-        layout = lay_out(draws, tiles, own, recent.content, is_mosaic, size)
-        views.append(View(layout, draw_warp(config, draws, layout.canvas, size, window)))
-    ratio = beta_32_32(uniform[:, SampleStream.BETA : SampleStream.BETA + BETA_DRAWS])
-    colour = [
-        between(1 - extent, 1 + extent, uniform[:, SampleStream.COLOUR + channel])
-        for channel, extent in enumerate((config.hsv_h, config.hsv_s, config.hsv_v))
-    ]
-    finish = Finish(
-        is_mixed=is_mixed,
-        is_cut=is_cut,
-        area=uniform.new_zeros(len(uniform), 4),
-        blend=torch.where(is_mixed, ratio, torch.ones_like(ratio)),
-        gains=torch.stack(colour, dim=1),
-        flip_x=uniform[:, SampleStream.FLIP_LEFT_RIGHT] < config.flip_left_right,
-        flip_y=uniform[:, SampleStream.FLIP_UP_DOWN] < config.flip_up_down,
-        swap=uniform[:, SampleStream.BGR] < config.bgr,
-    )
-    return views, finish
+    image: Tensor  # int64 (R,), sample
+    label: Tensor  # float32 (R,), class
+    box: Tensor  # float32 (R, 4), xyxy in px
+    mask: Tensor  # bool (R,), False for rows that are no label (any more)
 
 
 def carry_labels(
-    recent: RecentBuffers, view: View, finish: Finish, size: int, window: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Warp, clip, filter and flip the labels of all tiles of a view.
+    recent: RecentBuffers,
+    views: list[View],
+    finish: Finish,
+    size: int,
+    room: int,
+    window: Tensor | None = None,
+) -> tuple[Labels, Tensor]:
+    """Warp, clip, filter and flip the labels of all tiles of the views that a sample uses.
 
     Returns:
-        float32 (B, 4 N, 5) and the mask of real rows, bool (B, 4 N).
+        The labels in R = ``room`` rows, and the view of each row, int64 (R,).
     """
-    layout, warp = view
-    targets = recent.targets[layout.rows]  # (B, 4, N, 5)
-    capacity = targets.shape[2]
-    real = row_mask(recent.label_count[layout.rows].flatten(), capacity).view(-1, 4, capacity)
-    real = real & (layout.extent > 0).all(dim=-1)[:, :, None]
-    before = canvas_boxes(targets[..., 1:], layout).flatten(1, 2)  # (B, 4N, 4)
-    after, in_front = warp_boxes(before, warp.forward, size, window)
-    mask = real.flatten(1) & in_front & is_candidate(before * warp.scale[:, None, None], after)
+    rows = torch.stack([view.layout.rows for view in views], dim=1)  # (B, V, 4)
+    is_shown = torch.stack([(view.layout.extent > 0).all(dim=-1) for view in views], dim=1)  # (B, V, 4)
+    is_used = (finish.is_mixed | finish.is_cut)[:, None].expand(-1, len(views)).clone()  # (B, V)
+    is_used[:, 0] = True
+    count = recent.label_count[rows] * (is_shown & is_used[..., None])  # (B, V, 4)
+    place, number, real = packed_places(count.flatten(), room)  # (R,) each
+    targets = recent.targets[rows.flatten()[place], number]  # (R, 5)
+    image, view = place // (4 * len(views)), place // 4 % len(views)
+
+    def of_row(tensors: list[Tensor]) -> Tensor:
+        """Values of each row's view, (R, ...), from those of the samples (B, ...) in each view."""
+        return torch.stack(tensors, dim=1)[image, view]
+
+    shift = torch.stack([view.layout.shift for view in views], dim=1).view(-1, 2)[place]  # (R, 2)
+    before = canvas_boxes(targets[:, 1:], shift, of_row([view.layout.canvas for view in views]))
+    forward = of_row([view.warp.forward for view in views])  # (R, 3, 3)
+    after, in_front = (each[:, 0] for each in warp_boxes(before[:, None], forward, size, window))
+    scale = of_row([view.warp.scale for view in views])
+    mask = real & in_front & is_candidate(before * scale[:, None], after)
     x1, y1, x2, y2 = after.unbind(-1)
-    flip_x, flip_y = finish.flip_x[:, None], finish.flip_y[:, None]
+    flip_x, flip_y = finish.flip_x[image], finish.flip_y[image]
     x1, x2 = torch.where(flip_x, size - x2, x1), torch.where(flip_x, size - x1, x2)
     y1, y2 = torch.where(flip_y, size - y2, y1), torch.where(flip_y, size - y1, y2)
-    return torch.stack((targets[..., 0].flatten(1, 2), x1, y1, x2, y2), dim=-1), mask
+    return Labels(image, targets[:, 0], torch.stack((x1, y1, x2, y2), dim=-1), mask), view
 
 
 def cut_out(
-    labels: list[tuple[Tensor, Tensor]], uniform: Tensor, finish: Finish, size: int
-) -> tuple[list[tuple[Tensor, Tensor]], Finish]:
+    labels: Labels, view: Tensor, uniform: Tensor, finish: Finish, size: int
+) -> tuple[Labels, Finish]:
     """Choose the rectangle of cutmix; the labels of the second view then are those in it, for its samples."""
-    (first, is_first), (second, is_second) = labels
-    area = choose_area(uniform, first[..., 1:], is_first, size) * finish.is_cut[:, None]
-    boxes, is_pasted, area = paste(area, second[..., 1:], is_second)
-    is_cut = finish.is_cut[:, None]
-    pasted = torch.where(is_cut[..., None], torch.cat((second[..., :1], boxes), dim=-1), second)
-    return [(first, is_first), (pasted, torch.where(is_cut, is_pasted, is_second))], finish._replace(
-        area=area
+    image, _, box, mask = labels
+    area = choose_area(uniform, image, box, mask & (view == 0), size) * finish.is_cut[:, None]
+    boxes, is_pasted, area = paste(area, image, box, mask & (view == 1))
+    is_cut = finish.is_cut[image] & (view == 1)
+    labels = labels._replace(
+        box=torch.where(is_cut[:, None], boxes, box), mask=torch.where(is_cut, is_pasted, mask)
     )
-
-
-def join_labels(labels: list[tuple[Tensor, Tensor]], finish: Finish) -> tuple[Tensor, Tensor]:
-    """The labels of all views that a sample uses.
-
-    Returns:
-        float32 (B, N', 5) and the mask of real rows, bool (B, N'), N' = 4 N for each view. Real rows come
-        first, the others are zero.
-    """
-    table = torch.cat([targets for targets, _ in labels], dim=1)  # (B, N', 5)
-    is_used = (finish.is_mixed | finish.is_cut)[:, None]
-    mask = torch.cat([mask if n == 0 else mask & is_used for n, (_, mask) in enumerate(labels)], dim=1)
-    order = torch.argsort(mask.to(torch.uint8), dim=1, descending=True, stable=True)
-    mask = mask.gather(1, order)
-    table = table.gather(1, order[:, :, None].expand_as(table))
-    return torch.where(mask[:, :, None], table, torch.zeros_like(table)), mask
+    return labels, finish._replace(area=area)
 
 
 def render_on_device(
@@ -300,8 +320,6 @@ def render_on_device(
     return torch.stack([plane / 255 for plane in planes], dim=-1)
 
 
-def _scalar(value: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _scalar(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A 0-d tensor filled on the device: copying it there would wait for the device."""
-    if isinstance(value, Tensor):
-        return value.to(device=device, dtype=dtype, non_blocking=True)
     return torch.full((), value, dtype=dtype, device=device)

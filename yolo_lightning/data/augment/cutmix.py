@@ -29,30 +29,33 @@ def overlaps(areas: Tensor, boxes: Tensor) -> Tensor:
     return (last - first).clamp_min(0).prod(dim=-1)
 
 
-def choose_area(uniform: Tensor, boxes: Tensor, mask: Tensor, size: int) -> Tensor:
+def choose_area(uniform: Tensor, image: Tensor, boxes: Tensor, mask: Tensor, size: int) -> Tensor:
     """One of the drawn rectangles that touches no box, float32 (B, 4); an empty one if all of them do.
 
-    ``boxes`` (B, N, 4) are those of the first mosaic, of which ``mask`` (B, N) are labels.
+    ``boxes`` (R, 4) of the samples ``image`` (R,) are those of the first mosaic, if ``mask`` (R,).
     """
     areas = draw_areas(uniform, size)
-    is_free = ~((overlaps(areas, boxes) > 0) & mask[:, None]).any(dim=-1)  # (B, AREAS)
+    touches = (overlaps(areas[image], boxes[:, None]).squeeze(2) > 0) & mask[:, None]  # (R, AREAS)
+    is_free = areas.new_zeros(areas.shape[:2]).index_add(0, image, touches.float()) == 0  # (B, AREAS)
     number = (uniform[:, SampleStream.CHOICE] * is_free.sum(dim=1)).floor()  # among the free ones
     is_chosen = is_free & (is_free.cumsum(dim=1) - 1 == number[:, None])
     return (areas * is_chosen[..., None]).sum(dim=1)
 
 
-def paste(area: Tensor, boxes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels of the second mosaic that are enough inside a rectangle (B, 4).
+def paste(area: Tensor, image: Tensor, boxes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels of the second mosaics that are enough inside their rectangles (B, 4); see :func:`choose_area`.
 
     Returns:
-        Boxes (B, N, 4) clipped to the rectangle; bool (B, N), which are labels; and the rectangle, which is
-        empty if none is: nothing is pasted then.
+        Boxes (R, 4) clipped to the rectangle; bool (R,), which are labels; and the rectangles, empty for a
+        sample without labels: nothing is pasted then.
     """
-    whole = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)  # (B, N)
-    inside = overlaps(area[:, None], boxes).squeeze(1) / whole.clamp_min(1e-9)
+    whole = (boxes[:, 2:] - boxes[:, :2]).prod(dim=-1)  # (R,)
+    of_label = area[image]  # (R, 4)
+    inside = overlaps(of_label[:, None], boxes[:, None]).flatten() / whole.clamp_min(1e-9)
     mask = mask & (inside >= LEAST_INSIDE)
-    corner, end = area[:, None, :2].repeat(1, 1, 2), area[:, None, 2:].repeat(1, 1, 2)
-    return boxes.clamp(corner, end), mask, area * mask.any(dim=1, keepdim=True)
+    pasted = area.new_zeros(len(area)).index_add(0, image, mask.float())  # (B,)
+    corner, end = of_label[:, :2].repeat(1, 2), of_label[:, 2:].repeat(1, 2)
+    return boxes.clamp(corner, end), mask, area * (pasted > 0)[:, None]
 
 
 def outside(area: Tensor, y: Tensor, size: int) -> Tensor:

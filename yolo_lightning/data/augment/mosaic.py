@@ -11,7 +11,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .randomness import ViewStream, between, integers
+from .config import AugmentationConfig
+from .randomness import VIEW_STREAMS, SampleStream, ViewStream, between, integers
+
+
+class Fates(NamedTuple):
+    """What samples are made of; V views."""
+
+    is_mosaic: Tensor  # bool (B,)
+    is_cut: Tensor  # bool (B,), cutmix with the second view
+    is_mixed: Tensor  # bool (B,), mixup with the second view
+    own: Tensor  # int64 (B, V), ring row of each view's own image
+    tiles: Tensor  # int64 (B, V, 4), ring rows of each view's mosaic
 
 
 class Layout(NamedTuple):
@@ -37,6 +48,41 @@ def choose_tiles(uniform: Tensor, own: Tensor, newest: Tensor, filled: Tensor, c
     partners = recent_row(uniform[:, ViewStream.PARTNER : ViewStream.PARTNER + 3], newest, filled, capacity)
     order = uniform[:, ViewStream.ORDER : ViewStream.ORDER + 4].argsort(dim=1)  # (B, 4)
     return torch.cat((own[:, None], partners), dim=1).gather(1, order)
+
+
+def draw_fates(
+    config: AugmentationConfig, uniform: Tensor, rows: Tensor, filled: Tensor, mosaic: Tensor, capacity: int
+) -> Fates:
+    """Decide which images each sample is made of: the same on the host and on a device.
+
+    Args:
+        uniform: float32 (B, SampleStream.END).
+        rows: int64 (B,), ring row of each sample; the last is the newest in the ring.
+        filled: int64 (), number of rows to draw from, counted back from the newest.
+        mosaic: float32 (), 1 if mosaics are allowed, else 0.
+        capacity: rows of the ring.
+    """
+    is_mosaic = uniform[:, SampleStream.MOSAIC] < config.mosaic * mosaic
+    is_cut = is_mosaic & (uniform[:, SampleStream.CUTMIX] < config.cutmix)
+    is_mixed = is_mosaic & ~is_cut & (uniform[:, SampleStream.MIXUP] < config.mixup)
+    owns, tiles = [], []
+    for number in range(config.views):
+        draws = uniform[:, number * VIEW_STREAMS : (number + 1) * VIEW_STREAMS]
+        own = rows if number == 0 else recent_row(draws[:, ViewStream.MAIN], rows[-1], filled, capacity)
+        owns.append(own)
+        tiles.append(choose_tiles(draws, own, rows[-1], filled, capacity))
+    return Fates(is_mosaic, is_cut, is_mixed, torch.stack(owns, dim=1), torch.stack(tiles, dim=1))
+
+
+def count_labels(fates: Fates, counts: Tensor) -> int:
+    """Labels of all images that samples are made of, by the labels (R,) of each image in the ring.
+
+    No batch has more: what follows removes labels, and adds none.
+    """
+    in_mosaic = counts[fates.tiles].sum(dim=2)  # (B, V)
+    of_view = torch.where(fates.is_mosaic[:, None], in_mosaic, counts[fates.own])
+    of_view[:, 1:] *= (fates.is_cut | fates.is_mixed)[:, None]
+    return int(of_view.sum())
 
 
 def lay_out(
@@ -69,8 +115,10 @@ def lay_out(
     )
 
 
-def canvas_boxes(targets: Tensor, layout: Layout) -> Tensor:
-    """Map boxes (B, 4, N, 4) of four tiles from letterboxed to canvas px, clipped to the canvas."""
-    shift = layout.shift[:, :, None].to(targets.dtype)  # (B, 4, 1, 2)
-    moved = targets + torch.cat((shift, shift), dim=-1)
-    return torch.minimum(moved.clamp_min(0), layout.canvas[:, None, None, None].to(targets.dtype))
+def canvas_boxes(boxes: Tensor, shift: Tensor, canvas: Tensor) -> Tensor:
+    """Map boxes (R, 4) from letterboxed to canvas px, by the shift (R, 2) of their tile, and clip them.
+
+    ``canvas`` (R,) is the side of each box's canvas.
+    """
+    moved = boxes + shift.to(boxes.dtype).repeat(1, 2)
+    return torch.minimum(moved.clamp_min(0), canvas[:, None].to(boxes.dtype))

@@ -26,7 +26,7 @@ def draw_size(sizes: list[int], seed: int, epoch: int, batch: int) -> int:
 
 
 def resize(images: Tensor, targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Resize squares (B, 3, S, S) and targets (B, N, 5) in px to ``size`` px, as classic YOLOv5 does."""
+    """Resize squares (B, 3, S, S) and targets (R, 6) in px to ``size`` px, as classic YOLOv5 does."""
     factor = size / images.shape[-1]
     images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
-    return images, torch.cat((targets[..., :1], targets[..., 1:] * factor), dim=-1)
+    return images, torch.cat((targets[:, :2], targets[:, 2:] * factor), dim=-1)

@@ -7,7 +7,6 @@ on a CPU a minute of compiling. OpenCV is as fast at once. It rounds coordinates
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,9 +16,7 @@ from torch import Tensor
 
 from ..letterbox import PAD_VALUE
 from .config import AugmentationConfig
-
-if TYPE_CHECKING:
-    from .augmentation import Finish, View
+from .plan import Finish, View
 
 Pixels = npt.NDArray[np.uint8]
 

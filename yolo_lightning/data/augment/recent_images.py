@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ..batch import Batch
+from ..batch import Batch, host_labels
 from ..letterbox import PAD_VALUE
 
 MAX_PIXELS = 2**30  # limit of pixel addresses: int32, half of which ``bilinear`` uses as a marker
+SMALL_RING_PX = 10**8
+"""Most pixels of a ring that small batches share, so that their mosaics rarely repeat an image: 0.4 GB."""
 
 
 class RecentBuffers(NamedTuple):
@@ -25,6 +27,19 @@ class RecentBuffers(NamedTuple):
     content: Tensor  # int32 (R, 4): left, top, width, height in px of the image inside its letterbox
 
 
+class Written(NamedTuple):
+    """A batch in the ring."""
+
+    buffers: RecentBuffers
+    first: int  # row of the first image
+    images: int  # B
+    filled: int  # rows, counted back from the newest image, that hold an image of this epoch
+
+    def rows(self, device: torch.device) -> Tensor:
+        """Rows of the batch, int64 (B,), the newest last."""
+        return (torch.arange(self.images, device=device) + self.first) % len(self.buffers.label_count)
+
+
 def content_rectangles(letterbox: Tensor, original_sizes: Tensor) -> Tensor:
     """Place of each image inside its letterbox: int32 (B, 4) left, top, width, height in px."""
     sizes = (original_sizes.flip(-1) * letterbox[:, :2]).round().clamp_min(1)  # (B, 2) width, height
@@ -34,41 +49,48 @@ def content_rectangles(letterbox: Tensor, original_sizes: Tensor) -> Tensor:
 class RecentImages:
     """Ring buffer of packed images and labels, emptied at the start of each epoch.
 
-    The first batch allocates it, ``recent_batches`` times its size, on its device. The tensors are in no
-    checkpoint, because a new epoch starts without them, and no buffers of a module, because
-    DistributedDataParallel would copy those from rank to rank.
+    The first batch allocates it on its device. The tensors are in no checkpoint, because a new epoch starts
+    without them, and no buffers of a module, because DistributedDataParallel would copy those.
+
+    Args:
+        batches: batches that it holds at least.
+        images: images that it holds, if that is more, as far as they have at most ``SMALL_RING_PX`` px.
+
+    Attributes:
+        counts: int64 (R,), real rows of each image's labels, in host memory.
     """
 
-    def __init__(self, recent_batches: int) -> None:
-        self.batches = recent_batches
+    def __init__(self, batches: int, images: int) -> None:
+        self.batches = batches
+        self.images = images
         self.state: RecentBuffers | None = None
+        self.counts = torch.zeros(0, dtype=torch.int64)
         self._shapes: tuple[object, ...] = ()  # of an image and its labels, and their device
         self.next_row = 0
-        self.filled = torch.zeros((), dtype=torch.int64)
-        self.epoch = torch.full((), -1, dtype=torch.int64)
+        self.filled = 0
+        self.epoch = -1
+
+    def capacity(self, batch_size: int, size: int) -> int:
+        """Images of ``size`` px that it holds for a batch size."""
+        return max(batch_size * self.batches, min(self.images, SMALL_RING_PX // size**2))
 
     def reset(self) -> None:
         """Forget every image."""
-        self.filled.zero_()
+        self.filled = 0
 
-    def write(self, batch: Batch, epoch: Tensor) -> tuple[RecentBuffers, Tensor, Tensor]:
+    def write(self, batch: Batch, epoch: int) -> Written:
         """Write a batch over the oldest images; a new epoch forgets all images first.
 
-        A batch of another image size or label capacity starts a new, empty ring. ``epoch`` is int64 () on the
-        batch's device.
-
-        Returns:
-            The buffers; the rows of the batch, int64 (B,), the newest last; and the number of rows, counted
-            back from the newest, that hold an image of this epoch, int64 ().
+        A batch of another image size or label capacity starts a new, empty ring.
         """
-        images = len(batch.images)
+        images, size = len(batch.images), batch.images.shape[-1]
         shapes = batch.images.device, batch.images.shape[1:], batch.targets.shape[1:]
-        if self.state is None or shapes != self._shapes or images * self.batches > len(self.state.targets):
+        if self.state is None or shapes != self._shapes or self.capacity(images, size) > len(self.counts):
             self.state, self._shapes = self._allocate(batch), shapes
-        state, capacity = self.state, len(self.state.targets)
-        # Compared on the device: reading the epoch here would wait for it.
-        self.filled.mul_(epoch == self.epoch).add_(images).clamp_(max=capacity)
-        self.epoch.copy_(epoch)
+        state, capacity = self.state, len(self.counts)
+        self.filled = min((self.filled if epoch == self.epoch else 0) + images, capacity)
+        self.epoch = epoch
+        counts = host_labels(batch).count
         first = self.next_row
         self.next_row = (first + images) % capacity
         content = content_rectangles(batch.letterbox, batch.original_sizes)
@@ -78,20 +100,21 @@ class RecentImages:
             write_packed(state.pixels, rows, batch.images[part])
             state.targets[rows] = batch.targets[part]
             state.label_count[rows] = batch.count[part]
+            self.counts[rows] = counts[part]
             state.content[rows] = content[part]
-        return state, (torch.arange(images, device=epoch.device) + first) % capacity, self.filled
+        return Written(state, first, images, self.filled)
 
     def _allocate(self, batch: Batch) -> RecentBuffers:
-        images, size = batch.images.shape[0] * self.batches, batch.images.shape[-1]
+        size = batch.images.shape[-1]
+        images = self.capacity(len(batch.images), size)
         if images * size * size >= MAX_PIXELS:
             raise InputError(
                 f"a mosaic ring of {self.batches} batches of {batch.images.shape[0]} images of "
                 f"{size} px is over 2^30 pixels: lower the batch size."
             )
         device, grey = batch.images.device, PAD_VALUE * 0x010101
-        self.next_row = 0
-        self.filled = torch.zeros((), dtype=torch.int64, device=device)
-        self.epoch = torch.full((), -1, dtype=torch.int64, device=device)
+        self.next_row = self.filled = 0
+        self.counts = torch.zeros(images, dtype=torch.int64)
         return RecentBuffers(
             pixels=torch.full((1 + images * size * size,), grey, dtype=torch.int32, device=device),
             targets=torch.zeros(images, *batch.targets.shape[1:], device=device),

@@ -38,7 +38,7 @@ class EvaluationLoader(DataLoader[Sample]):
             for positions in self.batch_sampler:  # type: ignore[union-attr]
                 samples = pool.map_async(dataset.__getitem__, positions, chunksize=1)
                 batch = self.collate_fn(wait(partial(samples.get, POLL_S), dataset.faults))
-                yield Batch(*(tensor.pin_memory() for tensor in batch)) if self.pin_memory else batch
+                yield batch.map(torch.Tensor.pin_memory) if self.pin_memory else batch
 
     def _from_workers(self) -> Iterator[Batch]:
         batches = start_workers(self, super().__iter__, self.dataset.faults)  # type: ignore[attr-defined]
@@ -57,5 +57,5 @@ def _readable(batch: Batch) -> Iterator[Batch]:
     if readable.all():
         yield batch
     elif readable.any():
-        images, *columns = (tensor[readable] for tensor in batch)
-        yield Batch(images.contiguous(memory_format=torch.channels_last), *columns)
+        batch = batch.map(lambda tensor: tensor[readable])
+        yield batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))

@@ -6,6 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from ...errors import InputError
 from ...system.streams import hand_over, side_stream
 from ..annotations.findings import count_images
 from ..annotations.index import DatasetIndex
-from ..batch import Batch, on_canvas
+from ..batch import Batch, HostLabels, move, on_canvas
 from ..images.cache import ImageCache
 from ..images.choose_cache import CacheMode
 from ..images.faults import FAILED, stand_ins
@@ -155,21 +156,24 @@ class DeviceLoader(OrderedLoader):
         for i in np.flatnonzero(has_failed).tolist():
             self._places[i] = next(place for place in stand_ins(i, images) if not has_failed[place])
         labels = collate([dataset.labels(i) for i in range(images)])
-        self.labels = Batch(*(tensor.to(device) for tensor in labels))  # its images are empty
+        self._counts = labels.count
+        self.labels = labels.map(lambda tensor: tensor.to(device))  # its images are empty
 
     def _batches(self) -> Iterator[Batch]:
         epoch, _ = self._begin()
         drawn = torch.tensor(self.sampler.order(epoch), dtype=torch.int64)
         images = len(self._places)
-        order = self._places[drawn % images].to(self.device)
-        repeats = (drawn // images * images).to(self.device)
+        places, repeats = self._places[drawn % images], drawn // images * images
+        known = HostLabels(places + repeats, self._counts[places])
+        order, index = places.to(self.device), known.index.to(self.device)
         for begin in range(0, len(order), self.batch_size):
-            rows = order[begin : begin + self.batch_size]
+            part = slice(begin, begin + self.batch_size)
+            rows = order[part]
             pixels = self.pixels.index_select(0, rows).permute(0, 3, 1, 2)  # (B, 3, S, S), channels last
-            labels = Batch(*(tensor.index_select(0, rows) for tensor in self.labels))
+            labels = self.labels.map(partial(torch.index_select, dim=0, index=rows))
             self._give()
-            index = labels.index + repeats[begin : begin + self.batch_size]
-            yield labels._replace(images=pixels, index=index)
+            on_host = HostLabels(known.index[part], known.count[part])
+            yield labels._replace(images=pixels, index=index[part], on_host=on_host)
 
 
 def pixels_on(device: torch.device, cache: ImageCache) -> Tensor:
@@ -211,7 +215,7 @@ def copy_ahead(
                 host = next(batches, None)
                 if host is None:
                     return
-                batch = Batch(*(tensor.to(device, non_blocking=True) for tensor in host))
+                batch = move(host, device, non_blocking=True)
                 copied = torch.cuda.Event()
                 copied.record(stream)
                 if shapes is not None:
@@ -220,7 +224,7 @@ def copy_ahead(
             del host
             while copying and copying[0][0].query():
                 copying.popleft()
-            hand_over(batch, stream)
+            hand_over(batch[:-1], stream)
             yield batch
     finally:
         for event, _ in copying:

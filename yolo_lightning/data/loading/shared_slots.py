@@ -76,7 +76,7 @@ class Slots:
         slot to write to.
         """
         if not self.free:
-            batch = Batch(*(tensor.clone() for tensor in self._batch(self.memory.numpy(), slot)))
+            batch = self._batch(self.memory.numpy(), slot).map(torch.clone)
             self.free.append(slot)
             return batch
         # Views of an array made from a buffer keep that array alive; views of a view do not.
@@ -88,7 +88,8 @@ class Slots:
         tensors = {name: torch.from_numpy(view) for name, view in self._views(memory, slot).items()}
         images = tensors.pop("images").permute(0, 3, 1, 2)  # (B, 3, S, S), channels last
         nothing = torch.zeros(self.batch_size, 0, 7)
-        return Batch(images=images, **tensors, truth=nothing, truth_count=torch.zeros_like(tensors["count"]))
+        empty = torch.zeros_like(tensors["count"])
+        return Batch(images=images, **tensors, truth=nothing, truth_count=empty, on_host=None)
 
     def pin(self) -> None:
         """Page-lock the memory, so that a GPU copies from it without the host waiting."""

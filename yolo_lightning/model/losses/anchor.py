@@ -78,7 +78,7 @@ class Gains(NamedTuple):
 
 
 def _gather(raw: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor]:
-    """Candidates' predictions (B, K, 5+C) and all objectness (B, A*H*W), float32, of a map (B, A, H, W, 5+C).
+    """Candidates' predictions (K, 5+C) and all objectness (B*A*H*W,), float32, of a map (B, A, H, W, 5+C).
 
     The map is indexed in its memory order, which follows the memory format of the convolution. Gradients take
     the layout of the indexed tensor; in another order each would be copied.
@@ -86,11 +86,10 @@ def _gather(raw: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor]:
     strides = raw.stride()
     order = sorted(range(5), key=lambda dimension: -strides[dimension])
     in_memory = raw.permute(order)
-    image = torch.arange(raw.shape[0], device=raw.device)[:, None]
-    index = (image, candidates.anchor, candidates.row, candidates.column, slice(None))
-    matched = in_memory[tuple(index[dimension] for dimension in order)]  # (B, K, 5+C)
+    index = (candidates.image, candidates.anchor, candidates.row, candidates.column, slice(None))
+    matched = in_memory[tuple(index[dimension] for dimension in order)]  # (K, 5+C)
     objectness = in_memory.narrow(order.index(4), 4, 1).permute([order.index(d) for d in range(5)])
-    return matched.float(), objectness.float().flatten(1)
+    return matched.float(), objectness.float().flatten()
 
 
 class AnchorLoss(DetectionLoss):
@@ -156,7 +155,7 @@ class AnchorLoss(DetectionLoss):
             divisor: (L,), divisor of the sums over matches, instead of the number of matches in this batch.
         """
         gains = self.gains(self.image_size_px or maps[0].shape[2] * self.strides[0])
-        targets = torch.where(mask[..., None], targets.float(), 0.0)  # padding may hold NaN
+        targets = torch.where(mask[:, None], targets.float(), 0.0)  # padding may hold NaN
         levels = [self._match(level, raw.shape[2:4], targets, mask) for level, raw in enumerate(maps)]
         if divisor is None:
             divisor = self._divisor(torch.stack([each.weight.sum() for each in levels]))  # (L,)
@@ -201,7 +200,7 @@ class AnchorLoss(DetectionLoss):
         """Matches of a batch, averaged over batches and processes: float32 (L,), 1 where nothing matches."""
         counts = self.anchors.new_zeros(len(self.strides))
         for images, targets, mask in batches:
-            targets = torch.where(mask[..., None], targets.float(), 0.0)
+            targets = torch.where(mask[:, None], targets.float(), 0.0)
             for level, stride in enumerate(self.strides):
                 shape = images.shape[2] // stride, images.shape[3] // stride
                 counts[level] += self._match(level, shape, targets, mask).weight.sum()
@@ -219,28 +218,29 @@ class AnchorLoss(DetectionLoss):
     def _level_loss(self, level: int, raw: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor]:
         """Sum of the box loss, mean of the objectness loss, and sum of the class loss of a level.
 
-        The class loss is averaged over the classes, then summed over the matches. Its tensors of (B, 9N, C)
-        are the largest: 47 MB each for 64 images with room for 256 labels of 80 classes.
+        The class loss is averaged over the classes, then summed over the matches. Its tensors of (9R, C) are
+        the largest: 12 MB each for room for 4,096 labels of 80 classes.
         """
         height, width = raw.shape[2:4]
-        matched, logits = _gather(raw, candidates)  # (B, K, 5+C), (B, A*H*W)
+        matched, logits = _gather(raw, candidates)  # (K, 5+C), (B*A*H*W,)
         centre = matched[..., :2].sigmoid() * 2 - 0.5
         sides = (matched[..., 2:4].sigmoid() * 2).square() * self.anchors[level][candidates.anchor]
-        ciou = complete_iou(torch.cat((centre, sides), dim=-1), candidates.box)  # (B, K)
+        ciou = complete_iou(torch.cat((centre, sides), dim=-1), candidates.box)  # (K,)
         box = (candidates.weight * (1 - ciou)).sum()
 
-        quality = ciou.detach() * (candidates.weight > 0)  # (B, K)
-        cell = (candidates.anchor * height + candidates.row) * width + candidates.column  # (B, K)
+        quality = ciou.detach() * (candidates.weight > 0)  # (K,)
+        level_anchor = candidates.image * raw.shape[1] + candidates.anchor  # (K,)
+        cell = (level_anchor * height + candidates.row) * width + candidates.column  # (K,)
         # The larger CIoU wins if a cell is matched twice, in any order of labels; zeros take part, so that
         # no target is negative.
-        target = torch.zeros_like(logits).scatter_reduce(1, cell, quality, "amax")
+        target = torch.zeros_like(logits).scatter_reduce(0, cell, quality, "amax")
         objectness = self._cross_entropy(logits, target, self.config.objectness_positive_weight).mean()
 
         if self.num_classes == 1:
             return box, objectness, torch.zeros_like(box)
         is_class = candidates.label[..., None] == torch.arange(self.num_classes, device=raw.device)
         smooth = self.config.label_smoothing / 2
-        class_target = torch.where(is_class, 1 - smooth, smooth)  # (B, K, C)
+        class_target = torch.where(is_class, 1 - smooth, smooth)  # (K, C)
         class_loss = self._cross_entropy(matched[..., 5:], class_target, self.config.class_positive_weight)
         if self.class_weights is not None and self.training:
             class_loss = class_loss * self.class_weights

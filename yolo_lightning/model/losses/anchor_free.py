@@ -103,7 +103,7 @@ class AnchorFreeLoss(DetectionLoss):
         # point lie side by side.
         raw = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)  # (B, P, 4*reg_max+C)
         points, strides = cell_centres(maps, self.strides)  # (P, 2) in strides, (P,)
-        targets = torch.where(mask[..., None], targets.float(), 0.0)  # padding may hold NaN
+        targets = torch.where(mask[:, None], targets.float(), 0.0)  # padding may hold NaN
         with torch.no_grad():
             boxes = boxes_from_distances(self._bins(raw).softmax(-1), points)  # (B, P, 4) xyxy in strides
             row, score = assign(
@@ -122,10 +122,10 @@ class AnchorFreeLoss(DetectionLoss):
         if divisor is None:
             divisor = self._divisor(total_score)
 
-        learning = learning_points(score, self.config.top_k * mask.shape[1])  # (M,)
+        learning = learning_points(score, self.config.top_k * len(mask))  # (M,)
         rows, class_logits = _Read.apply(raw, learning, self.num_classes)  # (M, 4*reg_max+C), (B, P, C)
         score, point = score.flatten()[learning], learning % len(points)  # (M,) each
-        assigned = targets[learning // len(points), row.flatten()[learning]]  # (M, 5)
+        assigned = targets[row.flatten()[learning], 1:]  # (M, 5)
         # The cross-entropy softplus(x) - t x is split, so that no target of the logits' shape is made.
         of_label = rows.gather(1, 4 * self.reg_max + assigned[:, :1].long()).squeeze(1)  # (M,)
         positives, all_logits = of_label * score, F.softplus(class_logits)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from ..boxes import complete_iou, xywh_to_xyxy, xyxy_to_xywh
+from .base import may_list
 
 ENLARGED_STRIDE = 1
 """Level, counted from 0, whose stride is the least side of labels in the search for points inside; otherwise
@@ -25,15 +25,15 @@ _EPS = 1e-9
 class Assignment(NamedTuple):
     """Label and score that each of the P points of the maps learns."""
 
-    row: Tensor  # int64 (B, P), label row of each point; arbitrary if ``score`` is 0
+    row: Tensor  # int64 (B, P), row of the targets for each point; arbitrary if ``score`` is 0
     score: Tensor  # float32 (B, P), 0..1, target of the class score, weight of the box; 0 for background
 
 
 class _Labels(NamedTuple):
-    """L rows of the targets, image after image."""
+    """L rows of the targets."""
 
     image: Tensor  # int64 (L,)
-    row: Tensor  # int64 (L,), row within the image
+    row: Tensor  # int64 (L,), row of the targets
     label: Tensor  # int64 (L,), class
     box: Tensor  # float32 (L, 4) xyxy in px
     is_label: Tensor  # bool (L,), False for padding
@@ -45,15 +45,6 @@ class _Rated(NamedTuple):
     overlap: Tensor  # float32 (L, P), CIoU, at least 0; arbitrary for points outside the label
     rating: Tensor  # float32 (L, P); 0 for points outside the label
     closest: Tensor  # int64 (B * P,), first label that overlaps a point most; arbitrary for background
-
-
-def may_list(tensor: Tensor) -> bool:
-    """Permit lists whose length depends on values of ``tensor``: only in eager code on a CPU.
-
-    Elsewhere the host would wait for the device, a compiled graph would break, or there are no values.
-    """
-    is_fake = isinstance(tensor, FakeTensor)
-    return tensor.device.type == "cpu" and not is_fake and not torch.compiler.is_compiling()
 
 
 @torch.no_grad()
@@ -74,14 +65,14 @@ def assign(
     A point inside a label is rated by p^alpha * CIoU^beta, p being its score for the label's class. A label
     takes its ``top_k`` best points; a point taken twice goes to the label that it overlaps most. The score to
     learn is the rating, scaled for each label so that its best point has the label's best CIoU. This takes a
-    few float32 tensors of (B, N, P): 69 MB each for 16 images of 640 px with room for 128 labels.
+    few float32 tensors of (R, P): 34 MB each for 640 px and room for 1,024 labels.
 
     Args:
         class_logits: float32 (B, C, P).
         boxes: float32 (B, P, 4), predicted xyxy in px.
         points: float32 (P, 2), x, y in px.
-        targets: float32 (B, N, 5) class, x1, y1, x2, y2 in px, N at least 1.
-        mask: bool (B, N), which rows are labels.
+        targets: float32 (R, 6) image, class, x1, y1, x2, y2 in px, R at least 1.
+        mask: bool (R,), which rows are labels.
         shortest_side_px: least side of labels in the search for points inside.
         top_k: most points of a label.
         alpha: exponent of the class score.
@@ -111,41 +102,36 @@ def learning_points(score: Tensor, most: int) -> Tensor:
 
     Args:
         score: float32 (B, P), from :func:`assign`.
-        most: most points of an image with a score above 0.
+        most: most points with a score above 0.
     """
     if may_list(score):
         return score.flatten().nonzero().squeeze(1)
-    images, points = score.shape
-    best = score.topk(min(most, points), dim=1, sorted=False).indices  # (B, most)
-    return (best + torch.arange(images, device=score.device)[:, None] * points).flatten()
+    return score.flatten().topk(min(most, score.numel()), sorted=False).indices
 
 
 def _flat_labels(targets: Tensor, mask: Tensor) -> _Labels:
     """The labels if :func:`may_list`, else all rows; at least one row."""
+    row = torch.arange(len(mask), device=mask.device)
     if may_list(mask):
-        image, row = mask.nonzero(as_tuple=True)
-        if not len(image):  # a row of padding, so that nothing below meets an empty tensor
-            image = row = torch.zeros(1, dtype=torch.int64)
-    else:
-        images, rows = mask.shape
-        image = torch.arange(images, device=mask.device).repeat_interleave(rows)
-        row = torch.arange(rows, device=mask.device).repeat(images)
-    target = targets[image, row]  # (L, 5)
-    return _Labels(image, row, target[:, 0].long(), target[:, 1:], mask[image, row])
+        row = row[mask] if mask.any() else row[:1]  # a row of padding, so that no tensor below is empty
+    target = targets[row]  # (L, 6)
+    return _Labels(target[:, 0].long(), row, target[:, 1].long(), target[:, 2:], mask[row])
 
 
 def _rate_all(
     class_logits: Tensor, boxes: Tensor, labels: _Labels, inside: Tensor, alpha: float, beta: float
 ) -> _Rated:
-    """Rate all pairs of B * N rows and P points; shapes as in :func:`assign`, inside bool (B * N, P)."""
-    images = len(boxes)
-    boxes_of_label = labels.box.view(images, -1, 1, 4)  # (B, N, 1, 4)
-    overlap = complete_iou(boxes_of_label, boxes[:, None], box_format="xyxy").clamp_min(0)  # (B, N, P)
-    overlap = torch.where(inside.view_as(overlap), overlap, 0.0)
-    first = torch.arange(images, device=boxes.device)[:, None] * overlap.shape[1]  # label of each image
-    closest = overlap.argmax(dim=1) + first  # (B, P)
-    overlap = overlap.flatten(0, 1)  # (B * N, P)
-    probability = class_logits[labels.image, labels.label].sigmoid()  # (B * N, P)
+    """Rate all pairs of R rows and P points of their image; shapes as in :func:`assign`."""
+    overlap = complete_iou(labels.box[:, None], boxes[labels.image], box_format="xyxy")  # (R, P)
+    overlap = torch.where(inside, overlap.clamp_min(0), 0.0)
+    of_image = labels.image[:, None].expand_as(overlap)  # (R, P)
+    most = torch.zeros_like(boxes[..., 0]).scatter_reduce(0, of_image, overlap, "amax")  # (B, P)
+    row = torch.arange(len(overlap), device=boxes.device, dtype=torch.int32)[:, None]
+    is_most = inside & (overlap == most[labels.image])  # (R, P)
+    candidate = torch.where(is_most, row, len(overlap) - 1)
+    closest = torch.full_like(most, len(overlap) - 1, dtype=torch.int32)
+    closest = closest.scatter_reduce(0, of_image, candidate, "amin").long()  # (B, P)
+    probability = class_logits[labels.image, labels.label].sigmoid()  # (R, P)
     rating = torch.where(inside, probability.pow(alpha) * overlap.pow(beta), 0.0)
     return _Rated(overlap, rating, closest.flatten())
 

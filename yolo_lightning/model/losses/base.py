@@ -6,14 +6,25 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ...errors import InputError
+
+
+def may_list(tensor: Tensor) -> bool:
+    """Permit lists whose length depends on values of ``tensor``: only in eager code on a CPU.
+
+    Elsewhere the host would wait for the device, a compiled graph would break, or there are no values.
+    """
+    is_fake = isinstance(tensor, FakeTensor)
+    return tensor.device.type == "cpu" and not is_fake and not torch.compiler.is_compiling()
 
 
 class DetectionLoss(nn.Module):
     """Loss of a head, computed in float32 for maps of any precision.
 
-    Its shapes do not depend on the number of labels, so that it compiles into one graph.
+    The labels of a batch share one table. Shapes follow from its size and not from the labels in it, so that
+    the loss compiles into one graph a size. Only where :func:`may_list` are labels listed.
     """
 
     parts: tuple[str, ...]
@@ -52,8 +63,9 @@ class DetectionLoss(nn.Module):
 
         Args:
             maps: raw maps of the head, one a level; float32, float16 or bfloat16.
-            targets: float32 (B, N, 5) class, x1, y1, x2, y2 in px of the network's input, N at least 1.
-            mask: bool (B, N), which rows of ``targets`` are labels.
+            targets: float32 (R, 6) image (0 .. B-1), class, x1, y1, x2, y2 in px of the network's input, R at
+                least 1.
+            mask: bool (R,), which rows of ``targets`` are labels.
             divisor: from :meth:`joint_divisor`; None divides by what this batch (on all processes) gives.
 
         Returns:

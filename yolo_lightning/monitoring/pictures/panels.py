@@ -90,20 +90,20 @@ def shortened(text: str, face: ImageFont.FreeTypeFont, width_px: float) -> str:
     return ""
 
 
-def draw_augmented(images: Pixels, targets: Floats, counts: Sequence[int], names: Sequence[str]) -> Pixels:
+def draw_augmented(images: Pixels, labels: Floats, names: Sequence[str]) -> Pixels:
     """Images as the network sees them in training, with their boxes in the colours of their classes.
 
     Args:
         images: RGB (n, S, S, 3).
-        targets: (n, N, 5) class, x1, y1, x2, y2 in px.
-        counts: number of labels in each table of ``targets``; they come first.
+        labels: (T, 6) image, class, x1, y1, x2, y2 in px; those of other images are not drawn.
         names: C names of classes.
     """
     names, tiles = legible(names), []
-    for image, table, count in zip(images, targets, counts, strict=True):
+    for number, image in enumerate(images):
+        own = labels[labels[:, 0] == number, 1:]  # (n, 5)
         view = ImageView(image, np.array([1, 1, 0, 0], np.float32)).fit(VIEW_PX)
-        drawn = _draw_labelled(view, table[:count, 1:5], table[:count, 0], [""] * count, names)
-        tiles.append(Tile(drawn, f"{count} labels"))
+        drawn = _draw_labelled(view, own[:, 1:], own[:, 0], [""] * len(own), names)
+        tiles.append(Tile(drawn, f"{len(own)} labels"))
     return tile_grid(tiles, _COLUMNS, [("training images after augmentation", None)])
 
 

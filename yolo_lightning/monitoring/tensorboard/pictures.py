@@ -152,19 +152,18 @@ class Pictures(_Drawing):
         """Keep the first images of the first batch on the device; nothing waits for the copy."""
         module.on_augmented = None
         pixels = (images[: self.count].detach() * 255).round_().to(torch.uint8)
-        counts = mask[: self.count].sum(dim=1)  # labels come first
-        self._augmented = logging_step(trainer), pixels, targets[: self.count].detach().clone(), counts
+        self._augmented = logging_step(trainer), pixels, targets.detach().clone(), mask.clone()
 
     @_never_fatal
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._augmented is None:
             return
-        step, pixels, targets, counts = self._augmented
+        step, pixels, targets, mask = self._augmented
         self._augmented = None
         images = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # (n, S, S, 3)
-        table = targets.float().cpu().numpy()
+        labels = targets.float().cpu()[mask.cpu()].numpy()  # (T, 6)
         names = cast(TrainsDetections, pl_module).label_names
-        draw = functools.partial(draw_augmented, images, table, counts.tolist(), names)
+        draw = functools.partial(draw_augmented, images, labels, names)
         self._submit(trainer, "augmented.jpg", step, draw)
 
     @_never_fatal

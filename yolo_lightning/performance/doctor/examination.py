@@ -165,7 +165,7 @@ class Examination:
     def _resident_batch(self, batch_size: int) -> Batch:
         """Make a batch of the sample that stays on the device, in memory of its own."""
         with closing(self.sample.loader(batch_size, 0, self.device)) as loader:
-            batch = Batch(*(tensor.clone() for tensor in next(iter(loader))))
+            batch = next(iter(loader)).map(torch.clone)
         if self.on_cuda:
             torch.cuda.synchronize(self.device)  # the augmentation reads it on another stream
         return batch

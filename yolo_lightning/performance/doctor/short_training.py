@@ -98,6 +98,7 @@ class _Data(LightningDataModule):
         self.image_size, self.batch_size = like.image_size, batch_size
         self.class_names, self.category_ids = like.class_names, like.category_ids
         self.class_counts = [1] * len(like.class_names)  # a loss with weights for its classes needs some
+        self.labels_per_image = getattr(like, "labels_per_image", 0.0)
         self._batches = batches
 
     def train_dataloader(self) -> _Data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ...data.augment import Augmentation, AugmentationConfig
+from ...data.augment.augmentation import label_room
 from ...model.losses import LossConfigs
 from ...model.network import DetectionNetwork, build_network
 from ...training.optimizer import OptimizerConfig, batches_per_step, build_optimizer
@@ -27,8 +29,6 @@ PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.f
 """Type of the activations of each precision, as the Trainer names it; None is float32 throughout."""
 _LIBRARIES = 48 * MIB
 """Workspace of cuDNN and cuBLAS for any batch, from readings of YOLOv5s on an A100 (yolov5#5092)."""
-_TILES = 4
-"""Images of a mosaic, whose labels an image has room for."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Job:
     image_size: int = 640  # px
     precision: str = "bf16-mixed"  # one of PRECISIONS
     label_rows: int = 32  # room for labels of an image, before mosaic
+    labels_per_image: float = 8.0  # mean
     optimizer: OptimizerConfig = OptimizerConfig()
 
 
@@ -105,11 +106,17 @@ def library_workspace(operators: list[Operator]) -> int:
 
 def _ring(job: Job, batch_size: int) -> list[Tensor]:
     """The images that mosaics draw from, packed, and the batches that are copied ahead, uint8."""
-    recent = Augmentation(AugmentationConfig()).recent.batches
+    images = Augmentation(AugmentationConfig()).recent.capacity(batch_size, job.image_size)
     pixels = batch_size * job.image_size**2
-    ring = torch.empty(recent * pixels, dtype=torch.int32)
-    labels = torch.empty(recent * batch_size, job.label_rows, 5)
+    ring = torch.empty(images * job.image_size**2, dtype=torch.int32)
+    labels = torch.empty(images, job.label_rows, 5)
     return [ring, labels, *(torch.empty(3 * pixels, dtype=torch.uint8) for _ in range(2))]
+
+
+def planned_room(job: Job, batch_size: int) -> int:
+    """Rows of the table of labels in a batch that has the fullest image beside as many labels as usual."""
+    labels = math.ceil(4 * batch_size * job.labels_per_image) + job.label_rows
+    return label_room(labels, batch_size, job.labels_per_image, most=4 * batch_size * job.label_rows)
 
 
 def _train(network: DetectionNetwork, job: Job, batch_size: int, trace: Trace) -> list[Operator]:
@@ -128,8 +135,8 @@ def _train(network: DetectionNetwork, job: Job, batch_size: int, trace: Trace) -
             images = torch.empty(batch_size, 3, job.image_size, job.image_size)
             images = images.contiguous(memory_format=torch.channels_last)
         with trace.doing("labels"):
-            targets = torch.empty(batch_size, _TILES * job.label_rows, 5)
-            mask = torch.ones(batch_size, _TILES * job.label_rows, dtype=torch.bool)
+            room = planned_room(job, batch_size)
+            targets, mask = torch.empty(room, 6), torch.ones(room, dtype=torch.bool)
         trace.operators.clear()
         with trace.doing("activations"):
             with torch.autocast("cpu", PRECISIONS[job.precision], PRECISIONS[job.precision] is not None):
