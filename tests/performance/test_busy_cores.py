@@ -113,5 +113,6 @@ def test_the_line_of_an_epoch_names_what_takes_the_cores(
     assert not run.monitor._cores.sleeping.active
     assert run.module.printed == [
         "other programs take 48 % of the 2 cores, most of it ffmpeg (process 1): in 30.0 s the threads "
-        "of this training together waited 15.0 s for a core; free the cores, or set OMP_NUM_THREADS=1 in the environment"
+        "of this training together waited 15.0 s for a core; free the cores, or set OMP_NUM_THREADS=1 "
+        "in the environment"
     ]

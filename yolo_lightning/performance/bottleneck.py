@@ -183,7 +183,8 @@ def advise_busy_cores(busy: BusyCores) -> Advice:
     """Name what other programs take of the cores, and how many threads would have cores of their own."""
     largest = f", most of it {printable(busy.largest)}" if busy.largest else ""
     loss = f"other programs take {100 * busy.taken:.0f} % of the {_count(busy.cores, 'core')}{largest}"
-    why = f"in {busy.seconds:.1f} s the threads of this training together waited {busy.waited_s:.1f} s for a core"
+    waited = f"together waited {busy.waited_s:.1f} s for a core"
+    why = f"in {busy.seconds:.1f} s the threads of this training {waited}"
     free = max(1, round(busy.cores * (1 - busy.taken)))
     remedy = f"free the cores, or set OMP_NUM_THREADS={free} in the environment"
     return Advice("cores", why, remedy, loss)
