@@ -11,12 +11,14 @@ from yolo_lightning.performance.bottleneck import (
     Cause,
     Measurements,
     Recompilation,
+    advise_busy_cores,
     advise_copying,
     advise_loading,
     advise_recompilations,
     explain_epoch,
     find_bottleneck,
 )
+from yolo_lightning.performance.busy_cores import BusyCores
 
 EPOCH = Measurements(idle_fraction=0.0, loader_fraction=0.0, seconds=100.0, step_ms=50.0)
 DECODING = Loading(cache="none", workers=2, cores=8, read_fraction=0.1, fitting_cache="disk")
@@ -44,6 +46,31 @@ def test_no_loss_is_no_line() -> None:
 def test_a_line_begins_at_five_percent(part: float, told: bool, has_device: bool) -> None:
     epoch = waiting(0.5 if has_device else part, part if has_device else None)
     assert (explain_epoch(epoch) is not None) == told
+
+
+@pytest.mark.parametrize(
+    ("busy", "idle", "told"),
+    [
+        (BusyCores(100, 20, 2, 0.5), 0.0, "cores"),
+        (BusyCores(100, 19, 2, 0.5), 0.0, None),  # seldom waits
+        (BusyCores(100, 60, 2, 0.1), 0.0, None),  # waits for its own workers
+        (BusyCores(100, 60, 64, 1 / 64), 0.0, "cores"),  # one program is enough to hold up the others
+        (BusyCores(100, 30, 2, 0.5), 0.4, "decoding"),  # the larger loss
+        (BusyCores(0, 0, 2, 0.5), 0.0, None),
+    ],
+)
+def test_other_programs_are_told_if_they_hold_the_threads_up(
+    busy: BusyCores, idle: float, told: str | None
+) -> None:
+    found = explain_epoch(waiting(idle, busy_cores=busy, loading=DECODING))
+    assert (found and found[0]) == told
+
+
+@pytest.mark.parametrize(("cores", "taken", "threads"), [(2, 0.48, 1), (16, 0.1, 14), (4, 1.0, 1)])
+def test_as_many_threads_are_proposed_as_cores_are_free(cores: int, taken: float, threads: int) -> None:
+    found = advise_busy_cores(BusyCores(10, 5, cores, taken, "a\x1b[2J (process 3)"))
+    assert f"OMP_NUM_THREADS={threads} " in found.remedy
+    assert "most of it a?[2J (process 3)" in found.loss
 
 
 def test_a_trial_of_less_than_a_second_is_not_judged() -> None:

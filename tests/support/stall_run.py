@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from yolo_lightning.performance import stalls
+from yolo_lightning.performance.busy_cores import CoreWatch
 from yolo_lightning.performance.device_clock import DeviceClock
 from yolo_lightning.performance.stalls import StallMonitor
 
@@ -47,6 +48,7 @@ class Run:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, world_size: int = 1) -> None:
         self.clock = Clock()
         monkeypatch.setattr(stalls, "perf_counter", self.clock)
+        monkeypatch.setattr(stalls, "CoreWatch", lambda: CoreWatch(lambda: None, lambda: None))
         self.monitor = StallMonitor()
         self.trainer: Any = SimpleNamespace(
             world_size=world_size,

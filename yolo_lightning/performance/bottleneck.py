@@ -9,16 +9,19 @@ from typing import Literal, NamedTuple
 
 from ..data.images.choose_cache import CACHE_MODES
 from ..data.loading.ordered import Loading
-from ..system.text import one_line
+from ..system.text import one_line, printable
+from .busy_cores import BusyCores
 
 LOSS_THRESHOLD = 0.05
 """Part of the time, 0..1, below which a loss is not reported."""
 SHORTEST_EPOCH_S = 1.0
 """Epochs shorter than this are not judged: starting them takes a good part of them."""
+_HELD_UP = 0.2  # seconds that threads wait for a core, a second of wall time, from which it is told
+_ONE_PROGRAM = 0.25  # part of one core, 0..1, below which other programs are not the cause
 _SLOW_READING = 0.5  # part of the loader's time, 0..1, from which reading is the cause and not decoding
 _DOCTOR = "'yolo-lightning doctor' measures it"
 
-Cause = Literal["reading", "decoding", "copy", "host", "step", "launches", "recompilation", "loader"]
+Cause = Literal["reading", "decoding", "copy", "host", "step", "launches", "recompilation", "loader", "cores"]
 
 
 class Recompilation(NamedTuple):
@@ -43,6 +46,7 @@ class Measurements(NamedTuple):
     is_compiled: bool | None = None  # whether the network is compiled; None if that is unknown
     step_ms: float = math.nan  # mean time of the host in a step
     loading: Loading | None = None
+    busy_cores: BusyCores | None = None  # what other programs took; None: not measured
 
 
 class Advice(NamedTuple):
@@ -71,6 +75,8 @@ def find_bottleneck(measured: Measurements, period: str) -> Advice | None:
     recompiling = min(1.0, recompiling_s / measured.seconds) if recompiling_s else 0.0
     if recompiling >= LOSS_THRESHOLD and recompiling >= idle / 2:  # the device idles meanwhile
         return lost(recompiling, "compiling again", advise_recompilations(measured.recompilations))
+    if (busy := measured.busy_cores) and _held_up(busy) >= max(_HELD_UP, idle):
+        return advise_busy_cores(busy)
     if slow_step >= LOSS_THRESHOLD and slow_step > idle:
         why = f"it is computed as {measured.step_form}, and another form is faster"
         return lost(slow_step, "in the training step", Advice("step", why, _DOCTOR))
@@ -166,6 +172,22 @@ def advise_host(loading: Loading | None, why: str) -> Advice:
     cores = "cores" if loading is None else _count(loading.cores, "core")
     others = f"other programs on the {cores} of this process"
     return Advice("host", why, f"look for callbacks that do much after each batch, and for {others}")
+
+
+def _held_up(busy: BusyCores) -> float:
+    """Seconds a second that threads waited for a core; 0 if other programs are not the cause."""
+    return busy.waited_s / busy.seconds if busy.seconds and busy.taken * busy.cores >= _ONE_PROGRAM else 0.0
+
+
+def advise_busy_cores(busy: BusyCores) -> Advice:
+    """Name what other programs take of the cores, and how many threads would have cores of their own."""
+    largest = f", most of it {printable(busy.largest)}" if busy.largest else ""
+    loss = f"other programs take {100 * busy.taken:.0f} % of the {_count(busy.cores, 'core')}{largest}"
+    waited = f"together waited {busy.waited_s:.1f} s for a core"
+    why = f"in {busy.seconds:.1f} s the threads of this training {waited}"
+    free = max(1, round(busy.cores * (1 - busy.taken)))
+    remedy = f"free the cores, or set OMP_NUM_THREADS={free} in the environment"
+    return Advice("cores", why, remedy, loss)
 
 
 def advise_copying(loading: Loading | None) -> Advice:

@@ -18,6 +18,7 @@ from ..data.batch import Batch
 from ..data.loading.ordered import data_that_tells
 from ..training.contracts import detection_module
 from .bottleneck import LOSS_THRESHOLD, Cause, Measurements, Recompilation, explain_epoch
+from .busy_cores import CoreWatch
 from .device_clock import DeviceClock, device_clock
 
 _REPEAT_EPOCHS = 10  # epochs after which a line is printed again although its cause is the same
@@ -54,6 +55,9 @@ class StallMonitor(Callback):
     count as waits. The first batch of a run compiles and warms up; it counts only if there is no other. A run
     that resumes within an epoch adds to the figures of the first process.
 
+    While other programs take the cores, threads of operators sleep as they wait for each other, see
+    :class:`~yolo_lightning.performance.busy_cores.CoreWatch`.
+
     The first process prints the line below the row of its epoch. It repeats the line if the cause changes, or
     after ten epochs.
     """
@@ -62,6 +66,7 @@ class StallMonitor(Callback):
         self._warm_up, self._epoch, self._restored = _Totals(), _Totals(), _Totals()
         self._device_clock: DeviceClock | None = None
         self._recompiles = RecompilationReader()
+        self._cores = CoreWatch()
         self._line: str | None = None
         self._told: tuple[Cause, int] | None = None  # cause of the last line, and its epoch
 
@@ -111,6 +116,7 @@ class StallMonitor(Callback):
         self._warm_up, self._epoch = _Totals(), _Totals()
         self._interrupted = False
         reset_peak_memory(pl_module.device)
+        self._cores.begin()
         if self._device_clock and self._is_warm:
             self._device_clock.epoch_started()
         self._mark = perf_counter()
@@ -118,6 +124,7 @@ class StallMonitor(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
+        self._cores.look()
         now = perf_counter()
         # Around a validation within the epoch, validating and saving would count as a wait.
         self._wait_s = 0.0 if self._interrupted else now - self._mark
@@ -187,6 +194,7 @@ class StallMonitor(Callback):
                 step_ms=self.step_ms,
                 # Finding out which cache would fit takes a moment.
                 loading=data.loading if data and idle >= LOSS_THRESHOLD else None,
+                busy_cores=self._cores.take(),
             )
         )
         epoch = trainer.current_epoch
@@ -197,6 +205,7 @@ class StallMonitor(Callback):
             self._line = found[1]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._cores.sleeping.stop()
         self._print_line(pl_module)
 
     def _print_line(self, pl_module: LightningModule) -> None:
