@@ -55,7 +55,7 @@ def test_a_checkpoint_is_not_ignored(shapes: Path, tmp_path: Path, monkeypatch: 
     begun = SimpleNamespace(start=RunStart(tmp_path / "last.ckpt"), datamodule=None)
     monkeypatch.setattr("yolo_lightning.cli.audit.launch", lambda *_: begun)
     with pytest.raises(InputError, match="trains each fold anew and resumes nothing"):
-        run_audit(["--data.root", str(shapes), "--ckpt_path", "last"])
+        run_audit(["--ckpt_path", "last"])
 
 
 def test_an_image_that_the_check_has_not_decoded_is_left_out(
