@@ -59,5 +59,5 @@ def test_a_monitor_is_a_metric_of_the_validation() -> None:
     with pytest.raises(InputError, match="did you mean val/map_class/a dog"):
         checked_monitor("val/map_class/dog", classes)
     for name in ("train/box_loss", "xyz", "val/f1_confidence_class/cat"):
-        with pytest.raises(InputError, match="no validation logs"):
+        with pytest.raises(InputError, match="no validation of this network logs"):
             checked_monitor(name, classes)
