@@ -5,7 +5,6 @@ import io
 import json
 from contextlib import redirect_stdout
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ import pytest
 from tests.support.html_page import HtmlPage
 from tests.support.tiny_data import write_yolo
 from yolo_lightning.cli.audit import as_csv, judge, most_accurate, run_audit
-from yolo_lightning.cli.check_options import RunStart
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.annotations.source import DataSource
 from yolo_lightning.errors import InputError
@@ -50,12 +48,9 @@ def test_every_image_is_predicted_by_a_network_that_has_not_seen_it(audited: Pat
     HtmlPage((audited / "audit.html").read_text())
 
 
-def test_a_checkpoint_is_not_ignored(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    begun = SimpleNamespace(start=RunStart(tmp_path / "last.ckpt"), datamodule=None)
-    monkeypatch.setattr("yolo_lightning.cli.audit.launch", lambda *_: begun)
+def test_a_checkpoint_is_not_ignored() -> None:
     with pytest.raises(InputError, match="trains each fold anew and resumes nothing"):
-        run_audit(["--data.root", str(shapes), "--ckpt_path", "last"])
+        run_audit(["--ckpt_path", "last"])
 
 
 def test_an_image_that_the_check_has_not_decoded_is_left_out(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from yolo_lightning.cli.doctor import diagnose, show
+from yolo_lightning.data.augment import AugmentationConfig
 from yolo_lightning.data.batch import Batch
 from yolo_lightning.data.module import DetectionDataModule
 from yolo_lightning.data.synthetic import make_dataset
@@ -222,15 +223,17 @@ def test_the_report_for_machines_is_strict_json(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == f"{make_report()}\n"
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_real_examination(workers: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("workers", "multi_scale"), [(0, 0.5), (1, 0.0)])
+def test_a_real_examination(
+    workers: int, multi_scale: float, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Everything measured, but for compilers, which take too long for a test."""
     monkeypatch.setattr(examination, "compiler_obstacle", lambda device: "no compiler in this test")
     monkeypatch.setattr(examination, "eager_forms", lambda device, compile: [PLAIN._replace(compile=False)])
     state, threads = torch.random.get_rng_state(), torch.get_num_threads()
     torch.set_num_threads(1)  # threads that wait for each other are slow where other tests hold the cores
     told: list[str] = []
-    module = YOLOv5("yolov5n", compile=False)
+    module = YOLOv5("yolov5n", compile=False, augmentation=AugmentationConfig(multi_scale=multi_scale))
     data = DetectionDataModule(str(root), image_size=64, batch_size=4, num_workers=workers, cache="none")
     report = diagnose(module, data, "32-true", "cpu", seconds=0.5, announce=told.append)
     torch.set_num_threads(threads)

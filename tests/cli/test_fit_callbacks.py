@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from yolo_lightning import DetectionDataModule, YOLOv5
 from yolo_lightning.cli.fit_callbacks import tensorboard, training_callbacks, with_checkpoint_io
+from yolo_lightning.cli.launcher import DryCLI, launch
 from yolo_lightning.errors import InputError
 from yolo_lightning.monitoring.gpu_health.callback import GpuHealth
 from yolo_lightning.monitoring.options import DashboardConfig
@@ -63,6 +64,18 @@ def test_negative_numbers_are_refused(minutes: float, patience: int, name: str, 
 def test_an_unknown_monitor_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean val/map_50"):
         training_callbacks(tmp_path, monitor="val/map50")
+
+
+@pytest.mark.parametrize(("architecture", "missing"), [("yolov5n", "dfl"), ("yolov5nu", "obj")])
+def test_a_loss_that_the_network_does_not_have_is_refused(
+    architecture: str, missing: str, shapes: Path
+) -> None:
+    options = ["fit", f"--data.root={shapes}", f"--model.architecture={architecture}"]
+    launch(DryCLI, [*options, "--monitor=box_loss"])
+    with pytest.raises(
+        InputError, match=f"monitor is 'val/{missing}_loss', .* there are val/loss, val/box_loss"
+    ):
+        launch(DryCLI, [*options, f"--monitor=val/{missing}_loss"])
 
 
 def test_what_the_user_plugs_in_stays() -> None:

@@ -122,6 +122,20 @@ def test_each_flag_of_train_py(given: dict[str, Any], expected: dict[str, Any], 
     assert added.keys() - expected.keys() <= {"trainer.max_epochs", "model.optimizer.name"}
 
 
+def test_flags_of_earlier_versions(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of an opt.yaml of yolov5 5.0, whose schedule was a cosine."""
+    usual = {key: value for key, value in OPT.items() if key not in ("imgsz", "cache", "optimizer", "cos_lr")}
+    earlier = {
+        "img_size": [320, 320], "cache_images": True, "adam": True, "linear_lr": False, "notest": True,
+        "world_size": 1, "global_rank": -1, "total_batch_size": 16, "data": str(shapes),
+    }  # fmt: skip
+    config = flat(migrate(opt=usual | earlier))
+    assert capsys.readouterr().err == ""
+    assert config["data.image_size"] == 320 and config["data.cache"] == "ram"
+    assert config["model.optimizer.name"] == "adam" and config["model.optimizer.schedule"] == "cosine"
+    assert config["trainer.check_val_every_n_epoch"] == 100
+
+
 def flat(tree: dict[str, Any], group: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in tree.items():
@@ -175,7 +189,7 @@ def test_what_has_changed_or_is_lost_is_said(capsys: pytest.CaptureFixture[str])
         "resume True is not possible here",
         "batch_size -1 was found by memory; yolo-lightning doctor measures",
         "anchors 3.2 is the number of anchors a level",
-        "copy_paste 0.1 has no counterpart in fit",
+        "copy_paste 0.1 needs outlines: if your labels have them, set data.copy_paste 0.1",
     ):
         assert f"{sentence}" in said and f"# {sentence}" in head
     assert len(said.splitlines()) == 7

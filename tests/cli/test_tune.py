@@ -227,3 +227,14 @@ def test_a_killed_study_goes_on_in_two_processes(tmp_path: Path, shapes: Path) -
     assert best["model"]["augmentation"]["mosaic"] == study.best_trial.params["model.augmentation.mosaic"]
     assert (folder / "history.png").stat().st_size > 1000 and (folder / "importances.png").exists()
     assert Counter(f"best val/map {study.best_value:.4f}" in each for each in said) == {True: 2}
+
+
+def test_a_damaged_study_is_one_sentence(tmp_path: Path) -> None:
+    open_study(tmp_path, [], 3, SPACE)
+    whole = (tmp_path / "study.db").read_bytes()
+    for damaged in (b"something else", whole[:4096], whole[:4096] + bytes(len(whole) - 4096)):
+        (tmp_path / "study.db").write_bytes(damaged)
+        with pytest.raises(
+            InputError, match=r"study\.db: cannot be read as a study \(DatabaseError.* --study"
+        ):
+            open_study(tmp_path, [], 3, SPACE)

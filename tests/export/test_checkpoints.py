@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from yolo_lightning.export.formats import ExportOptions, ExportSource, find_form
 from yolo_lightning.inference.trained_model import ModelFacts, load_network
 from yolo_lightning.model.network import build_network
 from yolo_lightning.model.weights import load_weights
+from yolo_lightning.runs.directory import with_run_config
 
 NAMES = ("cat", "dog", "hen")
 
@@ -119,6 +121,15 @@ def test_the_classic_code_finds_what_we_find(name: str, tmp_path: Path, classic_
     assert model.stride.tolist() == list(source.network.strides)
     assert {type(value) for value in model.yaml.values()} <= {int, float, str, list}
     assert content["ema"] is None and content["epoch"] == -1
+
+
+@pytest.mark.parametrize("size", [320, 300])  # 300 becomes 320 in the training of the classic code
+def test_predict_takes_the_image_size_of_weights(size: int, tmp_path: Path) -> None:
+    source = trained("yolov5n")
+    source = replace(source, facts=replace(source.facts, image_size=size))
+    path = export(source, "yolov5", tmp_path)
+    command = ["predict", f"--model.weights={path}", "--data.image_size=64"]  # the last size counts
+    assert with_run_config(command) == ["predict", "--data.image_size=320", *command[1:]]
 
 
 @pytest.mark.parametrize("name", ["yolov5n", "ghost", "LeakyReLU", "p34"])

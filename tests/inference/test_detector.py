@@ -276,6 +276,8 @@ def test_a_missing_library_is_named(detector: Detector, place: Path, monkeypatch
         ({"image_size": 100}, "image_size 100 is not a multiple of 32; use 96"),
         ({"classes": ["cow"]}, "classes has 'cow', which is no class; the classes are cat, dog, bird"),
         ({"score_threshold": 2}, "score_threshold is 2; give a number from 0 to 1"),
+        ({"score_threshold": "high"}, "score_threshold is high; give a number from 0 to 1"),
+        ({"iou_threshold": "auto"}, "iou_threshold is auto; give a number from 0 to 1"),
         ({"tile_size": 50}, "tile_size 50 is not a multiple of 32; use 64"),
         ({"device": "cuda:77"}, "device cuda:77: cannot be used"),
         ({"device": "gpu"}, "device gpu: cannot be used"),

@@ -139,6 +139,13 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> Non
     assert tuple(drawn[60, 25, ::-1]) == class_colour(1)  # the lower edge of the first box, in RGB
 
 
+def test_pictures_that_differ_in_their_suffix_have_labels_of_their_own(tmp_path: Path) -> None:
+    paths = images(*(tmp_path / name for name in ("0.jpg", "a.jpg", "a.png", "b.x.jpg", "b.jpg")))
+    predict(tmp_path / "out", paths, Found(["a", "b"]), save_txt=True)
+    written = {path.name for path in (tmp_path / "out/labels").iterdir()}
+    assert written == {"a_jpg.txt", "a_png.txt", "b.x.txt", "b.txt"}  # nothing is found in the first
+
+
 def test_a_format_that_opencv_cannot_write_becomes_jpeg(tmp_path: Path) -> None:
     [source] = images(tmp_path / "camera.jpg")
     source = source.rename(tmp_path / "camera.mpo")

@@ -11,7 +11,7 @@ from torch import nn
 
 from yolo_lightning.errors import InputError
 from yolo_lightning.model.blocks import MODEL_FILES
-from yolo_lightning.model.network import build_network
+from yolo_lightning.model.network import build_network, with_fused_norms
 
 # Trainable parameters at 80 classes, as ultralytics/yolov5 publishes them.
 OFFICIAL_PARAMETERS = {
@@ -170,3 +170,16 @@ def test_importing_ultralytics_leaves_the_process_alone() -> None:
     )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+@pytest.mark.parametrize("architecture", ["yolov5n", "yolov5nu"])
+def test_a_network_with_fused_norms_gives_the_same_maps(architecture: str) -> None:
+    network = build_network(architecture, 3).train()
+    images = torch.rand(2, 3, 64, 64)
+    network(images * 3)  # statistics that are not those of a new network
+    fused = with_fused_norms(network)
+    wanted = network.eval()(images)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    for found, expected in zip(fused(images), wanted, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -52,8 +52,12 @@ def test_a_monitor_is_a_metric_of_the_validation() -> None:
         checked_monitor("val/bx_loss")  # no epoch would ever be the best
     with pytest.raises(InputError, match=r"monitor is 'val/map50', .*did you mean val/map_50\?"):
         checked_monitor("val/map50")
+    with pytest.raises(
+        InputError, match=r"which no validation of this network logs; .* val/obj_loss, val/cls_loss, "
+    ):
+        checked_monitor("val/dfl_loss", classes, ("box", "obj", "cls"))
     with pytest.raises(InputError, match="did you mean val/map_class/a dog"):
         checked_monitor("val/map_class/dog", classes)
     for name in ("train/box_loss", "xyz", "val/f1_confidence_class/cat"):
-        with pytest.raises(InputError, match="no validation logs"):
+        with pytest.raises(InputError, match="no validation of this network logs"):
             checked_monitor(name, classes)

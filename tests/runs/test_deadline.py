@@ -148,8 +148,17 @@ def test_a_run_that_ended_by_its_epochs_trains_on_until_a_deadline(tmp_path: Pat
     first = simulate(tmp_path, 300, [1.0], 20, 5.0)
     first.trainer.callbacks.clear()  # type: ignore[attr-defined]
     first.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    content = torch.load(tmp_path / "last.ckpt")
+    content["callbacks"]["RunRecorder"] = {"wall_seconds": 300.0}
+    torch.save(content, tmp_path / "last.ckpt")
     second = simulate(tmp_path, 100, [1.0], 20, 5.0, tmp_path / "last.ckpt")
-    assert second.now_s == pytest.approx(100, rel=0.02)
+    assert second.now_s == pytest.approx(100, rel=0.02)  # from the start of the program on
+    assert second.progress[0] == pytest.approx(300 / 400, abs=0.02)  # the rate makes no jump to its start
+    assert 0.97 <= second.progress[-1] <= 1
+    second.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    third = simulate(tmp_path, 200, [1.0], 20, 5.0, tmp_path / "last.ckpt")
+    assert third.now_s == pytest.approx(100, rel=0.02)
+    assert third.progress[0] == pytest.approx(400 / 500, abs=0.02)
 
 
 def test_a_run_that_goes_back_in_its_process_has_used_the_time_since(tmp_path: Path) -> None:
@@ -158,7 +167,7 @@ def test_a_run_that_goes_back_in_its_process_has_used_the_time_since(tmp_path: P
     deadline.load_state_dict({"used_s": 50.0, "reached_s": 0.0})
     before = deadline.state_dict()
     deadline.load_state_dict({"used_s": 120.0, "reached_s": 0.0})
-    assert deadline.state_dict() == before == {"used_s": 150.0, "reached_s": 0.0}
+    assert deadline.state_dict() == before == {"used_s": 150.0, "reached_s": 0.0, "before_s": 0.0}
 
 
 def test_the_rate_follows_the_share_of_the_time() -> None:

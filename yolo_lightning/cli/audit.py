@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -116,8 +117,6 @@ def predict_out_of_fold(
     found: list[dict[int, Singles]] = [{} for _ in _AVERAGED]
     for fold in range(folds):
         cli = launch(_FoldCLI, arguments)
-        if cli.start.checkpoint:
-            raise InputError("audit trains each fold anew and resumes nothing; give --model.weights instead")
         data = cli.datamodule
         if fold == 0:
             whole = join(data.index("train"), data.index("val"))
@@ -211,7 +210,10 @@ def run_audit(argv: list[str]) -> None:
         "--output", metavar="DIR", help="folder for the results (default: runs/audit/version_K)"
     )
     parser.add_argument("--json", action="store_true", help="print audit.json instead of the table")
+    parser.add_argument("--ckpt_path", help=argparse.SUPPRESS)
     options, of_fit = parser.parse_known_args(argv)
+    if options.ckpt_path is not None:
+        raise InputError("audit trains each fold anew and resumes nothing; give --model.weights instead")
     for name, least in (("folds", 2), ("epochs", 1)):
         text = getattr(options, name)
         if not re.fullmatch(r"[0-9]+", text) or int(text) < least:

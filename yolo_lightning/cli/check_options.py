@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,8 @@ from ..distributed.failure import begin
 from ..errors import InputError
 from ..inference.official_weights import fetch_official_weights
 from ..model.architecture import is_name, self_contained, short_name
+from ..model.losses import LossConfigs
+from ..model.network import build_network
 from ..model.weights import LoadedWeights, load_weights
 from ..runs.best_epoch import checked_monitor
 from ..runs.checkpoint_files import newest_whole
@@ -90,7 +93,7 @@ def resolve_options(config: Any, subcommand: str) -> RunStart:
     if subcommand != "predict":
         _read_classes(config, subcommand, start.checkpoint)
     if subcommand == "fit":
-        checked_monitor(config.monitor, config.model.class_names)
+        checked_monitor(config.monitor, config.model.class_names, _loss_parts(config))
     if subcommand in ("validate", "test") and weights:
         _refuse_other_classes(weights, config)
     for name in _SETTLED.keys() & vars(config).keys():
@@ -246,6 +249,14 @@ def _fetch_weights(name: str, architecture: str) -> str:
             f"{name}, or --model.weights {architecture}"
         )
     return str(fetch_official_weights(name))
+
+
+def _loss_parts(config: Any) -> Sequence[str]:
+    """Parts of the loss of the network; none if no part of a loss is monitored."""
+    if not config.monitor.endswith("_loss"):
+        return ()
+    head = build_network(config.model.architecture, config.model.num_classes).head
+    return head.build_loss(LossConfigs()).parts
 
 
 def _refuse_other_classes(weights: LoadedWeights, config: Any) -> None:

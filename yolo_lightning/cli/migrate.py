@@ -17,7 +17,7 @@ from ..model.weights import identify_architecture, load_weights
 from ..system.files import write_whole
 from ..system.text import first_line, one_line
 from .command_parser import CommandParser
-from .migrate_options import HYP, NO_SETTING, TRAIN, ULTRALYTICS, Table, is_set, keep
+from .migrate_options import EARLIER, HYP, NO_SETTING, TRAIN, ULTRALYTICS, Table, is_set, keep
 
 _DESCRIPTION = """Writes the options of a run of yolov5 or ultralytics as a configuration for fit. Says which
 of them have another meaning here, or no counterpart.
@@ -134,7 +134,7 @@ def run_migrate(argv: list[str]) -> None:
         defaults = _read(str(MODEL_FILES.parents[1] / "default.yaml"), {"task"})
         migration.add_options(given, ULTRALYTICS, defaults)
     else:
-        migration.add_options(given, TRAIN, {})
+        migration.add_options(given, TRAIN | EARLIER, {})
     if isinstance(hyp, dict):
         migration.add_options(hyp, HYP, {})
     else:

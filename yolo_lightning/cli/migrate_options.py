@@ -87,6 +87,10 @@ def _classic_freeze(key: str, value: Any, _: Mapping[str, Any]) -> Found:
     return _if_set(key, value[0] if isinstance(value, list) and len(value) == 1 else value, {})
 
 
+def _copy_paste(key: str, value: Any, _: Mapping[str, Any]) -> Found:
+    return {}, f"needs outlines: if your labels have them, set {key} {value}" if value else ""
+
+
 def _data(key: str, value: Any, _: Mapping[str, Any]) -> Found:
     if not value or Path(value).exists():
         return _if_set(key, value and str(Path(value).absolute()), {})
@@ -122,6 +126,7 @@ _SHARED_HYP: Table = {
     **_within("model.optimizer", "warmup_epochs warmup_momentum warmup_bias_lr:warmup_bias_learning_rate"),
     **_within("model.augmentation", "hsv_h hsv_s hsv_v degrees translate scale shear perspective"),
     **_within("model.augmentation", "flipud:flip_up_down fliplr:flip_left_right mosaic mixup"),
+    "copy_paste": ("data.copy_paste", _copy_paste),
 }
 HYP: Table = {
     **_SHARED_HYP,
@@ -147,6 +152,14 @@ TRAIN: Table = {
     "bbox_interval": ("dashboard.pictures_every", _if_set),
 }
 """Flags of train.py of yolov5, as a run keeps them in its opt.yaml."""
+EARLIER: Table = {
+    "img_size": ("data.image_size", lambda key, value, _: ({key: max(value)}, "")),
+    "cache_images": _SHARED["cache"],
+    "adam": ("model.optimizer.name", _one_of({True: "adam"})),
+    "linear_lr": ("model.optimizer.schedule", _one_of({False: "cosine", True: "linear"})),
+    "notest": TRAIN["noval"],
+}
+"""Flags of train.py of yolov5 before 6.1 that have other names since; the schedule was a cosine."""
 ULTRALYTICS: Table = {
     **_SHARED,
     **_SHARED_HYP,
@@ -185,5 +198,6 @@ ULTRALYTICS: Table = {
 NO_SETTING = {
     *("hyp", "weights", "cfg", "task", "mode", "model"),  # read apart
     *("save_dir", "iou_t", "local_rank", "artifact_alias", "evolve_population", "resume_evolve"),
+    *("world_size", "global_rank", "total_batch_size"),  # of the machine
 }
 """Options that need no setting and no remark."""

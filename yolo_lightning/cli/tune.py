@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..runs.best_epoch import MONITOR, checked_monitor, is_judged, mode_of
 from ..runs.directory import METRICS, read_metrics
 from ..system.files import write_whole
+from ..system.text import first_line
 from .command_parser import CommandParser
 from .launcher import DryCLI, launch
 from .tune_space import Values, search_space
@@ -111,7 +112,8 @@ def open_study(folder: Path, of_fit: list[str], epochs: int, space: dict[str, Va
     Raises:
         InputError: the study was made with other options, or the folder cannot be written.
     """
-    from optuna import create_study, pruners, storages
+    from optuna import create_study, exceptions, pruners, storages
+    from sqlalchemy.exc import SQLAlchemyError
 
     made_with = {"options": [*of_fit, f"--epochs={epochs}"], "space": {n: vars(v) for n, v in space.items()}}
     made_with = json.loads(json.dumps(made_with))  # as the study returns it
@@ -122,16 +124,22 @@ def open_study(folder: Path, of_fit: list[str], epochs: int, space: dict[str, Va
         raise InputError(f"--study {folder}: {error.strerror}; give a folder that can be written") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one process makes the tables and the first trial
-        storage = storages.RDBStorage(
-            f"sqlite:///{folder}/study.db",
-            heartbeat_interval=_HEARTBEAT_S,
-            heartbeat_stale_trial_callback=storages.RetryHeartbeatStaleTrialCallback(),
-        )
         pruner = pruners.MedianPruner(n_warmup_steps=epochs // 3)
-        study = create_study(
-            storage=storage, study_name="tune", direction="maximize", load_if_exists=True, pruner=pruner
-        )
-        before = study.user_attrs.get("made with")
+        try:
+            storage = storages.RDBStorage(
+                f"sqlite:///{folder}/study.db",
+                heartbeat_interval=_HEARTBEAT_S,
+                heartbeat_stale_trial_callback=storages.RetryHeartbeatStaleTrialCallback(),
+            )
+            study = create_study(
+                storage=storage, study_name="tune", direction="maximize", load_if_exists=True, pruner=pruner
+            )
+            before = study.user_attrs.get("made with")
+        except (exceptions.StorageInternalError, SQLAlchemyError) as error:
+            raise InputError(
+                f"{folder}/study.db: cannot be read as a study ({first_line(error.__cause__ or error)}); "
+                "put a whole copy in its place, or begin anew with another --study"
+            ) from error
         if before is None:
             study.enqueue_trial({name: v.start for name, v in space.items()}, user_attrs={_AS_GIVEN: True})
             study.set_user_attr("made with", made_with)

@@ -26,6 +26,7 @@ from .batch import label_capacity
 from .check.splits import FIT_SECONDS, check_splits
 from .images import waiting
 from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
+from .images.copy_paste import CopyPaste
 from .images.decode import MAX_MEGAPIXELS, refuse_large
 from .images.effects import Effects
 from .images.faults import Faults
@@ -103,6 +104,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             precisions of the last validation. An epoch then has some images several times, others not at all.
         classic_albumentations: Blur, grey and equalise (CLAHE) one image of a hundred each, as classic YOLOv5
             does where Albumentations is installed. With cache device, images then come from the cache's file.
+        copy_paste: Share of the objects with an outline, 0 to 1, that are also pasted into their image,
+            mirrored, if they cover little of others. COCO and YOLO labels may have polygons as outlines.
         on_error: What happens if images or labels are found to be wrong before training: raise lists all
             of them and stops; skip leaves these images out, lists them, and goes on.
         max_skipped: Largest share of the images of a split that may be left out, 0 to 1; above it, the run
@@ -146,6 +149,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         rect: bool = False,
         image_weights: bool = False,
         classic_albumentations: bool = False,
+        copy_paste: float = 0.0,
     ) -> None:
         super().__init__()
         if image_size < 32 or image_size % 32:
@@ -171,6 +175,10 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             raise InputError(f"data.max_skipped {max_skipped} is no share; use 0 to 1")
         if not 0 < fraction <= 1:
             raise InputError(f"data.fraction {fraction} is no share; use above 0 to 1")
+        if not 0 <= copy_paste <= 1:
+            raise InputError(f"data.copy_paste {copy_paste} is no share; use 0 to 1")
+        if classes == []:
+            raise InputError("data.classes has no class; name some, or leave it out to take all")
         self.source = DataSource(
             root=Path(root).expanduser().absolute() if root is not None else None,
             annotations=_paths(train_annotations, val_annotations, test_annotations),
@@ -179,6 +187,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             format=format,
             val_share=val_share,
             selection=Selection(classes, single_cls, fraction),
+            keep_outlines=copy_paste > 0,
         )
         self.image_size = image_size
         self.batch_size = batch_size
@@ -192,6 +201,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.max_skipped = max_skipped
         self.rect = rect
         self.effects = Effects(seed) if classic_albumentations else None
+        self.copy_paste = CopyPaste(seed, copy_paste) if copy_paste else None
         self.image_weights = ImageWeights() if image_weights else None
         self.stride = 32
         """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
@@ -277,6 +287,12 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
                 raise InputError(
                     f"{train.source}: the train split has no label to learn from; "
                     f"add labels, or correct where they are looked for"
+                )
+            if self.copy_paste and not train.has_outlines:
+                raise InputError(
+                    f"{train.source}: no label of the train split has an outline that data.copy_paste could "
+                    "cut out; use COCO with polygons as 'segmentation' or YOLO labels that are polygons, or "
+                    "leave out --data.copy_paste"
                 )
 
     @property
@@ -369,7 +385,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             # Workers begin to fetch before Lightning sets the sampler's epoch in a resumed run.
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
         plan = self._cache_plan
-        if plan.choice.mode == "device" and self.effects is None:
+        if plan.choice.mode == "device" and not (self.effects or self.copy_paste):
             self._train_loader = DeviceLoader(dataset, sampler, plan.device)
         else:
             workers = plan.worker_count("train", self.num_workers)
@@ -412,7 +428,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
 
     def _dataset(self, split: Split) -> DetectionDataset:
         # One capacity for all splits of a stage means one shape and one compiled graph.
-        capacity = label_capacity(max(index.most_labels for index in self._cache_plan.indices.values()))
+        most = max(index.most_labels for index in self._cache_plan.indices.values())
+        capacity = label_capacity(self.copy_paste.most_labels(most) if self.copy_paste else most)
         index, cache = self.index(split), self._cache_plan.cache(split)
         faults = Faults(len(index), index.path, split, self.max_skipped, self._failed, rank_zero_info)
         return DetectionDataset(
@@ -423,7 +440,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             cache,
             self.stride,
             faults,
-            self.effects if split == "train" else None,
+            *((self.effects, self.copy_paste) if split == "train" else ()),
         )
 
     def _evaluation_loader(

@@ -84,7 +84,8 @@ class Detector:
     ) -> None:
         options = FindOptions(max_detections, classes, class_agnostic, augment, tile_size, tile_overlap)
         for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
-            if value != "auto" and not 0 <= value <= 1:
+            is_share = isinstance(value, int | float) and 0 <= value <= 1
+            if not is_share and (name, value) != ("score_threshold", "auto"):
                 raise InputError(f"{name} is {value}; give a number from 0 to 1")
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; give 1 or more")

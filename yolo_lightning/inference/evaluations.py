@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from ..data.batch import Batch
 from ..system.text import printable
 from ..training.contracts import TrainsDetections
-from .predictions import gather, source_names
+from .predictions import gather, source_names, stems_of
 from .result_files import Found, to_coco, write_json, write_txt
 
 
@@ -45,6 +44,7 @@ class EvaluationWriter(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         index = data.indices["test" if trainer.testing else "val"]
         self._names = source_names([str(index.path(position)) for position in range(len(index))])
+        self._stems = stems_of(self._names)
         self._found = {}
 
     def on_validation_batch_end(
@@ -63,7 +63,7 @@ class EvaluationWriter(Callback):
             if self.options.save_json:
                 self._found[position] = found
             if self.options.save_txt and count:
-                path = self._directory / "labels" / f"{os.path.splitext(found.file_name)[0]}.txt"
+                path = self._directory / "labels" / f"{self._stems[position]}.txt"
                 write_txt(path, found.table, (size[0], size[1]), with_scores=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -13,7 +13,7 @@ from ..data.augment import normalise
 from ..data.batch import Batch
 from ..errors import InputError
 from ..evaluation.detect import non_max_suppression, to_original
-from ..model.network import DetectionNetwork
+from ..model.network import DetectionNetwork, with_fused_norms
 from .candidates import FindCandidates, in_tiles, of_ensemble, with_augmentation
 from .options import Classes, FindOptions
 from .trained_model import check_multiple
@@ -77,9 +77,10 @@ class Finder:
 
 def model_of(network: DetectionNetwork) -> Model:
     """A network of ours, on its device, as a :class:`Model`; decodes in float32 for maps of any precision."""
+    fused = with_fused_norms(network)
 
     def find(images: Tensor) -> tuple[Tensor, Tensor]:
-        maps = network(images)
+        maps = fused(images)
         with torch.autocast(images.device.type, enabled=False):
             return network.head.decode(maps)
 

@@ -127,6 +127,8 @@ class PredictionWriter(Callback):
         self._paths: list[Path] = []
         self._file_names: list[str] = []
         self._stream_names: list[str] = []
+        self._file_stems: list[str] = []
+        self._stream_stems: list[str] = []
         self._class_names: list[str] = []
         self._category_ids: list[int] = []
 
@@ -138,6 +140,8 @@ class PredictionWriter(Callback):
         self._paths = [Path(path) for path in images]
         names = source_names([*map(str, images), *streams])
         self._file_names, self._stream_names = names[: len(images)], names[len(images) :]
+        stems = stems_of(names)
+        self._file_stems, self._stream_stems = stems[: len(images)], stems[len(images) :]
         module = cast(TrainsDetections, pl_module)
         self._class_names = module.label_names
         guess = COCO_IDS if self._class_names == COCO_NAMES else list(range(1, len(self._class_names) + 1))
@@ -178,7 +182,7 @@ class PredictionWriter(Callback):
         if options.save_media:
             picture = draw_detections(image, table, self._class_names, self._drawing)
             write_picture(self._directory / "images" / name, picture)
-        self._write_objects(os.path.splitext(name)[0], image, table)
+        self._write_objects(self._file_stems[index], image, table)
 
     def _write_frame(self, frame: Frame, table: Table) -> None:
         stream = self._streams.setdefault(frame.stream, _Stream())
@@ -190,7 +194,7 @@ class PredictionWriter(Callback):
                 path = self._directory / "videos" / (name if name.lower().endswith(".mp4") else f"{name}.mp4")
                 stream.video = VideoFile(path, frame.per_second / self.options.video_stride)
             stream.video.add(draw_detections(frame.pixels, table, self._class_names, self._drawing))
-        self._write_objects(f"{os.path.splitext(name)[0]}_{frame.number}", frame.pixels, table)
+        self._write_objects(f"{self._stream_stems[frame.stream]}_{frame.number}", frame.pixels, table)
 
     def _write_objects(self, name: str, image: Pixels, table: Table) -> None:
         """Write the label file and the crops of an image, unless nothing was found in it."""
@@ -310,3 +314,13 @@ def source_names(sources: Sequence[str]) -> list[str]:
         else os.path.relpath(os.path.abspath(source), common)
         for source in sources
     ]  # fmt: skip
+
+
+def stems_of(names: Sequence[str]) -> list[str]:
+    """Names without their suffixes; a.jpg and a.png, which would share one, are a_jpg and a_png."""
+    stems = [os.path.splitext(name)[0] for name in names]
+    counts = Counter(stems)
+    return [
+        stem if counts[stem] == 1 else f"{stem}_{name[len(stem) + 1 :]}"
+        for stem, name in zip(stems, names, strict=True)
+    ]

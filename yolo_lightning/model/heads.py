@@ -120,8 +120,11 @@ class AnchorHead(nn.Module):
 
     def decode(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Boxes and class scores, see :meth:`Head.decode`."""
-        rows = self.export_rows(maps)
-        return xywh_to_xyxy(rows[..., :4]), rows[..., 5:] * rows[..., 4:5]  # (B, K, 4), (B, K, C)
+        levels = [self._decode_level(level, raw) for level, raw in enumerate(maps)]
+        boxes = torch.cat([box.flatten(1, 3) for box, _ in levels], dim=1)
+        # Multiplied before they are joined: these are the largest tensors, and a CPU waits for its memory.
+        scores = [(rest[..., 1:] * rest[..., :1]).flatten(1, 3) for _, rest in levels]
+        return xywh_to_xyxy(boxes), torch.cat(scores, dim=1)  # (B, K, 4), (B, K, C)
 
     def export_rows(self, maps: Sequence[Tensor]) -> Tensor:
         """Rows (B, K, 5+C), see :meth:`Head.export_rows`; K = sum of A * H * W.
@@ -130,18 +133,19 @@ class AnchorHead(nn.Module):
         w x h px: centre = (2 s - 0.5 + (i, j)) * stride, size = (2 s)^2 * (w, h); all else is s (the YOLOv5
         head since v2.0, https://github.com/ultralytics/yolov5/issues/471).
         """
-        rows = []
-        for raw, anchor, stride in zip(maps, self.anchors, self.strides, strict=True):
-            height, width = raw.shape[2:4]
-            activated = raw.float().sigmoid()  # (B, A, H, W, 5+C)
-            cells = cell_corners(height, width, raw.device)  # (H, W, 2)
-            centre = (activated[..., :2] * 2 - 0.5 + cells) * stride
-            anchor_px = anchor.to(device=raw.device, dtype=torch.float32) * stride
-            doubled = activated[..., 2:4] * 2
-            size = doubled * doubled * anchor_px[:, None, None]  # LiteRT's converter has no power
-            level = torch.cat((centre, size, activated[..., 4:]), dim=-1)  # (B, A, H, W, 5+C)
-            rows.append(level.flatten(1, 3))  # (B, A*H*W, 5+C)
-        return torch.cat(rows, dim=1)
+        levels = [torch.cat(self._decode_level(n, raw), dim=-1) for n, raw in enumerate(maps)]
+        return torch.cat([level.flatten(1, 3) for level in levels], dim=1)
+
+    def _decode_level(self, level: int, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes xywh (B, A, H, W, 4) in px of a raw map, and objectness and classes (B, A, H, W, 1+C)."""
+        stride = self.strides[level]
+        activated = raw.float().sigmoid()  # (B, A, H, W, 5+C)
+        cells = cell_corners(*raw.shape[2:4], raw.device)  # (H, W, 2)
+        centre = (activated[..., :2] * 2 - 0.5 + cells) * stride
+        anchor_px = self.anchors[level].to(device=raw.device, dtype=torch.float32) * stride
+        doubled = activated[..., 2:4] * 2
+        size = doubled * doubled * anchor_px[:, None, None]  # LiteRT's converter has no power
+        return torch.cat((centre, size), dim=-1), activated[..., 4:]
 
 
 class AnchorFreeHead(Detect):

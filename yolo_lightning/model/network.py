@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import InputError
 from ..system.text import first_line
@@ -71,6 +73,16 @@ class DetectionNetwork(nn.Module):
         """
         maps: list[Tensor] = run_layers(self.model, self._saved, images)[-1]
         return maps
+
+
+def with_fused_norms(network: DetectionNetwork) -> DetectionNetwork:
+    """A faster copy for evaluation, in which each batch norm is a part of the convolution before it."""
+    fused = copy.deepcopy(network).eval()
+    for block in fused.modules():
+        conv, norm = getattr(block, "conv", None), getattr(block, "bn", None)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            block.conv, block.bn = fuse_conv_bn_eval(conv, norm), nn.Identity()
+    return fused
 
 
 def run_layers(layers: nn.Sequential, saved: frozenset[int], images: Tensor) -> dict[int, Any]:

@@ -187,7 +187,8 @@ def _interpret(path: Path, content: Any) -> LoadedWeights:
         tensors, fields = dict(module_tensors(holder)), vars(holder)
         facts = {"names": fields.get("names")}
         if isinstance(settings, dict):
-            facts["image_size"] = settings.get("imgsz")
+            size = settings.get("imgsz")  # both programs train with the next multiple of 32
+            facts["image_size"] = -(-size // 32) * 32 if isinstance(size, int) else None
         if isinstance(description := fields.get("yaml"), dict):
             facts["architecture"] = name_or_content(description, identify_architecture(tensors))
         return _describe(path, tensors, facts)

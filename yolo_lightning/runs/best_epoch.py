@@ -14,28 +14,36 @@ from ..errors import InputError
 from ..evaluation.mean_average_precision import CLASS_FIGURES, FIGURES
 
 MONITOR = "val/map"
-_LOSSES = ("val/loss", *(f"val/{part}_loss" for part in ("box", "obj", "cls", "dfl")))
+_LOSS_PARTS = ("box", "obj", "cls", "dfl")
+_LOSSES = ("val/loss", *(f"val/{part}_loss" for part in _LOSS_PARTS))
 
 
-def checked_monitor(name: str, class_names: Sequence[str] | None = None) -> str:
+def checked_monitor(
+    name: str, class_names: Sequence[str] | None = None, loss_parts: Sequence[str] = _LOSS_PARTS
+) -> str:
     """Return the name under which a monitored metric is logged.
 
     Args:
         name: of a metric or loss of the validation, with or without ``val/``.
         class_names: names of the classes; None admits every name.
+        loss_parts: parts of the loss of the network.
 
     Raises:
         InputError: no validation logs this metric.
     """
     name = f"val/{name.removeprefix('val/')}"
-    known = [*_LOSSES, *(f"val/{figure}" for figure in FIGURES)]
+    known = ["val/loss", *(f"val/{part}_loss" for part in loss_parts), *(f"val/{f}" for f in FIGURES)]
+    listed = ", ".join(known)
     of_class = tuple(f"val/{figure}_class/" for figure in CLASS_FIGURES)
     known += [f"{prefix}{label}" for prefix in of_class for label in class_names or ()]
     is_of_class = class_names is None and name.startswith(of_class)
     if not (name in known or is_of_class):
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"give one such as {MONITOR}, val/fitness or val/loss"
-        raise InputError(f"monitor is {name!r}, which no validation logs; {hint}")
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise InputError(
+            f"monitor is {name!r}, which no validation of this network logs; {hint}there are {listed}, and "
+            f"of a class {', '.join(f'{prefix}NAME' for prefix in of_class)}"
+        )
     return name
 
 

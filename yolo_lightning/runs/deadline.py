@@ -47,7 +47,8 @@ class Deadline(Callback):
     At some batches all ranks take the time of rank 0. They set ``schedule_progress`` of the module, estimate
     the number of epochs, and decide whether this batch is the last one, early enough for the validation that
     follows. A validation that would leave no time for another one is left out, so that the last one judges
-    the end of the schedule. The time that a run has used is in its checkpoints.
+    the end of the schedule. The time that a run has used is in its checkpoints. The first deadline of a run
+    that had none counts from the start of this program; the schedule goes on where the time before leaves it.
 
     Args:
         deadline_s: time of the whole run in s, from the start of the program on, for all its parts together
@@ -64,6 +65,8 @@ class Deadline(Callback):
         self._clock = clock
         self._earlier_s: float | None = None
         """Time used before this process; None until training starts or a checkpoint is loaded."""
+        self._before_s = 0.0
+        """Time of the run before it had a deadline, which counts for the schedule alone."""
         self._reached_s = 0.0
         """Deadline at which training has ended; 0 before."""
         self._batches = 0  # trained by this process
@@ -83,15 +86,17 @@ class Deadline(Callback):
         return self.deadline_s - self._used_s()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"used_s": self._used_s(), "reached_s": self._reached_s}
+        return {"used_s": self._used_s(), "reached_s": self._reached_s, "before_s": self._before_s}
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._begun = checkpoint["epoch"] + 1
+        if self.state_key not in checkpoint["callbacks"]:
+            self._before_s = checkpoint["callbacks"].get("RunRecorder", {}).get("wall_seconds", 0.0)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._reached_s = state_dict["reached_s"]
+        self._reached_s, self._before_s = state_dict["reached_s"], state_dict.get("before_s", 0.0)
         if self._earlier_s is None:  # a run that goes back in its process has used the time since as well
             self._earlier_s = state_dict["used_s"]
 
@@ -144,7 +149,8 @@ class Deadline(Callback):
         """Set progress, epochs and the end; ``batches`` of this epoch are left, this one included."""
         remaining_s = self.deadline_s - end_s - used_s  # time to train
         if module := detection_module(pl_module):
-            module.schedule_progress = min(1.0, used_s / max(self.deadline_s - end_s, used_s))
+            whole_s = max(self.deadline_s - end_s, used_s)
+            module.schedule_progress = min(1.0, (self._before_s + used_s) / (self._before_s + whole_s))
         epoch, batch_s = trainer.current_epoch, self._batch_s
         after_s = remaining_s - batches * batch_s  # time to train after this epoch, if nothing is validated
         epochs = epoch + 1

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from ..errors import InputError
+from ..model.weights import load_weights
 from ..system.text import one_line
 from .checkpoint_files import previous_path
 from .checkpoint_format import read_resumption
@@ -98,12 +99,17 @@ def run_directory_of(checkpoint: Path) -> Path | None:
     return run if checkpoint.parent.name == CHECKPOINTS and (run / CONFIG).is_file() else None
 
 
+def _with_image_size(argv: list[str], size: int | None) -> list[str]:
+    """A command whose own options still count, after the image size of a model, if it is known."""
+    return [argv[0], f"--data.image_size={size}", *argv[1:]] if size else argv
+
+
 def with_run_config(argv: list[str]) -> list[str]:
     """Put the configuration of the checkpoint's run between the subcommand and the options given.
 
     So ``fit --ckpt_path last`` and ``validate --ckpt_path RUN/checkpoints/best.ckpt`` need no other
-    option, and each option that is given still counts. Of a checkpoint that was moved out of its run, the
-    image size is taken. Without ``--trust_config`` that configuration is
+    option, and each option that is given still counts. Of a checkpoint that was moved out of its run, and of
+    weights for ``predict``, the image size is taken. Without ``--trust_config`` that configuration is
     data, see :func:`run_options`.
 
     Raises:
@@ -114,15 +120,16 @@ def with_run_config(argv: list[str]) -> list[str]:
     for name, value in options:
         given |= _run_of_config(value) if name in {"config", "c"} else {name: value}
     if "ckpt_path" not in given:
-        return argv
+        weights = Path(given.get("model.weights", "")).expanduser()
+        size = load_weights(weights).image_size if argv[0] == "predict" and weights.is_file() else None
+        return _with_image_size(argv, size)
     name = given.get("run_name", DEFAULT_NAME)
     checkpoint = find_checkpoint(given["ckpt_path"], given.get("runs_dir", "runs"), name)
     run = run_directory_of(checkpoint) if checkpoint else None
     if run is None:
         if argv[0] == "fit" or checkpoint is None:
             return argv
-        size = read_resumption(checkpoint).hyper_parameters.get("image_size")
-        return [argv[0], f"--data.image_size={size}", *argv[1:]] if size else argv
+        return _with_image_size(argv, read_resumption(checkpoint).hyper_parameters.get("image_size"))
     own: list[str] = []
     if argv[0] == "predict":
         own.append("--trainer.precision=null")  # that of this machine, not of the one that has trained

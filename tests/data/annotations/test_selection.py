@@ -94,3 +94,8 @@ def test_a_split_is_shared_before_a_fraction_is_taken(tmp_path: Path) -> None:
     assert half.index("val").paths() == whole.index("val").paths()
     train, chosen = whole.index("train").paths(), half.index("train").paths()
     assert len(chosen) == round(len(train) / 2) and set(chosen) < set(train)
+
+
+def test_no_class_at_all_is_refused(root: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.classes has no class; name some, or leave it out"):
+        data(root, classes=[])

@@ -91,7 +91,7 @@ class CocoReader(SplitReader):
 
     def read(self) -> DatasetIndex:
         path = self.source
-        document, columns = load_document(path)
+        document, columns = load_document(path, self.keep_outlines)
         categories = _categories(document, path, columns.categories.__contains__)
         names, category_ids = _numbered(categories)
         findings: list[Finding] = []
@@ -320,8 +320,7 @@ def _resolve(
         what = f"{(counts > 1).sum():,} ids belong to several annotations, such as {ids[counts > 1][0]}"
         findings.append(Finding("repeated annotation id", str(path), what, "give each its own"))
     known = (image >= 0) & (classes >= 0)
-    rows = replace(rows, image=image, classes=classes)
-    return Annotations(**{name: values[known] for name, values in vars(rows).items()})
+    return replace(rows, image=image, classes=classes).take(known)
 
 
 def _positions(numbers: dict[Any, int], keys: Iterable[Any]) -> IntArray:

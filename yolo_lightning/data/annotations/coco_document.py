@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import InputError
 from .index import Annotations, IntArray
-from .outlines import box_around
+from .outlines import Outlines, box_around, points_of
 
 _MOST_BYTES = 2**33
 _LARGEST = 1e30  # of the numbers of an annotation, which become float32
@@ -30,9 +30,14 @@ class Columns:
 
     The parser calls ``hook`` with every complete object. A correct annotation is replaced by its row number,
     so that only one at a time, with its polygons, exists as Python objects.
+
+    Args:
+        keep_outlines: Keep the polygons, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep_outlines: bool = False) -> None:
+        self.keep_outlines = keep_outlines
+        self.points, self.ends = array("f"), array("q", [0])  # of the outlines: x, y, x, y ...
         self.row_id, self.image, self.category = array("q"), array("q"), array("q")
         self.images: dict[Any, int] = {}  # a number for each id: it may be a text, and an array has integers
         self.categories: dict[Any, int] = {}
@@ -64,6 +69,9 @@ class Columns:
         self.boxes.extend((x, y, x2, y2))
         self.areas.append(area)
         self.crowd.append(item.get("iscrowd") in (1, "1", "true"))
+        if self.keep_outlines:
+            self.points.frombytes(points_of(outline).tobytes())
+            self.ends.append(len(self.points) // 2)
         return row
 
     def finish(self, kept: IntArray) -> Annotations:
@@ -75,16 +83,22 @@ class Columns:
             boxes=np.array(self.boxes, np.float64).reshape(-1, 4)[kept],
             areas=np.array(self.areas, np.float64)[kept],
             crowd=np.array(self.crowd, np.bool_)[kept],
+            outlines=self._outlines().take(kept) if self.keep_outlines else None,
         )
 
+    def _outlines(self) -> Outlines:
+        ends = np.array(self.ends, np.int64)
+        points = np.array(self.points, np.float32).reshape(-1, 2)
+        return Outlines(points, np.stack((ends[:-1], ends[1:]), axis=1))
 
-def load_document(path: Path) -> tuple[dict[str, Any], Columns]:
+
+def load_document(path: Path, keep_outlines: bool = False) -> tuple[dict[str, Any], Columns]:
     """A COCO JSON, with its annotations in columns.
 
     Raises:
         InputError: It cannot be read, or is not COCO.
     """
-    columns = Columns()
+    columns = Columns(keep_outlines)
     try:
         if path.stat().st_size > _MOST_BYTES:  # a file with a hole takes no room on the disk
             raise OSError(errno.EFBIG, "it has more than 8 GiB")

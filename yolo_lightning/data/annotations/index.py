@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .findings import EVERY_IMAGE, Finding
+from .outlines import Outlines
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -34,6 +35,8 @@ IMAGE_SUFFIXES = frozenset((
 """Suffixes of the files that are images; ``images/decode.py`` reads these formats."""
 SHOWN = 5  # names or problems that a message lists
 
+_COLUMNS = ("classes", "boxes", "areas", "crowd", "trainable")
+"""Fields of ``DatasetIndex`` with a row for each annotation."""
 _BOX_FINDINGS = (
     (
         "box without area",
@@ -79,6 +82,7 @@ class DatasetIndex:
     findings: tuple[Finding, ...]  # what is wrong; images of errors are left out of the index
     from_cache: bool = False  # read from its cache file
     layout: str = ""  # what the data set is, in words
+    outlines: Outlines | None = None  # of the annotations, if they are kept
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -108,6 +112,17 @@ class DatasetIndex:
         height, width = self.sizes[i]
         boxes = self.boxes[rows][keep].clip(0, np.array([width, height, width, height], np.float32))
         return np.concatenate((self.classes[rows][keep, None].astype(np.float32), boxes), axis=1)
+
+    def outlines_of(self, i: int) -> list[FloatArray]:
+        """The outline of each label of :meth:`labels`, see ``Outlines``; not clipped to the image."""
+        assert self.outlines is not None
+        rows = np.flatnonzero(self.trainable[self.rows(i)]) + self.offsets[i]
+        return [self.outlines.points[begin:end] for begin, end in self.outlines.spans[rows].tolist()]
+
+    @property
+    def has_outlines(self) -> bool:
+        """True if a label to train on has an outline."""
+        return self.outlines is not None and bool(np.diff(self.outlines.spans[self.trainable]).any())
 
     def truth(self, i: int) -> FloatArray:
         """All annotations of image i for evaluation, float32 (m, 7).
@@ -151,21 +166,19 @@ class DatasetIndex:
             image_ids=self.image_ids[images],
             sizes=self.sizes[images],
             offsets=offsets,
-            classes=self.classes[rows],
-            boxes=self.boxes[rows],
-            areas=self.areas[rows],
-            crowd=self.crowd[rows],
-            trainable=self.trainable[rows],
             findings=(),
+            **self._columns(rows),
         )
 
     def with_labels(self, keep: BoolArray) -> DatasetIndex:
         """This index with the annotations of a mask (T,) alone, and all images."""
         kept = np.concatenate(([0], np.cumsum(keep)))
-        columns = {
-            name: getattr(self, name)[keep] for name in ("classes", "boxes", "areas", "crowd", "trainable")
-        }
-        return replace(self, offsets=kept[self.offsets].astype(np.int64), **columns)
+        return replace(self, offsets=kept[self.offsets].astype(np.int64), **self._columns(keep))
+
+    def _columns(self, rows: IntArray | BoolArray) -> dict[str, Any]:
+        """Some rows of all fields that have a row for each annotation."""
+        columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        return columns | {"outlines": self.outlines and self.outlines.take(rows)}
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -183,9 +196,10 @@ def join(first: DatasetIndex, second: DatasetIndex) -> DatasetIndex:
     known = set(first.paths())
     second = second.subset(np.flatnonzero([path not in known for path in second.paths()]))
     columns: dict[str, Any] = {
-        name: np.concatenate((getattr(first, name), getattr(second, name)))
-        for name in ("sizes", "classes", "boxes", "areas", "crowd", "trainable")
+        name: np.concatenate((getattr(first, name), getattr(second, name))) for name in ("sizes", *_COLUMNS)
     }
+    if first.outlines is not None and second.outlines is not None:
+        columns["outlines"] = first.outlines.followed_by(second.outlines)
     return replace(
         first,
         path_bytes=first.path_bytes + second.path_bytes,
@@ -207,6 +221,12 @@ class Annotations:
     boxes: npt.NDArray[np.float64]  # float64 (T, 4), xyxy in px
     areas: npt.NDArray[np.float64]  # float64 (T,), px^2
     crowd: BoolArray  # bool (T,)
+    outlines: Outlines | None = None  # if they are kept
+
+    def take(self, rows: IntArray | BoolArray) -> Annotations:
+        """Some of the annotations."""
+        columns = {name: values[rows] for name, values in vars(self).items() if name != "outlines"}
+        return Annotations(**columns, outlines=self.outlines and self.outlines.take(rows))
 
 
 def build_index(
@@ -267,6 +287,7 @@ def build_index(
         areas=annotations.areas[rows].astype(np.float32),
         crowd=crowd,
         trainable=~(crowd | no_area | duplicate),
+        outlines=annotations.outlines and annotations.outlines.take(rows),
         findings=(*findings, *own),
     )
 

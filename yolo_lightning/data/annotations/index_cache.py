@@ -23,6 +23,7 @@ from ..cache_folder import NoRoom, disk_folder, lock_folder
 from ..signed_arrays import read_arrays, write_arrays
 from .findings import Finding
 from .index import DatasetIndex, missing_files
+from .outlines import Outlines
 from .reader import SplitReader, refuse_outside, stamp
 
 
@@ -56,7 +57,7 @@ def index_path(reader: SplitReader) -> Path | None:
     """The cache file of a split; None if something is so wrong that reading will fail."""
     digest = hashlib.sha256()
     try:
-        for fact in (_code(), type(reader).__name__, reader.split, *reader.facts()):
+        for fact in (_code(), type(reader).__name__, reader.split, reader.keep_outlines, *reader.facts()):
             digest.update(repr(fact).encode())
         folder = disk_folder(reader.folder)
     except (InputError, OSError):
@@ -77,6 +78,8 @@ def _save(index: DatasetIndex, path: Path) -> None:
     fields = {name: value for name, value in vars(index).items() if name != "from_cache"}
     arrays = {name: fields.pop(name) for name, value in vars(index).items() if isinstance(value, np.ndarray)}
     path_bytes = fields.pop("path_bytes")
+    if outlines := fields.pop("outlines"):
+        arrays |= {f"outline_{name}": array for name, array in outlines._asdict().items()}
     fields["stamps"] = _stamps(index.findings)
     texts = {"texts": json.dumps(fields, default=str).encode(), "path_bytes": path_bytes}  # str: of a Path
     write_arrays(path, arrays | {name: np.frombuffer(text, np.uint8) for name, text in texts.items()})
@@ -101,6 +104,8 @@ def _load(path: Path, roots: Sequence[str] | None) -> DatasetIndex | None:
         fields["class_names"] = tuple(fields["class_names"])
         fields["findings"] = tuple(Finding(*values) for values in fields["findings"])
         fields |= {name: Path(fields[name]) for name in ("root", "source")}
+        outlines = {name: fields.pop(f"outline_{name}", None) for name in Outlines._fields}
+        fields["outlines"] = None if outlines["points"] is None else Outlines(**outlines)
         if fields.pop("stamps") != _stamps(fields["findings"]):
             return None
         index = DatasetIndex(**{**fields, "path_bytes": fields["path_bytes"].tobytes(), "from_cache": True})

@@ -1,15 +1,60 @@
-"""Boxes around outlines: COCO's polygons and run-length masks, and the shapes of labelling tools."""
+"""Outlines of objects and boxes around them: COCO's polygons and run-length masks, and tools' shapes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 in px."""
+
+
+Points = npt.NDArray[np.float32]
+"""Points of an outline, float32 (P, 2), x and y in px; a row of NaN parts two polygons of one object."""
+_LARGEST_PX = 1e6
+
+
+class Outlines(NamedTuple):
+    """Outlines of T annotations as flat arrays."""
+
+    points: Points  # of all outlines
+    spans: npt.NDArray[np.int64]  # (T, 2), begin and end of each outline in ``points``; empty if unknown
+
+    @classmethod
+    def of(cls, outlines: Sequence[Points]) -> Outlines:
+        """Flat arrays of outlines, which are without points where there is none."""
+        ends = np.cumsum([0, *map(len, outlines)], dtype=np.int64)
+        points = np.concatenate([np.empty((0, 2), np.float32), *outlines])
+        return cls(points, np.stack((ends[:-1], ends[1:]), axis=1))
+
+    def take(self, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Outlines:
+        """The outlines of some annotations."""
+        return self._replace(spans=self.spans[rows])
+
+    def followed_by(self, other: Outlines) -> Outlines:
+        """The outlines of the annotations of both."""
+        moved = other.spans + len(self.points)
+        return Outlines(np.concatenate((self.points, other.points)), np.concatenate((self.spans, moved)))
+
+
+def points_of(segmentation: Any) -> Points:
+    """The points of the polygons of a COCO annotation; none for a mask, or what is no polygon."""
+    try:
+        parts = [*_innermost(segmentation)]
+        if all(len(part) == 2 for part in parts):  # a polygon as a list of points
+            parts = [[number for part in parts for number in part]]
+        polygons = [np.array(part, np.float64).reshape(-1, 2) for part in parts]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        polygons = []
+    if not all((np.abs(polygon) < _LARGEST_PX).all() for polygon in polygons):  # false for NaN
+        polygons = []
+    parting = np.full((1, 2), np.nan)
+    rows = [row for polygon in polygons for row in (parting, polygon)][1:]
+    return np.concatenate([np.empty((0, 2)), *rows]).astype(np.float32)
 
 
 class ShapeError(ValueError):

@@ -26,6 +26,7 @@ class SplitReader(ABC):
         images: Folder of the images, if given; a format may take something else, too.
         is_given: The user named ``source`` itself, not a folder that somebody else may have filled.
         allow_outside: Images may lie anywhere.
+        keep_outlines: Keep the outlines of objects where the format has any.
     """
 
     name: ClassVar[str]
@@ -36,6 +37,7 @@ class SplitReader(ABC):
     images: Path | None = None
     is_given: bool = field(default=False, kw_only=True)
     allow_outside: bool = field(default=False, kw_only=True)
+    keep_outlines: bool = field(default=False, kw_only=True)
 
     @staticmethod
     @abstractmethod

@@ -63,6 +63,7 @@ class DataSource:
     format: str = "auto"  # or one of FORMAT_NAMES
     val_share: float = 0.0  # share of the images that validates if there is no val split
     selection: Selection = field(default_factory=Selection)  # labels and images that are taken
+    keep_outlines: bool = False  # keep the outlines of objects in the indices
 
     def locate(self) -> tuple[type[SplitReader], Path]:
         """The format of the root, and what its ``find`` returned.
@@ -144,7 +145,7 @@ class DataSource:
         else:
             kind, place = self.locate()
             reader = replace(kind.of_split(place, split, images), is_given=place == self.root)
-        reader = replace(reader, allow_outside=self.allow_outside)
+        reader = replace(reader, allow_outside=self.allow_outside, keep_outlines=self.keep_outlines)
         index = replace(read_once(reader) if keep else reader.read(), layout=reader.layout)
         reference = self._training_classes()
         return self.selection.apply(index.with_classes(*reference) if reference else index)

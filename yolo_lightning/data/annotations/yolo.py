@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from .index import (
     ids_from_paths,
     missing_files,
 )
+from .outlines import Outlines, Points
 from .reader import Classes, SplitReader, is_inside, refuse_outside, stamp
 from .spelling import find_respelled, read_text, with_slashes
 from .yolo_labels import (
@@ -149,18 +150,21 @@ class YoloReader(SplitReader):
         paths = sorted(set(listed))
         rules = description.numbers, description.pose_numbers
 
-        def read_one(image: str) -> tuple[tuple[int, int], Rows | None, list[Finding]]:
+        def read_one(image: str) -> tuple[tuple[int, int], Rows | None, list[Points], list[Finding]]:
             wrong: list[Finding] = []
-            labels = read_labels(find_label(image), *rules, wrong)
+            outlines: list[Points] = []
+            kept = outlines if self.keep_outlines else None
+            labels = read_labels(find_label(image), *rules, wrong, kept)
             try:
                 size = header_size(image)
             except InputError as error:
                 size = 1, 1
                 wrong.append(Finding.of_image(image, error))
-            return size, labels, [finding._replace(image=image, is_error=True) for finding in wrong]
+            findings = [finding._replace(image=image, is_error=True) for finding in wrong]
+            return size, labels, [p * np.array(size[::-1], np.float32) for p in outlines], findings
 
         with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-            sizes, labels, wrong = zip(*pool.map(read_one, paths), strict=True)
+            sizes, labels, outlines, wrong = zip(*pool.map(read_one, paths), strict=True)
         if repeated := len(listed) - len(paths):
             what = f"the {split} split lists {repeated} images twice"
             findings.append(Finding("repeated image", str(path), what, "keep one each"))
@@ -180,6 +184,8 @@ class YoloReader(SplitReader):
             remedy = "add 'kpt_shape: [points, 2]' to the data.yaml"
             findings.append(Finding("poses", str(path), what, remedy, EVERY_IMAGE, is_error=True))
         annotations = _join(labels, np.array(sizes, np.int32))
+        if self.keep_outlines:
+            annotations = replace(annotations, outlines=Outlines.of([*chain.from_iterable(outlines)]))
         findings += count_from_one(
             path, description.numbers, annotations.classes, list(chain.from_iterable(wrong))
         )

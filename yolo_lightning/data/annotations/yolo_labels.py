@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ...errors import InputError
 from .findings import EVERY_IMAGE, Finding
 from .index import IMAGE_SUFFIXES, IntArray
+from .outlines import Points
 from .spelling import read_text
 
 _SLACK = 0.1
@@ -47,7 +48,11 @@ class _WrongLine(Exception):
 
 
 def read_labels(
-    path: str, numbers: Mapping[int, int], pose_numbers: int, wrong: list[Finding]
+    path: str,
+    numbers: Mapping[int, int],
+    pose_numbers: int,
+    wrong: list[Finding],
+    outlines: list[Points] | None = None,
 ) -> Rows | None:
     """The rows of one label file.
 
@@ -59,6 +64,7 @@ def read_labels(
         numbers: The class 0 .. C-1 of each number that a line may begin with.
         pose_numbers: Numbers of the points that follow each box; there are no polygons then.
         wrong: Gets a finding about each line that is no label, and about a file that cannot be read.
+        outlines: Gets the polygon of each row, relative to the image, without points for a box.
 
     Returns:
         float64 (n, 6): line number, class, x1, y1, x2, y2 relative to the image; None if there is no file.
@@ -78,6 +84,9 @@ def read_labels(
         try:
             if fields := _fields(line):
                 rows.append((n, *_parse(fields, numbers, pose_numbers)))
+                if outlines is not None:
+                    points = [] if pose_numbers or len(fields) == 5 else fields[1:]
+                    outlines.append(np.array(points, np.float32).reshape(-1, 2))
         except _WrongLine as error:
             kind, what, remedy = error.args
             wrong.append(Finding(kind, f"{path}:{n}", what, remedy))

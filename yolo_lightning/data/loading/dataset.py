@@ -18,6 +18,7 @@ from ..annotations.index import DatasetIndex, FloatArray, ids_from_paths
 from ..batch import Batch, label_capacity
 from ..images import decode
 from ..images.cache import ImageCache
+from ..images.copy_paste import CopyPaste
 from ..images.decode import (
     Pixels,
     Size,
@@ -70,6 +71,7 @@ class DetectionDataset(Dataset[Sample]):
         stride: Stride of the rectangles, in px.
         faults: Where failing images are noted; if left out, the first raises its error.
         effects: Changes of the pixels for :meth:`training_sample`.
+        copy_paste: Objects that it pastes into an image; the index has outlines.
 
     Attributes:
         canvases: int64 (I, 2), height and width in px of each letterboxed image.
@@ -85,6 +87,7 @@ class DetectionDataset(Dataset[Sample]):
         stride: int = 32,
         faults: Faults | None = None,
         effects: Effects | None = None,
+        copy_paste: CopyPaste | None = None,
     ) -> None:
         self.index = index
         self.image_size = image_size
@@ -93,6 +96,7 @@ class DetectionDataset(Dataset[Sample]):
         self.train = train
         self.cache = cache
         self.effects = effects
+        self.copy_paste = copy_paste
         self.faults = faults or Faults(len(index), index.path)
         if cache is not None:
             self.faults.marks[torch.from_numpy(cache.marks == UNENDED)] = UNENDED
@@ -127,12 +131,28 @@ class DetectionDataset(Dataset[Sample]):
         return self.labels(i, image)._replace(original_size=np.zeros(2, np.int64)), 0
 
     def training_sample(self, i: int, epoch: int, image: Pixels) -> tuple[Sample, int]:
-        """:meth:`timed_sample` with the effects of an epoch; i is a number of ``TrainSampler.order``."""
+        """:meth:`timed_sample` with what an epoch changes in it; i is a number of ``TrainSampler.order``."""
         repeats, place = divmod(i, len(self))
         sample, read_ns = self.timed_sample(place, image)
+        if self.copy_paste is not None:
+            sample = self._paste(self.copy_paste, sample, epoch, i)
         if self.effects is not None:
             self.effects.apply(image, epoch, i)
         return sample._replace(position=sample.position + repeats * len(self)), read_ns
+
+    def _paste(self, copy_paste: CopyPaste, sample: Sample, epoch: int, i: int) -> Sample:
+        """A sample after copy-paste, which changes its pixels in place and adds labels."""
+        height, width = self.index.sizes[sample.position].tolist()
+        content = sample.image[content_slice(letterbox_geometry(height, width, self.image_size))]
+        gain, pad = sample.letterbox[:2], sample.letterbox[[2, 3, 2, 3]]
+        labels = sample.targets[: sample.label_count].copy()
+        labels[:, 1:] -= pad
+        outlines = [points * gain for points in self.index.outlines_of(sample.position)]
+        pasted = copy_paste.apply(content, labels, outlines, epoch, i)
+        pasted[:, 1:] += pad
+        count = sample.label_count + len(pasted)
+        sample.targets[sample.label_count : count] = pasted
+        return sample._replace(label_count=count)
 
     def report(self) -> None:
         """Report images that have failed in any process."""

@@ -175,12 +175,14 @@ class Examination:
         training = ShortTraining(self.module, self.data, self.data.batch_size, self.device, self.ema)
         if self.on_cuda:
             return training
-        self.announce("measuring how long the training step takes on one image")
-        probe = ShortTraining(self.module, self.data, 1, self.device, self.ema)
-        one = probe.time_step(self.now.form._replace(compile=False), self._resident_batch(1), 0.0)
+        self.announce("measuring how long the training step takes on an image")
+        # One image of 32 px, which multi_scale makes of one of 64, leaves a batch norm a single value.
+        few = min(2, self.data.batch_size)
+        probe = ShortTraining(self.module, self.data, few, self.device, self.ema)
+        probed = probe.time_step(self.now.form._replace(compile=False), self._resident_batch(few), 0.0)
         # Warm-up and two bursts of each of about four forms.
-        affordable = _STEPS_S * self.scale * 1000 / (4 * 4 * training.accumulate * one.median_ms)
-        least = min(self.data.batch_size, self.cores)  # fewer would leave threads idle
+        affordable = _STEPS_S * self.scale * 1000 / (4 * 4 * training.accumulate * probed.image_ms)
+        least = min(self.data.batch_size, max(few, self.cores))  # fewer would leave threads idle
         while training.batch_size > max(least, affordable):
             training.batch_size = max(least, training.batch_size // 2)
         return training
