@@ -208,6 +208,8 @@ class YOLOv5(LightningModule, TrainsDetections):
             data.stride = stride = self.network.stride
             self.criterion.image_size_px = data.image_size  # validation has rectangles
             self.hparams["image_size"] = data.image_size  # for whoever has the checkpoint alone
+            if batch_size := getattr(data, "batch_size", None):
+                self.hparams["batch_size"] = batch_size  # for a run that resumes with data.batch_size auto
             if data.image_size % stride:
                 name = short_name(self.architecture)
                 raise InputError(f"data.image_size is {data.image_size}; {name} needs a multiple of {stride}")
