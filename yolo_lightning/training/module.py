@@ -25,12 +25,14 @@ from ..model.losses import AnchorFreeLossConfig, AnchorLossConfig, DetectionLoss
 from ..model.network import DetectionNetwork, build_network
 from ..model.weights import load_weights, transfer_weights
 from ..system.lightning_internals import attached_trainer
+from ..system.out_of_memory import describe_out_of_memory
 from ..system.streams import run_beside
 from .auto_anchor import look_for_anchors, read_anchors
 from .compilation import CompileOption, decide_compilation
 from .contracts import DetectionData, TrainsDetections, detection_data
 from .freeze import FreezeOption, describe_frozen, freeze_layers
 from .hyper_parameters import NO_THRESHOLDS, architecture_of, checked_hyper_parameters
+from .micro_batches import describe_parts, join, more_parts, split
 from .optimizer import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
 from .step import (
     GradientAccumulator,
@@ -132,6 +134,8 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.augmentation = Augmentation(self.augmentation_config, seed=seed)
         self.accumulator = GradientAccumulator()
         self.waiting: list[Prepared] = []
+        self.micro_batches = 1  # parts in which a batch is trained
+        self._first_epoch = 0  # that this process trains
         self.schedule_progress: float | None = None  # set by runs/deadline.py
         self.running_losses: dict[str, Tensor] = {}
         self.on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None = None
@@ -289,6 +293,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         for norm in self.frozen_norms:
             norm.eval()
         self.waiting = []
+        self._first_epoch = self.current_epoch
         self.accumulator.restore_gradients(self.network, self._total_batch_size)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
@@ -317,18 +322,43 @@ class YOLOv5(LightningModule, TrainsDetections):
         if not self.waiting or (joint and not (full or is_followed_by_validation(self.trainer))):
             return
         batches, self.waiting = self.waiting, []
-
-        def backward(loss: Tensor) -> None:
-            # Classic YOLOv5 sums over images. DDP averages over ranks, which the last factor undoes.
-            self.manual_backward(loss * (len(batch.images) * self.trainer.world_size))
-
-        parts = add_gradients(self._training_losses, self.network, self.criterion, batches, backward, joint)
+        parts = self._add_gradients(batches, joint)
         if self.inspect:
             self.inspect(batches, parts)
         if self.accumulator.window_is_full(1 if joint else settings.accumulate):
             optimizer.step()  # type: ignore[union-attr]
             optimizer.zero_grad()  # type: ignore[union-attr]
         self.running_losses = add_to_means(self.running_losses, parts, batch_index + 1)
+
+    def _add_gradients(self, batches: list[Prepared], joint: bool) -> list[dict[str, Tensor]]:
+        """Add the gradients of batches, in more parts from here on if memory runs out in the first epoch."""
+        while True:
+            micro = split(batches, self.micro_batches)
+            images = len(micro[0].images)
+
+            def backward(loss: Tensor, images: int = images) -> None:
+                # Classic YOLOv5 sums over images. DDP averages over ranks, which the last factor undoes.
+                self.manual_backward(loss * (images * self.trainer.world_size))
+
+            try:
+                found = add_gradients(
+                    self._training_losses, self.network, self.criterion, micro, backward,
+                    joint or self.micro_batches > 1,
+                )  # fmt: skip
+                return join(found, self.micro_batches)
+            except RuntimeError as error:
+                more = more_parts(len(batches[0].images), self.micro_batches)
+                # The other ranks would wait for the gradients of this one.
+                may_split = self.current_epoch == self._first_epoch and self.trainer.world_size == 1
+                if not (may_split and more and (told := describe_out_of_memory(error))):
+                    raise
+            # Not in the handler, where the error still holds the tensors of the step. Some layers may have
+            # added their gradients, so those that wait are dropped with them, and the step begins again.
+            self.micro_batches, self.accumulator.pending = more, 0
+            self.optimizers().zero_grad()  # type: ignore[union-attr]
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            rank_zero_info(f"{told}: {describe_parts(len(batches[0].images), more)}")
 
     def _prepare(self, batch: Batch, batch_index: int) -> Prepared:
         rect = getattr(self._data, "rect", False)
@@ -417,7 +447,8 @@ class YOLOv5(LightningModule, TrainsDetections):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["accumulation"] = self.accumulator.state_dict(self.network, self._total_batch_size)
+        waiting = self.accumulator.state_dict(self.network, self._total_batch_size)
+        checkpoint["accumulation"] = waiting | {"micro_batches": self.micro_batches}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trainer = attached_trainer(self)
@@ -427,7 +458,8 @@ class YOLOv5(LightningModule, TrainsDetections):
                 f"model.freeze is {self.freeze_option}, but {frozen} in the run to resume, whose optimizer "
                 "knows no other parameters; leave it out, or start from the weights with --model.weights"
             )
-        self.accumulator.saved = checkpoint.get("accumulation", {})
+        self.accumulator.saved = saved = checkpoint.get("accumulation", {})
+        self.micro_batches = saved.get("micro_batches", 1)
         if thresholds := checkpoint.get("hyper_parameters", {}).get("score_thresholds"):
             self.hparams["score_thresholds"] = thresholds
 

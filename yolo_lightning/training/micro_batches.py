@@ -1,0 +1,42 @@
+"""Micro-batches: equal parts of a batch, trained one after the other where the whole takes too much memory.
+
+Their gradients add up to that of the whole, but each batch norm sees one part at a time: it normalises by the
+statistics of fewer images, and updates its running statistics once a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .step import Prepared, add_to_means
+
+
+def more_parts(images: int, parts: int) -> int | None:
+    """The next number of equal parts, twice as many or a little more; None beyond the last."""
+    return next((count for count in range(2 * parts, images + 1) if images % count == 0), None)
+
+
+def split(batches: Sequence[Prepared], parts: int) -> list[Prepared]:
+    """All batches in equal parts, in order."""
+    if parts == 1:
+        return list(batches)
+    return [
+        Prepared(*part)
+        for batch in batches
+        for part in zip(*(tensor.chunk(parts) for tensor in batch), strict=True)
+    ]
+
+
+def join(found: list[dict[str, Tensor]], parts: int) -> list[dict[str, Tensor]]:
+    """The loss parts of whole batches from those of their micro-batches."""
+    return [add_to_means({}, found[first : first + parts], parts) for first in range(0, len(found), parts)]
+
+
+def describe_parts(images: int, parts: int) -> str:
+    """A clause for the log."""
+    return (
+        f"each batch of {images} images is trained in {parts} parts of {images // parts} from here on; a "
+        "step sees as many images as before, and batch norms see one part at a time"
+    )
