@@ -77,9 +77,8 @@ def chosen(root: Path, architecture: str, *options: str) -> int:
 
 @pytest.mark.parametrize(
     ("architecture", "largest"),
-    [("small", 19), pytest.param("yolov5n", 30, marks=pytest.mark.long),
-     pytest.param("yolov5nu", 30, marks=pytest.mark.long)],
-)  # fmt: skip
+    [("small", 19), pytest.param("yolov5n", 30, marks=pytest.mark.long)],
+)
 def test_auto_lands_within_a_tenth_under_the_largest_batch_that_a_limit_allows(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, largest: int
 ) -> None:

@@ -215,7 +215,7 @@ def _find_start(config: Any, subcommand: str) -> RunStart:
     if subcommand != "fit":
         return RunStart(checkpoint, step=resumed.step)
     if config.data.batch_size == "auto":  # planned once for the whole run
-        config.data.batch_size = known.get("batch_size", "auto")
+        config.data.batch_size = known.get("batch_size") or "auto"
     config.model.auto_anchor = False  # the checkpoint has its anchors
     if config.deadline is None:
         resumed.check_epochs(config.trainer.max_epochs)

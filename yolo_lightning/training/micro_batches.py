@@ -6,11 +6,16 @@ statistics of fewer images, and updates its running statistics once a part.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+import torch
 from torch import Tensor
 
+from ..system.out_of_memory import describe_out_of_memory
 from .step import Prepared, add_to_means
+
+Found = TypeVar("Found")
 
 
 def more_parts(images: int, parts: int) -> int | None:
@@ -34,9 +39,28 @@ def join(found: list[dict[str, Tensor]], parts: int) -> list[dict[str, Tensor]]:
     return [add_to_means({}, found[first : first + parts], parts) for first in range(0, len(found), parts)]
 
 
-def describe_parts(images: int, parts: int) -> str:
-    """A clause for the log."""
-    return (
-        f"each batch of {images} images is trained in {parts} parts of {images // parts} from here on; a "
-        "step sees as many images as before, and batch norms see one part at a time"
-    )
+def with_more_parts(
+    work: Callable[[int], Found], parts: int, images: int, start_again: Callable[[str], None]
+) -> Found:
+    """Do work on batches of ``images`` in parts, and again in more while memory runs out.
+
+    ``start_again`` gets a sentence for the log.
+
+    Raises:
+        RuntimeError: the work fails otherwise, or for one image.
+    """
+    while True:
+        try:
+            return work(parts)
+        except RuntimeError as error:
+            more, told = more_parts(images, parts), describe_out_of_memory(error)
+            if not (more and told):
+                raise
+        # Not in the handler, where the error still holds the tensors of the step.
+        parts = more
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        start_again(
+            f"{told}: each batch of {images} images is trained in {parts} parts of {images // parts} from "
+            "here on; a step sees as many images as before, and batch norms see one part at a time"
+        )

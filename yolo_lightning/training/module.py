@@ -25,14 +25,13 @@ from ..model.losses import AnchorFreeLossConfig, AnchorLossConfig, DetectionLoss
 from ..model.network import DetectionNetwork, build_network
 from ..model.weights import load_weights, transfer_weights
 from ..system.lightning_internals import attached_trainer
-from ..system.out_of_memory import describe_out_of_memory
 from ..system.streams import run_beside
 from .auto_anchor import look_for_anchors, read_anchors
 from .compilation import CompileOption, decide_compilation
 from .contracts import DetectionData, TrainsDetections, detection_data
 from .freeze import FreezeOption, describe_frozen, freeze_layers
 from .hyper_parameters import NO_THRESHOLDS, architecture_of, checked_hyper_parameters
-from .micro_batches import describe_parts, join, more_parts, split
+from .micro_batches import join, split, with_more_parts
 from .optimizer import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
 from .step import (
     GradientAccumulator,
@@ -135,7 +134,6 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.accumulator = GradientAccumulator()
         self.waiting: list[Prepared] = []
         self.micro_batches = 1  # parts in which a batch is trained
-        self._first_epoch = 0  # that this process trains
         self.schedule_progress: float | None = None  # set by runs/deadline.py
         self.running_losses: dict[str, Tensor] = {}
         self.on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None = None
@@ -212,8 +210,7 @@ class YOLOv5(LightningModule, TrainsDetections):
             data.stride = stride = self.network.stride
             self.criterion.image_size_px = data.image_size  # validation has rectangles
             self.hparams["image_size"] = data.image_size  # for whoever has the checkpoint alone
-            if batch_size := getattr(data, "batch_size", None):
-                self.hparams["batch_size"] = batch_size  # for a run that resumes with data.batch_size auto
+            self.hparams["batch_size"] = getattr(data, "batch_size", None)  # for a resumption with auto
             if data.image_size % stride:
                 name = short_name(self.architecture)
                 raise InputError(f"data.image_size is {data.image_size}; {name} needs a multiple of {stride}")
@@ -292,8 +289,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         """
         for norm in self.frozen_norms:
             norm.eval()
-        self.waiting = []
-        self._first_epoch = self.current_epoch
+        self.waiting, self._first_epoch = [], self.current_epoch
         self.accumulator.restore_gradients(self.network, self._total_batch_size)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
@@ -332,33 +328,24 @@ class YOLOv5(LightningModule, TrainsDetections):
 
     def _add_gradients(self, batches: list[Prepared], joint: bool) -> list[dict[str, Tensor]]:
         """Add the gradients of batches, in more parts from here on if memory runs out in the first epoch."""
-        while True:
-            micro = split(batches, self.micro_batches)
-            images = len(micro[0].images)
+        ranks = self.trainer.world_size
 
-            def backward(loss: Tensor, images: int = images) -> None:
-                # Classic YOLOv5 sums over images. DDP averages over ranks, which the last factor undoes.
-                self.manual_backward(loss * (images * self.trainer.world_size))
+        def add(parts: int) -> list[dict[str, Tensor]]:
+            micro, self.micro_batches = split(batches, parts), parts
+            # Classic YOLOv5 sums over images. DDP averages over ranks, which the last factor undoes.
+            found = add_gradients(
+                self._training_losses, self.network, self.criterion, micro, joint=joint or parts > 1,
+                backward=lambda loss: self.manual_backward(loss * (len(micro[0].images) * ranks)),
+            )  # fmt: skip
+            return join(found, parts)
 
-            try:
-                found = add_gradients(
-                    self._training_losses, self.network, self.criterion, micro, backward,
-                    joint or self.micro_batches > 1,
-                )  # fmt: skip
-                return join(found, self.micro_batches)
-            except RuntimeError as error:
-                more = more_parts(len(batches[0].images), self.micro_batches)
-                # The other ranks would wait for the gradients of this one.
-                may_split = self.current_epoch == self._first_epoch and self.trainer.world_size == 1
-                if not (may_split and more and (told := describe_out_of_memory(error))):
-                    raise
-            # Not in the handler, where the error still holds the tensors of the step. Some layers may have
-            # added their gradients, so those that wait are dropped with them, and the step begins again.
-            self.micro_batches, self.accumulator.pending = more, 0
+        def start_again(said: str) -> None:  # drops gradients that wait: some may be partial
+            self.accumulator.pending = 0
             self.optimizers().zero_grad()  # type: ignore[union-attr]
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            rank_zero_info(f"{told}: {describe_parts(len(batches[0].images), more)}")
+            rank_zero_info(said)
+
+        may = self.current_epoch == self._first_epoch and ranks == 1  # other ranks would wait
+        return with_more_parts(add, self.micro_batches, len(batches[0].images) if may else 1, start_again)
 
     def _prepare(self, batch: Batch, batch_index: int) -> Prepared:
         rect = getattr(self._data, "rect", False)
