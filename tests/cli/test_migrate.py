@@ -187,7 +187,7 @@ def test_what_has_changed_or_is_lost_is_said(capsys: pytest.CaptureFixture[str])
         "bucket gs://mine has no counterpart in fit",
         "quad True has no counterpart in fit",
         "resume True is not possible here",
-        "batch_size -1 was found by memory; yolo-lightning doctor measures",
+        "batch_size -1 was found by memory, as auto is",
         "anchors 3.2 is the number of anchors a level",
         "copy_paste 0.1 needs outlines: if your labels have them, set data.copy_paste 0.1",
     ):

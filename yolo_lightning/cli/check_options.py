@@ -99,7 +99,8 @@ def resolve_options(config: Any, subcommand: str) -> RunStart:
     for name in _SETTLED.keys() & vars(config).keys():
         config[name] = _SETTLED[name]
     YOLOv5(**config.model.as_dict())  # built for its checks of the values
-    DetectionDataModule(**config.data.as_dict())
+    waits = subcommand == "fit" and config.data.batch_size == "auto"  # for cli/batch_size.py
+    DetectionDataModule(**config.data.as_dict() | ({"batch_size": 1} if waits else {}))
     settle_step(config, is_training=subcommand == "fit")
     return start
 
@@ -216,6 +217,8 @@ def _find_start(config: Any, subcommand: str) -> RunStart:
         raise InputError(f"{checkpoint}: {NO_THRESHOLDS}")
     if subcommand != "fit":
         return RunStart(checkpoint, step=resumed.step)
+    if config.data.batch_size == "auto":  # planned once for the whole run
+        config.data.batch_size = known.get("batch_size") or "auto"
     config.model.auto_anchor = False  # the checkpoint has its anchors
     if config.deadline is None:
         resumed.check_epochs(config.trainer.max_epochs)

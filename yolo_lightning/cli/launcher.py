@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,7 @@ from ..runs.record import SaveConfig
 from ..system.lightning_internals import CommandHooks
 from ..training.ema import ExponentialMovingAverage
 from ..training.module import YOLOv5
+from .batch_size import settle_batch_size
 from .check_options import RunStart, read_data, refuse_absent_nodes, resolve_options
 from .command_parser import SUBCOMMANDS, FitParser
 from .exhaustion import explaining_exhaustion
@@ -96,6 +98,9 @@ class YoloCLI(CommandHooks, LightningCLI):
         refuse_absent_nodes(config.trainer)
         self.meeting = join(find_launch(config), config.preflight_seconds)
         self.start = self.meeting.share("checking the options", lambda: resolve_options(config, subcommand))
+        if subcommand == "fit":
+            plan = partial(settle_batch_size, config)
+            config.data.batch_size = self.meeting.decide("planning the batch size", plan)
         directory = self.meeting.decide("claiming the run directory", lambda: self._claim_directory(config))
         config.trainer.default_root_dir = directory
         self.run_directory = Path(directory)
@@ -205,6 +210,7 @@ class DryCLI(YoloCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         self.start = resolve_options(config, "fit")
+        config.data.batch_size = settle_batch_size(config)
         self.run_directory = Path(config.runs_dir)
 
     def instantiate_classes(self) -> None:

@@ -62,7 +62,7 @@ def _device(key: str, value: Any, _: Mapping[str, Any]) -> Found:
 
 def _batch_size(key: str, value: Any, given: Mapping[str, Any]) -> Found:
     if not isinstance(value, int) or value < 1:
-        return {}, "was found by memory; yolo-lightning doctor measures what fits here"
+        return {key: "auto"}, "was found by memory, as auto is, by other rules"
     processes = len(_gpus(given.get("device"))) or 1
     remark = f"was for all GPUs; {key} is per process" if processes > 1 else ""
     return {key: max(1, value // processes)}, remark

@@ -22,7 +22,7 @@ from .annotations.reader import Classes
 from .annotations.selection import Selection
 from .annotations.source import FORMAT_NAMES, DataSource, Split
 from .annotations.summary import summarise
-from .batch import label_capacity
+from .batch import Batch, label_capacity, move
 from .check.splits import FIT_SECONDS, check_splits
 from .images import waiting
 from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
@@ -68,7 +68,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             annotations/instances_{train,val,test}*.json is COCO, any other with a data.yaml is YOLO. What
             other tools write is told by the files; see docs/data.md.
         image_size: Side of the square that images are letterboxed to, in px; a multiple of 32.
-        batch_size: Images of a batch in each process.
+        batch_size: Images of a batch in each process. auto, of fit alone: the largest batch that the plan of
+            the memory fits, at most model.optimizer.nominal_batch_size; see docs/configuration.md.
         num_workers: Processes of each loader that decode images; 0 decodes in the main process, with one
             thread per core. auto: 0 if nothing is decoded or training needs the same cores, otherwise
             one per usable core, at most 16.
@@ -125,7 +126,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self,
         root: str | None = None,
         image_size: int = 640,
-        batch_size: int = 16,
+        batch_size: int | Literal["auto"] = 16,
         num_workers: int | Literal["auto"] = "auto",
         cache: CacheOption = "auto",
         predict_source: str | int | list[str | int] | None = None,
@@ -155,6 +156,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         if image_size < 32 or image_size % 32:
             near = max(32, round(image_size / 32) * 32)
             raise InputError(f"data.image_size {image_size} is not a multiple of 32; use {near}")
+        if batch_size == "auto":
+            raise InputError("data.batch_size auto is planned by fit alone; give a number")
         if batch_size < 1:
             raise InputError(f"data.batch_size {batch_size} is too small; use 1 or more")
         if num_workers != "auto" and num_workers < 0:
@@ -408,6 +411,10 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
     def test_dataloader(self) -> EvaluationLoader:
         """Every test image once, images of one shape together."""
         return self._evaluation_loader(self._dataset("test"), "test")
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move a batch, and keep on the host what it must know of the labels."""
+        return move(batch, device, non_blocking=True)
 
     def predict_dataloader(self) -> EvaluationLoader | PredictionLoader:
         """Every image of ``predict_source`` once, images of one shape together; then frames of streams."""

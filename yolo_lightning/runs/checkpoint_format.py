@@ -29,7 +29,7 @@ KEYS = {
     "live_state_dict": "As state_dict, the weights that training continues from; missing if nothing is "
     "averaged. Written and read by training/ema.py.",
     "accumulation": "Gradients of a step that needs more batches, of the parameters' shapes; {} if there are "
-    "none. Written and read by training/module.py.",
+    "none; 'micro_batches': int, parts in which a batch is trained. Written and read by training/module.py.",
     "within_epoch": "{'losses': {name: float (ranks,)}, running means of the losses; 'random': states of the "
     "random generators; 'given_again': int, batches to train again; 'validates_first': True in an aborted "
     "validation}. Written and read by runs/resumption.py, the last key written by runs/interruption.py.",

@@ -24,6 +24,7 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     ),
     "channels_last": lambda value: isinstance(value, bool),
     "image_size": lambda value: type(value) is int and 0 < value <= _LARGEST_IMAGE_PX,
+    "batch_size": lambda value: value is None or (type(value) is int and value > 0),
     "seed": lambda value: type(value) is int,
     "score_thresholds": lambda value: isinstance(value, list) and all(type(v) is float for v in value),
     "freeze": lambda value: (

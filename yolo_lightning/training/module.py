@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..data.augment import Augmentation, AugmentationConfig, normalise
 from ..data.augment.multi_scale import draw_size, training_sizes
-from ..data.batch import Batch, host_labels, move, pack_labels
+from ..data.batch import Batch, host_labels, pack_labels
 from ..errors import InputError
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.detect import MeanLosses, detect
@@ -31,6 +31,7 @@ from .compilation import CompileOption, decide_compilation
 from .contracts import DetectionData, TrainsDetections, detection_data
 from .freeze import FreezeOption, describe_frozen, freeze_layers
 from .hyper_parameters import NO_THRESHOLDS, architecture_of, checked_hyper_parameters
+from .micro_batches import join, split, with_more_parts
 from .optimizer import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
 from .step import (
     GradientAccumulator,
@@ -132,6 +133,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.augmentation = Augmentation(self.augmentation_config, seed=seed)
         self.accumulator = GradientAccumulator()
         self.waiting: list[Prepared] = []
+        self.micro_batches = 1  # parts in which a batch is trained
         self.schedule_progress: float | None = None  # set by runs/deadline.py
         self.running_losses: dict[str, Tensor] = {}
         self.on_augmented: Callable[[Tensor, Tensor, Tensor], None] | None = None
@@ -210,6 +212,7 @@ class YOLOv5(LightningModule, TrainsDetections):
                 self.augmentation.labels_per_image = labels
             self.criterion.image_size_px = data.image_size  # validation has rectangles
             self.hparams["image_size"] = data.image_size  # for whoever has the checkpoint alone
+            self.hparams["batch_size"] = getattr(data, "batch_size", None)  # for a resumption with auto
             if data.image_size % stride:
                 name = short_name(self.architecture)
                 raise InputError(f"data.image_size is {data.image_size}; {name} needs a multiple of {stride}")
@@ -290,7 +293,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         """
         for norm in self.frozen_norms:
             norm.eval()
-        self.waiting = []
+        self.waiting, self._first_epoch = [], self.current_epoch
         self.accumulator.restore_gradients(self.network, self._total_batch_size)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
@@ -319,18 +322,34 @@ class YOLOv5(LightningModule, TrainsDetections):
         if not self.waiting or (joint and not (full or is_followed_by_validation(self.trainer))):
             return
         batches, self.waiting = self.waiting, []
-
-        def backward(loss: Tensor) -> None:
-            # Classic YOLOv5 sums over images. DDP averages over ranks, which the last factor undoes.
-            self.manual_backward(loss * (len(batch.images) * self.trainer.world_size))
-
-        parts = add_gradients(self._training_losses, self.network, self.criterion, batches, backward, joint)
+        parts = self._add_gradients(batches, joint)
         if self.inspect:
             self.inspect(batches, parts)
         if self.accumulator.window_is_full(1 if joint else settings.accumulate):
             optimizer.step()  # type: ignore[union-attr]
             optimizer.zero_grad()  # type: ignore[union-attr]
         self.running_losses = add_to_means(self.running_losses, parts, batch_index + 1)
+
+    def _add_gradients(self, batches: list[Prepared], joint: bool) -> list[dict[str, Tensor]]:
+        """Add the gradients of batches, in more parts from here on if memory runs out in the first epoch."""
+        ranks = self.trainer.world_size
+
+        def add(parts: int) -> list[dict[str, Tensor]]:
+            micro, self.micro_batches = split(batches, parts), parts
+            # Classic YOLOv5 sums over images. DDP averages over ranks, which the last factor undoes.
+            found = add_gradients(
+                self._training_losses, self.network, self.criterion, micro, joint=joint or parts > 1,
+                backward=lambda loss: self.manual_backward(loss * (len(micro[0].images) * ranks)),
+            )  # fmt: skip
+            return join(found, parts)
+
+        def start_again(said: str) -> None:  # drops gradients that wait: some may be partial
+            self.accumulator.pending = 0
+            self.optimizers().zero_grad()  # type: ignore[union-attr]
+            rank_zero_info(said)
+
+        may = self.current_epoch == self._first_epoch and ranks == 1  # other ranks would wait
+        return with_more_parts(add, self.micro_batches, len(batches[0].images) if may else 1, start_again)
 
     def _prepare(self, batch: Batch, batch_index: int) -> Prepared:
         rect = getattr(self._data, "rect", False)
@@ -356,10 +375,6 @@ class YOLOv5(LightningModule, TrainsDetections):
             torch.nn.utils.clip_grad_norm_(
                 self.network.parameters(), self.optimizer_config.gradient_clip_norm, foreach=True
             )
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a batch, and keep on the host what it must know of the labels."""
-        return move(batch, device, non_blocking=True)
 
     def on_validation_model_zero_grad(self) -> None:
         """Keep the gradients that wait for their step, which Lightning would clear."""
@@ -424,7 +439,8 @@ class YOLOv5(LightningModule, TrainsDetections):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["accumulation"] = self.accumulator.state_dict(self.network, self._total_batch_size)
+        waiting = self.accumulator.state_dict(self.network, self._total_batch_size)
+        checkpoint["accumulation"] = waiting | {"micro_batches": self.micro_batches}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trainer = attached_trainer(self)
@@ -434,7 +450,8 @@ class YOLOv5(LightningModule, TrainsDetections):
                 f"model.freeze is {self.freeze_option}, but {frozen} in the run to resume, whose optimizer "
                 "knows no other parameters; leave it out, or start from the weights with --model.weights"
             )
-        self.accumulator.saved = checkpoint.get("accumulation", {})
+        self.accumulator.saved = saved = checkpoint.get("accumulation", {})
+        self.micro_batches = saved.get("micro_batches", 1)
         if thresholds := checkpoint.get("hyper_parameters", {}).get("score_thresholds"):
             self.hparams["score_thresholds"] = thresholds
 

@@ -1,13 +1,12 @@
 """The plan of a step against the memory that the same step takes on a CPU, as torch's profiler counts it."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.profiler import ProfilerActivity, profile
 
+from tests.support.allocations import allocated_peak
 from yolo_lightning.model.losses import LossConfigs
 from yolo_lightning.model.network import build_network
 from yolo_lightning.performance.planner.step import (
@@ -24,7 +23,8 @@ from yolo_lightning.training.step import training_losses
 
 def measured_peak(job: Job, batch_size: int, folder: Path) -> int:
     """Bytes of network, gradients, optimizer, averages and one batch at most, in real steps."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+
+    def train() -> None:
         network = build_network(job.architecture, job.num_classes).to(memory_format=torch.channels_last)
         average = [value.clone() for value in network.state_dict().values()]
         criterion = network.head.build_loss(LossConfigs())
@@ -41,13 +41,8 @@ def measured_peak(job: Job, batch_size: int, folder: Path) -> int:
             del images, targets, mask, loss
             optimizer.step()
         del average
-    seen.export_chrome_trace(str(folder / "trace.json"))
-    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
-    changes = [
-        event["args"] for event in sorted(events, key=lambda e: e.get("ts", 0)) if event["name"] == "[memory]"
-    ]
-    before = changes[0]["Total Allocated"] - changes[0]["Bytes"]
-    return max(change["Total Allocated"] for change in changes) - before
+
+    return allocated_peak(train, folder)
 
 
 @pytest.mark.parametrize("name", ["yolov5n", "yolov5nu"])

@@ -41,6 +41,7 @@ class Job:
     precision: str = "bf16-mixed"  # one of PRECISIONS
     label_rows: int = 32  # room for labels of an image, before mosaic
     labels_per_image: float = 8.0  # mean
+    on_gpu: bool = True  # with what CUDA's allocator and libraries take beside the tensors
     optimizer: OptimizerConfig = OptimizerConfig()
 
 
@@ -58,6 +59,11 @@ class StepPlan:
         """All parts together."""
         return sum(self.parts.values())
 
+    @property
+    def tensors(self) -> int:
+        """Tensors of a training step alone."""
+        return self.peak - self.parts["workspace"] - self.parts["validation"]
+
 
 def trace_step(job: Job, batch_size: int) -> StepPlan:
     """Trace two batches with their optimizer steps, and a validation batch, without computing them.
@@ -70,7 +76,23 @@ def trace_step(job: Job, batch_size: int) -> StepPlan:
     """
     mode = FakeTensorMode()
     network = build_fake(job, mode)
-    with mode, Trace("weights") as trace:
+    with mode:
+        return _follow(network, job, batch_size)
+
+
+def run_step(job: Job, batch_size: int) -> StepPlan:
+    """Compute what :func:`trace_step` traces, on torch's default device; the images are black.
+
+    Raises:
+        RuntimeError: the memory is used up.
+    """
+    network = build_network(job.architecture, job.num_classes).to(memory_format=torch.channels_last)
+    return _follow(network, job, batch_size)
+
+
+def _follow(network: DetectionNetwork, job: Job, batch_size: int) -> StepPlan:
+    """Train two batches and validate one, and note the memory of their tensors."""
+    with Trace("weights") as trace:
         trace.note(list(network.state_dict().values()))
         with trace.doing("ema"):
             average = [value.clone() for value in network.state_dict().values()]
@@ -83,8 +105,11 @@ def trace_step(job: Job, batch_size: int) -> StepPlan:
     stages = {int(name.split()[1]): size for name, size in peak.items() if name.startswith("block")}
     parts = {name: peak[name] for name in PARTS}
     parts["activations"] += sum(stages.values())
-    parts["validation"] = trace.reserved - reserved
-    parts["workspace"] = reserved - peak.total() + library_workspace(operators)
+    if job.on_gpu:
+        parts["validation"] = trace.reserved - reserved
+        parts["workspace"] = reserved - peak.total() + library_workspace(operators)
+    else:
+        parts["validation"] = trace.peak.total() - peak.total()
     return StepPlan(batch_size, parts, dict(sorted(stages.items())), operators)
 
 
@@ -132,14 +157,14 @@ def _train(network: DetectionNetwork, job: Job, batch_size: int, trace: Trace) -
     ]
     for _ in range(2):
         with trace.doing("augmentation"):
-            images = torch.empty(batch_size, 3, job.image_size, job.image_size)
+            images = torch.zeros(batch_size, 3, job.image_size, job.image_size)
             images = images.contiguous(memory_format=torch.channels_last)
         with trace.doing("labels"):
             room = planned_room(job, batch_size)
-            targets, mask = torch.empty(room, 6), torch.ones(room, dtype=torch.bool)
+            targets, mask = torch.zeros(room, 6), torch.ones(room, dtype=torch.bool)
         trace.operators.clear()
         with trace.doing("activations"):
-            with torch.autocast("cpu", PRECISIONS[job.precision], PRECISIONS[job.precision] is not None):
+            with _autocast(job, images):
                 loss, _ = training_losses(network, criterion, images, targets, mask)
             trace.purpose = "activations"
             (loss * batch_size).backward()
@@ -158,6 +183,11 @@ def _train(network: DetectionNetwork, job: Job, batch_size: int, trace: Trace) -
     return operators
 
 
+def _autocast(job: Job, images: Tensor) -> torch.autocast:
+    half = PRECISIONS[job.precision]
+    return torch.autocast(images.device.type, half, enabled=half is not None)
+
+
 def _enter_block(trace: Trace, number: int, *_: Any) -> None:
     trace.purpose = f"block {number}"
 
@@ -168,8 +198,8 @@ def _validate(network: DetectionNetwork, job: Job, batch_size: int, trace: Trace
     side = job.image_size + network.stride
     with trace.doing("validation"):
         live = [value.clone() for value in network.state_dict().values()]  # while the average is in use
-        images = torch.empty(batch_size, 3, side, side)
-        with torch.autocast("cpu", PRECISIONS[job.precision], PRECISIONS[job.precision] is not None):
+        images = torch.zeros(batch_size, 3, side, side)
+        with _autocast(job, images):
             maps = network(images)
         boxes, scores = network.head.decode(maps)
         above = scores[0] > 0.001
