@@ -140,7 +140,8 @@ class AnchorHead(nn.Module):
         """Boxes xywh (B, A, H, W, 4) in px of a raw map, and objectness and classes (B, A, H, W, 1+C)."""
         stride = self.strides[level]
         activated = raw.float().sigmoid()  # (B, A, H, W, 5+C)
-        cells = cell_corners(*raw.shape[2:4], raw.device)  # (H, W, 2)
+        height, width = raw.shape[2:4]
+        cells = cell_corners(height, width, raw.device)  # (H, W, 2)
         centre = (activated[..., :2] * 2 - 0.5 + cells) * stride
         anchor_px = self.anchors[level].to(device=raw.device, dtype=torch.float32) * stride
         doubled = activated[..., 2:4] * 2
