@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..data.annotations.findings import Finding, by_kind, list_findings
-from ..data.annotations.index import DatasetIndex
+from ..data.annotations.index import DatasetIndex, refuse_other_classes
 from ..data.annotations.source import SPLITS, Split
 from ..data.annotations.summary import summarise
 from ..data.check.fix import write_fixed
 from ..data.check.splits import check_splits
-from ..data.module import DetectionDataModule, refuse_other_classes
+from ..data.module import DetectionDataModule
 from ..errors import InputError
 from ..monitoring.report.check import check_page
 from ..system.files import write_whole

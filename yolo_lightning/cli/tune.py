@@ -8,6 +8,7 @@ import fcntl
 import json
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -112,8 +113,7 @@ def open_study(folder: Path, of_fit: list[str], epochs: int, space: dict[str, Va
     Raises:
         InputError: the study was made with other options, or the folder cannot be written.
     """
-    from optuna import create_study, exceptions, pruners, storages
-    from sqlalchemy.exc import SQLAlchemyError
+    from optuna import create_study, pruners, storages
 
     made_with = {"options": [*of_fit, f"--epochs={epochs}"], "space": {n: vars(v) for n, v in space.items()}}
     made_with = json.loads(json.dumps(made_with))  # as the study returns it
@@ -135,9 +135,14 @@ def open_study(folder: Path, of_fit: list[str], epochs: int, space: dict[str, Va
                 storage=storage, study_name="tune", direction="maximize", load_if_exists=True, pruner=pruner
             )
             before = study.user_attrs.get("made with")
-        except (exceptions.StorageInternalError, SQLAlchemyError) as error:
+        except Exception as error:
+            cause: BaseException = error
+            while cause.__cause__:  # Optuna's and SQLAlchemy's errors, around the one of sqlite
+                cause = cause.__cause__
+            if not isinstance(cause, sqlite3.Error):
+                raise
             raise InputError(
-                f"{folder}/study.db: cannot be read as a study ({first_line(error.__cause__ or error)}); "
+                f"{folder}/study.db: cannot be read as a study ({first_line(cause)}); "
                 "put a whole copy in its place, or begin anew with another --study"
             ) from error
         if before is None:

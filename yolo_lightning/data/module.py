@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from ..errors import InputError
 from ..system.cores import usable_cores
 from .annotations.findings import EVERY_IMAGE, Finding, count_images, refuse_errors
-from .annotations.index import DatasetIndex, FloatArray, IntArray
+from .annotations.index import DatasetIndex, FloatArray, IntArray, refuse_other_classes
 from .annotations.reader import Classes
 from .annotations.selection import Selection
 from .annotations.source import FORMAT_NAMES, DataSource, Split
@@ -176,12 +176,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             raise InputError(f"data.on_error '{on_error}' is unknown; use raise or skip")
         if not 0 <= max_skipped <= 1:
             raise InputError(f"data.max_skipped {max_skipped} is no share; use 0 to 1")
-        if not 0 < fraction <= 1:
-            raise InputError(f"data.fraction {fraction} is no share; use above 0 to 1")
         if not 0 <= copy_paste <= 1:
             raise InputError(f"data.copy_paste {copy_paste} is no share; use 0 to 1")
-        if classes == []:
-            raise InputError("data.classes has no class; name some, or leave it out to take all")
         self.source = DataSource(
             root=Path(root).expanduser().absolute() if root is not None else None,
             annotations=_paths(train_annotations, val_annotations, test_annotations),
@@ -497,17 +493,3 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             self._train_loader.close()
         for loader in self._evaluation_loaders:
             loader.end()
-
-
-def refuse_other_classes(train: DatasetIndex, val: DatasetIndex) -> None:
-    """Refuse two splits with different classes.
-
-    Raises:
-        InputError: Their names or ids differ.
-    """
-    same_ids = np.array_equal(train.category_ids, val.category_ids)
-    if train.class_names != val.class_names or not same_ids:
-        raise InputError(
-            f"{val.source}: its classes are not those of {train.source}; "
-            f"make the categories of the two files equal"
-        )

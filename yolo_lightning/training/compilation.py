@@ -81,6 +81,8 @@ def decide_compilation(option: CompileOption, device_type: str, precision: str) 
         )
     if option == "augmentation":
         return Compilation(None, True, "the augmentation only, because model.compile is augmentation")
+    # A graph for each size of image and each room for labels; beyond the limit compiling fails.
+    torch._dynamo.config.recompile_limit = 64
     mode = option if isinstance(option, str) and option != "auto" else "default"
     what = "network and loss" if on_cpu else "augmentation, network and loss"
     return Compilation(mode, not on_cpu, f"{what} for {device_type} in {precision} ({mode})")

@@ -249,8 +249,6 @@ class YOLOv5(LightningModule, TrainsDetections):
         rank_zero_info(f"compile: {self.compilation.reason}")
         self._training_losses: Callable[..., tuple[Tensor, dict[str, Tensor]]] = training_losses
         if mode := self.compilation.mode:
-            # A graph for each size of image and each room for labels; beyond the limit compiling fails.
-            torch._dynamo.config.recompile_limit = 64
             self._training_losses = torch.compile(training_losses, fullgraph=True, dynamic=False, mode=mode)
         if self.compilation.augmentation:
             self.augmentation.compile_core()
@@ -271,9 +269,7 @@ class YOLOv5(LightningModule, TrainsDetections):
                 "false, or start from its weights with --model.weights"
             )
         if (self.trainer.max_epochs or -1) < 0 and not self.optimizer_config.schedule_epochs:
-            raise InputError(
-                "trainer.max_epochs is not set; the learning rate decays over this number of epochs"
-            )
+            raise InputError("trainer.max_epochs is not set; the learning rate decays over this many epochs")
         rank_zero_info(describe_scaling(self.optimizer_config, self._total_batch_size))
         rank_zero_info(self.criterion.describe_gains(self._data.image_size if self._data else 640))
         if (power := self.criterion.class_weight_power) > 0:
@@ -343,8 +339,8 @@ class YOLOv5(LightningModule, TrainsDetections):
             )  # fmt: skip
             return join(found, parts)
 
-        def start_again(said: str) -> None:  # drops gradients that wait: some may be partial
-            self.accumulator.pending = 0
+        def start_again(said: str) -> None:
+            self.accumulator.pending = 0  # drops gradients that wait: some may be partial
             self.optimizers().zero_grad()  # type: ignore[union-attr]
             rank_zero_info(said)
 
@@ -491,8 +487,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         if "network" not in self._modules:
             self.setup("fit")
             self.configure_model()
-        description, *_ = read_architecture(self.architecture)
-        return self.network.model[: len(description["backbone"])]
+        return self.network.model[: len(read_architecture(self.architecture)[0]["backbone"])]
 
     @property
     def label_names(self) -> list[str]:

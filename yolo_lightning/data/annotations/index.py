@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...errors import InputError
 from .findings import EVERY_IMAGE, Finding
 from .outlines import Outlines
 
@@ -209,6 +210,20 @@ def join(first: DatasetIndex, second: DatasetIndex) -> DatasetIndex:
         findings=(),
         **columns,
     )
+
+
+def refuse_other_classes(train: DatasetIndex, val: DatasetIndex) -> None:
+    """Refuse two splits with different classes.
+
+    Raises:
+        InputError: Their names or ids differ.
+    """
+    same_ids = np.array_equal(train.category_ids, val.category_ids)
+    if train.class_names != val.class_names or not same_ids:
+        raise InputError(
+            f"{val.source}: its classes are not those of {train.source}; "
+            f"make the categories of the two files equal"
+        )
 
 
 @dataclass(frozen=True, eq=False)

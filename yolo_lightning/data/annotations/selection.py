@@ -26,11 +26,20 @@ class Selection:
             classes keep their numbers, and images without such a label become background.
         single_cls: Give all labels one class.
         fraction: Share of the training images, above 0 to 1.
+
+    Raises:
+        InputError: No class is chosen, or ``fraction`` is out of range.
     """
 
     classes: Sequence[int | str] | None = None
     single_cls: bool = False
     fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise InputError(f"data.fraction {self.fraction} is no share; use above 0 to 1")
+        if self.classes == []:
+            raise InputError("data.classes has no class; name some, or leave it out to take all")
 
     def rename(self, classes: Classes, source: object) -> Classes:
         """The classes of the data set after the selection, which checks the chosen ones.
