@@ -174,10 +174,9 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             raise InputError(f"data.val_share {val_share} is out of range; use 0 to 0.99")
         if on_error not in ("raise", "skip"):
             raise InputError(f"data.on_error '{on_error}' is unknown; use raise or skip")
-        if not 0 <= max_skipped <= 1:
-            raise InputError(f"data.max_skipped {max_skipped} is no share; use 0 to 1")
-        if not 0 <= copy_paste <= 1:
-            raise InputError(f"data.copy_paste {copy_paste} is no share; use 0 to 1")
+        for name, share in (("max_skipped", max_skipped), ("copy_paste", copy_paste)):
+            if not 0 <= share <= 1:
+                raise InputError(f"data.{name} {share} is no share; use 0 to 1")
         self.source = DataSource(
             root=Path(root).expanduser().absolute() if root is not None else None,
             annotations=_paths(train_annotations, val_annotations, test_annotations),
@@ -202,8 +201,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.effects = Effects(seed) if classic_albumentations else None
         self.copy_paste = CopyPaste(seed, copy_paste) if copy_paste else None
         self.image_weights = ImageWeights() if image_weights else None
-        self.stride = 32
-        """Largest stride of the network in px; evaluation pads to multiples of it. The network sets it."""
+        self.stride = 32  # largest of the network in px, which sets it; evaluation pads to multiples of it
         self.predict_whole = False  # do not scale images to predict: a network sees them in tiles
         self.predict_every = 1  # frames of a video or stream from one that is predicted to the next
         self.predict_stride = 1  # largest of the other models of an ensemble, in px
