@@ -35,7 +35,8 @@ def label_room(labels: int, images: int, labels_per_image: float, most: int) -> 
     """Rows of the table for the labels of a batch, one of few sizes.
 
     The least size is a power of two with room for 1.5 times the labels that ``images`` mosaics of four images
-    have on average; so most batches have that size. The others are 4, 16, 64 ... times as large.
+    have on average; so most batches have that size. The others are 4, 16, 64 ... times as large; one that is
+    over a quarter of the largest is the largest.
 
     Args:
         labels: most labels that the batch can have.
@@ -47,7 +48,7 @@ def label_room(labels: int, images: int, labels_per_image: float, most: int) -> 
     room = 1 << (usual - 1).bit_length()
     while room < labels:
         room *= _ROOM_STEP
-    return min(room, most)
+    return room if room * _ROOM_STEP <= most else most
 
 
 def normalise(images: Tensor) -> Tensor:
