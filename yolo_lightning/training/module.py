@@ -208,8 +208,6 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.hparams.update({n: getattr(self, n) for n in ("num_classes", "class_names", "category_ids")})
         if (data := self._data) is not None:
             data.stride = stride = self.network.stride
-            if labels := getattr(data, "labels_per_image", 0.0):
-                self.augmentation.labels_per_image = labels
             self.criterion.image_size_px = data.image_size  # validation has rectangles
             self.hparams["image_size"] = data.image_size  # for whoever has the checkpoint alone
             self.hparams["batch_size"] = getattr(data, "batch_size", None)  # for a resumption with auto
@@ -270,6 +268,7 @@ class YOLOv5(LightningModule, TrainsDetections):
             )
         if (self.trainer.max_epochs or -1) < 0 and not self.optimizer_config.schedule_epochs:
             raise InputError("trainer.max_epochs is not set; the learning rate decays over this many epochs")
+        self.augmentation.labels_per_image = getattr(self._data, "labels_per_image", 8.0)
         rank_zero_info(describe_scaling(self.optimizer_config, self._total_batch_size))
         rank_zero_info(self.criterion.describe_gains(self._data.image_size if self._data else 640))
         if (power := self.criterion.class_weight_power) > 0:
