@@ -27,7 +27,7 @@ import torch
 
 from yolo_lightning.cli.audit import judge, most_accurate, predict_out_of_fold
 from yolo_lightning.cli.main import quieten
-from yolo_lightning.data.annotations.index import join
+from yolo_lightning.data.annotations.index import DatasetIndex, join
 from yolo_lightning.data.annotations.source import DataSource
 from yolo_lightning.evaluation.bootstrap import weighted_map
 from yolo_lightning.evaluation.coco_matching import pair_iou
@@ -133,6 +133,32 @@ def scores_of(records: list[dict[str, Any]], planted: list[dict[str, Any]]) -> d
     }
 
 
+def spoilt(files: dict[str, Path], images: dict[str, Path]) -> DatasetIndex:
+    """The data set with the annotations of these files."""
+    source = DataSource(annotations=dict(files), images=dict(images))
+    return join(source.read("train"), source.read("val"))
+
+
+def keep(path: Path, of_flips: list[list[np.ndarray]], truth: list[np.ndarray], seconds: float) -> None:
+    """Write detections, for each number of flips they are averaged over, and annotations of each image."""
+    tables = {f"found{number or ''}": found for number, found in enumerate(of_flips)} | {"truth": truth}
+    values = {name: np.concatenate(table) for name, table in tables.items()}
+    counts = {f"{name}_count": list(map(len, table)) for name, table in tables.items()}
+    np.savez_compressed(path, seconds=seconds, **values, **counts)
+
+
+def read_table(kept: Any, name: str) -> list[np.ndarray]:
+    """One of the tables of :func:`keep`, image by image."""
+    return np.split(kept[name], np.cumsum(kept[f"{name}_count"])[:-1])
+
+
+def read_kept(path: Path) -> tuple[list[list[np.ndarray]], float]:
+    """The detections of :func:`keep`, and the seconds that they took."""
+    kept = np.load(path)
+    names = sorted(name for name in kept if name.startswith("found") and not name.endswith("count"))
+    return [read_table(kept, name) for name in names], float(kept["seconds"])
+
+
 def measure_labels(options: argparse.Namespace) -> dict[str, Any]:
     """Plant, audit and count; then plant anew and judge by the same detections.
 
@@ -151,23 +177,20 @@ def measure_labels(options: argparse.Namespace) -> dict[str, Any]:
         of_fit += [f"--data.{split}_annotations={file}" for split, file in files.items()]
         of_fit += [f"--data.{split}_images={place}" for split, place in images.items()]
         of_fit += [f"--{name}={value}" for name, value in settings.items()]
-        begun = time.perf_counter()
-        index, of_flips = predict_out_of_fold(of_fit, options.folds, options.epochs, Path(folder))
-        found, judging = of_flips[0], most_accurate(index, of_flips)
-        seconds = time.perf_counter() - begun
+        if options.kept:
+            index, of_flips, seconds = spoilt(files, images), *read_kept(options.kept)
+        else:
+            begun = time.perf_counter()
+            index, of_flips = predict_out_of_fold(of_fit, options.folds, options.epochs, Path(folder))
+            seconds = time.perf_counter() - begun
         if options.keep:
-            truth = [index.truth(i) for i in range(len(index))]
-            counts = {"found_count": list(map(len, found)), "truth_count": list(map(len, truth))}
-            np.savez_compressed(
-                options.keep, found=np.concatenate(found), truth=np.concatenate(truth), **counts
-            )
+            keep(options.keep, of_flips, [index.truth(i) for i in range(len(index))], seconds)
+        judging = most_accurate(index, of_flips)
         scores = scores_of(judge(index, judging), planted)
         others = []
         for seed in range(options.seed + 1, options.seed + 1 + options.plantings):
             files, planted = planted_set(root, seed, Path(folder))
-            source = DataSource(annotations=dict(files), images=dict(images))
-            spoilt = join(source.read("train"), source.read("val"))
-            others.append(scores_of(judge(spoilt, judging), planted))
+            others.append(scores_of(judge(spoilt(files, images), judging), planted))
     return {
         "settings": settings | {"folds": options.folds, "epochs": options.epochs, "seed": options.seed},
         "images": len(index),
@@ -205,9 +228,7 @@ def disturbed(table: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def measure_halvings(options: argparse.Namespace) -> dict[str, Any]:
     """Count the halvings whose interval holds zero."""
     kept = np.load(options.detections)
-    found, truth = (
-        np.split(kept[name], np.cumsum(kept[f"{name}_count"])[:-1]) for name in ("found", "truth")
-    )
+    found, truth = (read_table(kept, name) for name in ("found", "truth"))
     rng = np.random.default_rng(0)
     runs = [matches_of(tables, truth) for tables in (found, [disturbed(table, rng) for table in found])]
     images = len(truth)
@@ -245,7 +266,8 @@ def main() -> None:
     labels.add_argument(
         "--plantings", type=int, default=10, help="further ones, judged by the same detections"
     )
-    labels.add_argument("--keep", type=Path, help="file of the detections (.npz)")
+    labels.add_argument("--keep", type=Path, help="file for the detections (.npz)")
+    labels.add_argument("--kept", type=Path, help="such a file: judges anew without training")
     halvings = parts.add_parser("halvings")
     halvings.add_argument("--detections", type=Path, required=True)
     halvings.add_argument("--halvings", type=int, default=100)
