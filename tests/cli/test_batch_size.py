@@ -76,7 +76,7 @@ def chosen(root: Path, architecture: str, *options: str) -> int:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("architecture", "largest"), [("yolov5n", 30)])
+@pytest.mark.parametrize(("architecture", "largest"), [("yolov5n", 30), ("yolov5nu", 30)])
 def test_auto_lands_within_a_tenth_under_the_largest_batch_that_a_limit_allows(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, largest: int
 ) -> None:

@@ -71,7 +71,7 @@ def read_core_use(proc: Path = PROC) -> CoreUse | None:
 
 
 def other_programs(before: CoreUse, after: CoreUse, pid: int) -> OtherPrograms:
-    """What ran beside process ``pid`` and its descendants between two readings."""
+    """Programs other than process ``pid`` and its descendants between two readings."""
     ran = after.busy_s - before.busy_s - (_tree_s(after, pid) - _tree_s(before, pid))
     own = _tree(after, pid)
     grown = {

@@ -1,6 +1,6 @@
 """Augmentation module: from a ``Batch`` of uint8 images to the network's input and its targets.
 
-The steps are pure functions of tensors: plan, carry the targets, trace and render the pixels.
+The steps are pure functions of tensors: plan, carry the labels, draw the pixels.
 """
 
 from __future__ import annotations

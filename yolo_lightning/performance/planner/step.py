@@ -140,7 +140,7 @@ def _ring(job: Job, batch_size: int) -> list[Tensor]:
 
 def planned_room(job: Job, batch_size: int) -> int:
     """Rows of the table of labels in a batch that has the fullest image beside as many labels as usual."""
-    if not job.on_gpu:  # losses list the candidates that match: a third of those of the labels in view
+    if not job.on_gpu:  # losses list only candidates that match; tests hold this number against real steps
         return max(16, math.ceil(batch_size * job.labels_per_image))
     labels = math.ceil(4 * batch_size * job.labels_per_image) + job.label_rows
     return label_room(labels, batch_size, job.labels_per_image, most=4 * batch_size * job.label_rows)
