@@ -261,7 +261,7 @@ def main() -> None:
     labels.add_argument("--data", type=Path, required=True)
     labels.add_argument("--weights", type=Path, required=True)
     labels.add_argument("--folds", type=int, default=3)
-    labels.add_argument("--epochs", type=int, default=16)
+    labels.add_argument("--epochs", type=int, default=30)
     labels.add_argument("--seed", type=int, default=2, help="of what is planted")
     labels.add_argument(
         "--plantings", type=int, default=10, help="further ones, judged by the same detections"

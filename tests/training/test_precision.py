@@ -1,3 +1,7 @@
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,24 +35,26 @@ def test_the_rule_follows_the_device(
     monkeypatch.setattr(rule, "has_native_bf16", lambda _: has_bf16)
     precision, reason = default_precision(device)
     assert precision == expected
-    assert ("does not compute in bfloat16" in reason) is not has_bf16
+    assert ("gains nothing from bfloat16" in reason) is not has_bf16
 
 
 @pytest.mark.parametrize(
-    ("line", "expected"),
+    ("line", "gain", "expected"),
     [
-        ("flags\t\t: fpu avx512f avx512_bf16", True),
-        ("flags\t\t: fpu avx512f", False),
-        ("Features\t: fp asimd bf16", True),
+        ("flags\t\t: fpu avx512f avx512_bf16", 1.9, True),
+        ("flags\t\t: fpu avx512f avx512_bf16", 0.6, False),
+        ("flags\t\t: fpu avx512f", 1.9, False),
+        ("Features\t: fp asimd bf16", 1.9, True),
     ],
 )
-def test_a_cpu_has_bf16_where_the_kernel_lists_it(
-    line: str, expected: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_cpu_has_bf16_where_the_kernel_lists_it_and_it_is_faster(
+    line: str, gain: float, expected: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n\nprocessor\t: 1\n")
     facts = processor_facts(tmp_path / "cpuinfo")
     assert facts["processor"] == "0"
     monkeypatch.setattr(rule, "processor_facts", lambda: facts)
+    monkeypatch.setattr(rule, "bf16_gain", lambda: gain)
     assert has_native_bf16("cpu") is expected
     assert has_native_bf16("mps") is False
     assert processor_facts(tmp_path / "missing") == {}
@@ -95,3 +101,13 @@ def test_the_test_of_fp16_runs_the_network_in_fp16(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(rule, "build_network", build)
     assert not fp16_is_sound("cpu", yaml, 3, 64)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN can be held to AVX2 on x86 alone")
+def test_emulated_bf16_gains_nothing() -> None:
+    code = "from yolo_lightning.training.precision import bf16_gain; print(bf16_gain())"
+    limits = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | limits, capture_output=True, text=True, check=True
+    )
+    assert 0 < float(done.stdout) < 1

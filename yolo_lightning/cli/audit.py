@@ -32,6 +32,7 @@ from ..evaluation.mean_average_precision import CocoMeanAveragePrecision
 from ..evaluation.suspicions import KINDS, find_suspicions
 from ..monitoring.report.audit import audit_page, words
 from ..monitoring.screen.progress import EpochProgress
+from ..performance.stalls import StallMonitor
 from ..runs.directory import claim_run_directory
 from ..runs.record import plain_cell
 from ..system.files import write_whole
@@ -81,11 +82,11 @@ class OutOfFold(Callback):
 
 
 class _FoldCLI(DryCLI):
-    """Builds a training with the progress on the screen, averaged weights, and :class:`OutOfFold`."""
+    """Builds a training with progress and stalls on the screen, averaged weights, and :class:`OutOfFold`."""
 
     def _callbacks(self, options: Any) -> list[Callback]:
         self.out_of_fold = OutOfFold()
-        return [EpochProgress(), options.ema, self.out_of_fold]
+        return [EpochProgress(), options.ema, self.out_of_fold, StallMonitor()]
 
 
 def predict_out_of_fold(
