@@ -15,15 +15,18 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.small_network import write_small_yaml
 from tests.support.video import make_video
-from yolo_lightning import Detections, Detector, InputError
+from yolo_lightning import Detections, Detector, InputError, export_model
 from yolo_lightning.__main__ import main
 from yolo_lightning.data.images.decode import read_rgb
 from yolo_lightning.data.loading import video
 from yolo_lightning.data.loading.video import Frame
 from yolo_lightning.export.formats import ExportOptions, find_format, load_source
 from yolo_lightning.inference import detector as detector_module
+from yolo_lightning.inference.runtimes import open_model
 from yolo_lightning.model.network import build_network
+from yolo_lightning.model.weights import load_weights
 
 NAMES = ("cat", "dog", "bird")
 OPTIONS: dict[str, Any] = {"device": "cpu", "image_size": 64, "score_threshold": 0.6}
@@ -402,6 +405,29 @@ def test_an_exported_model_finds_what_its_source_does(place: Path, tmp_path: Pat
     assert len(list(fixed(place / "clip.mp4"))) == 12  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"takes images of 96 x 64 px alone; leave image_size"):
         Detector(paths[1], image_size=640, trust=True)
+
+
+def test_export_of_a_detector_is_export_model(place: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"image_size": 64, "nms": True, "score_threshold": 0.6}
+    paths = Detector(place / "a.pt").export("torchscript", output=tmp_path / "method", **options)
+    assert paths == [tmp_path / "method" / "a.torchscript"]
+    (wanted,) = export_model(place / "a.pt", "torchscript", output=tmp_path / "function", **options)
+    models = [open_model(path, trust=True) for path in (*paths, wanted)]
+    assert models[0].facts == models[1].facts
+    images = torch.rand(1, 3, 64, 64)
+    for found, expected in zip(models[0](images), models[1](images), strict=True):
+        assert torch.equal(found, expected)
+    with pytest.raises(InputError, match="the detector joins 2 models; export each of them alone"):
+        Detector([place / "a.pt", place / "b.pt"]).export("torchscript")
+
+
+def test_export_of_a_detector_knows_its_architecture(tmp_path: Path) -> None:
+    """A state dict does not tell the YAML that its model was built from."""
+    architecture = write_small_yaml(tmp_path, anchors=True)
+    torch.save(build_network(architecture, 2).state_dict(), tmp_path / "own.pt")
+    detector = Detector(tmp_path / "own.pt", architecture=architecture)
+    (path,) = detector.export("safetensors", output=tmp_path)
+    assert load_weights(path).num_classes == 2
 
 
 @pytest.mark.long

@@ -106,6 +106,7 @@ class Detector:
             least = torch.tensor(facts.score_thresholds, device=self.device)
         else:
             least = score_threshold
+        self._paths, self._architecture = paths, architecture
         self._finder = Finder([_as_model(one) for one in models], self.names, options, least, iou_threshold)
         self._how = _letterboxing(models, image_size, options)
         self._batch_size = batch_size
@@ -149,6 +150,22 @@ class Detector:
             return self._follow(images, streams, video_stride)
         results = self._look_at(images)
         return results[0] if is_one else results
+
+    def export(self, *formats: str, **options: Any) -> list[Path]:
+        """Write the model in other formats and verify them, with the options and results of ``export_model``.
+
+        The size and the thresholds of this detector do not count: give ``image_size=320``, ``nms=True``,
+        ``score_threshold=0.4``.
+
+        Raises:
+            InputError: see ``export_model``; or the detector joins several models.
+        """
+        from ..cli.export import export_model  # the one import against the order of the rooms
+
+        if len(self._paths) > 1:
+            raise InputError(f"the detector joins {len(self._paths)} models; export each of them alone")
+        own = {"model__architecture": self._architecture} if self._architecture else {}
+        return export_model(self._paths[0], *formats, **own, **options)
 
     def _follow(
         self, images: list[str | Pixels], streams: list[str], video_stride: int
