@@ -130,6 +130,11 @@ def test_predict_takes_the_image_size_of_weights(size: int, tmp_path: Path) -> N
     path = export(source, "yolov5", tmp_path)
     command = ["predict", f"--model.weights={path}", "--data.image_size=64"]  # the last size counts
     assert with_run_config(command) == ["predict", "--data.image_size=320", *command[1:]]
+    config = tmp_path / "mine.yaml"
+    config.write_text(f"model: {{weights: {path}}}")
+    command = ["predict", "--config", str(config)]
+    assert with_run_config(command) == ["predict", "--data.image_size=320", *command[1:]]
+    assert with_run_config(["fit", *command[1:]]) == ["fit", *command[1:]]
 
 
 @pytest.mark.parametrize("name", ["yolov5n", "ghost", "LeakyReLU", "p34"])

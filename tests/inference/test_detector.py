@@ -219,6 +219,20 @@ def test_options_of_predict_are_those_of_the_detector(place: Path) -> None:
     assert rounded(alone) != rounded(found)
 
 
+def test_predict_takes_the_image_size_of_weights_in_a_config(place: Path, tmp_path: Path) -> None:
+    content = torch.load(place / "a.pt") | {"hyper_parameters": {"image_size": 96}}
+    torch.save(content, weights := tmp_path / "best.ckpt")
+    config = tmp_path / "mine.yaml"
+    data = {"predict_source": str(place / "in"), "num_workers": 0}
+    trainer = {"accelerator": "cpu", "devices": 1}
+    config.write_text(json.dumps({"model": {"weights": str(weights)}, "data": data, "trainer": trainer}))
+    command = ["--model.score_threshold=0.6", "--model.compile=false", "--save_media=false"]
+    main(["predict", f"--config={config}", f"--runs_dir={tmp_path}", *command])
+    results = json.loads((tmp_path / "predict" / "version_0" / "predictions.json").read_text())
+    found = Detector(place / "a.pt", **OPTIONS | {"image_size": 96})(place / "in")
+    assert [(r["name"], *r["bbox"], r["score"]) for r in results] == rounded(found)
+
+
 def test_models_of_other_strides_join_an_ensemble(place: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     state = build_network("yolov5n6", len(NAMES)).state_dict()  # stride 64

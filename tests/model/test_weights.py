@@ -129,13 +129,13 @@ def test_own_checkpoints_are_read(where: str, tmp_path: Path) -> None:
     state = Network(num_classes=2).state_dict()
     content: dict[str, Any] = {
         "state_dict": {f"network.{name}": t for name, t in state.items()} | {"criterion.x": torch.ones(1)},
-        "hyper_parameters": {"architecture": "yolov5n"},
+        "hyper_parameters": {"architecture": "yolov5n", "image_size": 320},
         "pytorch-lightning_version": "2.6.6",
     }
     (content if where == "top" else content["hyper_parameters"])["class_names"] = ["cat", "dog"]
     torch.save(content, tmp_path / "best.ckpt")
     weights = load_weights(tmp_path / "best.ckpt")
-    assert weights.class_names == ("cat", "dog")
+    assert (weights.class_names, weights.image_size) == (("cat", "dog"), 320)
     assert equal(weights.state_dict, dict(state))
 
 

@@ -177,8 +177,9 @@ def _interpret(path: Path, content: Any) -> LoadedWeights:
     """Find the weights in the known kinds of checkpoints."""
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         settings = content.get("hyper_parameters")
-        named = content if "class_names" in content or not isinstance(settings, dict) else settings
-        return _describe(path, content["state_dict"], {"names": named.get("class_names")})
+        known = (settings if isinstance(settings, dict) else {}) | content
+        facts = {"names": known.get("class_names"), "image_size": known.get("image_size")}
+        return _describe(path, content["state_dict"], facts)
     holder, settings = content, None
     if isinstance(content, dict):
         holder = next((content[key] for key in ("ema", "model") if content.get(key) is not None), content)

@@ -118,7 +118,7 @@ def with_run_config(argv: list[str]) -> list[str]:
     given: dict[str, str] = {}
     options = [*_option_values(argv[1:])]
     for name, value in options:
-        given |= _run_of_config(value) if name in {"config", "c"} else {name: value}
+        given |= _options_of_config(value) if name in {"config", "c"} else {name: value}
     if "ckpt_path" not in given:
         weights = Path(given.get("model.weights", "")).expanduser()
         size = load_weights(weights).image_size if argv[0] == "predict" and weights.is_file() else None
@@ -155,8 +155,8 @@ def _option_values(argv: list[str]) -> Iterator[tuple[str, str]]:
             yield name, value if equals else following
 
 
-def _run_of_config(path: str) -> dict[str, str]:
-    """Name and folder of runs that a configuration gives; the parser reports what is wrong with it."""
+def _options_of_config(path: str) -> dict[str, str]:
+    """Run and weights that a configuration names; the parser reports what is wrong with it."""
     try:
         content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -168,7 +168,10 @@ def _run_of_config(path: str) -> dict[str, str]:
             f"{path}: has options of yolov5 or ultralytics; convert it with 'yolo-lightning migrate {option} "
             f"{path}', and give --config config.yaml"
         )
-    return {key: str(found[key]) for key in ("run_name", "runs_dir") if found.get(key)}
+    model = found.get("model")
+    named = {key: found.get(key) for key in ("run_name", "runs_dir")}
+    named["model.weights"] = model.get("weights") if isinstance(model, dict) else None
+    return {key: str(value) for key, value in named.items() if value}
 
 
 def versions(parent: Path) -> list[tuple[int, Path]]:
