@@ -266,19 +266,3 @@ def test_a_missing_library_is_named_with_its_extra(tmp_path: Path, monkeypatch: 
 def test_every_format_names_options_that_exist() -> None:
     for form in FORMATS.values():
         assert all(hasattr(SIZE, option) for option in form.options)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["s", "m", "l", "x", "n6"])
-@pytest.mark.parametrize("form", ["onnx", "openvino", "torchscript", "torch-export"])
-def test_every_size_equals_its_source(name: str, form: str, tmp_path: Path) -> None:
-    source = make_source(f"yolov5{name}")
-    options = ExportOptions((128, 192))
-    path = written(source, form, options, tmp_path)
-    images = pictures(1, 3, 128, 192)
-    found, wanted = open_model(path, trust=True)(images), reference(source, images)
-    network = source.network.double()
-    exact = network.head.decode(network(images.double()))
-    for a, b, c, least in zip(found, wanted, exact, (1e-2, 1e-4), strict=True):
-        rounding = float((b - c).abs().max())  # random weights amplify it with each layer
-        torch.testing.assert_close(a, b, rtol=0, atol=least + 4 * rounding)
