@@ -22,7 +22,7 @@ def checkpoint(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a run whose validation finds moved annotations."""
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("yolo_lightning.training.module.detect", moved_annotations)
+        patch.setattr("yolo_lightning.training.module_evaluation.detect", moved_annotations)
         options = (f"--data.root={shapes}", f"--runs_dir={folder}", "--trainer.max_epochs=1", *OPTIONS)
         main(["fit", *options])
     return folder / "fit" / "version_0" / "checkpoints" / "best.ckpt"

@@ -63,7 +63,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pycocotools_finds_our_map_in_the_file(
     command: str, shapes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("yolo_lightning.training.module.detect", moved_annotations)
+    monkeypatch.setattr("yolo_lightning.training.module_evaluation.detect", moved_annotations)
     [annotations] = (shapes / "annotations").glob("instances_val*.json")
     [images] = (shapes / "images").glob("val*")
     split = [f"--data.test_annotations={annotations}", f"--data.test_images={images}"]
@@ -118,7 +118,7 @@ def test_two_validations_are_compared(
 ) -> None:
     first = run("validate", shapes)
     assert not {"labels", "predictions.json"} & {path.name for path in first.iterdir()}
-    monkeypatch.setattr("yolo_lightning.training.module.detect", moved_annotations)
+    monkeypatch.setattr("yolo_lightning.training.module_evaluation.detect", moved_annotations)
     second = run("validate", shapes)
     capsys.readouterr()
     main(["compare", str(first), str(second)])

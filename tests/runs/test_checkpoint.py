@@ -36,7 +36,7 @@ def test_best_and_last_of_an_epoch_are_written_once(
     monkeypatch.chdir(tmp_path)
     maps = iter((0.0, 0.1, 0.2) if improves else (0.0, 0.2, 0.1))  # the first one is that of the sanity check
     monkeypatch.setattr(
-        "yolo_lightning.training.module.log_values",
+        "yolo_lightning.training.module_evaluation.log_values",
         lambda *_: {"map": torch.tensor(value := next(maps)), "map_50": value},
     )
     main([*OPTIONS, f"--data.root={shapes}", "--trainer.max_epochs=2"])
@@ -85,7 +85,7 @@ def test_the_monitor_chooses_which_epochs_are_kept(
     monkeypatch.chdir(tmp_path)
     scores = iter((0.0, 0.3, 0.4, 0.1, 0.2, 0.35))  # the first one is that of the sanity check
     monkeypatch.setattr(
-        "yolo_lightning.training.module.log_values",
+        "yolo_lightning.training.module_evaluation.log_values",
         lambda *_: {"fitness": torch.tensor(score := next(scores)), "map": torch.tensor(1 - score)},
     )
     keep = ("--monitor=fitness", "--save_period=2", "--save_top_k=2", "--dashboard.pictures=0")
@@ -117,7 +117,8 @@ def test_of_a_loss_the_smallest_is_kept(
     monkeypatch.chdir(tmp_path)
     losses = iter((0.0, 0.3, 0.1, 0.2))
     monkeypatch.setattr(
-        "yolo_lightning.training.module.MeanLosses.take", lambda *_: {"loss": torch.tensor(next(losses))}
+        "yolo_lightning.training.module_evaluation.MeanLosses.take",
+        lambda *_: {"loss": torch.tensor(next(losses))},
     )
     options = ("--monitor=val/loss", "--patience=1", "--dashboard.pictures=0")
     main([*OPTIONS, f"--data.root={shapes}", "--trainer.max_epochs=9", *options])
@@ -130,7 +131,7 @@ def test_a_validation_with_nothing_to_find_keeps_the_newest(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("yolo_lightning.training.module.log_values", lambda *_: {})
+    monkeypatch.setattr("yolo_lightning.training.module_evaluation.log_values", lambda *_: {})
     main([*OPTIONS, f"--data.root={shapes}", "--trainer.max_epochs=2", "--dashboard.pictures=0"])
     run = tmp_path / "runs" / "fit" / "version_0"
     assert kept(run) == {"best": 2, "last": 2, "last.previous": 1}

@@ -1,4 +1,4 @@
-"""The LightningModule: builds, trains and evaluates a YOLOv5, and predicts with it."""
+"""The LightningModule: builds and trains a YOLOv5."""
 
 from __future__ import annotations
 
@@ -8,30 +8,29 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from ..data.augment import Augmentation, AugmentationConfig, normalise
+from ..data.augment import Augmentation, AugmentationConfig
 from ..data.augment.multi_scale import draw_size, training_sizes
-from ..data.batch import Batch, host_labels, pack_labels
+from ..data.batch import Batch
 from ..errors import InputError
 from ..evaluation.config import EvaluationConfig
-from ..evaluation.detect import MeanLosses, detect
-from ..evaluation.mean_average_precision import CocoMeanAveragePrecision, log_values
+from ..evaluation.detect import MeanLosses
+from ..evaluation.mean_average_precision import CocoMeanAveragePrecision
 from ..model.architecture import is_name, read_architecture, self_contained, short_name
-from ..model.losses import AnchorFreeLossConfig, AnchorLossConfig, DetectionLoss, LossConfigs
-from ..model.network import DetectionNetwork, build_network
+from ..model.losses import AnchorFreeLossConfig, AnchorLossConfig, LossConfigs
+from ..model.network import build_network
 from ..model.weights import load_weights, transfer_weights
 from ..system.lightning_internals import attached_trainer
 from ..system.streams import run_beside
 from .auto_anchor import look_for_anchors, read_anchors
 from .compilation import CompileOption, decide_compilation
-from .contracts import DetectionData, TrainsDetections, detection_data
 from .freeze import FreezeOption, describe_frozen, freeze_layers
-from .hyper_parameters import NO_THRESHOLDS, architecture_of, checked_hyper_parameters
+from .hyper_parameters import architecture_of, checked_hyper_parameters
 from .micro_batches import join, split, with_more_parts
+from .module_evaluation import EvaluationSteps
 from .optimizer import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
 from .step import (
     GradientAccumulator,
@@ -40,12 +39,11 @@ from .step import (
     add_to_means,
     is_followed_by_validation,
     rank_mean,
-    share_buffers,
     training_losses,
 )
 
 
-class YOLOv5(LightningModule, TrainsDetections):
+class YOLOv5(EvaluationSteps):
     """YOLOv5 with its classic training; :meth:`configure_model` builds ``network``.
 
     Args:
@@ -76,9 +74,6 @@ class YOLOv5(LightningModule, TrainsDetections):
         iou_threshold: IoU above which predict keeps only the best of two boxes of one class, 0..1.
         seed: seed of the augmentation.
     """
-
-    network: DetectionNetwork
-    criterion: DetectionLoss
 
     def __init__(
         self,
@@ -140,8 +135,7 @@ class YOLOv5(LightningModule, TrainsDetections):
         self.left_out: set[tuple[int, int]] = set()  # batches not to train: epoch, and number in it from 0
         # Gets batches and the parts of their losses before the optimizer steps.
         self.inspect: Callable[[list[Prepared], list[dict[str, Tensor]]], None] | None = None
-        # Finds the objects of a batch, in place of this network alone.
-        self.find: Callable[[Batch], tuple[Tensor, Tensor]] | None = None
+        self.find = None
         # Plain types only, so that a checkpoint loads without executing anything.
         configs = ("optimizer", "loss", "anchor_free_loss", "augmentation", "evaluation")
         self.save_hyperparameters(
@@ -381,58 +375,6 @@ class YOLOv5(LightningModule, TrainsDetections):
         bias, weight = self.optimizers().param_groups[:2]  # type: ignore[union-attr]
         self.log_dict({"lr/bias": bias["lr"], "lr/weight": weight["lr"]})
 
-    def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
-        """Add a batch to the mean losses and the metric; return its detections for callbacks."""
-        images = normalise(batch.images)
-        maps = self.network(images)  # eager, because images have many shapes here
-        with torch.autocast(self.device.type, enabled=False):
-            room = max(1, int(host_labels(batch).count.sum()))
-            loss, parts = self.criterion(maps, *pack_labels(batch.targets, batch.count, room))
-        self.mean_losses.add({"loss": loss} | {f"{name}_loss": v for name, v in parts.items()}, len(images))
-        detections, counts = detect(self.network.head, maps, batch, **asdict(self.evaluation_config))
-        self.metric.update(batch.image_ids, detections, counts, batch.truth, batch.truth_count)
-        return {"detections": detections, "counts": counts}
-
-    test_step = validation_step
-
-    def on_validation_start(self) -> None:
-        share_buffers(self.trainer.model, in_each_step=False)
-
-    def on_validation_end(self) -> None:
-        share_buffers(self.trainer.model, in_each_step=True)
-
-    on_test_start = on_validation_start
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the metrics and mean losses of all ranks."""
-        stage = "test" if self.trainer.testing else "val"
-        result = self.metric.compute()
-        weights = getattr(self._data, "image_weights", None)
-        if weights and self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            weights.note(self.current_epoch, result["map_per_class"].reshape(-1).tolist())
-        values = log_values(result, self.label_names) | self.mean_losses.take(self.device)
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
-        details = self.metric.details
-        if details and details.curves.best_f1 > 0 and not self.trainer.sanity_checking:
-            least = self.evaluation_config.score_threshold  # nothing is known of lower scores
-            self.hparams["score_thresholds"] = details.curves.best_of_classes().clip(min=least).tolist()
-        self.metric.reset()
-
-    on_test_epoch_end = on_validation_epoch_end
-
-    def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor]:
-        """Detections of a batch at the thresholds for predicting; see ``evaluation.detect``."""
-        if self.find:
-            return self.find(batch)
-        return detect(
-            self.network.head,
-            self.network(normalise(batch.images)),
-            batch,
-            score_threshold=self.least_scores,
-            iou_threshold=self.iou_threshold,
-            multi_label=False,
-        )
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         waiting = self.accumulator.state_dict(self.network, self._total_batch_size)
         checkpoint["accumulation"] = waiting | {"micro_batches": self.micro_batches}
@@ -451,20 +393,6 @@ class YOLOv5(LightningModule, TrainsDetections):
             self.hparams["score_thresholds"] = thresholds
 
     @property
-    def least_scores(self) -> float | Tensor:
-        """Least score of a detection that predict reports, or float32 (C,), that of each class.
-
-        Raises:
-            InputError: ``score_threshold`` is auto, and no validation has found the thresholds.
-        """
-        if self.score_threshold != "auto":
-            return self.score_threshold
-        thresholds = self.hparams.get("score_thresholds") or []
-        if len(thresholds) != self.num_classes:
-            raise InputError(NO_THRESHOLDS)
-        return torch.tensor(thresholds, device=self.device)
-
-    @property
     def _epochs(self) -> int:
         return self.optimizer_config.schedule_epochs or int(self.trainer.max_epochs or 1)
 
@@ -472,10 +400,6 @@ class YOLOv5(LightningModule, TrainsDetections):
     def _total_batch_size(self) -> int:
         batch_size = getattr(self._data, "batch_size", self.optimizer_config.nominal_batch_size)
         return int(batch_size) * self.trainer.world_size
-
-    @property
-    def _data(self) -> DetectionData | None:
-        return detection_data(attached_trainer(self))
 
     @property
     def backbone(self) -> nn.Sequential:
@@ -487,11 +411,6 @@ class YOLOv5(LightningModule, TrainsDetections):
             self.setup("fit")
             self.configure_model()
         return self.network.model[: len(read_architecture(self.architecture)[0]["backbone"])]
-
-    @property
-    def label_names(self) -> list[str]:
-        """Name of each class, or its number if it has no name."""
-        return self.class_names or [str(label) for label in range(self.num_classes or 0)]
 
 
 def _config(kind: type[Any], value: Any) -> Any:
