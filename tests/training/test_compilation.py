@@ -45,9 +45,11 @@ def test_a_mode_compiles_all_on_cuda() -> None:
 
 
 @pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
-def test_cuda_graphs_are_refused_on_cuda(mode: str) -> None:
-    with pytest.raises(InputError, match="gradient accumulation"):
-        decide_compilation(mode, "cuda", "32-true")  # type: ignore[arg-type]
+def test_modes_that_record_cuda_graphs_do_so_on_cuda_alone(mode: CompileOption) -> None:
+    on_cuda, on_cpu = (decide_compilation(mode, device, "32-true") for device in ("cuda", "cpu"))
+    assert (on_cuda.mode, on_cuda.records_graphs) == (mode, True)
+    assert (on_cpu.mode, on_cpu.records_graphs) == (mode, False)
+    assert not decide_compilation("max-autotune-no-cudagraphs", "cuda", "32-true").records_graphs
 
 
 def test_a_machine_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ class Compilation:
     mode: str | None  # mode of torch.compile for the network and the loss; None leaves them eager
     augmentation: bool  # true if the augmentation is compiled
     reason: str  # sentence for the log
+    records_graphs: bool = False  # true if the step is captured in CUDA graphs, see ``cuda_graphs.py``
 
     @property
     def announcement(self) -> str | None:
@@ -63,11 +64,6 @@ def decide_compilation(option: CompileOption, device_type: str, precision: str) 
     """
     if option is False:
         return Compilation(None, False, "nothing, because model.compile is false")
-    if device_type == "cuda" and option in CUDA_GRAPH_MODES:
-        raise InputError(
-            f"model.compile {option} records CUDA graphs, which have given wrong gradients together with "
-            "gradient accumulation; use 'default' or 'max-autotune-no-cudagraphs'"
-        )
     on_cpu = device_type == "cpu"
     if on_cpu and option in ("auto", "augmentation"):
         reason = f"nothing, because on a CPU OpenCV augments, and eager kernels of the network in {precision}"
@@ -85,7 +81,8 @@ def decide_compilation(option: CompileOption, device_type: str, precision: str) 
     torch._dynamo.config.recompile_limit = 64
     mode = option if isinstance(option, str) and option != "auto" else "default"
     what = "network and loss" if on_cpu else "augmentation, network and loss"
-    return Compilation(mode, not on_cpu, f"{what} for {device_type} in {precision} ({mode})")
+    records_graphs = device_type == "cuda" and mode in CUDA_GRAPH_MODES
+    return Compilation(mode, not on_cpu, f"{what} for {device_type} in {precision} ({mode})", records_graphs)
 
 
 @functools.cache

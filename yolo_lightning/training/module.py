@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from ..system.lightning_internals import attached_trainer
 from ..system.streams import run_beside
 from .auto_anchor import look_for_anchors, read_anchors
 from .compilation import CompileOption, decide_compilation
+from .cuda_graphs import Losses, keep_gradients, prove_gradients
 from .freeze import FreezeOption, describe_frozen, freeze_layers
 from .hyper_parameters import architecture_of, checked_hyper_parameters
 from .micro_batches import join, split, with_more_parts
@@ -239,11 +240,29 @@ class YOLOv5(EvaluationSteps):
         precision = str(trainer.precision) if trainer else "32-true"
         self.compilation = decide_compilation(self.compile_option, device, precision)
         rank_zero_info(f"compile: {self.compilation.reason}")
-        self._training_losses: Callable[..., tuple[Tensor, dict[str, Tensor]]] = training_losses
+        self._training_losses: Losses = training_losses
+        self._graphs_are_proved = not self.compilation.records_graphs
         if mode := self.compilation.mode:
             self._training_losses = torch.compile(training_losses, fullgraph=True, dynamic=False, mode=mode)
         if self.compilation.augmentation:
             self.augmentation.compile_core()
+
+    def _prove_graphs(self) -> None:
+        """Keep the CUDA graphs if their gradients are right on this device, else use the default mode."""
+        mode, trainer = self.compilation.mode, self.trainer
+        rank_zero_info(f"compile: testing the gradients of {mode}, which compiles a small step first")
+        losses = keep_gradients(self._training_losses)
+        is_right, why = False, "its CUDA graphs are tested for a single process only"
+        if trainer.world_size == 1:
+            is_right, why = prove_gradients(
+                losses, self.network, self.criterion, self.criterion.image_size_px or 640,
+                str(trainer.precision) != "32-true", trainer.precision_plugin.forward_context,
+            )  # fmt: skip
+        if not is_right:
+            losses = torch.compile(training_losses, fullgraph=True, dynamic=False)
+            self.compilation = replace(self.compilation, mode="default", records_graphs=False)
+        self._training_losses, self._graphs_are_proved = losses, True
+        rank_zero_info(f"compile: {mode if is_right else f'default instead of {mode}'}, because {why}")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The classic optimizer; :meth:`training_step` writes its settings before each batch."""
@@ -274,6 +293,8 @@ class YOLOv5(EvaluationSteps):
             self.criterion.weigh_classes(counts, power, self.device)
         if self.trainer.world_size > 1:
             self.criterion.rank_mean, self.criterion.ranks = rank_mean, self.trainer.world_size
+        if not self._graphs_are_proved:
+            self._prove_graphs()
 
     def on_train_start(self) -> None:
         """Restore the gradients that waited when the run was stopped; Lightning clears earlier ones.
@@ -316,7 +337,7 @@ class YOLOv5(EvaluationSteps):
             self.inspect(batches, parts)
         if self.accumulator.window_is_full(1 if joint else settings.accumulate):
             optimizer.step()  # type: ignore[union-attr]
-            optimizer.zero_grad()  # type: ignore[union-attr]
+            optimizer.zero_grad(not self.compilation.records_graphs)  # type: ignore[union-attr]
         self.running_losses = add_to_means(self.running_losses, parts, batch_index + 1)
 
     def _add_gradients(self, batches: list[Prepared], joint: bool) -> list[dict[str, Tensor]]:
