@@ -6,7 +6,7 @@ import torch
 from jsonargparse import Namespace
 
 from yolo_lightning.cli import check_options
-from yolo_lightning.cli.check_options import settle_step
+from yolo_lightning.cli.check_options import resolve_options, settle_step
 from yolo_lightning.errors import InputError
 
 FREE: dict[str, Any] = {"precision": None, "accelerator": "cpu", "devices": 1, "sync_batchnorm": False}
@@ -97,3 +97,11 @@ def test_synchronised_batch_norms_leave_the_network_eager(
     assert options.model.compile == expected
     with pytest.raises(InputError, match=r"--model\.compile augmentation"):
         settle_step(config("default", sync_batchnorm=True), is_training=True)
+
+
+def test_two_profilers_are_refused() -> None:
+    trainer = {"profiler": "simple", "accumulate_grad_batches": 1, "gradient_clip_val": None}
+    options = config(**trainer, barebones=False, val_check_interval=None)
+    options.profile = True
+    with pytest.raises(InputError, match=r"--profile and --trainer\.profiler both record the steps"):
+        resolve_options(options, "fit")

@@ -83,6 +83,8 @@ def resolve_options(config: Any, subcommand: str) -> RunStart:
         InputError: an option is wrong.
     """
     _refuse_trainer_options(config.trainer)
+    if subcommand == "fit" and config.profile and config.trainer.profiler:
+        raise InputError("--profile and --trainer.profiler both record the steps; leave one of them out")
     if config.seeds != 1:
         raise InputError(f"seeds is {config.seeds}; give --seeds to fit alone, and on the command line")
     config.monitor = checked_monitor(config.monitor)

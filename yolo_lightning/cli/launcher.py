@@ -30,6 +30,7 @@ from ..inference.predictions import RESULTS, Finding, PredictionWriter
 from ..monitoring.options import DashboardConfig
 from ..monitoring.report.evaluation import EvaluationRecord
 from ..monitoring.screen.progress import EpochProgress
+from ..performance.step_profile import StepProfile
 from ..runs.checkpoint_format import read_resumption
 from ..runs.directory import CHECKPOINTS, claim_run_directory
 from ..runs.divergence import GoBack
@@ -81,6 +82,11 @@ class YoloCLI(CommandHooks, LightningCLI):
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def add_arguments_of_subcommand(self, subcommand: str, parser: LightningArgumentParser) -> None:
+        if subcommand == "fit":
+            parser.add_argument(
+                "--profile", action=ActionYesNo, nargs="?",
+                help="record 5 batches after 10 of warm-up: a trace, and the time by operator and by module",
+            )  # fmt: skip
         if subcommand == "predict":
             parser.add_class_arguments(PredictOptions)
         if subcommand in ("validate", "test"):
@@ -164,6 +170,7 @@ class YoloCLI(CommandHooks, LightningCLI):
             callbacks += [EvaluationRecord(self.run_directory)] if options.dashboard.curves else []
         if self.subcommand == "fit":
             callbacks.append(options.ema)  # before the others, so that they time it as a part of the step
+            callbacks += [StepProfile(self.run_directory)] if options.profile else []
             callbacks += training_callbacks(
                 self.run_directory,
                 keep_checkpoints=options.trainer.enable_checkpointing is not False,

@@ -15,7 +15,9 @@ from ..model.architecture import is_self_contained
 from .run_files import read_bytes
 
 CONFIG = "config.yaml"
-NOT_KEPT = {"config", "ckpt_path", "trust_config", "weights_only", "verbose", "return_predictions"}
+NOT_KEPT = {
+    *("config", "ckpt_path", "trust_config", "profile", "weights_only", "verbose", "return_predictions")
+}
 """Options that belong to one start, not to the run."""
 GROUPS = {
     "": {"trainer", "model", "data", "ddp", "dashboard", "ema"},

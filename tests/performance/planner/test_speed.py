@@ -2,7 +2,7 @@ import pytest
 
 from yolo_lightning.errors import InputError
 from yolo_lightning.performance.planner.cards import CARDS, Card, find_card
-from yolo_lightning.performance.planner.speed import bound_speed
+from yolo_lightning.performance.planner.speed import bound_speed, roofline_seconds
 from yolo_lightning.performance.planner.step import StepPlan
 from yolo_lightning.performance.planner.trace import Operator
 
@@ -31,6 +31,8 @@ def test_the_bracket_is_a_share_of_arithmetic_and_traffic_worked_by_hand() -> No
     in_single = bound_speed(StepPlan(8, {}, {}, operators), card, is_half=False)
     assert in_single.high == pytest.approx(8 / (0.13 / 0.7))
     assert in_single.bound_by == "arithmetic"
+    by_name = roofline_seconds(StepPlan(8, {}, {}, operators), card, is_half=True)
+    assert by_name == pytest.approx({"convolution": 0.02, "silu": 0.02})
 
 
 def test_a_small_step_is_bound_by_the_host_that_launches_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import NamedTuple
 
 from .cards import Card
@@ -42,3 +43,12 @@ def bound_speed(plan: StepPlan, card: Card, is_half: bool) -> Speed:
         high=plan.batch_size / max(ideal / _BEST_SHARE, launches / 10),
         bound_by=max(bounds, key=lambda name: bounds[name]),
     )
+
+
+def roofline_seconds(plan: StepPlan, card: Card, is_half: bool) -> dict[str, float]:
+    """Seconds of a batch in all operators of a name at the roofline, such as ``convolution_backward``."""
+    flops = (card.half_tflops if is_half else card.single_tflops) * 1e12
+    found: defaultdict[str, float] = defaultdict(float)
+    for op in plan.operators:
+        found[op.name] += max(op.flops / flops, op.bytes / (card.bandwidth * 1e9))
+    return dict(found)
