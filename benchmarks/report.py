@@ -13,8 +13,8 @@ from .results import Result, read_results
 
 BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 _ORDER = (
-    "loader", "loader_12mp", "train", "train_nu", "fit_wall", "ceiling", "checkpoints", "dashboard", "metric",
-    "memory",
+    "loader", "loader_12mp", "train", "train_nu", "fit_wall", "fit_fast", "ceiling", "checkpoints",
+    "dashboard", "metric", "memory",
 )  # fmt: skip
 _PEER_VERSIONS = {"yolov5": "yolov5", "ultralytics": "ultralytics-opencv-headless"}
 _DETAILS = {

@@ -23,7 +23,7 @@ from .suite.checkpoints import checkpoints
 from .suite.dashboard import dashboard
 from .suite.loaders import loader, loader_12mp
 from .suite.ours import memory, metric
-from .suite.training import ceiling, fit_wall, train, train_nu
+from .suite.training import ceiling, fit_fast, fit_wall, train, train_nu
 
 BENCHMARKS: dict[str, Callable[[Plan], Benchmark]] = {
     "checkpoints": checkpoints,
@@ -36,9 +36,10 @@ BENCHMARKS: dict[str, Callable[[Plan], Benchmark]] = {
     "memory": memory,
     "metric": metric,
     "fit_wall": fit_wall,
+    "fit_fast": fit_fast,
 }
-_NEEDS_BCCD = ("train", "train_nu", "ceiling", "fit_wall", "checkpoints", "dashboard")
-_NEEDS_WEIGHTS = ("train", "ceiling", "fit_wall", "checkpoints", "dashboard")
+_NEEDS_BCCD = ("train", "train_nu", "ceiling", "fit_wall", "fit_fast", "checkpoints", "dashboard")
+_NEEDS_WEIGHTS = ("train", "ceiling", "fit_wall", "fit_fast", "checkpoints", "dashboard")
 _DEFAULT_WORK = "~/.cache/yolo_lightning_benchmarks"
 
 

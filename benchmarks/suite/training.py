@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import yaml
+
 from ..contest import ROUND, Benchmark, Contender
 from ..datasets import TOY, copy_bccd, make_set
-from ..plan import CORES, Plan
+from ..plan import CORES, REPOSITORY, Plan
 
 CLOCK = (
     "images of the training split over the seconds of the median epoch, from the start of the epoch to the "
@@ -115,6 +117,38 @@ def fit_wall(plan: Plan) -> Benchmark:
             "round k is seed k; map is mAP 0.50:0.95 on the validation split, ours by COCO's definition, "
             "yolov5's by its own",
         ],
+        timeout_s=4 * 3600,
+    )
+
+
+def fit_fast(plan: Plan) -> Benchmark:
+    """Wall time and accuracy of the recipe for a fast fine-tuning; the round is the seed."""
+    recipe = REPOSITORY / "configs/fast_finetune.yaml"
+    epochs = yaml.safe_load(recipe.read_text())["trainer"]["max_epochs"]
+    weights = ("--weights", str(plan.weights))
+    return Benchmark(
+        name="fit_fast",
+        title="The fast fine-tuning against a whole fit: YOLOv5n, BCCD, 320 px, batch 16, 2 cores",
+        unit="s",
+        higher_is_better=False,
+        rounds=plan.rounds_of(5),
+        contenders=[
+            Contender(
+                name="ours, fast_finetune.yaml",
+                does=f"yolo-lightning fit with configs/fast_finetune.yaml, {epochs} epochs, whole process",
+                module="fit_ours",
+                arguments=(*common_arguments(plan, epochs, ROUND), *weights, "--config", str(recipe)),
+            ),
+            Contender(
+                name="yolov5",
+                does=f"yolov5 train --workers 2 --noplots, {plan.fit_epochs} epochs, whole process",
+                module="fit_yolov5",
+                arguments=(*common_arguments(plan, plan.fit_epochs, ROUND), *weights),
+                peer="yolov5",
+                is_ours=False,
+            ),
+        ],
+        notes=["round k is seed k; map is mAP 0.50:0.95 on the validation split, each by its own definition"],
         timeout_s=4 * 3600,
     )
 
