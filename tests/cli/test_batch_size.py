@@ -157,7 +157,7 @@ def test_a_batch_that_cannot_fit_on_the_card_is_refused_before_training(
 def test_a_step_is_run_and_memory_that_runs_out_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    job = Job(write_small_yaml(tmp_path, True), 3, SIDE_PX, precision, on_gpu=False)
+    job = Job(write_small_yaml(tmp_path, True), 3, (SIDE_PX, SIDE_PX), precision, on_gpu=False)
     state = torch.random.get_rng_state()
     assert step_fits(job, 2, torch.device("cpu"))
     assert torch.equal(torch.random.get_rng_state(), state)

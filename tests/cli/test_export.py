@@ -131,7 +131,7 @@ def test_the_comparison_counts_what_is_lost_and_measures_what_is_not(tmp_path: P
     source = make_source("yolov5n")
     root = make_dataset(tmp_path / "shapes", train_images=1, val_images=2, image_size=64)
     index = DataSource(root=root, annotations={}, images={}).find_errors("val", keep=False)
-    batches = list(verification.letterboxed(index, 64, 1))
+    batches = list(verification.letterboxed(index, (64, 64), 1))
     model = TorchModel(source.network, source.facts, torch.device("cpu"))
 
     class Moved(TorchModel):

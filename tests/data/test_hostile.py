@@ -580,7 +580,7 @@ def test_a_bomb_is_refused_by_its_header(place: Place, data: bytes) -> None:
     )
     with pytest.raises(InputError, match=refused):
         place.module(cache="none").build_indices("fit")
-    assert not PredictionDataset([bomb], 32)[0].original_size.any()  # left out
+    assert not PredictionDataset([bomb], (32, 32))[0].original_size.any()  # left out
     with pytest.raises(InputError, match=refused):
         decode.read_rgb(bomb)
 

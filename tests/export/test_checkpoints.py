@@ -18,6 +18,7 @@ from ultralytics.nn.tasks import load_checkpoint
 
 from tests.model.test_hub_models import HUB
 from tests.support.small_network import write_small_yaml
+from yolo_lightning.data.image_size import Size
 from yolo_lightning.errors import InputError
 from yolo_lightning.export.formats import ExportOptions, ExportSource, find_format, metadata
 from yolo_lightning.inference.trained_model import ModelFacts, load_network
@@ -36,7 +37,7 @@ def trained(architecture: str) -> ExportSource:
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
             module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
-    facts = ModelFacts(NAMES, (1, 2, 90), 320, network.stride, score_thresholds=(0.25, 0.5, 0.125))
+    facts = ModelFacts(NAMES, (1, 2, 90), (320, 320), network.stride, score_thresholds=(0.25, 0.5, 0.125))
     return ExportSource(network.eval().requires_grad_(False), facts, architecture)
 
 
@@ -123,17 +124,19 @@ def test_the_classic_code_finds_what_we_find(name: str, tmp_path: Path, classic_
     assert content["ema"] is None and content["epoch"] == -1
 
 
-@pytest.mark.parametrize("size", [320, 300])  # 300 becomes 320 in the training of the classic code
-def test_predict_takes_the_image_size_of_weights(size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(  # 300 becomes 320 in the training of the classic code
+    ("size", "option"), [((320, 320), "320"), ((300, 300), "320"), ((192, 320), "[192, 320]")]
+)
+def test_predict_takes_the_image_size_of_weights(size: Size, option: str, tmp_path: Path) -> None:
     source = trained("yolov5n")
     source = replace(source, facts=replace(source.facts, image_size=size))
     path = export(source, "yolov5", tmp_path)
     command = ["predict", f"--model.weights={path}", "--data.image_size=64"]  # the last size counts
-    assert with_run_config(command) == ["predict", "--data.image_size=320", *command[1:]]
+    assert with_run_config(command) == ["predict", f"--data.image_size={option}", *command[1:]]
     config = tmp_path / "mine.yaml"
     config.write_text(f"model: {{weights: {path}}}")
     command = ["predict", "--config", str(config)]
-    assert with_run_config(command) == ["predict", "--data.image_size=320", *command[1:]]
+    assert with_run_config(command) == ["predict", f"--data.image_size={option}", *command[1:]]
     assert with_run_config(["fit", *command[1:]]) == ["fit", *command[1:]]
 
 
@@ -147,7 +150,7 @@ def test_a_checkpoint_that_leaves_comes_back(format_name: str, name: str, tmp_pa
     assert build_network(travels, 3).strides == network.strides
     for first, second in zip(network.eval()(images), source.network(images), strict=True):
         assert torch.equal(first, second)
-    assert (facts.class_names, facts.image_size, facts.stride) == (NAMES, 320, source.facts.stride)
+    assert (facts.class_names, facts.image_size, facts.stride) == (NAMES, (320, 320), source.facts.stride)
     is_ours = format_name == "safetensors"
     assert facts.category_ids == ((1, 2, 90) if is_ours else None)
     assert facts.score_thresholds == ((0.25, 0.5, 0.125) if is_ours else None)
@@ -182,7 +185,7 @@ def test_ultralytics_finds_what_we_find(architecture: str, tmp_path: Path) -> No
     assert (model.names, model.task, model.args["imgsz"]) == (dict(enumerate(NAMES)), "detect", 320)
     network, facts, _ = load_network(path)
     assert torch.equal(network.eval()(images)[0], source.network(images)[0])
-    assert (facts.class_names, facts.image_size) == (NAMES, 320)
+    assert (facts.class_names, facts.image_size) == (NAMES, (320, 320))
 
 
 @pytest.mark.parametrize(
@@ -236,7 +239,14 @@ def test_writing_a_classic_checkpoint_leaves_the_modules_of_python_alone(tmp_pat
 
 @pytest.mark.parametrize(
     "facts",
-    ['{"image_size": "x", "architecture": 3}', '{"names": ["a"]}', '{"category_ids": ["x"]}', "[1]", "{"],
+    [
+        '{"image_size": "x", "architecture": 3}',
+        '{"names": ["a"]}',
+        '{"category_ids": ["x"]}',
+        "[1]",
+        "{",
+        '{"image_size": ["x", 64]}',
+    ],
 )
 def test_what_a_stranger_writes_into_a_file_of_weights_is_not_believed(facts: str, tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"

@@ -41,7 +41,7 @@ def make_source(name: str) -> ExportSource:
         if isinstance(convolution, torch.nn.Conv2d) and convolution.bias is not None:
             convolution.bias.copy_(torch.randn_like(convolution.bias))
     thresholds = (0.25, 0.125, 0.5)
-    facts = ModelFacts(NAMES, (3, 7, 9), 320, network.stride, score_thresholds=thresholds)
+    facts = ModelFacts(NAMES, (3, 7, 9), (320, 320), network.stride, score_thresholds=thresholds)
     return ExportSource(network, facts, name)
 
 

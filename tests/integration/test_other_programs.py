@@ -94,7 +94,7 @@ def our_detections(checkpoint: Path, images: list[Path], score_threshold: float)
     network, *_ = load_network(checkpoint)
     network.eval()
     found = []
-    data = PredictionDataset(images, IMAGE_SIZE)
+    data = PredictionDataset(images, (IMAGE_SIZE, IMAGE_SIZE))
     for number in range(len(images)):
         batch = collate([data[number]])
         with torch.inference_mode():

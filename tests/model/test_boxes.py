@@ -22,7 +22,7 @@ def random_boxes(count: int, seed: int, size: float = 640.0) -> Tensor:
 
 
 def letterbox_of(height: int, width: int, size: int) -> Tensor:
-    box = letterbox_geometry(height, width, size)
+    box = letterbox_geometry(height, width, (size, size))
     return torch.tensor([box.gain_x, box.gain_y, box.pad_x, box.pad_y], dtype=torch.float64)
 
 
@@ -137,7 +137,7 @@ def test_complete_iou_of_a_box_with_itself_is_one() -> None:
     ],
 )
 def test_letterbox_by_hand(height: int, width: int, size: int, expected: tuple[int, int, int, int]) -> None:
-    found = letterbox_geometry(height, width, size)
+    found = letterbox_geometry(height, width, (size, size))
     assert (found.height, found.width, found.pad_x, found.pad_y) == expected
     assert found.gain_x == found.width / width
     assert found.gain_y == found.height / height
@@ -145,7 +145,7 @@ def test_letterbox_by_hand(height: int, width: int, size: int, expected: tuple[i
 
 @given(st.integers(1, 8000), st.integers(1, 8000), st.integers(1, 40).map(lambda n: 32 * n))
 def test_letterbox_fills_the_longer_side_and_stays_inside(height: int, width: int, size: int) -> None:
-    found = letterbox_geometry(height, width, size)
+    found = letterbox_geometry(height, width, (size, size))
     assert max(found.height, found.width) == size
     assert 1 <= min(found.height, found.width) <= size
     assert 0 <= size - found.width - 2 * found.pad_x <= 1

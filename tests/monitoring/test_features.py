@@ -290,7 +290,7 @@ def contrast_on_the_bus(weights: Path | None, layers: list[int]) -> tuple[float,
     network = build_network("yolov5n", 80)
     if weights:
         transfer_weights(network, load_weights(weights))
-    batch = collate([PredictionDataset([BUS], 640)[0]])
+    batch = collate([PredictionDataset([BUS], (640, 640))[0]])
     _, found = feature_maps(network, normalise(batch.images), layers)
     attention = attention_map([value[0].numpy() for value in found.values()], BUS_BOXES, (640, 480))
     inside = np.zeros((640, 480), bool)

@@ -15,7 +15,8 @@ import torch
 
 from yolo_lightning.data.augment import AugmentationConfig
 from yolo_lightning.data.augment.randomness import BETA_DRAWS, VIEW_STREAMS, SampleStream, ViewStream
-from yolo_lightning.data.batch import Batch
+from yolo_lightning.data.batch import Batch, image_size
+from yolo_lightning.data.image_size import Size, as_size
 from yolo_lightning.data.letterbox import letterbox_geometry
 
 SIZES = ((480, 640), (640, 480), (500, 500), (200, 640), (333, 427))
@@ -25,11 +26,12 @@ Array = np.ndarray[Any, Any]
 
 
 def make_batch(
-    images: int, size: int, capacity: int = 8, seed: int = 0, first_index: int = 0, labels: bool = True
+    images: int, side: int | Size, capacity: int = 8, seed: int = 0, first_index: int = 0, labels: bool = True
 ) -> Batch:
     """Smooth random pictures of several shapes, letterboxed, with up to ``capacity`` boxes each."""
+    size = as_size(side)
     rng = np.random.default_rng(seed)
-    pixels = np.full((images, size, size, 3), 114, np.uint8)
+    pixels = np.full((images, *size, 3), 114, np.uint8)
     targets = np.zeros((images, capacity, 5), np.float32)
     counts = rng.integers(0, capacity + 1, images) if labels else np.zeros(images, np.int64)
     letterbox, originals = np.zeros((images, 4), np.float32), np.zeros((images, 2), np.int64)
@@ -59,9 +61,9 @@ def make_batch(
     )
 
 
-def warp_matrix(config: AugmentationConfig, u: Array, canvas: int, size: int) -> tuple[Array, float]:
+def warp_matrix(config: AugmentationConfig, u: Array, canvas: Size, size: Size) -> tuple[Array, float]:
     """Canvas px to image px in float64, and the zoom."""
-    centring = np.array([[1, 0, -canvas / 2], [0, 1, -canvas / 2], [0, 0, 1.0]])
+    centring = np.array([[1, 0, -canvas[1] / 2], [0, 1, -canvas[0] / 2], [0, 0, 1.0]])
     perspective = np.eye(3)
     perspective[2, :2] = config.perspective * (2 * u[ViewStream.PERSPECTIVE : ViewStream.PERSPECTIVE + 2] - 1)
     zoom = 1 + config.scale * (2 * u[ViewStream.SCALE] - 1)
@@ -73,14 +75,15 @@ def warp_matrix(config: AugmentationConfig, u: Array, canvas: int, size: int) ->
     )
     translation = np.eye(3)
     move = 2 * u[ViewStream.TRANSLATE : ViewStream.TRANSLATE + 2] - 1
-    translation[:2, 2] = (0.5 + config.translate * move) * size
+    translation[:2, 2] = (0.5 + config.translate * move) * size[::-1]
     return translation @ shear @ rotation @ perspective @ centring, zoom
 
 
 def mosaic_canvas(batch: Batch, rows: list[int], centre_x: int, centre_y: int) -> tuple[Array, Array]:
     """Four letterboxed images, without their padding, around a point of a grey canvas; and their labels."""
-    size = batch.images.shape[-1]
-    canvas, labels = np.full((2 * size, 2 * size, 3), 114, np.uint8), []
+    size = image_size(batch)
+    whole_height, whole_width = 2 * size[0], 2 * size[1]
+    canvas, labels = np.full((whole_height, whole_width, 3), 114, np.uint8), []
     for corner, row in enumerate(rows):
         height, width = batch.original_sizes[row].tolist()
         box = letterbox_geometry(height, width, size)
@@ -88,15 +91,15 @@ def mosaic_canvas(batch: Batch, rows: list[int], centre_x: int, centre_y: int) -
         picture = picture[box.pad_y : box.pad_y + box.height, box.pad_x : box.pad_x + box.width]
         left = centre_x if corner in (1, 3) else centre_x - box.width
         top = centre_y if corner in (2, 3) else centre_y - box.height
-        for y in range(max(top, 0), min(top + box.height, 2 * size)):
-            x = slice(max(left, 0), min(left + box.width, 2 * size))
+        for y in range(max(top, 0), min(top + box.height, whole_height)):
+            x = slice(max(left, 0), min(left + box.width, whole_width))
             canvas[y, x] = picture[y - top, x.start - left : x.stop - left]
         tile = batch.targets[row, : batch.count[row]].numpy().astype(np.float64)
         tile[:, [1, 3]] += left - box.pad_x
         tile[:, [2, 4]] += top - box.pad_y
         labels.append(tile)
     table = np.concatenate(labels)
-    table[:, 1:] = table[:, 1:].clip(0, 2 * size)
+    table[:, 1:] = table[:, 1:].clip(0, [whole_width, whole_height] * 2)
     return canvas, table
 
 
@@ -110,13 +113,13 @@ def keep_candidate(before: Array, after: Array) -> bool:
     return bool(max(width / height, height / width) < 100)
 
 
-def warp_labels(labels: Array, matrix: Array, zoom: float, size: int) -> Array:
+def warp_labels(labels: Array, matrix: Array, zoom: float, size: Size) -> Array:
     """Warp, clip and filter, box by box and corner by corner."""
     kept = []
     for label, *box in labels:
         points = [matrix @ (x, y, 1) for x in box[0::2] for y in box[1::2]]
         xs, ys = [p[0] / p[2] for p in points], [p[1] / p[2] for p in points]
-        after = np.clip([min(xs), min(ys), max(xs), max(ys)], 0, size)
+        after = np.clip([min(xs), min(ys), max(xs), max(ys)], 0, size[::-1] * 2)
         if keep_candidate(np.array(box) * zoom, after):
             kept.append([label, *after])
     return np.array(kept).reshape(-1, 5)
@@ -125,21 +128,21 @@ def warp_labels(labels: Array, matrix: Array, zoom: float, size: int) -> Array:
 def view(
     batch: Batch, config: AugmentationConfig, u: Array, own: int, filled: int, mosaic: bool
 ) -> tuple[Array, Array]:
-    """One warped mosaic or single image, uint8 (S, S, 3), and its labels."""
-    size = batch.images.shape[-1]
+    """One warped mosaic or single image, uint8 (H, W, 3), and its labels."""
+    size = image_size(batch)
     if mosaic:
         chosen = [own, *(filled - 1 - int(u[ViewStream.PARTNER + i] * filled) for i in range(3))]
         rows = [chosen[i] for i in np.argsort(u[ViewStream.ORDER : ViewStream.ORDER + 4])]
-        centre = [int(size / 2 + size * u[ViewStream.CENTRE + axis]) for axis in (0, 1)]
+        centre = [int(size[1 - axis] * (0.5 + u[ViewStream.CENTRE + axis])) for axis in (0, 1)]
         canvas, labels = mosaic_canvas(batch, rows, *centre)
     else:
         canvas = batch.images[own].permute(1, 2, 0).numpy()
         labels = batch.targets[own, : batch.count[own]].numpy().astype(np.float64)
-    matrix, zoom = warp_matrix(config, u, canvas.shape[0], size)
+    matrix, zoom = warp_matrix(config, u, canvas.shape[:2], size)
     if config.perspective:
-        picture = cv2.warpPerspective(canvas, matrix, (size, size), borderValue=(114, 114, 114))
+        picture = cv2.warpPerspective(canvas, matrix, size[::-1], borderValue=(114, 114, 114))
     else:
-        picture = cv2.warpAffine(canvas, matrix[:2], (size, size), borderValue=(114, 114, 114))
+        picture = cv2.warpAffine(canvas, matrix[:2], size[::-1], borderValue=(114, 114, 114))
     return picture, warp_labels(labels, matrix, zoom, size)
 
 
@@ -153,7 +156,7 @@ def change_colour(picture: Array, gains: Array) -> Array:
 
 
 def augment(batch: Batch, config: AugmentationConfig, u: Array, own: int, filled: int) -> tuple[Array, Array]:
-    """What a sample becomes, uint8 (S, S, 3) and labels (n, 5), from its uniform numbers."""
+    """What a sample becomes, uint8 (H, W, 3) and labels (n, 5), from its uniform numbers."""
     mosaic = bool(u[SampleStream.MOSAIC] < config.mosaic)
     picture, labels = view(batch, config, u[:VIEW_STREAMS], own, filled, mosaic)
     is_cut = mosaic and u[SampleStream.CUTMIX] < config.cutmix
@@ -182,13 +185,13 @@ def augment(batch: Batch, config: AugmentationConfig, u: Array, own: int, filled
 
 def flip(config: AugmentationConfig, u: Array, picture: Array, labels: Array) -> tuple[Array, Array]:
     """Up-down and left-right flip of a picture and its labels."""
-    size, labels = picture.shape[0], labels.copy()
+    (height, width), labels = picture.shape[:2], labels.copy()
     if u[SampleStream.FLIP_UP_DOWN] < config.flip_up_down:
         picture = picture[::-1]
-        labels[:, [2, 4]] = size - labels[:, [4, 2]]
+        labels[:, [2, 4]] = height - labels[:, [4, 2]]
     if u[SampleStream.FLIP_LEFT_RIGHT] < config.flip_left_right:
         picture = picture[:, ::-1]
-        labels[:, [1, 3]] = size - labels[:, [3, 1]]
+        labels[:, [1, 3]] = width - labels[:, [3, 1]]
     return picture, labels
 
 
@@ -201,10 +204,11 @@ def common_area(first: Array, second: Array) -> float:
 
 def cutmix(picture: Array, labels: Array, other: Array, more: Array, u: Array) -> tuple[Array, Array]:
     """Paste a rectangle of another picture where there is no label, if a label of the other is in it."""
-    size, free = picture.shape[0], []
+    (height, width), free = picture.shape[:2], []
     for part, x, y in u[SampleStream.AREA : SampleStream.END].reshape(3, 3):
-        half, x, y = int(size * math.sqrt(part)) // 2, int(x * size), int(y * size)
-        area = np.clip([x - half, y - half, x + half, y + half], 0, size)
+        half_x, half_y = int(width * math.sqrt(part)) // 2, int(height * math.sqrt(part)) // 2
+        x, y = int(x * width), int(y * height)
+        area = np.clip([x - half_x, y - half_y, x + half_x, y + half_y], 0, [width, height] * 2)
         if all(common_area(area, label[1:]) == 0 for label in labels):
             free.append(area)
     if not free:

@@ -95,7 +95,7 @@ def test_a_data_module_of_ones_own_needs_little(tmp_path: Path, shapes: Path) ->
 
 
 def test_an_image_size_between_cells_is_refused(tmp_path: Path, shapes: Path) -> None:
-    with pytest.raises(InputError, match="needs a multiple of 64"):
+    with pytest.raises(InputError, match=r"yolov5n6: data\.image_size 96 is not a multiple of 64; use 128"):
         trainer(tmp_path).fit(YOLOv5("yolov5n6", compile=False), data(shapes, image_size=96))
 
 

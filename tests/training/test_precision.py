@@ -90,7 +90,7 @@ def test_fp16_that_fails_its_test_is_replaced(
 def test_the_test_of_fp16_runs_the_network_in_fp16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     yaml = write_small_yaml(tmp_path, anchors=True)
     random = torch.get_rng_state()
-    assert fp16_is_sound("cpu", yaml, 3, 64)
+    assert fp16_is_sound("cpu", yaml, 3, (64, 64))
     assert torch.equal(torch.get_rng_state(), random)  # the weights of the training are drawn from there
 
     def build(*_: object) -> torch.nn.Module:
@@ -100,7 +100,7 @@ def test_the_test_of_fp16_runs_the_network_in_fp16(tmp_path: Path, monkeypatch: 
         return network
 
     monkeypatch.setattr(rule, "build_network", build)
-    assert not fp16_is_sound("cpu", yaml, 3, 64)
+    assert not fp16_is_sound("cpu", yaml, 3, (64, 64))
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN can be held to AVX2 on x86 alone")

@@ -102,7 +102,7 @@ def _job(config: Any, device: torch.device) -> tuple[Job, int]:
     model = config.model.as_dict()
     data = DetectionDataModule(**{**config.data.as_dict(), "batch_size": 1})
     index = data.inspect("train")
-    size, extent = data.image_size, model["augmentation"]["multi_scale"]
+    size, extent = data.canvas, model["augmentation"]["multi_scale"]
     if extent:
         with torch.device("meta"):
             stride = build_network(model["architecture"], 1).stride

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.image_size import as_option, as_size, checked_size, describe, read_size
 from ..data.module import DetectionDataModule
 from ..errors import InputError
 from ..export import verification
 from ..export.formats import ExportOptions
 from ..inference.detector import usable_device
 from ..inference.runtimes import open_model
-from ..inference.trained_model import TrainedModel, check_multiple
+from ..inference.trained_model import TrainedModel
 from ..system.environment import processor_facts
 from ..system.text import printable
 from .command_parser import FitParser
@@ -41,16 +42,16 @@ def run_benchmark(argv: list[str]) -> None:
             raise InputError(f"--{name} is {getattr(given, name)}; give 1 or more")
     device = usable_device(given.device)
     models = [open_model(path, device, trust=given.trust) for path in given.models]
-    fixed = [model.facts.input_size[0] for model in models if model.facts.input_size]
-    size = given.image_size or (fixed or [models[0].facts.image_size])[0]
+    fixed = [model.facts.input_size for model in models if model.facts.input_size]
+    option = given.image_size or as_option((fixed or [models[0].facts.image_size])[0])
     for path, model in zip(given.models, models, strict=True):
-        if model.facts.input_size not in (None, (size, size)):
-            raise InputError(f"{path}: takes images of {model.facts.input_size} px alone, not of {size} px")
-        check_multiple(size, model.facts.stride, "--image_size")
-    options = ExportOptions((size, size), given.batch_size)
+        if model.facts.input_size not in (None, as_size(option)):
+            raise InputError(f"{path}: takes images of {model.facts.input_size} px alone, not of {option} px")
+        checked_size(option, model.facts.stride, "--image_size")
+    options = ExportOptions(as_size(option), given.batch_size)
     index = None
     if given.data.root:
-        data = DetectionDataModule(**{**given.data.as_dict(), "image_size": size})
+        data = DetectionDataModule(**{**given.data.as_dict(), "image_size": option})
         index = data.inspect("val")
         for model in models:
             verification.refuse_other_classes(index, len(model.facts.class_names))
@@ -58,7 +59,8 @@ def run_benchmark(argv: list[str]) -> None:
     latencies = take_turns(models, batch[:1], given.rounds)
     throughputs = [len(batch) / seconds for seconds in take_turns(models, batch, given.rounds)]
     where = processor_facts().get("model name", "CPU") if device.type == "cpu" else given.device
-    print(f"{size} px, {torch.get_num_threads()} threads, {where}, torch {torch.__version__}")
+    size, threads = describe(options.image_size), torch.get_num_threads()
+    print(f"{size}, {threads} threads, {where}, torch {torch.__version__}")
     print(f"{'MB':>7} {'ms':>8} {f'images/s at {given.batch_size}':>15} {'mAP':>7}  model")
     for path, model, latency, throughput in zip(given.models, models, latencies, throughputs, strict=True):
         value = f"{verification.mean_average_precision(model, index, options):.4f}" if index else ""
@@ -90,7 +92,10 @@ def _parser() -> Any:
     parser = FitParser(prog="yolo-lightning benchmark", description=_DESCRIPTION)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="checkpoints, weights, exported models")
     parser.add_argument(
-        "--image_size", type=int, metavar="PX", help="side of the input (default: the first's)"
+        "--image_size",
+        type=read_size,
+        metavar="PX",
+        help="side of the input, or height,width (default: the first's)",
     )
     parser.add_argument(
         "--batch_size", type=int, default=8, metavar="N", help="images of a call (default: 8)"

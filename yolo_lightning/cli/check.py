@@ -95,7 +95,7 @@ def find_all(data: DetectionDataModule, seconds: float) -> tuple[dict[Split, Dat
         except InputError as error:
             broken[str(error)] = Finding.from_error("other classes", error)
     progress = _Progress(sum(map(len, indices.values())))
-    found = check_splits(indices, data.image_size, seconds, data.cache != "none", progress)
+    found = check_splits(indices, data.canvas, seconds, data.cache != "none", progress)
     return {split: index.without(found[split]) for split, index in indices.items()}, list(broken.values())
 
 

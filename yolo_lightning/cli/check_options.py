@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ..data.annotations.selection import Selection
 from ..data.annotations.source import SPLITS, DataSource
+from ..data.image_size import as_size
 from ..data.loading.sources import is_stream
 from ..data.module import PATH_OPTIONS, DetectionDataModule
 from ..distributed.ddp import is_on_gpu, listed_gpus, processes_here, refuse_absent_gpus
@@ -326,7 +327,9 @@ def settle_step(config: Any, is_training: bool) -> None:
         trainer.precision, warning = usable_precision(
             trainer.precision,
             device,
-            lambda: fp16_is_sound(device, model.architecture, model.num_classes, config.data.image_size),
+            lambda: fp16_is_sound(
+                device, model.architecture, model.num_classes, as_size(config.data.image_size)
+            ),
         )
         if warning:
             rank_zero_warn(warning)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..data.image_size import as_option, as_size, describe
 from ..distributed.ddp import is_on_gpu
 from ..errors import InputError
 from ..runs.checkpoint_files import full_disk_error
@@ -44,7 +45,7 @@ def explaining_exhaustion(config: Any, run_directory: Path) -> Iterator[None]:
             raise InputError(f"{where}: {full.strerror}; make room and {resume}") from error
         if (found := describe_out_of_memory(error)) is None:
             raise
-        size = f"batches of {config.data.batch_size} images of {config.data.image_size} px"
+        size = f"batches of {config.data.batch_size} images of {describe(as_size(config.data.image_size))}"
         raise InputError(f"{found}, with {size}; give {_remedies(config)}, and {resume}") from error
     finally:
         threading.excepthook = hook
@@ -56,8 +57,10 @@ def _remedies(config: Any) -> str:
     remedies = [f"--data.batch_size {data.batch_size // 2}"] if data.batch_size > 1 else []
     if is_gpu and str(config.trainer.precision) in ("None", "32", "32-true", "64-true"):
         remedies.append("--trainer.precision bf16-mixed")
-    if data.image_size > 64:
-        remedies.append(f"--data.image_size {data.image_size * 3 // 4 // 64 * 64}")  # 64: also for P6
+    height, width = as_size(data.image_size)
+    if min(height, width) > 64:
+        smaller = as_option((height * 3 // 4 // 64 * 64, width * 3 // 4 // 64 * 64))  # 64: also for P6
+        remedies.append(f"--data.image_size {smaller}")
     if data.cache not in ("none", "disk"):
         remedies.append("--data.cache disk")
     if not is_gpu and data.num_workers != 0:

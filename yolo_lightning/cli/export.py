@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from ..data.annotations.index import DatasetIndex
+from ..data.image_size import Size, as_option, checked_size, read_size
 from ..data.module import DetectionDataModule
 from ..data.synthetic import make_dataset
 from ..errors import InputError
 from ..export import verification
 from ..export.formats import FORMATS, ExportOptions, ExportSource, find_format, load_source
 from ..inference.runtimes import open_model
-from ..inference.trained_model import TorchModel, TrainedModel, check_multiple
+from ..inference.trained_model import TorchModel, TrainedModel
 from ..runs.checkpoint_files import newest_whole
 from ..runs.directory import DEFAULT_NAME, find_checkpoint
 from ..system.text import printable
@@ -79,8 +80,8 @@ def _export(argv: list[str]) -> tuple[list[Path], list[str]]:
     given = _parser().parse_args(argv)
     weights = _find_weights(given)
     source = load_source(weights, given.model.architecture)
-    size = given.image_size or source.facts.image_size
-    check_multiple(size, source.facts.stride, "--image_size")
+    option = given.image_size or as_option(source.facts.image_size)
+    size = checked_size(option, source.facts.stride, "--image_size")
     if given.int8 and given.data.root is None:
         raise InputError("--int8 measures ranges on training images; give their data set as --data.root")
     options = _options(given, size)
@@ -90,7 +91,7 @@ def _export(argv: list[str]) -> tuple[list[Path], list[str]]:
     folder = Path(given.output).expanduser() if given.output else _folder_of(weights, given)
     with tempfile.TemporaryDirectory() as drawn:
         root = given.data.root or str(make_dataset(Path(drawn) / "shapes", train_images=1, val_images=16))
-        data = DetectionDataModule(**{**given.data.as_dict(), "root": root, "image_size": size})
+        data = DetectionDataModule(**{**given.data.as_dict(), "root": root, "image_size": option})
         index = data.inspect("val")
         if given.data.root:
             verification.refuse_other_classes(index, len(source.facts.class_names))
@@ -130,7 +131,7 @@ class _Table:
         self.wrong: list[str] = []
         self._index, self._options, self._has_truth = index, options, has_truth
         some = index.subset(np.arange(min(verification.IMAGES, len(index))))
-        self._batches = list(verification.letterboxed(some, options.image_size[0], options.batch_size))
+        self._batches = list(verification.letterboxed(some, options.image_size, options.batch_size))
         self._source = TorchModel(source.network, source.facts, torch.device("cpu"))
         self._wanted = self._value(self._source)
         _print_row("format", "score", "box px", "lost", "mAP", "MB", "ms", "file")
@@ -194,7 +195,7 @@ def _folder_of(weights: Path, given: Any) -> Path:
     return weights.parent if given.ckpt_path is not None else Path()
 
 
-def _options(given: Any, size: int) -> ExportOptions:
+def _options(given: Any, size: Size) -> ExportOptions:
     for name, least in (("batch_size", 1), ("max_detections", 1)):
         if (value := getattr(given, name)) < least:
             raise InputError(f"--{name} is {value}; give {least} or more")
@@ -207,15 +208,15 @@ def _options(given: Any, size: int) -> ExportOptions:
     if given.half and given.int8:
         raise InputError("--half and --int8 exclude each other; give one of them")
     values = {name: getattr(given, name) for name in (*names, "max_detections", "opset")}
-    return ExportOptions((size, size), **values)
+    return ExportOptions(size, **values)
 
 
 def _calibration_images(index: DatasetIndex, options: ExportOptions) -> torch.Tensor:
     """Letterboxed images evenly spread over a split, uint8 (N, 3, H, W); some twice if a batch lacks some."""
-    size, batch_size = options.image_size[0], options.batch_size
+    batch_size = options.batch_size
     count = math.ceil(min(CALIBRATION_IMAGES, len(index)) / batch_size) * batch_size
     some = index.subset(np.linspace(0, len(index) - 1, count, dtype=np.int64))
-    return torch.cat([batch.images for batch in verification.letterboxed(some, size, 16)])
+    return torch.cat([batch.images for batch in verification.letterboxed(some, options.image_size, 16)])
 
 
 def _parser() -> FitParser:
@@ -230,7 +231,10 @@ def _parser() -> FitParser:
         "--output", metavar="DIR", help="folder (default: the checkpoint's, or the current one)"
     )
     parser.add_argument(
-        "--image_size", type=int, metavar="PX", help="side of the input (default: the training's)"
+        "--image_size",
+        type=read_size,
+        metavar="PX",
+        help="side of the input, or height,width (default: the training's)",
     )
     for name, value, words in (
         ("batch_size", 1, "images of a call"),

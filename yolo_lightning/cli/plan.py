@@ -12,6 +12,7 @@ import torch
 from ..data.annotations.index import DatasetIndex
 from ..data.annotations.source import DataSource
 from ..data.batch import label_capacity
+from ..data.image_size import Size, as_option, as_size, checked_size, describe, read_size
 from ..errors import InputError
 from ..model.architecture import short_name
 from ..model.network import build_network
@@ -43,16 +44,14 @@ def run_plan(argv: list[str]) -> None:
     """
     options = _parser().parse_args(argv)
     cards: list[Card | None] = [find_card(name) for name in options.gpu]
-    size, batch_size = options.image_size, options.batch_size
+    batch_size = options.batch_size
     for name, value in (("data.batch_size", batch_size), ("model.num_classes", options.num_classes)):
         if value is not None and value < 1:
             raise InputError(f"--{name} is {value}; give 1 or more")
     with torch.device("meta"):
         stride = max(build_network(options.architecture, options.num_classes).strides)
-    if size < stride or size % stride:
-        near = max(stride, round(size / stride) * stride)
-        raise InputError(f"--data.image_size {size} is not a multiple of {stride}; use {near}")
-    index, job = None, Job(options.architecture, options.num_classes, size)
+    canvas = checked_size(options.image_size, stride, "--data.image_size")
+    index, job = None, Job(options.architecture, options.num_classes, canvas)
     if options.root:
         index = DataSource(Path(options.root).expanduser().absolute(), val_share=0.2).read("train", keep=True)
         rows = label_capacity(index.most_labels)
@@ -62,7 +61,7 @@ def run_plan(argv: list[str]) -> None:
             label_rows=rows,
             labels_per_image=index.labels_per_image,
         )
-    rate = _loader_rate(index, size) if index else None
+    rate = _loader_rate(index, canvas) if index else None
     planners: dict[str, Planner] = {}
     plans = []
     for card in cards or [None]:
@@ -87,7 +86,7 @@ def _plan(
     found: dict[str, Any] = {
         "gpu": card.name if card else None,
         "architecture": short_name(planner.job.architecture),
-        "image_size": planner.job.image_size,
+        "image_size": as_option(planner.job.image_size),
         "precision": planner.job.precision,
         "batch_size": used,
         "largest_batch_size": largest,
@@ -111,7 +110,7 @@ def _plan(
     return found
 
 
-def _loader_rate(index: DatasetIndex, image_size: int) -> float:
+def _loader_rate(index: DatasetIndex, image_size: Size) -> float:
     """Images a second that all cores of this machine read and decode, by a sample."""
     sample = TrainingSample(index, image_size, index.most_labels, _SAMPLE)
     cost = measure_images(sample, _SAMPLE_SECONDS)
@@ -122,7 +121,8 @@ def _loader_rate(index: DatasetIndex, image_size: int) -> float:
 def _text(plan: dict[str, Any]) -> str:
     """A plan as lines for people."""
     gpu, memory, used = plan["gpu"], plan["memory_gb"], plan["batch_size"]
-    what = f"{plan['architecture']}, {plan['image_size']} px, {plan['precision']}, batch {used}"
+    size = describe(as_size(plan["image_size"]))
+    what = f"{plan['architecture']}, {size}, {plan['precision']}, batch {used}"
     lines = [f"{gpu}: {what}" if gpu else what]
     shown = [(name, memory[name]) for name in PARTS if memory[name] >= 0.0005]
     lines += [f"  {name:<13}{size:8.2f} GB" for name, size in (*shown, ("peak", memory["peak"]))]
@@ -149,8 +149,9 @@ def _parser() -> CommandParser:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--data.root", dest="root", metavar="DIR", help="its classes and labels")
     parser.add_argument(
-        "--data.image_size", dest="image_size", type=int, default=640, metavar="PX", help="default: 640"
-    )
+        "--data.image_size", dest="image_size", type=read_size, default=640, metavar="PX",
+        help="side, or height,width (default: 640)",
+    )  # fmt: skip
     parser.add_argument(
         "--data.batch_size", dest="batch_size", type=int, metavar="N", help="default: the suggested one"
     )

@@ -12,13 +12,14 @@ import torch
 
 from ..data.augment import normalise
 from ..data.batch import Batch, move
+from ..data.image_size import Size, as_option, checked_size, read_size
 from ..data.images.decode import MAX_MEGAPIXELS, content_slice
 from ..data.letterbox import letterbox_geometry, to_letterbox
 from ..data.loading.dataset import PredictionDataset, collate
 from ..data.loading.sources import list_images
 from ..errors import InputError
 from ..evaluation.detect import detect
-from ..inference.trained_model import IMAGE_SIZE_PX, check_multiple, load_network
+from ..inference.trained_model import IMAGE_SIZE_PX, load_network
 from ..model.network import DetectionNetwork
 from ..monitoring import features
 from ..monitoring.pictures.draw_boxes import Pixels, encode
@@ -65,14 +66,14 @@ def run_visualize(argv: list[str]) -> list[Path]:
         said = str(error).replace("--data.allow_outside true", "--allow_outside")
         raise InputError(re.sub(theirs, r"--\1", said)) from error
     layers = features.check_layers(network, options.layers or network.head_sources, "--layers")
-    size, stride = options.image_size or facts.image_size, facts.stride
-    check_multiple(size, stride, "--image_size")
+    stride = facts.stride
+    canvas = checked_size(options.image_size or as_option(facts.image_size), stride, "--image_size")
     _move(network, options.device)
     folder = Path(options.output).expanduser() if options.output else folder
-    dataset = PredictionDataset(paths, size, stride, options.max_megapixels)
+    dataset = PredictionDataset(paths, canvas, stride, options.max_megapixels)
     written = []
     for position, name in enumerate(_names(paths)):
-        pictures = _draw(network, collate([dataset[position]]), size, layers, options)
+        pictures = _draw(network, collate([dataset[position]]), canvas, layers, options)
         for suffix, picture in pictures.items():
             path = folder / f"{name}_{suffix}.png"
             try:
@@ -120,7 +121,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _draw(
-    network: DetectionNetwork, batch: Batch, image_size: int, layers: Sequence[int], options: Namespace
+    network: DetectionNetwork, batch: Batch, image_size: Size, layers: Sequence[int], options: Namespace
 ) -> dict[str, Pixels]:
     """Pictures of the image of a batch, RGB (H, W, 3), by the suffix of their names."""
     device = next(network.parameters()).device
@@ -169,9 +170,9 @@ def _parser() -> CommandParser:
     )
     parser.add_argument(
         "--image_size",
-        type=int,
+        type=read_size,
         metavar="PX",
-        help=f"longer side of the scaled images (default: the run's, else {IMAGE_SIZE_PX})",
+        help=f"longer side of the scaled images, or height,width (default: the run's, else {IMAGE_SIZE_PX})",
     )
     parser.add_argument("--allow_outside", action="store_true", help="follow links that lead out of a folder")
     parser.add_argument(

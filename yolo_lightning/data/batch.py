@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .image_size import Size
 from .letterbox import PAD_VALUE
 
 
@@ -20,13 +21,12 @@ class HostLabels(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images and labels of fixed shape; B images of S x S pixels with room for N labels each.
+    """Images and labels of fixed shape; B images of H x W pixels with room for N labels each.
 
     A named tuple: Lightning and torch know how to pin, move and compile it.
 
     Attributes:
-        images: uint8 (B, 3, S, S), RGB, letterboxed, stored channels last (HWC in memory). With ``data.rect``
-            (B, 3, H, W), the longer side being S.
+        images: uint8 (B, 3, H, W), RGB, letterboxed, stored channels last (HWC in memory).
         targets: float32 (B, N, 5): class, x1, y1, x2, y2 in pixels of the letterboxed image. Rows
             from ``count`` on are zero.
         count: int64 (B,), rows of ``targets`` that are labels.
@@ -56,6 +56,12 @@ class Batch(NamedTuple):
         """The batch with a function applied to each of its tensors, those in host memory included."""
         known = self.on_host and HostLabels(*map(function, self.on_host))
         return Batch._make([*map(function, self[:-1]), known])
+
+
+def image_size(batch: Batch) -> Size:
+    """Height and width of the images of a batch, in px."""
+    height, width = batch.images.shape[2:]
+    return height, width
 
 
 def move(batch: Batch, device: torch.device, *, non_blocking: bool = False) -> Batch:

@@ -6,8 +6,12 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from .image_size import Size
 
 PAD_VALUE = 114  # grey of the padding, 0..255 in each channel
 
@@ -26,25 +30,25 @@ class Letterbox(NamedTuple):
 def letterbox_geometry(
     height: int,
     width: int,
-    size: int,
-    canvas: tuple[int, int] | None = None,
+    size: Size,
+    canvas: Size | None = None,
     rounding: Callable[[float], int] = math.ceil,
 ) -> Letterbox:
-    """Scale the longer of ``height`` and ``width`` px to ``size`` and centre the result, as classic YOLOv5.
+    """Scale an image of ``height`` x ``width`` px to fit into ``size`` and centre it, as classic YOLOv5.
 
     An odd pixel of padding goes to the right and the bottom (``load_image`` and ``letterbox`` of
     ultralytics/yolov5 v7.0).
 
     Args:
-        size: Longer side after scaling, in px.
-        canvas: Height and width of the canvas, in px; a square of ``size`` if left out.
-        rounding: Rounding of the shorter side; classic training and validation round up, ``detect.py`` to
+        size: Largest height and width after scaling, in px; the image has at least one of them.
+        canvas: Height and width of the canvas, in px; ``size`` if left out.
+        rounding: Rounding of the other side; classic training and validation round up, ``detect.py`` to
             the nearest.
     """
-    ratio = size / max(height, width)
-    new_height = max(1, min(size, rounding(height * ratio)))
-    new_width = max(1, min(size, rounding(width * ratio)))
-    canvas_height, canvas_width = canvas or (size, size)
+    ratio = min(size[0] / height, size[1] / width)
+    new_height = max(1, min(size[0], rounding(height * ratio)))
+    new_width = max(1, min(size[1], rounding(width * ratio)))
+    canvas_height, canvas_width = canvas or size
     return Letterbox(
         height=new_height,
         width=new_width,
@@ -55,12 +59,26 @@ def letterbox_geometry(
     )
 
 
-def enclosing_rectangle(height: int, width: int, stride: int, margin: float) -> tuple[int, int]:
+def letterbox_ratios(sizes: npt.NDArray[np.integer], size: Size) -> npt.NDArray[np.float64]:
+    """Factors (I,) by which letterboxing into ``size`` px scales images of heights and widths (I, 2)."""
+    ratios: npt.NDArray[np.float64] = (np.array(size) / np.maximum(sizes, 1)).min(axis=1)
+    return ratios
+
+
+def enclosing_rectangle(height: int, width: int, stride: int, margin: float) -> Size:
     """Height and width of the smallest canvas of whole strides around a scaled image, all in px.
 
     ``margin`` strides are added before rounding up; classic YOLOv5 validates with 0.5 and predicts with 0.
     """
     return math.ceil(height / stride + margin) * stride, math.ceil(width / stride + margin) * stride
+
+
+def width_and_height(size: Size, like: Tensor) -> Tensor:
+    """Width and height of a size in px, (2,), on the device of a tensor and of its type.
+
+    They are filled there: copying them would wait for the device.
+    """
+    return torch.stack([like.new_full((), side) for side in size[::-1]])
 
 
 def to_letterbox(boxes: Tensor, letterbox: Tensor) -> Tensor:

@@ -24,12 +24,14 @@ from .annotations.source import FORMAT_NAMES, DataSource, Split
 from .annotations.summary import summarise
 from .batch import Batch, label_capacity, move
 from .check.splits import FIT_SECONDS, check_splits
+from .image_size import SizeOption, as_option, checked_size
 from .images import waiting
 from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
 from .images.copy_paste import CopyPaste
 from .images.decode import MAX_MEGAPIXELS, refuse_large
 from .images.effects import Effects
 from .images.faults import Faults
+from .letterbox import letterbox_ratios
 from .loading.dataset import DetectionDataset, PredictionDataset, collate
 from .loading.evaluation_loader import EvaluationLoader
 from .loading.image_weights import ImageWeights
@@ -67,7 +69,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         root: Folder of the data set, or its data.yaml or other file. A folder with
             annotations/instances_{train,val,test}*.json is COCO, any other with a data.yaml is YOLO. What
             other tools write is told by the files; see docs/data.md.
-        image_size: Side of the square that images are letterboxed to, in px; a multiple of 32.
+        image_size: Side of the square that images are letterboxed to, in px, or [height, width]; multiples of
+            32.
         batch_size: Images of a batch in each process. auto, of fit alone: the largest batch that the plan of
             the memory fits, at most model.optimizer.nominal_batch_size; see docs/configuration.md.
         num_workers: Processes of each loader that decode images; 0 decodes in the main process, with one
@@ -75,7 +78,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             one per usable core, at most 16.
         cache: Place of the decoded images: none, disk (a file beside the data, kept for all processes and
             later runs), ram (a file in shared memory, removed at the end), or device (the training
-            device, filled from such a file). Takes 3 x image_size^2 bytes per image. auto: the fastest
+            device, filled from such a file). Takes 3 bytes per px of image_size. auto: the fastest
             one with enough room, of device, disk, ram, none.
         predict_source: Image, video, folder (searched recursively), pattern ("a/**/*.jpg"), .txt file with a
             path a line, address (http, rtsp ...) or number of a camera to predict on, or a list of them
@@ -125,7 +128,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
     def __init__(
         self,
         root: str | None = None,
-        image_size: int = 640,
+        image_size: SizeOption = 640,
         batch_size: int | Literal["auto"] = 16,
         num_workers: int | Literal["auto"] = "auto",
         cache: CacheOption = "auto",
@@ -153,9 +156,10 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         copy_paste: float = 0.0,
     ) -> None:
         super().__init__()
-        if image_size < 32 or image_size % 32:
-            near = max(32, round(image_size / 32) * 32)
-            raise InputError(f"data.image_size {image_size} is not a multiple of 32; use {near}")
+        self.canvas = checked_size(image_size, 32, "data.image_size")  # of each training image
+        self.image_size = as_option(self.canvas)
+        if rect and isinstance(self.image_size, list):
+            raise InputError("data.rect chooses rectangles by itself; give data.image_size as one number")
         if batch_size == "auto":
             raise InputError("data.batch_size auto is planned by fit alone; give a number")
         if batch_size < 1:
@@ -187,7 +191,6 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             selection=Selection(classes, single_cls, fraction),
             keep_outlines=copy_paste > 0,
         )
-        self.image_size = image_size
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.cache = cache
@@ -227,7 +230,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         """Read splits, and ``examine`` their image files; what is wrong in all of them is one report."""
         indices = {split: self.inspect(split) for split in splits if split not in self.indices}
         if examine:
-            found = check_splits(indices, self.image_size, FIT_SECONDS, keep=self.cache != "none")
+            found = check_splits(indices, self.canvas, FIT_SECONDS, keep=self.cache != "none")
             indices = {split: index.without(found[split]) for split, index in indices.items()}
         for split, index in indices.items():
             rank_zero_info(summarise(index, f"{split} ({index.layout}, {index.source})"))
@@ -352,7 +355,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         indices = {split: self.index(split) for split in _SPLITS_OF_STAGE[stage]}
         cores = max(1, usable_cores() // processes)
         self._cache_plan = CachePlan(
-            indices, self.image_size, device, cores, self.cache, rank_zero_info, self.max_skipped
+            indices, self.canvas, device, cores, self.cache, rank_zero_info, self.max_skipped
         )
         for split in indices:
             self._cache_plan.cache(split)
@@ -364,12 +367,10 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.prepare(stage)
 
     def train_dataloader(self) -> OrderedLoader:
-        """Full batches of squares, or of rectangles, in seeded order, on the device of the training."""
+        """Full batches of one size, or of a few with ``rect``, in seeded order, on the training device."""
         dataset = self._dataset("train")
         overfits = getattr(self.trainer, "overfit_batches", 0) > 0
-        canvases = (
-            training_rectangles(dataset.index.sizes, self.image_size, self.stride) if self.rect else None
-        )
+        canvases = training_rectangles(dataset.index.sizes, self.canvas, self.stride) if self.rect else None
         weights = partial(self.image_weights.of_epoch, index=dataset.index) if self.image_weights else None
         sampler = TrainSampler(
             dataset, self.batch_size, self.seed, same_order=overfits, canvases=canvases, weights=weights
@@ -414,7 +415,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         """Every image of ``predict_source`` once, images of one shape together; then frames of streams."""
         images, streams = self.predict_sources
         stride = max(self.stride, self.predict_stride)
-        how = Letterboxing(None if self.predict_whole else self.image_size, stride)
+        how = Letterboxing(None if self.predict_whole else self.canvas, stride)
         loader: EvaluationLoader | None = None
         if images:
             dataset = PredictionDataset(images, *how[:2], self.max_megapixels)
@@ -435,7 +436,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         faults = Faults(len(index), index.path, split, self.max_skipped, self._failed, rank_zero_info)
         return DetectionDataset(
             index,
-            self.image_size,
+            self.canvas,
             capacity,
             split == "train",
             cache,
@@ -469,7 +470,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         index = self.index("train")
         limits = np.repeat(index.sizes[:, ::-1], np.diff(index.offsets), axis=0)  # (T, 2), width and height
         sides = np.minimum(index.boxes[:, 2:], limits) - index.boxes[:, :2].clip(0)
-        scaled = sides * (self.image_size / limits.max(axis=1, keepdims=True))
+        scaled = sides * letterbox_ratios(limits[:, ::-1], self.canvas)[:, None]
         return scaled[index.trainable].astype(np.float32)
 
     @property

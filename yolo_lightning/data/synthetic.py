@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from .image_size import Size
 
 CLASS_NAMES = ("circle", "square", "triangle", "star", "ring")
 MANIFEST = "synthetic.json"
@@ -149,15 +150,18 @@ def _write_split(root: Path, split: str, count: int, image_size: int, seed: int)
     return len(annotations)
 
 
-def draw_picture(rng: np.random.Generator, image_size: int) -> tuple[_Bytes, list[dict[str, Any]]]:
-    """Draw one picture with a longer side of ``image_size`` px.
+def draw_picture(rng: np.random.Generator, image_size: int | Size) -> tuple[_Bytes, list[dict[str, Any]]]:
+    """Draw one picture with a longer side of ``image_size`` px, or of that height and width.
 
     Returns:
         uint8 (H, W, 3) BGR, and for each shape ``category_id`` (from 1), ``bbox`` [x, y, w, h] in px around
         its visible pixels and ``area``, the number of those pixels.
     """
-    short = image_size * 3 // 4
-    height, width = [(image_size, image_size), (short, image_size), (image_size, short)][rng.integers(3)]
+    if isinstance(image_size, int):
+        short = image_size * 3 // 4
+        height, width = [(image_size, image_size), (short, image_size), (image_size, short)][rng.integers(3)]
+    else:
+        height, width = image_size
     canvas = _background(rng, height, width)
     owner = np.zeros((height, width), np.uint8)  # 0 background, n the n-th shape
     full_area = [height * width]

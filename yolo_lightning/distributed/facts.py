@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..data.annotations.index import DatasetIndex
+from ..data.image_size import as_size
 from ..data.images.choose_cache import MOST_WORKERS
 from ..data.module import PATH_OPTIONS
 from ..model.network import build_network
@@ -179,7 +180,8 @@ def evaluation_bytes(config: Any) -> int:
     if workers == "auto":  # on a CPU there are none
         on_gpu = is_on_gpu(config.trainer.accelerator)
         workers = max(1, min(MOST_WORKERS, usable_cores() // processes)) if on_gpu else 0
-    pixels = data.batch_size * (data.image_size + _MARGIN_PX) ** 2  # of 3 bytes
+    height, width = as_size(data.image_size)
+    pixels = data.batch_size * (height + _MARGIN_PX) * (width + _MARGIN_PX)  # of 3 bytes
     return int(processes * workers * _PREFETCH * 3 * pixels)
 
 

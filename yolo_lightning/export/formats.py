@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..data.image_size import Size, as_option
 from ..errors import InputError
 from ..inference.trained_model import ModelFacts, load_network
 from ..model.architecture import self_contained, short_name
@@ -46,7 +47,7 @@ class ExportOptions:
         opset: Version of the ONNX operators.
     """
 
-    image_size: tuple[int, int]
+    image_size: Size
     batch_size: int = 1
     dynamic: bool = False
     half: bool = False
@@ -158,7 +159,7 @@ def metadata(source: ExportSource, options: ExportOptions) -> dict[str, Any]:
         "args": {"dynamic": options.dynamic, "nms": options.nms, "half": options.half, "int8": options.int8},
         "layout": "detections" if options.nms else source.network.head.layout,
         "category_ids": list(facts.category_ids) if facts.category_ids else None,
-        "image_size": facts.image_size,
+        "image_size": as_option(facts.image_size),
         "score_thresholds": list(facts.score_thresholds) if facts.score_thresholds else None,
         "architecture": self_contained(source.architecture),
         "version": package_version("yolo-lightning"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ..data.image_size import as_option
 from ..model.architecture import read_architecture
 from ..model.blocks import build_model
 from ..system.environment import package_version
@@ -18,7 +19,7 @@ def write(source: ExportSource, path: Path, options: ExportOptions) -> None:
     description, _, activation = read_architecture(source.architecture)
     model = build_model(description, activation, network.head.num_classes)
     model.load_state_dict(network.state_dict())
-    settings = {"task": "detect", "model": path.name, "imgsz": source.facts.image_size}
+    settings = {"task": "detect", "model": path.name, "imgsz": as_option(source.facts.image_size)}
     model.names, model.args, model.task = dict(enumerate(source.facts.class_names)), settings, "detect"
     model = (model.half() if options.half else model).eval().requires_grad_(False)
     content = {"epoch": -1, "best_fitness": None, "model": model, "ema": None, "updates": None}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data.annotations.index import DatasetIndex
 from ..data.batch import Batch, label_capacity
+from ..data.image_size import Size
 from ..data.letterbox import from_letterbox
 from ..data.loading.dataset import DetectionDataset, collate
 from ..errors import InputError
@@ -73,8 +74,8 @@ def tolerance_of(options: ExportOptions) -> Tolerance:
     return HALF if options.half or options.int8 else FLOAT
 
 
-def letterboxed(index: DatasetIndex, image_size: int, batch_size: int) -> Iterator[Batch]:
-    """Images of an index on squares, as an export of fixed size takes them, with their annotations."""
+def letterboxed(index: DatasetIndex, image_size: Size, batch_size: int) -> Iterator[Batch]:
+    """Images of an index on canvases of one size, as an export takes them, with their annotations."""
     dataset = DetectionDataset(index, image_size, label_capacity(index.most_labels), train=False)
     dataset.canvases = np.full((len(index), 2), image_size)
     for first in range(0, len(index), batch_size):
@@ -135,13 +136,13 @@ def _pair(rows: Tensor, others: Tensor) -> Tensor:
 
 
 def mean_average_precision(model: TrainedModel, index: DatasetIndex, options: ExportOptions) -> float:
-    """The mAP 50-95 of a model on squares, 0..1; with suppression inside, at its thresholds.
+    """The mAP 50-95 of a model on images of one size, 0..1; with suppression inside, at its thresholds.
 
     ``validate`` evaluates on rectangles, whose mAP differs a little.
     """
     metric = CocoMeanAveragePrecision(len(index.class_names))
     inside = options if options.nms else ExportOptions(options.image_size, iou_threshold=0.6)
-    for batch in letterboxed(index, options.image_size[0], 8):
+    for batch in letterboxed(index, options.image_size, 8):
         threshold = options.score_threshold if options.nms else 0.001
         found, counts = _detections(model, batch, threshold, inside, multi_label=not options.nms)
         original = from_letterbox(found[..., :4], batch.letterbox, batch.original_sizes)

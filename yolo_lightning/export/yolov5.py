@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..data.image_size import as_option
 from ..errors import InputError
 from ..model.architecture import read_architecture, short_name
 from ..model.heads import AnchorHead
@@ -63,7 +64,7 @@ def write(source: ExportSource, path: Path, options: ExportOptions) -> None:
     )
     model = model.half() if options.half else model
     content = {"epoch": -1, "best_fitness": None, "model": model, "ema": None, "updates": None}
-    settings = {"imgsz": source.facts.image_size}
+    settings = {"imgsz": as_option(source.facts.image_size)}
     content |= {"optimizer": None, "opt": settings, "git": None, "date": None}
     with _importable():
         torch.save(content, path)

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..data.batch import Batch, move
+from ..data.image_size import SizeOption, as_option, checked_size
 from ..data.images.decode import Pixels, read_rgb
 from ..data.loading.dataset import prediction_canvas
 from ..data.loading.sources import find_sources, is_stream
@@ -29,7 +30,7 @@ from .detections import Detections
 from .finder import Finder, Model, model_of
 from .options import Classes, FindOptions
 from .runtimes import open_model
-from .trained_model import TorchModel, TrainedModel, check_multiple
+from .trained_model import TorchModel, TrainedModel
 
 _MOST_WAITING = 4
 """Most images that wait in memory for others of their shape, in batches: each file may have its own."""
@@ -43,7 +44,8 @@ class Detector:
     Args:
         model: checkpoint, weights or exported model; of several, the candidates are joined.
         device: such as ``cpu`` or ``cuda:1``; by default a GPU if there is one.
-        image_size: longer side of the scaled images in px; by default that of the training.
+        image_size: longer side of the scaled images in px, or [height, width] that they are scaled into; by
+            default that of the training.
         score_threshold: lowest score of a detection, 0..1; auto: that of the best F1 of each class, which a
             checkpoint has from its last validation.
         iou_threshold: IoU above which only the best of two boxes of one class is kept, 0..1.
@@ -69,7 +71,7 @@ class Detector:
         model: str | Path | Sequence[str | Path],
         *,
         device: str | torch.device | None = None,
-        image_size: int | None = None,
+        image_size: SizeOption | None = None,
         score_threshold: float | Literal["auto"] = 0.25,
         iou_threshold: float = 0.45,
         max_detections: int = 300,
@@ -232,7 +234,7 @@ def usable_device(device: str | torch.device | None) -> torch.device:
 
 
 def _letterboxing(
-    models: Sequence[TrainedModel], image_size: int | None, options: FindOptions
+    models: Sequence[TrainedModel], image_size: SizeOption | None, options: FindOptions
 ) -> Letterboxing:
     """How images are scaled for models.
 
@@ -241,7 +243,6 @@ def _letterboxing(
     """
     stride = max(model.facts.stride for model in models)
     fixed = {model.facts.input_size for model in models if model.facts.input_size}
-    size = image_size or models[0].facts.image_size
     if fixed and (len(fixed) > 1 or options.augment or options.tile_size or image_size):
         sizes = " and ".join(f"{width} x {height} px" for height, width in fixed)
         raise InputError(
@@ -249,8 +250,8 @@ def _letterboxing(
             "only models of one size, or export with --dynamic"
         )
     if fixed:
-        return Letterboxing(size, stride, fixed.pop())
-    check_multiple(size, stride, "image_size")
+        return Letterboxing(None, stride, fixed.pop())
+    size = checked_size(image_size or as_option(models[0].facts.image_size), stride, "image_size")
     return Letterboxing(None if options.tile_size else size, stride)
 
 

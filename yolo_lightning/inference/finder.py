@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ..data.augment import normalise
 from ..data.batch import Batch
+from ..data.image_size import checked_size
 from ..errors import InputError
 from ..evaluation.detect import non_max_suppression, to_original
 from ..model.network import DetectionNetwork, with_fused_norms
 from .candidates import FindCandidates, in_tiles, of_ensemble, with_augmentation
 from .options import Classes, FindOptions
-from .trained_model import check_multiple
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Finder:
         finds = [with_augmentation(m.find, m.stride, m.levels) if options.augment else m.find for m in models]
         self._find = of_ensemble(finds)
         if tile := options.tile_size:
-            check_multiple(tile, stride, "tile_size")
+            checked_size(tile, stride, "tile_size")
             self._find = in_tiles(self._find, tile, options.tile_overlap, stride)
         self._suppress: dict[str, Any] = {
             "max_detections": options.max_detections,

@@ -203,13 +203,15 @@ def _facts(metadata: Mapping[str, Any]) -> ModelFacts:
     ordered = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
     shape = metadata.get("shape") or (None,)  # all that files of yolov5 tell, (B, 3, H, W)
     size, batch = metadata.get("imgsz") or shape[2:], metadata.get("batch") or shape[0]
+    trained = metadata.get("image_size") or (max(size) if size else IMAGE_SIZE_PX)
+    sides = trained if isinstance(trained, list) else [trained]
     args = _args(metadata)
     is_open = bool(args.get("dynamic"))
     ids, thresholds = metadata.get("category_ids"), metadata.get("score_thresholds")
     return ModelFacts(
         class_names=tuple(map(str, ordered)),
         category_ids=tuple(map(int, ids)) if ids else None,
-        image_size=int(metadata.get("image_size") or (max(size) if size else IMAGE_SIZE_PX)),
+        image_size=(int(sides[0]), int(sides[-1])),
         stride=int(metadata.get("stride", 32)),
         batch_size=int(batch) if batch and (not is_open or args.get("nms")) else None,
         input_size=(int(size[0]), int(size[1])) if size and not is_open else None,

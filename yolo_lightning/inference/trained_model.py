@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..data.image_size import Size, as_size
 from ..errors import InputError
 from ..model.architecture import is_name
 from ..model.network import DetectionNetwork, build_network
@@ -30,22 +31,11 @@ class ModelFacts:
 
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...] | None  # COCO id of each class; None if they are unknown
-    image_size: int  # side of the training images in px
+    image_size: Size  # height and width of the training images in px
     stride: int  # sides of its input are multiples of it, in px
     batch_size: int | None = None  # images of each call; None: any number
-    input_size: tuple[int, int] | None = None  # height and width of its input in px; None: any
+    input_size: Size | None = None  # height and width of its input in px; None: any
     score_thresholds: tuple[float, ...] | None = None  # of the best F1 of each class; None if unknown
-
-
-def check_multiple(size: int, stride: int, option: str) -> None:
-    """Refuse a side in px that a model cannot have.
-
-    Raises:
-        InputError: it is no multiple of the stride.
-    """
-    if size < stride or size % stride:
-        near = max(stride, round(size / stride) * stride)
-        raise InputError(f"{option} {size} is not a multiple of {stride}; use {near}")
 
 
 class TrainedModel(Protocol):
@@ -122,4 +112,4 @@ def load_network(
     names = weights.class_names or tuple(map(str, range(classes)))
     ids = tuple(category_ids) if category_ids else None
     scores = tuple(thresholds) if thresholds else None
-    return network, ModelFacts(names, ids, size, network.stride, score_thresholds=scores), name
+    return network, ModelFacts(names, ids, as_size(size), network.stride, score_thresholds=scores), name

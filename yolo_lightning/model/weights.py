@@ -38,7 +38,7 @@ class LoadedWeights:
     class_names: tuple[str, ...] | None  # name of each class; None if the file has another number of names
     num_classes: int | None  # number of classes by the shape of the head; None for an unknown head
     architecture: str | None = None  # name, or content of the model YAML; None if the file does not tell
-    image_size: int | None = None  # side of the training images in px; None if the file does not tell
+    image_size: int | list[int] | None = None  # side of the training images in px, or [height, width]
     category_ids: tuple[int, ...] | None = None  # COCO id of each class; None if the file does not tell
     score_thresholds: tuple[float, ...] | None = None  # of the best F1 of each class; None if unknown
 
@@ -188,8 +188,7 @@ def _interpret(path: Path, content: Any) -> LoadedWeights:
         tensors, fields = dict(module_tensors(holder)), vars(holder)
         facts = {"names": fields.get("names")}
         if isinstance(settings, dict):
-            size = settings.get("imgsz")  # both programs train with the next multiple of 32
-            facts["image_size"] = -(-size // 32) * 32 if isinstance(size, int) else None
+            facts["image_size"] = settings.get("imgsz")
         if isinstance(description := fields.get("yaml"), dict):
             facts["architecture"] = name_or_content(description, identify_architecture(tensors))
         return _describe(path, tensors, facts)
@@ -227,10 +226,17 @@ def _describe(path: Path, raw: Mapping[str, Any], facts: Mapping[str, Any] | Non
         class_names,
         num_classes,
         architecture if isinstance(architecture, str) else None,
-        size if isinstance(size, int) else None,
+        _whole_strides(size),
         tuple(map(int, facts.get("category_ids") or ())) or None,
         tuple(map(float, facts.get("score_thresholds") or ())) or None,
     )
+
+
+def _whole_strides(size: Any) -> int | list[int] | None:
+    """The next multiples of 32, with which the classic programs train; None if it is no size."""
+    if isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size):
+        return [-(-side // 32) * 32 for side in size]
+    return -(-size // 32) * 32 if isinstance(size, int) else None
 
 
 def _count_classes(state: Mapping[str, Tensor]) -> int | None:

@@ -39,8 +39,8 @@ KEYS = {
     "DetectionDataModule": "{'class_ap': [(first epoch, [average precision of each class])]}, for drawing "
     "images; only with data.image_weights. Written and read by data/module.py.",
     "hyper_parameters": "Arguments of YOLOv5, and 'score_thresholds': [float], the confidence of the best F1 "
-    "of each class in the last validation; missing before it; and 'image_size': int, px. Written by "
-    "Lightning; read by read_resumption, model/weights.py and training/module.py.",
+    "of each class in the last validation; missing before it; and 'image_size': int or [height, width], px. "
+    "Written by Lightning; read by read_resumption, model/weights.py and training/module.py.",
     "hparams_name": "str. Written and read by Lightning, as are all keys below.",
     "epoch": "int, number of the epoch, from 0.",
     "global_step": "int, optimizer steps; read_resumption reads it too.",

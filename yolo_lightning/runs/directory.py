@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from ..data.image_size import SizeOption
 from ..errors import InputError
 from ..model.weights import load_weights
 from ..system.text import one_line
@@ -99,7 +100,7 @@ def run_directory_of(checkpoint: Path) -> Path | None:
     return run if checkpoint.parent.name == CHECKPOINTS and (run / CONFIG).is_file() else None
 
 
-def _with_image_size(argv: list[str], size: int | None) -> list[str]:
+def _with_image_size(argv: list[str], size: SizeOption | None) -> list[str]:
     """A command whose own options still count, after the image size of a model, if it is known."""
     return [argv[0], f"--data.image_size={size}", *argv[1:]] if size else argv
 

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ..data.batch import move
+from ..data.image_size import as_size
 from ..system.lightning_internals import advance_logging_step, is_validation_due, make_timed_validation_due
 from ..system.streams import run_beside
 from ..training.module import YOLOv5
@@ -101,7 +102,7 @@ class MidEpochResumption(Callback):
 
         def remember() -> tuple[torch.Tensor, ...]:
             place, recent = progress.ready, pl_module.augmentation.recent
-            capacity = recent.capacity(loader.batch_size, trainer.datamodule.image_size)  # type: ignore[attr-defined]
+            capacity = recent.capacity(loader.batch_size, as_size(trainer.datamodule.image_size))  # type: ignore[attr-defined]
             kept = -(-capacity // loader.batch_size) - 1
             trained = [n for n in range(place) if (epoch, n) not in pl_module.left_out][-kept:]
             first = trained[0] if trained else place

@@ -19,7 +19,7 @@ _MOST_BYTES, _DEEPEST = 2**28, 50
 _MAGIC = {".png": b"\x89PNG\r\n\x1a\n", ".jpg": b"\xff\xd8\xff"}
 _NUMBER = (int, float)
 _SHAPES: dict[str, dict[str, Any]] = {
-    "config.yaml": {"trainer": {"max_epochs": (int, type(None))}, "data": {"image_size": int}},
+    "config.yaml": {"trainer": {"max_epochs": (int, type(None))}, "data": {"image_size": (int, list)}},
     "environment.json": {"gpus": [str], "world_size": int, "command": [str], "packages": {}},
     "gpu_health.json": {"devices": [{}]},
     "summary.json": {

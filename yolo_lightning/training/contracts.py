@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from ..data.image_size import SizeOption
 from ..data.loading.image_weights import ImageWeights
 from ..evaluation.mean_average_precision import CocoMeanAveragePrecision
 from ..model.losses import DetectionLoss
@@ -22,7 +23,7 @@ class DetectionData(Protocol):
     ``image_size`` is needed. A data module of a user's own may lack the other attributes.
     """
 
-    image_size: int  # side of the square training images in px, or their longer side
+    image_size: SizeOption  # side of the square training images in px, or [height, width]
     batch_size: int  # images of a batch in each process
     stride: int  # largest stride of the network in px, set by the module; evaluation pads to multiples
     image_weights: ImageWeights | None  # learns the average precisions of each validation of a training

@@ -12,6 +12,12 @@ from ..model.architecture import is_self_contained
 _MOST_CLASSES = 100_000
 _LONGEST_NAME = 1000
 _LARGEST_IMAGE_PX = 16_384
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) is int and 0 < value <= _LARGEST_IMAGE_PX
+
+
 _RULES: dict[str, Callable[[Any], bool]] = {
     "architecture": lambda value: isinstance(value, str),
     "num_classes": lambda value: value is None or (type(value) is int and 0 < value <= _MOST_CLASSES),
@@ -23,7 +29,9 @@ _RULES: dict[str, Callable[[Any], bool]] = {
         value is None or (isinstance(value, list) and all(type(n) is int for n in value))
     ),
     "channels_last": lambda value: isinstance(value, bool),
-    "image_size": lambda value: type(value) is int and 0 < value <= _LARGEST_IMAGE_PX,
+    "image_size": lambda value: (
+        _is_side(value) or (isinstance(value, list) and len(value) == 2 and all(map(_is_side, value)))
+    ),
     "batch_size": lambda value: value is None or (type(value) is int and value > 0),
     "seed": lambda value: type(value) is int,
     "score_thresholds": lambda value: isinstance(value, list) and all(type(v) is float for v in value),

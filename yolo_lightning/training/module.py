@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ..data.augment import Augmentation, AugmentationConfig
 from ..data.augment.multi_scale import draw_size, training_sizes
-from ..data.batch import Batch
+from ..data.batch import Batch, image_size
+from ..data.image_size import as_option, as_size, checked_size, mean_side
 from ..errors import InputError
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.detect import MeanLosses
@@ -203,12 +204,10 @@ class YOLOv5(EvaluationSteps):
         self.hparams.update({n: getattr(self, n) for n in ("num_classes", "class_names", "category_ids")})
         if (data := self._data) is not None:
             data.stride = stride = self.network.stride
-            self.criterion.image_size_px = data.image_size  # validation has rectangles
-            self.hparams["image_size"] = data.image_size  # for whoever has the checkpoint alone
+            size = checked_size(data.image_size, stride, f"{short_name(self.architecture)}: data.image_size")
+            self.criterion.image_size_px = mean_side(size)  # validation has rectangles
+            self.hparams["image_size"] = as_option(size)  # for whoever has the checkpoint alone
             self.hparams["batch_size"] = getattr(data, "batch_size", None)  # for a resumption with auto
-            if data.image_size % stride:
-                name = short_name(self.architecture)
-                raise InputError(f"data.image_size is {data.image_size}; {name} needs a multiple of {stride}")
         self._set_anchors()
         self._compile()
 
@@ -283,7 +282,8 @@ class YOLOv5(EvaluationSteps):
             raise InputError("trainer.max_epochs is not set; the learning rate decays over this many epochs")
         self.augmentation.labels_per_image = getattr(self._data, "labels_per_image", 8.0)
         rank_zero_info(describe_scaling(self.optimizer_config, self._total_batch_size))
-        rank_zero_info(self.criterion.describe_gains(self._data.image_size if self._data else 640))
+        side_px = mean_side(as_size(self._data.image_size)) if self._data else 640
+        rank_zero_info(self.criterion.describe_gains(side_px))
         if (power := self.criterion.class_weight_power) > 0:
             counts = getattr(self._data, "class_counts", None)
             if counts is None:
@@ -366,7 +366,7 @@ class YOLOv5(EvaluationSteps):
         mosaic = not rect and self.current_epoch < self._epochs - self.augmentation_config.close_mosaic
         size = None
         if extent := self.augmentation_config.multi_scale:
-            sizes = training_sizes(batch.images.shape[-1], extent, self.network.stride)
+            sizes = training_sizes(image_size(batch), extent, self.network.stride)
             size = draw_size(sizes, self.hparams["seed"], self.current_epoch, batch_index)
         unordered = not getattr(self._data, "copies_beside", False)
         device = batch.images.device

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch.nn import functional
 
+from ..data.image_size import Size
 from ..model.network import build_network
 from ..system.environment import processor_facts
 from .divergence import is_finite
@@ -54,14 +55,14 @@ def usable_precision(precision: str, device: str, is_sound: Callable[[], bool]) 
     return other, f"fp16 gives values that are not finite on this device; training in {other} instead"
 
 
-def fp16_is_sound(device: str, architecture: str, num_classes: int, image_size: int) -> bool:
+def fp16_is_sound(device: str, architecture: str, num_classes: int, image_size: Size) -> bool:
     """Run a fresh network forward and backward in fp16; False if an output or a gradient is not finite.
 
-    ``image_size`` is in px. The random generators are left as they were.
+    ``image_size`` is height and width in px. The random generators are left as they were.
     """
     with torch.random.fork_rng([device] if device.startswith("cuda") else []):
         network = build_network(architecture, num_classes).to(device).to(memory_format=torch.channels_last)
-        images = torch.rand(2, 3, image_size, image_size, device=device)
+        images = torch.rand(2, 3, *image_size, device=device)
     with torch.autocast(device.split(":")[0], torch.float16):
         maps = network(images.contiguous(memory_format=torch.channels_last))
     torch.stack([each.float().square().mean() for each in maps]).sum().backward()

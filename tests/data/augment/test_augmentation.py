@@ -169,7 +169,7 @@ def test_boxes_are_distributed_as_a_plain_simulation_says(monkeypatch: pytest.Mo
             _, labels = reference.mosaic_canvas(batch, chosen, int(x), int(y))
             zoom, move = rng.uniform(0.5, 1.5), rng.uniform(0.4, 0.6, 2) * size
             matrix = np.array([[zoom, 0, move[0] - zoom * size], [0, zoom, move[1] - zoom * size], [0, 0, 1]])
-            boxes = reference.warp_labels(labels, matrix, zoom, size)[:, 1:]
+            boxes = reference.warp_labels(labels, matrix, zoom, (size, size))[:, 1:]
             if rng.random() < 0.5:
                 boxes[:, [0, 2]] = size - boxes[:, [2, 0]]
             expected.append(boxes)

@@ -14,6 +14,7 @@ from tests.support.label_tables import split
 from yolo_lightning.data.augment import Augmentation, AugmentationConfig
 from yolo_lightning.data.augment.augmentation import render_on_device
 from yolo_lightning.data.augment.randomness import SampleStream, uniforms
+from yolo_lightning.data.image_size import Size
 
 PLAIN = {"hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0}
 TURNED = {"degrees": 25.0, "shear": 8.0}
@@ -39,14 +40,18 @@ def render(*args: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("device", ["cpu", "other"])
+@pytest.mark.parametrize("size", [(96, 96), (64, 128), (128, 96)], ids=str)
 @pytest.mark.parametrize("case", CASES)
-def test_equals_cv2_with_the_same_parameters(case: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_cv2_with_the_same_parameters(
+    case: str, size: Size, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if device == "other":
         monkeypatch.setattr("yolo_lightning.data.augment.augmentation.render_on_cpu", render)
     options, tolerance = CASES[case]
     config = AugmentationConfig(**options)
-    batch, seed, epoch = reference.make_batch(10, 96), 7, 3
+    batch, seed, epoch = reference.make_batch(10, size), 7, 3
     images, targets, mask = Augmentation(config, seed=seed)(batch, epoch)
+    assert images.shape == (10, 3, *size)
     numbers = uniforms(torch.tensor(seed), torch.tensor(epoch), batch.index, SampleStream.END)
     assert not targets[~mask].any()
     found = split(targets, mask, 10)

@@ -13,7 +13,7 @@ def draws(samples: int) -> torch.Tensor:
 
 
 def test_rectangles_cover_any_part_of_the_picture() -> None:
-    sides = draw_areas(draws(4000), 64)[..., 2:] - draw_areas(draws(4000), 64)[..., :2]
+    sides = draw_areas(draws(4000), (64, 64))[..., 2:] - draw_areas(draws(4000), (64, 64))[..., :2]
     whole = sides.prod(dim=-1) / 64**2
     assert whole.max() > 0.9 and whole.min() == 0
     assert 0.25 < whole.mean() < 0.5  # half on average, of which the edge of the picture takes a part
@@ -21,13 +21,13 @@ def test_rectangles_cover_any_part_of_the_picture() -> None:
 
 def test_only_a_free_rectangle_is_chosen_and_each_is_as_likely() -> None:
     uniform = draws(3000)
-    areas = draw_areas(uniform, 64)
+    areas = draw_areas(uniform, (64, 64))
     image, is_label = torch.arange(3000), torch.ones(3000, dtype=torch.bool)
-    chosen = choose_area(uniform, image, torch.zeros(3000, 4), ~is_label, 64)
+    chosen = choose_area(uniform, image, torch.zeros(3000, 4), ~is_label, (64, 64))
     found = [(chosen == areas[:, n]).all(dim=1).float().mean() for n in range(3)]
     assert all(0.3 < share < 0.37 for share in found)
     everywhere = torch.tensor([0.0, 0.0, 64.0, 64.0]).expand(3000, 4)
-    taken = choose_area(uniform, image, everywhere, is_label, 64)
+    taken = choose_area(uniform, image, everywhere, is_label, (64, 64))
     assert ((taken[:, 2:] - taken[:, :2]).prod(dim=1) == 0).all()
 
 

@@ -18,7 +18,7 @@ def test_mosaic_centres_and_tile_orders_are_uniform() -> None:
     content = content_rectangles(batch.letterbox, batch.original_sizes)
     uniform, own = numbers(samples), torch.zeros(samples, dtype=torch.int64)
     rows = choose_tiles(uniform, own, torch.tensor(4), torch.tensor(4), 5)  # partners from rows 1 to 4
-    layout = lay_out(uniform, rows, own, content, torch.ones(samples, dtype=torch.bool), size)
+    layout = lay_out(uniform, rows, own, content, torch.ones(samples, dtype=torch.bool), (size, size))
     assert layout.centre.min() == size // 2 and layout.centre.max() == 3 * size // 2 - 1
     position = (rows == 0).int().argmax(dim=1)
     assert (rows == 0).sum() == samples  # once in each mosaic

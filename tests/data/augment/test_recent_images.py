@@ -12,6 +12,7 @@ from yolo_lightning.data.augment.recent_images import (
     content_rectangles,
 )
 from yolo_lightning.data.batch import Batch
+from yolo_lightning.data.image_size import Size, as_size
 from yolo_lightning.data.letterbox import letterbox_geometry
 from yolo_lightning.errors import InputError
 
@@ -59,12 +60,20 @@ def test_a_smaller_batch_wraps_around_the_end() -> None:
 
 @pytest.mark.parametrize(
     ("batch_size", "size", "images"),
-    [(1, 320, 128), (8, 640, 128), (16, 320, 128), (32, 320, 256), (1, 1280, 61), (16, 1280, 128)],
+    [
+        (1, 320, 128),
+        (8, 640, 128),
+        (16, 320, 128),
+        (32, 320, 256),
+        (1, 1280, 61),
+        (16, 1280, 128),
+        (1, (640, 1280), 122),
+    ],
 )
 def test_small_batches_share_a_ring_of_128_images_or_100_megapixels(
-    batch_size: int, size: int, images: int
+    batch_size: int, size: int | Size, images: int
 ) -> None:
-    assert Augmentation(AugmentationConfig()).recent.capacity(batch_size, size) == images
+    assert Augmentation(AugmentationConfig()).recent.capacity(batch_size, as_size(size)) == images
 
 
 def test_a_new_epoch_and_reset_empty_it() -> None:
@@ -93,7 +102,7 @@ def test_too_large_is_refused() -> None:
 @pytest.mark.parametrize("size", [64, 320, 640])
 def test_content_rectangles_invert_the_letterbox(size: int) -> None:
     originals = [(480, 640), (427, 640), (333, 500), (612, 612), (1, 3000), (1281, 37)]
-    boxes = [letterbox_geometry(height, width, size) for height, width in originals]
+    boxes = [letterbox_geometry(height, width, (size, size)) for height, width in originals]
     letterbox = torch.tensor([[b.gain_x, b.gain_y, b.pad_x, b.pad_y] for b in boxes])
     found = content_rectangles(letterbox, torch.tensor(originals))
     assert found.tolist() == [[b.pad_x, b.pad_y, b.width, b.height] for b in boxes]

@@ -8,6 +8,7 @@ from tests.support import augment_reference as reference
 from yolo_lightning.data.augment import AugmentationConfig
 from yolo_lightning.data.augment.randomness import VIEW_STREAMS, uniforms
 from yolo_lightning.data.augment.warp import draw_warp, is_candidate, warp_boxes
+from yolo_lightning.data.image_size import Size
 
 
 def numbers(samples: int) -> torch.Tensor:
@@ -48,13 +49,15 @@ def test_a_flat_box_is_no_candidate_and_gives_no_nan() -> None:
     assert is_candidate(flat, flat).tolist() == [False, False]
 
 
-@pytest.mark.parametrize("canvas", [64, 128])
-def test_the_warp_equals_a_product_of_matrices_and_its_inverse_inverts_it(canvas: int) -> None:
+@pytest.mark.parametrize("size", [(64, 64), (48, 96), (96, 64)])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_the_warp_equals_a_product_of_matrices_and_its_inverse_inverts_it(factor: int, size: Size) -> None:
     config = AugmentationConfig(degrees=40, shear=10, perspective=0.001, translate=0.3)
     uniform = numbers(50)
-    warp = draw_warp(config, uniform, torch.full((50,), canvas), 64)
+    height, width = canvas = size[0] * factor, size[1] * factor
+    warp = draw_warp(config, uniform, torch.tensor([[width, height]] * 50), size)
     for i in range(50):
-        matrix, zoom = reference.warp_matrix(config, uniform[i].double().numpy(), canvas, 64)
+        matrix, zoom = reference.warp_matrix(config, uniform[i].double().numpy(), canvas, size)
         np.testing.assert_allclose(warp.forward[i], matrix, atol=2e-4)
         assert warp.scale[i].item() == pytest.approx(zoom, abs=1e-6)
     identity = torch.eye(3).expand(50, 3, 3)
@@ -65,7 +68,7 @@ def test_the_warp_equals_a_product_of_matrices_and_its_inverse_inverts_it(canvas
 
 def test_drawn_parameters_fill_their_classic_ranges() -> None:
     samples, size = 4000, 100
-    warp = draw_warp(AugmentationConfig(), numbers(samples), torch.full((samples,), 2 * size), size)
+    warp = draw_warp(AugmentationConfig(), numbers(samples), torch.full((samples, 2), 2 * size), (size, size))
     assert torch.equal(warp.forward[:, 0, 1], torch.zeros(samples))
     middle = (warp.forward @ torch.tensor([size, size, 1.0]))[:, :2]  # where the canvas' centre goes
     for values, low, high in ((warp.scale, 0.5, 1.5), (middle[:, 0], 40, 60), (middle[:, 1], 40, 60)):
@@ -77,7 +80,7 @@ def test_a_box_over_the_horizon_is_dropped() -> None:
     matrix = torch.eye(3)[None].clone()
     matrix[0, 2, 0] = -0.01  # depth is 0 at x = 100
     boxes = torch.tensor([[[10.0, 10.0, 50.0, 50.0], [10.0, 10.0, 150.0, 50.0]]])
-    hull, in_front = warp_boxes(boxes, matrix, 1000)
+    hull, in_front = warp_boxes(boxes, matrix, (1000, 1000))
     assert in_front.tolist() == [[True, False]]
     torch.testing.assert_close(hull[0, 0], torch.tensor([10 / 0.9, 10 / 0.9, 100.0, 100.0]))
     assert hull.isfinite().all()

@@ -36,7 +36,7 @@ def random_corners(n: int, seed: int = 0) -> np.ndarray:
 
 
 def kinds(index: DatasetIndex, image_size: int = 640) -> list[str]:
-    return [finding.kind for finding in check_labels(index, image_size)]
+    return [finding.kind for finding in check_labels(index, (image_size, image_size))]
 
 
 @pytest.mark.parametrize("n", [10, 40, 1000])
@@ -57,7 +57,7 @@ def test_corners_in_place_of_sizes(n: int) -> None:
         ("YOLO", as_yolo, "a centre and"),
         ("Darknet", as_yolo, "a centre and"),
     ):
-        (finding,) = check_labels(index_of(boxes, layout), 640)
+        (finding,) = check_labels(index_of(boxes, layout), (640, 640))
         assert finding.is_error and "two corners" in finding.what and words in finding.what
         assert f"of {n:,} reach out" in finding.what
 
@@ -84,13 +84,13 @@ def test_boxes_below_two_px_at_the_training_size() -> None:
     boxes = np.tile([[100.0, 100, 150, 150]], (10, 1))
     boxes[4] = [10, 10, 13, 40]  # 3 px wide
     assert kinds(index_of(boxes)) == [] and kinds(index_of(boxes), 416) == ["tiny box"]
-    (finding,) = check_labels(index_of(boxes), 416)
+    (finding,) = check_labels(index_of(boxes), (416, 416))
     assert "x 10 to 13, y 10 to 40 is 2.0 x 19.5 px at image size 416" in finding.what
     assert finding.image == "/x/4.png" and finding.severity == "warning"
 
 
 def test_images_without_labels_are_counted_once() -> None:
-    (finding,) = check_labels(index_of(random_corners(4)), 640)
+    (finding,) = check_labels(index_of(random_corners(4)), (640, 640))
     assert finding.what.startswith("6 of 10 images have no labels") and finding.is_note
 
 

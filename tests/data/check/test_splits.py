@@ -30,7 +30,7 @@ def root(tmp_path: Path) -> Path:
 def check(root: Path) -> list[tuple[str, Finding]]:
     splits: tuple[Split, ...] = (TRAIN, VAL)  # type: ignore[assignment]
     indices = {split: DataSource(root).find_errors(split) for split in splits}
-    found = check_splits(indices, 640, 600)
+    found = check_splits(indices, (640, 640), 600)
     return [(split, finding) for split in splits for finding in found[split]]
 
 

@@ -35,7 +35,7 @@ def index(tmp_path: Path) -> DatasetIndex:
 def _decoded(index: DatasetIndex, i: int) -> np.ndarray:
     """Image i as training sees it at 32 px."""
     canvas = np.empty((32, 32, 3), np.uint8)
-    draw(read_bytes(index.path(i)), index.path(i), tuple(index.sizes[i]), 32, True, canvas)
+    draw(read_bytes(index.path(i)), index.path(i), tuple(index.sizes[i]), (32, 32), True, canvas)
     return canvas
 
 
@@ -50,28 +50,29 @@ def test_cached_samples_equal_decoded_ones(
     index: DatasetIndex, mode: Literal["ram", "disk"], train: bool
 ) -> None:
     said: list[str] = []
-    cache = open_cache(index, 32, train, mode, said.append)
+    cache = open_cache(index, (32, 32), train, mode, said.append)
     try:
-        cached, decoded = (DetectionDataset(index, 32, 16, train, c) for c in (cache, None))
+        cached, decoded = (DetectionDataset(index, (32, 32), 16, train, c) for c in (cache, None))
         for i in range(3):
             np.testing.assert_array_equal(cached[i].image, decoded[i].image)
             np.testing.assert_array_equal(pickle.loads(pickle.dumps(cache)).pixels[i], cache.pixels[i])
         assert len(said) == 1 and "3 images at 32 px" in said[0] and str(cache.path) in said[0]
         assert cache.path.stat().st_size == 3 * (32 * 32 * 3 + 1)
         assert len(pickle.dumps(cache)) < 1000
-        open_cache(index, 32, train, mode, said.append)
+        open_cache(index, (32, 32), train, mode, said.append)
         assert len(said) == 1  # found, not built again
     finally:
         cache.path.unlink()
 
 
 def test_name_follows_everything_that_the_pixels_depend_on(index: DatasetIndex) -> None:
-    names = {cache_path(index, size, train, "disk").name for size in (32, 64) for train in (True, False)}
-    assert len(names) == 4
-    first = open_cache(index, 32, True, "disk")
+    sizes = (32, 32), (64, 64), (32, 64), (64, 32)
+    names = {cache_path(index, size, train, "disk").name for size in sizes for train in (True, False)}
+    assert len(names) == 8
+    first = open_cache(index, (32, 32), True, "disk")
     write_image(index.path(1), seed=99)
     os.utime(index.path(1), ns=(1, 1))
-    second = open_cache(index, 32, True, "disk")
+    second = open_cache(index, (32, 32), True, "disk")
     assert second.path not in (first.path, *names)
     np.testing.assert_array_equal(second.pixels[1], _decoded(index, 1))
     assert _files(second.path.parent) == [second.path.name]  # the stale one is gone
@@ -80,7 +81,7 @@ def test_name_follows_everything_that_the_pixels_depend_on(index: DatasetIndex) 
 def test_an_interrupted_build_leaves_nothing_to_trust(
     index: DatasetIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = cache_path(index, 32, True, "disk")
+    path = cache_path(index, (32, 32), True, "disk")
     with monkeypatch.context() as patch:
 
         def interrupt(*_: object) -> None:
@@ -88,20 +89,20 @@ def test_an_interrupted_build_leaves_nothing_to_trust(
 
         patch.setattr(cache_room, "draw", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            open_cache(index, 32, True, "disk")
+            open_cache(index, (32, 32), True, "disk")
     assert _files(path.parent) == []
     path.write_bytes(b"too short")
-    assert open_cache(index, 32, True, "disk").pixels[0].any()
+    assert open_cache(index, (32, 32), True, "disk").pixels[0].any()
 
 
 def test_unreadable_image_is_named(index: DatasetIndex) -> None:
     index.path(2).write_text("broken")
     with pytest.raises(InputError, match=r"c\.png: not a readable image"):
-        open_cache(index, 32, True, "disk")
-    assert _files(cache_path(index, 32, True, "disk").parent) == []
+        open_cache(index, (32, 32), True, "disk")
+    assert _files(cache_path(index, (32, 32), True, "disk").parent) == []
     index.path(2).unlink()
     with pytest.raises(InputError, match=r"c\.png: the image cannot be read \(No such file"):
-        open_cache(index, 32, True, "disk")
+        open_cache(index, (32, 32), True, "disk")
 
 
 @pytest.mark.parametrize("mode", ["ram", "disk"])
@@ -112,15 +113,15 @@ def test_too_little_room_is_said_before_writing(
     monkeypatch.setattr(cache_folder.shutil, "disk_usage", lambda _: usage(1, 1, 9215))
     said: list[str] = []
     with pytest.raises(InputError, match=r"needs 0\.0 GB but 0\.0 GB are free; .*--data\.cache"):
-        open_cache(index, 32, True, mode, said.append)
-    assert not said and not cache_path(index, 32, True, mode).exists()
+        open_cache(index, (32, 32), True, mode, said.append)
+    assert not said and not cache_path(index, (32, 32), True, mode).exists()
 
 
 def test_the_announcement_tells_size_and_room(index: DatasetIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(cache_folder.shutil, "disk_usage", lambda _: usage(1, 1, 71_230_000_000))
     said: list[str] = []
-    cache = open_cache(index, 1024, True, "disk", said.append)
+    cache = open_cache(index, (1024, 1024), True, "disk", said.append)
     # 3 x 3 x 1024^2 bytes are 9.4 MB.
     assert said == [f"caching 3 images at 1024 px in {cache.path}: 0.01 GB of 71.2 GB free"]
 
@@ -140,17 +141,17 @@ def test_a_full_disk_leaves_nothing(index: DatasetIndex, monkeypatch: pytest.Mon
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    folder = cache_path(index, 32, True, "disk").parent
+    folder = cache_path(index, (32, 32), True, "disk").parent
     with monkeypatch.context() as patch:
         patch.setattr(cache_room.os, "posix_fallocate", full)
         with pytest.raises(
             InputError,
             match=r"cannot be written \(No space left on device\); make room or set --data\.cache none",
         ) as error:
-            open_cache(index, 32, True, "disk")
+            open_cache(index, (32, 32), True, "disk")
     assert str(error.value).startswith(f"{folder}: ")
     assert _files(folder) == []
-    np.testing.assert_array_equal(open_cache(index, 32, True, "disk").pixels[2], _decoded(index, 2))
+    np.testing.assert_array_equal(open_cache(index, (32, 32), True, "disk").pixels[2], _decoded(index, 2))
 
 
 def test_a_folder_that_cannot_be_made_is_named(index: DatasetIndex) -> None:
@@ -159,11 +160,11 @@ def test_a_folder_that_cannot_be_made_is_named(index: DatasetIndex) -> None:
         InputError,
         match=r"\.yolo_lightning_cache: the cache cannot be made there \(.*, or --data\.cache none",
     ):
-        open_cache(index, 32, True, "disk")
+        open_cache(index, (32, 32), True, "disk")
 
 
 def test_pixels_are_all_images_and_read_only(index: DatasetIndex) -> None:
-    pixels = open_cache(index, 32, True, "disk").pixels
+    pixels = open_cache(index, (32, 32), True, "disk").pixels
     assert pixels.shape == (3, 32, 32, 3) and pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, [_decoded(index, i) for i in range(3)])
     with pytest.raises(ValueError, match="read-only"):
@@ -178,7 +179,7 @@ def test_data_marked_read_only_is_not_written_to(
     before = sorted(index.root.iterdir())
     index.root.chmod(0o555)  # root may write all the same, and must not
     try:
-        cache = open_cache(index, 32, True, "disk")
+        cache = open_cache(index, (32, 32), True, "disk")
         assert cache.path.parent == home / "yolo_lightning" and cache.path.is_file()
         assert sorted(index.root.iterdir()) == before
     finally:
@@ -192,7 +193,7 @@ def test_read_only_data_caches_in_the_users_folder(
     home.mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
     monkeypatch.setattr(cache_folder.os, "access", lambda path, mode: False)
-    assert cache_path(index, 32, True, "disk").parent == home / "yolo_lightning"
+    assert cache_path(index, (32, 32), True, "disk").parent == home / "yolo_lightning"
 
 
 def test_shared_memory_is_given_back_at_exit(index: DatasetIndex) -> None:
@@ -200,7 +201,7 @@ def test_shared_memory_is_given_back_at_exit(index: DatasetIndex) -> None:
         "import sys; from pathlib import Path\n"
         "from yolo_lightning.data.annotations.coco import CocoReader\n"
         "from yolo_lightning.data.images.cache import open_cache\n"
-        "cache = open_cache(CocoReader(Path(sys.argv[1]), 'train').read(), 32, True, 'ram')\n"
+        "cache = open_cache(CocoReader(Path(sys.argv[1]), 'train').read(), (32, 32), True, 'ram')\n"
         "assert cache.path.is_file(); print(cache.path)\n"
     )
     done = subprocess.run(
@@ -211,12 +212,12 @@ def test_shared_memory_is_given_back_at_exit(index: DatasetIndex) -> None:
 
 
 def test_what_killed_builds_left_takes_no_room(index: DatasetIndex) -> None:
-    path = cache_path(index, 32, True, "disk")
+    path = cache_path(index, (32, 32), True, "disk")
     path.parent.mkdir(parents=True)
     left = temporary_name(path)
     dead = left.with_name(left.name.replace(f"-{os.getpid()}-", "-999999999-"))
     dead.write_bytes(b"half")
-    open_cache(index, 32, True, "disk")
+    open_cache(index, (32, 32), True, "disk")
     assert _files(path.parent) == [path.name]
 
 
@@ -227,23 +228,23 @@ def test_where_there_are_no_locks_two_builds_do_not_meet(
         raise OSError(errno.EOPNOTSUPP, "no locks")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    path = cache_path(index, 32, True, "disk")
+    path = cache_path(index, (32, 32), True, "disk")
     path.parent.mkdir(parents=True)
     unfinished = path.with_name(f".{path.name}.elsewhere-77-0123abcd-0.tmp")
     unfinished.write_bytes(b"of a build that goes on")
-    cache = open_cache(index, 32, True, "disk")
+    cache = open_cache(index, (32, 32), True, "disk")
     for i in range(3):
         np.testing.assert_array_equal(cache.pixels[i], _decoded(index, i))
     assert unfinished.read_bytes() == b"of a build that goes on"
 
 
 def test_a_whole_cache_needs_no_lock(index: DatasetIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = open_cache(index, 32, True, "disk").path
+    path = open_cache(index, (32, 32), True, "disk").path
     (path.parent / "lock").unlink()
     (path.parent / "lock").mkdir()  # cannot be opened
-    np.testing.assert_array_equal(open_cache(index, 32, True, "disk").pixels[1], _decoded(index, 1))
+    np.testing.assert_array_equal(open_cache(index, (32, 32), True, "disk").pixels[1], _decoded(index, 1))
     with pytest.raises(InputError, match="the cache cannot be made there"):
-        open_cache(index, 64, True, "disk")
+        open_cache(index, (64, 64), True, "disk")
 
 
 def test_another_folder_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def index(tmp_path: Path) -> DatasetIndex:
 def _expected(index: DatasetIndex) -> np.ndarray:
     canvases = np.empty((IMAGES, 32, 32, 3), np.uint8)
     for i in range(IMAGES):
-        draw(index.path(i).read_bytes(), index.path(i), tuple(index.sizes[i]), 32, True, canvases[i])
+        draw(index.path(i).read_bytes(), index.path(i), tuple(index.sizes[i]), (32, 32), True, canvases[i])
     return canvases
 
 
@@ -71,7 +71,7 @@ def test_processes_that_come_at_once_build_it_once(
 
     def work() -> None:
         together.wait()
-        cache = open_cache(index, 32, True, "disk", lambda line: _append(said, line))
+        cache = open_cache(index, (32, 32), True, "disk", lambda line: _append(said, line))
         _append(found, str(int(cache.pixels.astype(np.int64).sum())))
 
     processes = [context.Process(target=work) for _ in range(3)]
@@ -85,13 +85,13 @@ def test_processes_that_come_at_once_build_it_once(
     assert len(said.read_text().splitlines()) == 1
     expected = _expected(index)
     assert found.read_text().split() == [str(int(expected.astype(np.int64).sum()))] * 3
-    np.testing.assert_array_equal(open_cache(index, 32, True, "disk").pixels, expected)
+    np.testing.assert_array_equal(open_cache(index, (32, 32), True, "disk").pixels, expected)
 
 
 def test_what_a_killed_build_left_is_not_trusted(
     index: DatasetIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = cache_path(index, 32, True, "disk")
+    path = cache_path(index, (32, 32), True, "disk")
     begun = tmp_path / "begun"
 
     def stop() -> None:
@@ -101,7 +101,7 @@ def test_what_a_killed_build_left_is_not_trusted(
     with monkeypatch.context() as patch:
         patch.setattr(cache_room, "draw", _draw_and(stop))
         builder = multiprocessing.get_context("fork").Process(
-            target=open_cache, args=(index, 32, True, "disk")
+            target=open_cache, args=(index, (32, 32), True, "disk")
         )
         builder.start()
         assert builder.pid is not None
@@ -113,5 +113,5 @@ def test_what_a_killed_build_left_is_not_trusted(
     assert builder.exitcode == -signal.SIGKILL and begun.exists()
     (part,) = path.parent.glob("*.tmp")
     assert part.stat().st_size == IMAGES * (32 * 32 * 3 + 1) and not path.exists()  # as large as a whole one
-    np.testing.assert_array_equal(open_cache(index, 32, True, "disk").pixels, _expected(index))
+    np.testing.assert_array_equal(open_cache(index, (32, 32), True, "disk").pixels, _expected(index))
     assert path.is_file() and not part.exists()

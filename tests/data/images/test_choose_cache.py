@@ -53,7 +53,7 @@ def _choose(
     indices: dict[Split, DatasetIndex], cache: CacheOption, device: torch.device = GPU
 ) -> tuple[CacheChoice, list[str]]:
     said: list[str] = []
-    return CachePlan(indices, 64, device, 8, cache, said.append).choice, said
+    return CachePlan(indices, (64, 64), device, 8, cache, said.append).choice, said
 
 
 @pytest.mark.parametrize("device", [CPU, GPU])
@@ -115,13 +115,13 @@ def test_one_pass_over_images_keeps_none(indices: dict[Split, DatasetIndex], roo
 def test_the_fastest_fitting_cache_does_not_depend_on_the_request_or_on_later_room(
     indices: dict[Split, DatasetIndex], room: list[Room]
 ) -> None:
-    cache_plan = CachePlan(indices, 64, GPU, 8, "none")
+    cache_plan = CachePlan(indices, (64, 64), GPU, 8, "none")
     assert cache_plan.choice == NO_CACHE
     assert cache_plan.fastest_fitting == CacheChoice("device", "disk")
     room[0] = Room(0, PLENTY, PLENTY)  # the model lies there by now
     assert cache_plan.fastest_fitting == CacheChoice("device", "disk")
-    assert CachePlan(indices, 64, GPU, 8, "none").fastest_fitting == CacheChoice("disk", "disk")
-    assert CachePlan({}, 64, GPU, 8, "none").fastest_fitting == NO_CACHE
+    assert CachePlan(indices, (64, 64), GPU, 8, "none").fastest_fitting == CacheChoice("disk", "disk")
+    assert CachePlan({}, (64, 64), GPU, 8, "none").fastest_fitting == NO_CACHE
 
 
 def test_room_is_asked_where_the_files_go_and_caches_that_are_there_count(
@@ -134,12 +134,12 @@ def test_room_is_asked_where_the_files_go_and_caches_that_are_there_count(
         return Room(PLENTY, PLENTY, PLENTY)
 
     monkeypatch.setattr(choose_cache, "find_room", find_room)
-    folder = cache_path(indices["train"], 64, True, "disk").parent
+    folder = cache_path(indices["train"], (64, 64), True, "disk").parent
     _choose(indices, "auto", CPU)
-    open_cache(indices["train"], 64, True, "disk")
+    open_cache(indices["train"], (64, 64), True, "disk")
     _choose(indices, "auto", CPU)
-    open_cache(indices["val"], 64, False, "disk")
-    open_cache(indices["val"], 96, False, "disk")  # of another size: nobody's here
+    open_cache(indices["val"], (64, 64), False, "disk")
+    open_cache(indices["val"], (96, 96), False, "disk")  # of another size: nobody's here
     _choose(indices, "auto", CPU)
     assert asked == [(folder, CPU, 0), (folder, CPU, TRAIN_BYTES + 3), (folder, CPU, ALL_BYTES + 7)]
 
@@ -149,16 +149,16 @@ def test_caches_are_built_once(
     indices: dict[Split, DatasetIndex], room: list[Room], cache: CacheOption
 ) -> None:
     said: list[str] = []
-    cache_plan = CachePlan(indices, 64, CPU, 2, cache, said.append)
+    cache_plan = CachePlan(indices, (64, 64), CPU, 2, cache, said.append)
     train, val = cache_plan.cache("train"), cache_plan.cache("val")
     assert train is not None and val is not None
-    assert train.path == cache_path(indices["train"], 64, True, "disk") and train.path.is_file()
-    assert val.path == cache_path(indices["val"], 64, False, "disk") and len(val.pixels) == 4
+    assert train.path == cache_path(indices["train"], (64, 64), True, "disk") and train.path.is_file()
+    assert val.path == cache_path(indices["val"], (64, 64), False, "disk") and len(val.pixels) == 4
     assert cache_plan.cache("train") is train
     assert len(said) == 2 and all("caching" in line for line in said)
-    again = CachePlan(indices, 64, CPU, 2, cache, said.append)
+    again = CachePlan(indices, (64, 64), CPU, 2, cache, said.append)
     assert again.cache("train") is not None and len(said) == 2
-    assert CachePlan(indices, 64, CPU, 2, "none").cache("train") is None
+    assert CachePlan(indices, (64, 64), CPU, 2, "none").cache("train") is None
 
 
 WORKERS: list[tuple[torch.device, CacheOption, int, Split | None, int]] = [
@@ -193,7 +193,7 @@ def test_automatic_workers(
     split: Split | None,
     expected: int,
 ) -> None:
-    assert CachePlan(indices, 64, device, cores, cache).worker_count(split, "auto") == expected
+    assert CachePlan(indices, (64, 64), device, cores, cache).worker_count(split, "auto") == expected
 
 
 @pytest.mark.parametrize("device", [CPU, GPU])
@@ -205,7 +205,7 @@ def test_workers_that_are_asked_for(
     cache: Literal["none", "disk", "device"],
     for_training: int,
 ) -> None:
-    cache_plan = CachePlan(indices, 64, device, 2, cache)
+    cache_plan = CachePlan(indices, (64, 64), device, 2, cache)
     assert cache_plan.worker_count("train", 7) == for_training
     assert cache_plan.worker_count("val", 7) == 7 and cache_plan.worker_count(None, 0) == 0
 
@@ -215,13 +215,13 @@ def test_auto_goes_on_without_a_cache_that_cannot_be_made(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
     said: list[str] = []
-    cache_plan = CachePlan(indices, 64, CPU, 8, "auto", said.append)
+    cache_plan = CachePlan(indices, (64, 64), CPU, 8, "auto", said.append)
     assert cache_plan.choice.mode == "device"
     assert cache_plan.cache("train") is None and cache_plan.cache("val") is None
     assert cache_plan.choice == NO_CACHE
     assert "cache: falling back to none; " in said[-1] and "are free" in said[-1]
     with pytest.raises(InputError, match="are free"):
-        CachePlan(indices, 64, CPU, 8, "disk").cache("train")
+        CachePlan(indices, (64, 64), CPU, 8, "disk").cache("train")
 
 
 def test_auto_still_names_an_image_that_cannot_be_read(
@@ -229,7 +229,7 @@ def test_auto_still_names_an_image_that_cannot_be_read(
 ) -> None:
     indices["train"].path(1).write_text("broken")
     with pytest.raises(InputError, match=f"{indices['train'].path(1)}: not a readable image"):
-        CachePlan(indices, 64, CPU, 8, "auto").cache("train")
+        CachePlan(indices, (64, 64), CPU, 8, "auto").cache("train")
 
 
 def test_without_a_cache_no_image_is_looked_at(
@@ -239,7 +239,7 @@ def test_without_a_cache_no_image_is_looked_at(
         raise AssertionError("looked")
 
     monkeypatch.setattr(choose_cache, "cache_path", look)
-    assert CachePlan(indices, 64, CPU, 8, "none").fastest_fitting == CacheChoice("device", "disk")
+    assert CachePlan(indices, (64, 64), CPU, 8, "none").fastest_fitting == CacheChoice("device", "disk")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def _picture(height: int = 60, width: int = 80) -> np.ndarray:
 def _drawn(data: bytes, size: tuple[int, int], image_size: int, train: bool) -> np.ndarray:
     """The file on a square that was full of something else."""
     canvas = np.random.default_rng(1).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
-    draw(data, "a.img", size, image_size, train, canvas)
+    draw(data, "a.img", size, (image_size, image_size), train, canvas)
     return canvas
 
 
@@ -64,7 +64,7 @@ def test_the_content_lies_in_the_middle_of_any_canvas(
 ) -> None:
     picture = _picture(64, 64)
     canvas = np.zeros((*canvas_size, 3), np.uint8)
-    draw(_png(picture), "a.png", (64, 64), 64, False, canvas)
+    draw(_png(picture), "a.png", (64, 64), (64, 64), False, canvas)
     np.testing.assert_array_equal(canvas[top : top + 64, left : left + 64], picture)
     canvas[top : top + 64, left : left + 64] = 114
     assert (canvas == 114).all()

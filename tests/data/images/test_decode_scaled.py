@@ -16,7 +16,7 @@ from yolo_lightning.errors import InputError
 
 def _drawn(data: bytes, size: tuple[int, int], image_size: int, train: bool) -> np.ndarray:
     canvas = np.empty((image_size, image_size, 3), np.uint8)
-    draw(data, "a.img", size, image_size, train, canvas)
+    draw(data, "a.img", size, (image_size, image_size), train, canvas)
     return canvas
 
 
@@ -57,7 +57,7 @@ SCALED = [
 def test_jpegs_of_twice_the_size_and_more_are_decoded_smaller(
     size: tuple[int, int], decoded: tuple[int, int]
 ) -> None:
-    pixels = decode_scaled(_jpeg(_smooth(*size, sigma=2)), "a.jpg", size, 64)
+    pixels = decode_scaled(_jpeg(_smooth(*size, sigma=2)), "a.jpg", size, (64, 64))
     assert pixels.shape == (*decoded, 3) and pixels.dtype == np.uint8
 
 
@@ -67,7 +67,7 @@ def test_others_are_decoded_whole(size: tuple[int, int]) -> None:
     for kind, options in (("png", {}), ("webp", {"lossless": True})):
         data = io.BytesIO()
         Image.fromarray(picture).save(data, kind, **options)
-        np.testing.assert_array_equal(decode_scaled(data.getvalue(), f"a.{kind}", size, 64), picture)
+        np.testing.assert_array_equal(decode_scaled(data.getvalue(), f"a.{kind}", size, (64, 64)), picture)
 
 
 def test_evaluation_shrinks_the_whole_picture() -> None:
@@ -105,7 +105,7 @@ def test_turned_jpegs_of_odd_sizes_stand_upright_at_any_size(orientation: int, a
     # Where the two sizes are one, the picture is meant as it is displayed.
     expected = stored if annotated == "stored" and turned.shape != stored.shape else turned
     height, width = expected.shape[:2]
-    pixels = decode_scaled(data, "a.jpg", (height, width), 64)
+    pixels = decode_scaled(data, "a.jpg", (height, width), (64, 64))
     # Turned, the partial row or column of the reduced picture could be its first: decoded in full.
     is_full = orientation != 1 and expected is turned
     assert pixels.shape == ((height, width, 3) if is_full else (-(-height // 2), -(-width // 2), 3))
@@ -119,7 +119,7 @@ def test_turned_jpegs_of_odd_sizes_stand_upright_at_any_size(orientation: int, a
 
 def test_annotations_of_the_unturned_pixels_get_those_of_a_nearly_square_picture_too() -> None:
     stored = _smooth(127, 128, 8)
-    pixels = decode_scaled(_jpeg(stored, orientation=6), "a.jpg", (127, 128), 64)
+    pixels = decode_scaled(_jpeg(stored, orientation=6), "a.jpg", (127, 128), (64, 64))
     grown = cv2.resize(pixels, (128, 127)).astype(float)
     turned = cv2.resize(np.rot90(stored, -1), (128, 127))
     assert np.abs(grown - stored).mean() < 0.2 * np.abs(grown - turned).mean()
@@ -142,7 +142,7 @@ def test_annotations_of_another_size_are_refused_at_any_size(
     true: tuple[int, int], annotated: tuple[int, int]
 ) -> None:
     with pytest.raises(InputError) as error:
-        decode_scaled(_jpeg(_smooth(*true, sigma=2)), "a.jpg", annotated, 64)
+        decode_scaled(_jpeg(_smooth(*true, sigma=2)), "a.jpg", annotated, (64, 64))
     assert str(error.value) == (
         f"a.jpg: the image is {true[1]} x {true[0]} px but its annotations say "
         f"{annotated[1]} x {annotated[0]} px; correct the annotations or replace the image"
@@ -153,4 +153,4 @@ def test_truncated_images_are_refused_at_any_size() -> None:
     data = _jpeg(_smooth(600, 800, sigma=2))
     for part in (0.1, 0.5, 0.97):
         with pytest.raises(InputError, match=r"a\.jpg: .*(truncated|not a readable image)"):
-            decode_scaled(data[: int(part * len(data))], "a.jpg", (600, 800), 64)
+            decode_scaled(data[: int(part * len(data))], "a.jpg", (600, 800), (64, 64))

@@ -52,8 +52,8 @@ def test_a_jpeg_without_its_end_marker_is_whole_if_no_pixel_is_missing(kind: str
             assert not has_end(without)
             np.testing.assert_array_equal(decode_rgb(without, "a.jpg"), whole)
         np.testing.assert_array_equal(
-            decode_scaled(data[:-2], "a.jpg", whole.shape[:2], 8),
-            decode_scaled(data, "a.jpg", whole.shape[:2], 8),
+            decode_scaled(data[:-2], "a.jpg", whole.shape[:2], (8, 8)),
+            decode_scaled(data, "a.jpg", whole.shape[:2], (8, 8)),
         )
 
 
@@ -86,7 +86,7 @@ def test_an_end_marker_behind_a_part_of_a_jpeg_does_not_hide_the_grey_half(
     with pytest.raises(InputError, match=r"a\.jpg: the image is truncated; replace or remove it"):
         decode_rgb(cut, "a.jpg")
     with pytest.raises(InputError, match="truncated"):
-        decode_scaled(cut, "a.jpg", (90, 120), 30)
+        decode_scaled(cut, "a.jpg", (90, 120), (30, 30))
 
 
 def test_a_whole_picture_may_end_in_grey() -> None:

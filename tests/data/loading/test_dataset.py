@@ -30,13 +30,13 @@ def _square(index: DatasetIndex, i: int, image_size: int, train: bool) -> np.nda
     """Image i on a square, straight from its file."""
     path = index.path(i)
     canvas = np.empty((image_size, image_size, 3), np.uint8)
-    draw(read_bytes(path), path, header_size(path), image_size, train, canvas)
+    draw(read_bytes(path), path, header_size(path), (image_size, image_size), train, canvas)
     return canvas
 
 
 def test_sample_in_letterboxed_pixels_by_hand(index: DatasetIndex) -> None:
     # Image b, 60 x 40 px at 96 px: gain 1.6, 64 rows of content below 16 of padding.
-    sample = DetectionDataset(index, 96, 16, train=True)[1]
+    sample = DetectionDataset(index, (96, 96), 16, train=True)[1]
     np.testing.assert_array_equal(sample.letterbox, np.array([1.6, 1.6, 0, 16], np.float32))
     assert sample.label_count == 2
     np.testing.assert_allclose(sample.targets[:2], [[1, 16, 32, 48, 64], [0, 80, 64, 96, 80]], rtol=1e-6)
@@ -55,7 +55,7 @@ def test_labels_of_an_image_that_is_decoded_smaller_follow_its_true_size(tmp_pat
         "annotations": [annotation(1, 1, 1, [30, 20, 150, 60])],
     }
     index = CocoReader(write_coco(tmp_path, document), "train").read()
-    sample = DetectionDataset(index, 64, 16, train=True)[0]
+    sample = DetectionDataset(index, (64, 64), 16, train=True)[0]
     assert tuple(sample.original_size) == (203, 301)
     np.testing.assert_array_equal(sample.letterbox, np.array([64 / 301, 44 / 203, 0, 10], np.float32))
     x, y = 64 / 301, 44 / 203
@@ -65,7 +65,7 @@ def test_labels_of_an_image_that_is_decoded_smaller_follow_its_true_size(tmp_pat
 
 
 def test_a_sample_is_drawn_where_it_is_told_and_labels_need_no_file(index: DatasetIndex) -> None:
-    dataset = DetectionDataset(index, 64, 16, train=True)
+    dataset = DetectionDataset(index, (64, 64), 16, train=True)
     canvas = np.full((64, 64, 3), 7, np.uint8)
     sample = dataset.timed_sample(1, canvas)[0]
     assert sample.image is canvas
@@ -82,17 +82,19 @@ def test_a_sample_is_drawn_where_it_is_told_and_labels_need_no_file(index: Datas
 
 
 def test_time_spent_reading_is_counted(index: DatasetIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = DetectionDataset(index, 64, 16, train=True)
+    dataset = DetectionDataset(index, (64, 64), 16, train=True)
     clock = iter(range(0, 1000, 7))
     monkeypatch.setattr(dataset_room, "perf_counter_ns", lambda: next(clock))
     canvas = np.empty((64, 64, 3), np.uint8)
     assert [dataset.timed_sample(i, canvas)[1] for i in (0, 1, 2, 1)] == [7] * 4
-    cached = DetectionDataset(index, 64, 16, train=True, cache=open_cache(index, 64, True, "disk"))
+    cached = DetectionDataset(
+        index, (64, 64), 16, train=True, cache=open_cache(index, (64, 64), True, "disk")
+    )
     assert cached.timed_sample(0, canvas)[1] == 0
 
 
 def test_evaluation_carries_the_raw_truth(index: DatasetIndex) -> None:
-    samples = [DetectionDataset(index, 64, 16, train=False)[i] for i in range(3)]
+    samples = [DetectionDataset(index, (64, 64), 16, train=False)[i] for i in range(3)]
     assert [sample.truth_count for sample in samples] == [1, 5, 0]
     for i, sample in enumerate(samples):
         assert sample.truth.shape == (16, 7)
@@ -102,7 +104,7 @@ def test_evaluation_carries_the_raw_truth(index: DatasetIndex) -> None:
 
 def test_evaluation_lies_in_the_smallest_rectangle_half_a_stride_wider(index: DatasetIndex) -> None:
     # 50 x 30 px at 64 px is 64 x 39: 2.5 and 1.72 strides, so 3 and 2; 40 x 60 px is 43 x 64.
-    dataset = DetectionDataset(index, 64, 16, train=False)
+    dataset = DetectionDataset(index, (64, 64), 16, train=False)
     assert dataset.canvases.tolist() == [[96, 64], [64, 96], [64, 96]]
     sample = dataset[0]
     assert sample.image.shape == (96, 64, 3)
@@ -115,20 +117,20 @@ def test_evaluation_lies_in_the_smallest_rectangle_half_a_stride_wider(index: Da
 
 
 def test_evaluation_in_strides_of_64(index: DatasetIndex) -> None:
-    assert DetectionDataset(index, 64, 16, train=False, stride=64).canvases.tolist() == [[128, 128]] * 3
+    assert DetectionDataset(index, (64, 64), 16, train=False, stride=64).canvases.tolist() == [[128, 128]] * 3
 
 
 def test_prediction_pads_to_whole_strides_alone(index: DatasetIndex) -> None:
-    dataset = PredictionDataset([index.path(i) for i in range(3)], 64)
+    dataset = PredictionDataset([index.path(i) for i in range(3)], (64, 64))
     assert dataset.canvases.tolist() == [[64, 64], [64, 64], [64, 64]]
-    dataset = PredictionDataset([index.path(0)], 320)
+    dataset = PredictionDataset([index.path(0)], (320, 320))
     # 50 x 30 px becomes 320 x 192 px: nothing is padded.
     assert dataset[0].image.shape == (320, 192, 3)
     np.testing.assert_array_equal(dataset[0].letterbox, np.array([192 / 30, 320 / 50, 0, 0], np.float32))
 
 
 def test_batch_has_the_documented_types_and_layout(index: DatasetIndex) -> None:
-    batch = collate([DetectionDataset(index, 64, 32, train=True)[i] for i in (2, 0)])
+    batch = collate([DetectionDataset(index, (64, 64), 32, train=True)[i] for i in (2, 0)])
     assert batch.images.shape == (2, 3, 64, 64) and batch.images.dtype == torch.uint8
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_array_equal(batch.images[1].permute(1, 2, 0), _square(index, 0, 64, train=True))
@@ -146,7 +148,7 @@ def test_batch_has_the_documented_types_and_layout(index: DatasetIndex) -> None:
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_give_the_same_batches(index: DatasetIndex, context: str) -> None:
-    dataset = DetectionDataset(index, 64, 16, train=True)
+    dataset = DetectionDataset(index, (64, 64), 16, train=True)
     here = collate([dataset[i] for i in range(3)])
     loader = DataLoader(dataset, 3, num_workers=1, collate_fn=collate, multiprocessing_context=context)
     (there,) = loader
@@ -157,12 +159,14 @@ def test_workers_give_the_same_batches(index: DatasetIndex, context: str) -> Non
 
 def test_no_label_is_dropped_where_there_is_too_little_room(index: DatasetIndex) -> None:
     with pytest.raises(ValueError, match="broadcast"):
-        DetectionDataset(index, 64, 1, train=True)[1]
+        DetectionDataset(index, (64, 64), 1, train=True)[1]
 
 
 def test_unreadable_image_in_a_worker_keeps_its_sentence(index: DatasetIndex) -> None:
     index.path(1).write_text("broken")
-    loader = DataLoader(DetectionDataset(index, 64, 16, train=True), 3, num_workers=1, collate_fn=collate)
+    loader = DataLoader(
+        DetectionDataset(index, (64, 64), 16, train=True), 3, num_workers=1, collate_fn=collate
+    )
     with pytest.raises(InputError) as error:
         list(loader)
     last = str(error.value).strip().splitlines()[-1]
@@ -174,7 +178,7 @@ def test_a_changed_image_is_noticed(index: DatasetIndex) -> None:
     with pytest.raises(
         InputError, match=r"b\.png: the image is 30 x 30 px but its annotations say 60 x 40 px"
     ):
-        DetectionDataset(index, 64, 16, train=True)[1]
+        DetectionDataset(index, (64, 64), 16, train=True)[1]
 
 
 def test_prediction_has_the_shapes_of_training(tmp_path: Path) -> None:
@@ -185,7 +189,7 @@ def test_prediction_has_the_shapes_of_training(tmp_path: Path) -> None:
             write_image(tmp_path / name, 20 + n, 30)
     paths = list_images(str(tmp_path))
     assert [path.name for path in paths] == ["b.png", "a.PNG"]
-    dataset = PredictionDataset(paths, 64)
+    dataset = PredictionDataset(paths, (64, 64))
     batch = collate([dataset[i] for i in range(len(dataset))])
     assert batch.images.shape == (2, 3, 64, 64)
     assert batch.targets.shape == (2, 16, 5) and not batch.targets.any() and not batch.count.any()
@@ -209,4 +213,4 @@ def test_list_images_takes_files_and_folders_in_order_once(tmp_path: Path) -> No
 
 
 def test_a_dataset_pickles_small(index: DatasetIndex) -> None:
-    assert len(pickle.dumps(DetectionDataset(index, 640, 16, train=True))) < 10_000
+    assert len(pickle.dumps(DetectionDataset(index, (640, 640), 16, train=True))) < 10_000

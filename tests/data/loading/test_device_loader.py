@@ -142,7 +142,7 @@ def test_the_mapped_file_is_read_without_a_warning_or_a_copy(index: DatasetIndex
             list(_make(index))
     finally:
         torch.set_warn_always(False)
-    assert pixels.shape == (IMAGES, SIZE, SIZE, 3) and pixels.dtype == torch.uint8
+    assert pixels.shape == (IMAGES, *SIZE, 3) and pixels.dtype == torch.uint8
     assert pixels.data_ptr() == cache.pixels.ctypes.data
 
 
@@ -161,7 +161,7 @@ def test_a_device_is_filled_in_parts(
     monkeypatch.setattr(torch.Tensor, "to", to_device)
     # A device without memory of its own stands for one with.
     pixels = pixels_on(torch.device("meta"), open_cache(index, SIZE, True, "disk"))
-    assert pixels.shape == (IMAGES, SIZE, SIZE, 3) and pixels.device.type == "meta"
+    assert pixels.shape == (IMAGES, *SIZE, 3) and pixels.device.type == "meta"
     assert sum(copied) == IMAGES and max(copied) <= chunk
 
 

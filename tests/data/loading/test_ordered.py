@@ -35,7 +35,7 @@ class Source:
 
     def __init__(self, batches: int) -> None:
         self.batches = batches
-        self.slots = Slots(20, batch_size=2, image_size=8, capacity=16)
+        self.slots = Slots(20, batch_size=2, image_size=(8, 8), capacity=16)
 
     def __iter__(self) -> Iterator[Batch]:
         for number in range(self.batches):

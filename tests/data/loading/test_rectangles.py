@@ -20,22 +20,22 @@ WIDE, SQUARE, TALL = (32, 64), (64, 64), (64, 32)
 
 def test_few_aspect_ratios_have_a_shape_each() -> None:
     sizes = np.array([[480, 640], [720, 1280], [640, 480], [479, 640], [360, 640]], np.int32)
-    assert training_rectangles(sizes, 640, 32).tolist() == [
+    assert training_rectangles(sizes, (640, 640), 32).tolist() == [
         [480, 640], [384, 640], [640, 480], [480, 640], [384, 640],
     ]  # fmt: skip
 
 
 def test_images_of_one_size_have_one_shape() -> None:
-    assert training_rectangles(np.array([[100, 200]] * 5, np.int32), 64, 32).tolist() == [[32, 64]] * 5
+    assert training_rectangles(np.array([[100, 200]] * 5, np.int32), (64, 64), 32).tolist() == [[32, 64]] * 5
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_shapes_hold_their_images_and_no_three_have_a_smaller_area(seed: int) -> None:
     rng = np.random.default_rng(seed)
     sizes = rng.integers(100, 1000, (60, 2)).astype(np.int32)
-    found = training_rectangles(sizes, 256, 32)
+    found = training_rectangles(sizes, (256, 256), 32)
     assert len(np.unique(found, axis=0)) <= 3 and (found.max(axis=1) == 256).all() and not (found % 32).any()
-    scaled = [letterbox_geometry(h, w, 256) for h, w in sizes.tolist()]
+    scaled = [letterbox_geometry(h, w, (256, 256)) for h, w in sizes.tolist()]
     own = np.array([enclosing_rectangle(p.height, p.width, 32, 0) for p in scaled])
     assert (found >= own).all()
     own = own[np.argsort(own[:, 0] / own[:, 1], kind="stable")]
@@ -83,7 +83,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_a_batch_is_cut_to_what_the_data_set_draws_on_the_rectangle(root: Path) -> None:
     index = DetectionDataModule(root=str(root), image_size=96).index("train")
-    squares, rectangles = (DetectionDataset(index, 96, 16, train=True) for _ in range(2))
+    squares, rectangles = (DetectionDataset(index, (96, 96), 16, train=True) for _ in range(2))
     rectangles.canvases[:] = (64, 96)
     whole, expected = (collate([each[i] for i in range(3)]) for each in (squares, rectangles))
     cut = on_canvas(whole, 64, 96)
@@ -95,7 +95,7 @@ def test_a_batch_is_cut_to_what_the_data_set_draws_on_the_rectangle(root: Path) 
 
 def test_boxes_out_of_the_rectangle_are_clipped_to_it(root: Path) -> None:
     index = DetectionDataModule(root=str(root), image_size=96).index("train")
-    cut = on_canvas(collate([DetectionDataset(index, 96, 16, train=True)[0]]), 32, 96)
+    cut = on_canvas(collate([DetectionDataset(index, (96, 96), 16, train=True)[0]]), 32, 96)
     np.testing.assert_allclose(cut.targets[0, :2, [2, 4]], [[3.2, 28.8], [0, 9.6]], rtol=1e-5)
 
 
@@ -108,7 +108,7 @@ def test_the_loader_gives_rectangles(root: Path, workers: int) -> None:
     loader = data.train_dataloader()
     batches: list[Batch] = list(loader)
     assert [tuple(batch.images.shape) for batch in batches] == [(4, 3, 64, 96)] * 3
-    squares = DetectionDataset(data.index("train"), 96, 16, train=True)
+    squares = DetectionDataset(data.index("train"), (96, 96), 16, train=True)
     for batch in batches:
         expected = on_canvas(collate([squares[i] for i in batch.index.tolist()]), 64, 96)
         assert all(torch.equal(a, b) for a, b in zip(batch[:-1], expected[:-1], strict=True))

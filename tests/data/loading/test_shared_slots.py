@@ -14,7 +14,7 @@ from yolo_lightning.errors import InputError
 from yolo_lightning.system import memory
 
 SHAPES = {
-    "images": ((5, 33, 33, 3), np.uint8),
+    "images": ((5, 33, 37, 3), np.uint8),
     "targets": ((5, 16, 5), np.float32),
     "count": ((5,), np.int64),
     "index": ((5,), np.int64),
@@ -22,11 +22,11 @@ SHAPES = {
     "original_sizes": ((5, 2), np.int64),
     "letterbox": ((5, 4), np.float32),
 }
-"""Of a batch of 5 images of 33 px with 16 labels: no field but the pixels' fills whole cache lines."""
+"""Of a batch of 5 images of 37 x 33 px with 16 labels: no field but the pixels' fills whole cache lines."""
 
 
 def _make(count: int = 3) -> Slots:
-    return Slots(count, batch_size=5, image_size=33, capacity=16)
+    return Slots(count, batch_size=5, image_size=(33, 37), capacity=16)
 
 
 def _take(slots: Slots, value: int) -> Batch:
@@ -72,7 +72,7 @@ def test_no_field_of_any_slot_touches_another() -> None:
 def test_a_lent_batch_has_the_documented_types_and_layout() -> None:
     slots = _make()
     batch = slots.lend(slots.free.popleft())
-    assert batch.images.shape == (5, 3, 33, 33) and batch.images.dtype == torch.uint8
+    assert batch.images.shape == (5, 3, 33, 37) and batch.images.dtype == torch.uint8
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert batch.targets.shape == (5, 16, 5) and batch.letterbox.dtype == torch.float32
     assert batch.truth.shape == (5, 0, 7) and batch.truth.dtype == torch.float32
@@ -170,7 +170,7 @@ def test_what_a_forked_process_writes_is_seen_here() -> None:
 
 def test_too_little_memory_is_said() -> None:
     with pytest.raises(InputError) as error:
-        Slots(4, batch_size=1 << 20, image_size=1 << 14, capacity=16)
+        Slots(4, batch_size=1 << 20, image_size=(1 << 14, 1 << 14), capacity=16)
     # 4 x 2^20 x 3 x 2^28 bytes are 3.4 million GB.
     assert str(error.value).startswith("the loader cannot have 33777")
     assert str(error.value).endswith("; set a smaller --data.batch_size or --data.num_workers")
@@ -223,7 +223,7 @@ def test_page_locked_memory_is_let_go_with_the_slots(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     for _ in range(5):  # a mapping often gets the address of the one before
-        slots = Slots(2, 2, 32, 16)
+        slots = Slots(2, 2, (32, 32), 16)
         slots.pin()
         assert slots.is_pinned and len(runtime.registered) == 1
         del slots
@@ -232,7 +232,7 @@ def test_page_locked_memory_is_let_go_with_the_slots(monkeypatch: pytest.MonkeyP
 
 def test_memory_that_cannot_be_page_locked_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "cudart", lambda: Runtime(status=2))
-    slots = Slots(2, 2, 32, 16)
+    slots = Slots(2, 2, (32, 32), 16)
     with pytest.warns(UserWarning, match="cannot be page-locked"):
         slots.pin()
     assert not slots.is_pinned

@@ -26,7 +26,7 @@ from yolo_lightning.data.loading.video import (
 )
 from yolo_lightning.errors import InputError
 
-HOW = Letterboxing(64, 32)
+HOW = Letterboxing((64, 64), 32)
 
 
 def gray(frames: list[Frame]) -> list[float]:
@@ -54,7 +54,7 @@ def test_what_is_no_video_is_one_error(tmp_path: Path) -> None:
 def test_a_frame_is_letterboxed_as_an_image_file(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (50, 71, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), pixels[..., ::-1])
-    sample = PredictionDataset([tmp_path / "a.png"], 64)[0]
+    sample = PredictionDataset([tmp_path / "a.png"], (64, 64))[0]
     batch = letterboxed([pixels], HOW, [0])
     assert torch.equal(batch.images[0], torch.from_numpy(sample.image).permute(2, 0, 1))
     assert batch.letterbox[0].tolist() == sample.letterbox.tolist()
@@ -93,7 +93,7 @@ def test_a_long_video_is_not_held_in_memory(monkeypatch: pytest.MonkeyPatch) -> 
             yield Frame(stream, number, picture(), 25.0)
 
     monkeypatch.setattr(video, "read_frames", frames)
-    seen = sum(len(group) for group, _ in stream_batches([(0, "a.mp4")], Letterboxing(32, 32), 4))
+    seen = sum(len(group) for group, _ in stream_batches([(0, "a.mp4")], Letterboxing((32, 32), 32), 4))
     assert seen == 10_000
     assert 4 <= most <= 6 * 4  # two batches wait, one is made, one is used
 
@@ -106,7 +106,7 @@ def test_the_newest_frame_of_a_camera_is_taken(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(video, "read_frames", frames)
     seen: dict[int, list[int]] = {0: [], 1: []}
-    for (frame,), batch in stream_batches([(0, "0"), (1, "rtsp://host")], Letterboxing(32, 32), 4):
+    for (frame,), batch in stream_batches([(0, "0"), (1, "rtsp://host")], Letterboxing((32, 32), 32), 4):
         assert len(batch.images) == 1
         seen[frame.stream].append(frame.number)
         time.sleep(0.02)

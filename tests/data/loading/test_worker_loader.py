@@ -20,7 +20,7 @@ from yolo_lightning.data.loading.dataset import DetectionDataset, collate
 from yolo_lightning.data.loading.sampler import TrainSampler
 from yolo_lightning.data.loading.worker_loader import PREFETCH_BATCHES, WorkerLoader
 
-IMAGES, BATCH, SIZE = 11, 4, 32
+IMAGES, BATCH, SIZE = 11, 4, (32, 48)
 BATCHES = 3
 """Of an epoch: 11 images fill two batches and most of a third."""
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.tiny_data import annotation, image, write_coco
 from yolo_lightning.data.annotations.source import DataSource
+from yolo_lightning.data.image_size import Size
 from yolo_lightning.monitoring.pictures.labels import (
     LabelStatistics,
     draw_label_statistics,
@@ -19,7 +20,7 @@ from yolo_lightning.monitoring.pictures.labels import (
 CROWD = {"counts": [0, 3600], "size": [60, 60]}
 
 
-def of_coco(root: Path, image_size: int | None) -> LabelStatistics:
+def of_coco(root: Path, image_size: Size | None) -> LabelStatistics:
     """Two images, one of them twice as wide as high, with labels that reach out, repeat, or are crowds."""
     write_coco(
         root,
@@ -70,14 +71,18 @@ def test_counts_of_a_small_data_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("image_size", "expected"),
-    [(None, {(20, 10), (10, 40), (60, 60)}), (160, {(40, 20), (20, 80), (160, 160)})],
+    [
+        (None, {(20, 10), (10, 40), (60, 60)}),
+        ((160, 160), {(40, 20), (20, 80), (160, 160)}),
+        ((60, 160), {(30, 15), (15, 60), (60, 60)}),
+    ],
 )
 def test_sizes_are_those_that_training_sees(
-    tmp_path: Path, image_size: int | None, expected: set[tuple[int, int]]
+    tmp_path: Path, image_size: Size | None, expected: set[tuple[int, int]]
 ) -> None:
     found = of_coco(tmp_path, image_size)
     edges = found.size_edges_px
-    assert edges[0] == 1 and edges[-2] < (image_size or 80) <= edges[-1]
+    assert edges[0] == 1 and edges[-2] < max(image_size or (80,)) <= edges[-1]
     assert np.allclose(edges[1:] / edges[:-1], 2**0.25)
     filled = {(width, height) for height, width in np.argwhere(found.sizes).tolist()}
     by_bisection = {
@@ -92,7 +97,7 @@ def test_a_figure_of_however_many_classes(classes: int) -> None:
     corner = random.uniform(0, 300, (500, 2))
     boxes = np.concatenate((corner, corner + random.uniform(1, 300, (500, 2))), 1)
     index = index_of(classes, classes * random.random(500) ** 3, boxes, images=100)
-    statistics = label_statistics(index, image_size_px=320)
+    statistics = label_statistics(index, image_size=(320, 320))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # such as a letter that the font lacks
         figure = draw_label_statistics(

@@ -33,7 +33,7 @@ def photograph(height: int, width: int, canvas: tuple[int, int], size: int = 128
     original = np.zeros((height, width, 3), np.uint8)
     x1, y1, x2, y2 = BOX[0].astype(int)
     original[y1:y2, x1:x2] = 255
-    place = letterbox_geometry(height, width, size, canvas)
+    place = letterbox_geometry(height, width, (size, size), canvas)
     pixels = np.full((*canvas, 3), GREY, np.uint8)
     paste(resize(original, place, linear=False), place, pixels)
     return EvaluatedImage(

@@ -27,7 +27,7 @@ from yolo_lightning.performance.doctor.images import (
 )
 
 CPU = torch.device("cpu")
-SIZE = 64
+SIZE = (64, 96)
 
 
 @pytest.fixture(scope="module")

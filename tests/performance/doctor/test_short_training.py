@@ -44,7 +44,7 @@ def data(shapes: Path) -> DetectionDataModule:
 @pytest.fixture(scope="module")
 def batch(data: DetectionDataModule) -> Batch:
     index = data.index("train")
-    return next(iter(TrainingSample(index, 64, index.most_labels, 8).loader(2, 0, CPU)))
+    return next(iter(TrainingSample(index, (64, 64), index.most_labels, 8).loader(2, 0, CPU)))
 
 
 def short_training(

@@ -30,7 +30,7 @@ def measured_peak(job: Job, batch_size: int, folder: Path) -> int:
         criterion = network.head.build_loss(LossConfigs())
         optimizer = build_optimizer(network, OptimizerConfig(), batch_size=batch_size, fused=True)
         for _ in range(2):
-            images = torch.rand(batch_size, 3, job.image_size, job.image_size)
+            images = torch.rand(batch_size, 3, *job.image_size)
             images = images.contiguous(memory_format=torch.channels_last)
             targets = torch.rand(planned_room(job, batch_size), 6) * 60
             targets[:, 0], targets[:, 1] = torch.arange(len(targets)) % batch_size, 0
@@ -47,7 +47,7 @@ def measured_peak(job: Job, batch_size: int, folder: Path) -> int:
 
 @pytest.mark.parametrize("name", ["yolov5n", "yolov5nu"])
 def test_the_plan_is_within_a_tenth_of_the_memory_that_real_steps_take(tmp_path: Path, name: str) -> None:
-    job = Job(name, num_classes=3, image_size=128, precision="32-true", label_rows=16)
+    job = Job(name, num_classes=3, image_size=(128, 128), precision="32-true", label_rows=16)
     plan = trace_step(job, 4)
     planned = plan.peak - sum(plan.parts[part] for part in ("workspace", "validation", "augmentation"))
     measured = measured_peak(job, 4, tmp_path)

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ..batch import Batch, host_labels, move_boxes, on_canvas, packed_places
+from ..batch import Batch, host_labels, image_size, move_boxes, on_canvas, packed_places
+from ..image_size import Size
+from ..letterbox import width_and_height
 from .bilinear import canvas_coordinates, find_footprint, sample
 from .colour import change_hsv
 from .config import AugmentationConfig
@@ -131,30 +133,29 @@ class Augmentation(nn.Module):
         epoch: int,
         mosaic: bool = True,
         *,
-        size: int | None = None,
+        size: Size | None = None,
         rect: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Augment a batch, without waiting for the device.
 
         Args:
-            batch: B letterboxed images of S x S px with N label rows.
+            batch: B letterboxed images of H x W px with N label rows.
             epoch: 0 or more.
             mosaic: False makes no mosaics (``close_mosaic``), with the same shapes.
-            size: Side of the result in px, in place of S; see ``multi_scale.draw_size``.
-            rect: The images may be rectangles of H x W px, the longer side being S, and so is the result. One
-                graph serves all of them. Only without mosaics.
+            size: Height and width of the result in px, in place of H and W; see ``multi_scale.draw_size``.
+            rect: H and W differ from batch to batch, and the longer one is always the same. One graph serves
+                all of them. Only without mosaics.
 
         Returns:
-            Images float32 (B, 3, S, S), 0..1, channels last; targets float32 (R, 6): image (0 .. B-1), class,
+            Images float32 (B, 3, H, W), 0..1, channels last; targets float32 (R, 6): image (0 .. B-1), class,
             x1, y1, x2, y2 in px; and the mask of their real rows, bool (R,). R is :func:`label_room`, enough
             for every label. Rows are in the order of the images, the others are zero.
         """
         device, (height, width) = batch.images.device, batch.images.shape[2:]
-        side, window = width, None
+        whole, window = image_size(batch), None
         if rect:  # rendered as a square, with the rectangle in its middle
-            side = max(height, width)
-            batch = on_canvas(batch, side, side)
-            window = torch.stack([_scalar(length, torch.float32, device) for length in (width, height)])
+            whole, window = (max(whole), max(whole)), width_and_height(whole, batch.letterbox)
+            batch = on_canvas(batch, *whole)
         written = self.recent.write(batch, epoch)
         room = self.room(batch, written, epoch, mosaic)
         more = () if window is None else (window,)
@@ -166,17 +167,17 @@ class Augmentation(nn.Module):
             self.seed.to(device),
             _scalar(epoch, torch.int64, device),
             _scalar(mosaic, torch.float32, device),
-            side,
+            whole,
             room,
             *more,
         )
-        images = self.core(written.buffers.pixels, views, finish, side)
+        images = self.core(written.buffers.pixels, views, finish, whole)
         if rect and height != width:
-            left, top = (side - width) // 2, (side - height) // 2
+            left, top = (whole[1] - width) // 2, (whole[0] - height) // 2
             images = images[:, :, top : top + height, left : left + width]
             images = images.contiguous(memory_format=torch.channels_last)
             targets = move_boxes(targets, mask, -left, -top, height, width)
-        if size is not None and size != side:
+        if size is not None and size != whole:
             images, targets = resize(images, targets, size)
         return images, targets, mask
 
@@ -197,7 +198,7 @@ class PlanCore(nn.Module):
         seed: Tensor,
         epoch: Tensor,
         mosaic: Tensor,
-        size: int,
+        size: Size,
         room: int,
         window: Tensor | None = None,
     ) -> tuple[list[View], Finish, Tensor, Tensor]:
@@ -224,13 +225,13 @@ class AugmentationCore(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, pixels: Tensor, views: list[View], finish: Finish, size: int) -> Tensor:
+    def forward(self, pixels: Tensor, views: list[View], finish: Finish, size: Size) -> Tensor:
         """Images of ``Augmentation.forward`` from ``RecentBuffers.pixels``."""
         if pixels.device.type == "cpu" and not torch.compiler.is_compiling():
             images = normalise(render_on_cpu(self.config, pixels, views, finish, size))
         else:
             images = render_on_device(self.config, pixels, views, finish, size)
-        return images.permute(0, 3, 1, 2)  # (B, S, S, 3) -> (B, 3, S, S), channels last
+        return images.permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W), channels last
 
 
 class Labels(NamedTuple):
@@ -246,7 +247,7 @@ def carry_labels(
     recent: RecentBuffers,
     views: list[View],
     finish: Finish,
-    size: int,
+    size: Size,
     room: int,
     window: Tensor | None = None,
 ) -> tuple[Labels, Tensor]:
@@ -275,14 +276,15 @@ def carry_labels(
     scale = of_row([view.warp.scale for view in views])
     mask = real & in_front & is_candidate(before * scale[:, None], after)
     x1, y1, x2, y2 = after.unbind(-1)
+    height, width = size
     flip_x, flip_y = finish.flip_x[image], finish.flip_y[image]
-    x1, x2 = torch.where(flip_x, size - x2, x1), torch.where(flip_x, size - x1, x2)
-    y1, y2 = torch.where(flip_y, size - y2, y1), torch.where(flip_y, size - y1, y2)
+    x1, x2 = torch.where(flip_x, width - x2, x1), torch.where(flip_x, width - x1, x2)
+    y1, y2 = torch.where(flip_y, height - y2, y1), torch.where(flip_y, height - y1, y2)
     return Labels(image, targets[:, 0], torch.stack((x1, y1, x2, y2), dim=-1), mask), view
 
 
 def cut_out(
-    labels: Labels, view: Tensor, uniform: Tensor, finish: Finish, size: int
+    labels: Labels, view: Tensor, uniform: Tensor, finish: Finish, size: Size
 ) -> tuple[Labels, Finish]:
     """Choose the rectangle of cutmix; the labels of the second view then are those in it, for its samples."""
     image, _, box, mask = labels
@@ -296,10 +298,10 @@ def cut_out(
 
 
 def render_on_device(
-    config: AugmentationConfig, pixels: Tensor, views: list[View], finish: Finish, size: int
+    config: AugmentationConfig, pixels: Tensor, views: list[View], finish: Finish, size: Size
 ) -> Tensor:
-    """Draw planned images from ``RecentBuffers.pixels``: float32 (B, S, S, 3), 0..1; S = ``size`` px."""
-    y = torch.arange(size, device=pixels.device)
+    """Draw planned images from ``RecentBuffers.pixels``: float32 (B, H, W, 3), 0..1; ``size`` is H and W."""
+    y = torch.arange(size[0], device=pixels.device)
     drawn = []
     for layout, warp in views:
         canvas_x, canvas_y = canvas_coordinates(
@@ -310,7 +312,7 @@ def render_on_device(
     if len(drawn) > 1:
         weight = finish.blend[:, None, None]
         if config.cutmix > 0:
-            weight = weight * outside(finish.area, y, size)
+            weight = weight * outside(finish.area, y, size[1])
         planes = [(a * weight + b * (1 - weight)).floor() for a, b in zip(*drawn, strict=True)]
     if config.changes_colour:
         planes = change_hsv(planes, finish.gains)

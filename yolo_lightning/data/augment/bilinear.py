@@ -6,11 +6,13 @@ and so to one address in the ring of recent images. Nothing between is stored. O
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..image_size import Size
 from .mosaic import Layout
 from .recent_images import MAX_PIXELS
 
@@ -34,26 +36,28 @@ def _unpack(packed: Tensor, channel: int) -> Tensor:
 
 
 def canvas_coordinates(
-    inverse: Tensor, flip_x: Tensor, flip_y: Tensor, y: Tensor, size: int, axis_aligned: bool
+    inverse: Tensor, flip_x: Tensor, flip_y: Tensor, y: Tensor, size: Size, axis_aligned: bool
 ) -> tuple[Tensor, Tensor]:
     """Canvas coordinates of output pixels, in px; pixel centres are whole numbers, as in cv2.
 
     Args:
         inverse: float32 (B, 3, 3), image px to canvas px.
         flip_x: bool (B,), left-right flip after the warp; ``flip_y`` is the up-down flip.
-        y: int64 (H,), rows of the output, which has S = ``size`` columns.
+        y: int64 (K,), rows of the output.
+        size: H and W of the output in px.
         axis_aligned: True if ``inverse`` has no rotation, shear or perspective.
 
     Returns:
-        x and y: (B, H, S) each, or (B, 1, S) and (B, H, 1) if ``axis_aligned``.
+        x and y: (B, K, W) each, or (B, 1, W) and (B, K, 1) if ``axis_aligned``.
     """
 
-    def grid(values: Tensor, flip: Tensor) -> Tensor:
+    def grid(values: Tensor, flip: Tensor, side: int) -> Tensor:
         values = values.to(inverse.dtype)
-        return values + flip[:, None] * (size - 1 - 2 * values)  # (B, H) or (B, S)
+        return values + flip[:, None] * (side - 1 - 2 * values)  # (B, K) or (B, W)
 
-    out_x = grid(torch.arange(size, device=y.device), flip_x)[:, None, :]  # (B, 1, S)
-    out_y = grid(y, flip_y)[:, :, None]  # (B, H, 1)
+    height, width = size
+    out_x = grid(torch.arange(width, device=y.device), flip_x, width)[:, None, :]  # (B, 1, W)
+    out_y = grid(y, flip_y, height)[:, :, None]  # (B, K, 1)
     row = inverse[:, :, :, None, None]  # (B, 3, 3, 1, 1)
     if axis_aligned:
         x, y = row[:, 0, 0] * out_x + row[:, 0, 2], row[:, 1, 1] * out_y + row[:, 1, 2]
@@ -61,8 +65,7 @@ def canvas_coordinates(
         x, y, depth = (row[:, i, 0] * out_x + row[:, i, 1] * out_y + row[:, i, 2] for i in range(3))
         depth = torch.where(depth == 0, torch.ones_like(depth), depth)
         x, y = x / depth, y / depth
-    low, high = -_MARGIN_PX, 2 * size + _MARGIN_PX
-    return x.clamp(low, high), y.clamp(low, high)
+    return x.clamp(-_MARGIN_PX, 2 * width + _MARGIN_PX), y.clamp(-_MARGIN_PX, 2 * height + _MARGIN_PX)
 
 
 class _Part(NamedTuple):
@@ -97,7 +100,7 @@ def _part(position: Tensor, step: int, centre: Tensor, extents: list[Tensor], st
 class Footprint(NamedTuple):
     """Addresses in the ring of the 2 x 2 canvas pixels around each output pixel, and their weights.
 
-    Shapes are (B, H, S). If columns stay columns, tensors of x are (B, 1, S) and tensors of y (B, H, 1).
+    Shapes are (B, H, W). If columns stay columns, tensors of x are (B, 1, W) and tensors of y (B, H, 1).
     """
 
     x_weight: Tensor  # float32, weight of the right column
@@ -106,18 +109,19 @@ class Footprint(NamedTuple):
     rows: tuple[_Part, _Part]  # the upper and the lower row
 
 
-def find_footprint(layout: Layout, x: Tensor, y: Tensor, size: int) -> Footprint:
+def find_footprint(layout: Layout, x: Tensor, y: Tensor, size: Size) -> Footprint:
     """Map canvas coordinates to the tiles of B canvases.
 
-    ``x`` is float32 (B, H, S) or (B, 1, S), ``y`` (B, H, S) or (B, H, 1), in canvas px; ``size`` is S in px.
+    ``x`` is float32 (B, H, W) or (B, 1, W), ``y`` (B, H, W) or (B, H, 1), in canvas px; ``size`` is H and W.
     """
 
     def tiles(values: Tensor) -> list[Tensor]:
         return list(values[:, :, None, None].unbind(1))  # four (B, 1, 1)
 
     left, top = ((position + _MARGIN_PX).int() - _MARGIN_PX for position in (x, y))  # rounded down
-    base = (1 + layout.rows * (size * size)).int()  # (B, 4)
-    starts = tiles(base - layout.shift[..., 1] * size - layout.shift[..., 0])
+    line = size[1]  # px of memory from one row of an image to the next
+    base = (1 + layout.rows * math.prod(size)).int()  # (B, 4)
+    starts = tiles(base - layout.shift[..., 1] * line - layout.shift[..., 0])
     width, height = tiles(layout.extent[..., 0]), tiles(layout.extent[..., 1])
     # Going down, the pairs are left of the centre (tiles 0, 2), then right of it (1, 3).
     height = [height[tile] for tile in (0, 2, 1, 3)]
@@ -127,12 +131,12 @@ def find_footprint(layout: Layout, x: Tensor, y: Tensor, size: int) -> Footprint
         x - left,
         y - top,
         (_part(left, 1, centre_x, width, starts), _part(left + 1, 1, centre_x, width, starts)),
-        (_part(top, size, centre_y, height, nothing), _part(top + 1, size, centre_y, height, nothing)),
+        (_part(top, line, centre_y, height, nothing), _part(top + 1, line, centre_y, height, nothing)),
     )
 
 
 def _address(column: _Part, row: _Part) -> Tensor:
-    """Addresses in the ring, int32 (B, H, S); without a tile 0, which is grey."""
+    """Addresses in the ring, int32 (B, H, W); without a tile 0, which is grey."""
     along_x = column.before ^ (column.change & row.after)
     along_y = row.before ^ (row.change & column.after)
     # -MAX_PIXELS in either or both outweighs any address, so that the sum is negative.
@@ -142,7 +146,7 @@ def _address(column: _Part, row: _Part) -> Tensor:
 def sample(pixels: Tensor, footprint: Footprint) -> list[Tensor]:
     """Bilinear values from ``RecentBuffers.pixels``, rounded to whole numbers as cv2 does.
 
-    Returns red, green and blue of B images or parts of them, float32 (B, H, S) each, 0..255.
+    Returns red, green and blue of B images or parts of them, float32 (B, H, W) each, 0..255.
     """
     taps = [[pixels[_address(column, row)] for column in footprint.columns] for row in footprint.rows]
     planes = []

@@ -5,21 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..image_size import Size
 from .randomness import AREAS, SampleStream
 
 LEAST_INSIDE = 0.1
 """Part of a box of the second mosaic that must be inside the rectangle, so that the box is a label."""
 
 
-def draw_areas(uniform: Tensor, size: int) -> Tensor:
-    """Rectangles float32 (B, AREAS, 4), xyxy in whole px of a picture of ``size`` px, clipped to it.
+def draw_areas(uniform: Tensor, size: Size) -> Tensor:
+    """Rectangles float32 (B, AREAS, 4), xyxy in whole px of a picture of ``size`` (H, W) px, clipped to it.
 
-    Each covers a uniformly drawn part of the area, before clipping. ``uniform`` is (B, SampleStream.END).
+    Each has the shape of the picture and covers a uniformly drawn part of its area, before clipping.
+    ``uniform`` is (B, SampleStream.END).
     """
     draws = uniform[:, SampleStream.AREA : SampleStream.AREA + 3 * AREAS].unflatten(1, (AREAS, 3))
-    half = ((draws[..., :1].sqrt() * size).floor() / 2).floor()  # (B, AREAS, 1)
-    centre = (draws[..., 1:] * size).floor()  # (B, AREAS, 2)
-    return torch.cat((centre - half, centre + half), dim=-1).clamp(0, size)
+    share = draws[..., 0].sqrt()  # (B, AREAS), of each side
+    ends = []
+    for side, place in ((size[1], draws[..., 1]), (size[0], draws[..., 2])):
+        half, centre = ((share * side).floor() / 2).floor(), (place * side).floor()
+        ends.append([(centre - half).clamp(0, side), (centre + half).clamp(0, side)])
+    (x1, x2), (y1, y2) = ends
+    return torch.stack((x1, y1, x2, y2), dim=-1)
 
 
 def overlaps(areas: Tensor, boxes: Tensor) -> Tensor:
@@ -29,7 +35,7 @@ def overlaps(areas: Tensor, boxes: Tensor) -> Tensor:
     return (last - first).clamp_min(0).prod(dim=-1)
 
 
-def choose_area(uniform: Tensor, image: Tensor, boxes: Tensor, mask: Tensor, size: int) -> Tensor:
+def choose_area(uniform: Tensor, image: Tensor, boxes: Tensor, mask: Tensor, size: Size) -> Tensor:
     """One of the drawn rectangles that touches no box, float32 (B, 4); an empty one if all of them do.
 
     ``boxes`` (R, 4) of the samples ``image`` (R,) are those of the first mosaic, if ``mask`` (R,).
@@ -58,9 +64,9 @@ def paste(area: Tensor, image: Tensor, boxes: Tensor, mask: Tensor) -> tuple[Ten
     return boxes.clamp(corner, end), mask, area * (pasted > 0)[:, None]
 
 
-def outside(area: Tensor, y: Tensor, size: int) -> Tensor:
-    """float32 (B, H, S): 0 for pixels of the rows ``y`` (H,) in a rectangle (B, 4), else 1."""
-    x = torch.arange(size, device=y.device)
+def outside(area: Tensor, y: Tensor, width: int) -> Tensor:
+    """float32 (B, H, W): 0 for pixels of the rows ``y`` (H,) in a rectangle (B, 4), else 1."""
+    x = torch.arange(width, device=y.device)
     left, top, right, bottom = area[:, :, None].unbind(1)  # (B, 1)
-    columns, rows = ((p >= a) & (p < b) for p, a, b in ((x, left, right), (y, top, bottom)))  # (B, S), (B, H)
+    columns, rows = ((p >= a) & (p < b) for p, a, b in ((x, left, right), (y, top, bottom)))  # (B, W), (B, H)
     return 1 - rows[:, :, None].float() * columns[:, None].float()

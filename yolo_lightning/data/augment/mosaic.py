@@ -1,6 +1,6 @@
 """Mosaic: four images around a centre, laid out as by ``load_mosaic`` of ultralytics/yolov5 v7.0.
 
-The canvas is the picture before the warp: 2S x 2S px for a mosaic, S x S px for a single image. It is
+The canvas is the picture before the warp: 2H x 2W px for a mosaic, H x W px for a single image. It is
 never built: ``bilinear`` samples it straight from the recent images.
 """
 
@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..image_size import Size
+from ..letterbox import width_and_height
 from .config import AugmentationConfig
 from .randomness import VIEW_STREAMS, SampleStream, ViewStream, between, integers
 
@@ -32,7 +34,7 @@ class Layout(NamedTuple):
     centre: Tensor  # int32 (B, 2), x and y where the tiles meet, in canvas px
     shift: Tensor  # int32 (B, 4, 2), canvas minus letterboxed coordinates, x and y
     extent: Tensor  # int32 (B, 4, 2), px covered by the tile, counted from the centre; 0 for no tile
-    canvas: Tensor  # int32 (B,), side of the canvas in px
+    canvas: Tensor  # int32 (B, 2), width and height of the canvas in px
 
 
 def recent_row(uniform: Tensor, newest: Tensor, filled: Tensor, capacity: int) -> Tensor:
@@ -86,39 +88,41 @@ def count_labels(fates: Fates, counts: Tensor) -> int:
 
 
 def lay_out(
-    uniform: Tensor, rows: Tensor, own: Tensor, content: Tensor, is_mosaic: Tensor, size: int
+    uniform: Tensor, rows: Tensor, own: Tensor, content: Tensor, is_mosaic: Tensor, size: Size
 ) -> Layout:
-    """Place four tiles on a canvas of 2S, or the whole letterboxed square on one of S.
+    """Place four tiles on a canvas of twice ``size``, or the whole letterboxed image on one of ``size``.
 
     ``rows`` (B, 4) are the ring rows of a mosaic's tiles, ``own`` (B,) those of single images, ``content``
-    (R, 4) is left, top, width and height of the images in the ring; ``is_mosaic`` is bool (B,).
+    (R, 4) is left, top, width and height of the images in the ring; ``is_mosaic`` is bool (B,); ``size`` is
+    H and W in px.
     """
     rectangle = content[rows]  # (B, 4, 4)
     corner, sides = rectangle[..., :2], rectangle[..., 2:]  # (B, 4, 2)
     where = uniform[:, ViewStream.CENTRE : ViewStream.CENTRE + 2]
-    centre = between(size / 2, 3 * size / 2, where).int()  # (B, 2)
+    whole = width_and_height(size, content)  # (2,)
+    centre = between(whole / 2, 3 * whole / 2, where).int()  # (B, 2)
     tile = torch.arange(4, device=rows.device)
     far = torch.stack((tile & 1, tile >> 1), dim=-1).int()  # (4, 2): 1 where right, where below
     # Tiles touch the centre with their nearest corner, and are cut at the edge of the canvas.
     start = centre[:, None] - (1 - far) * sides  # (B, 4, 2), canvas px of the content's first pixel
-    room = torch.where(far == 1, 2 * size - centre[:, None], centre[:, None])
+    room = torch.where(far == 1, 2 * whole - centre[:, None], centre[:, None])
     extent = torch.minimum(sides, room)
     # A single image is the lower right tile of a mosaic centred on the canvas' origin.
     mosaic = is_mosaic[:, None, None]
-    alone = (size * far.prod(dim=-1, keepdim=True, dtype=torch.int32)).expand(4, 2)
+    alone = whole * far.prod(dim=-1, keepdim=True, dtype=torch.int32)  # (4, 2)
     return Layout(
         rows=torch.where(is_mosaic[:, None], rows, own[:, None]),
         centre=centre * is_mosaic[:, None],
         shift=(start - corner) * mosaic,
         extent=torch.where(mosaic, extent, alone),
-        canvas=size * (1 + is_mosaic.int()),
+        canvas=whole * (1 + is_mosaic.int())[:, None],
     )
 
 
 def canvas_boxes(boxes: Tensor, shift: Tensor, canvas: Tensor) -> Tensor:
     """Map boxes (R, 4) from letterboxed to canvas px, by the shift (R, 2) of their tile, and clip them.
 
-    ``canvas`` (R,) is the side of each box's canvas.
+    ``canvas`` (R, 2) is width and height of each box's canvas.
     """
     moved = boxes + shift.to(boxes.dtype).repeat(1, 2)
-    return torch.minimum(moved.clamp_min(0), canvas[:, None].to(boxes.dtype))
+    return torch.minimum(moved.clamp_min(0), canvas.to(boxes.dtype).repeat(1, 2))

@@ -7,14 +7,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-def training_sizes(size: int, extent: float, stride: int) -> list[int]:
-    """Up to five multiples of ``stride``, spread evenly over ``size`` px times 1 ± ``extent``, ascending."""
-    factors = (1 + extent * step / 2 for step in range(-2, 3))
-    return sorted({max(1, round(size * factor / stride)) * stride for factor in factors})
+from ..image_size import Size
 
 
-def draw_size(sizes: list[int], seed: int, epoch: int, batch: int) -> int:
+def training_sizes(size: Size, extent: float, stride: int) -> list[Size]:
+    """Up to five sizes, spread evenly over ``size`` times 1 ± ``extent``, ascending.
+
+    Both sides are multiples of ``stride`` px.
+    """
+    found: dict[Size, None] = {}
+    for factor in (1 + extent * step / 2 for step in range(-2, 3)):
+        height, width = (max(1, round(side * factor / stride)) * stride for side in size)
+        found[height, width] = None
+    return list(found)
+
+
+def draw_size(sizes: list[Size], seed: int, epoch: int, batch: int) -> Size:
     """Size of a batch, a function of (seed, epoch, batch).
 
     Sizes come in rounds, each in random order: every size is as frequent, and the first few batches of a run
@@ -25,8 +33,9 @@ def draw_size(sizes: list[int], seed: int, epoch: int, batch: int) -> int:
     return sizes[order[place]]
 
 
-def resize(images: Tensor, targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Resize squares (B, 3, S, S) and targets (R, 6) in px to ``size`` px, as classic YOLOv5 does."""
-    factor = size / images.shape[-1]
-    images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
-    return images, torch.cat((targets[:, :2], targets[:, 2:] * factor), dim=-1)
+def resize(images: Tensor, targets: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """Resize images (B, 3, H, W) and targets (R, 6) in px to ``size`` px, as classic YOLOv5 does."""
+    factor_y, factor_x = (new / old for new, old in zip(size, images.shape[2:], strict=True))
+    images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+    x, y = targets[:, 2::2] * factor_x, targets[:, 3::2] * factor_y  # (R, 2) each
+    return images, torch.cat((targets[:, :2], torch.stack((x, y), dim=-1).flatten(1)), dim=-1)

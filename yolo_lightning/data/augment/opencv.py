@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..image_size import Size
 from ..letterbox import PAD_VALUE
 from .config import AugmentationConfig
 from .plan import Finish, View
@@ -22,19 +23,19 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def render_on_cpu(
-    config: AugmentationConfig, pixels: Tensor, views: Sequence[View], finish: Finish, size: int
+    config: AugmentationConfig, pixels: Tensor, views: Sequence[View], finish: Finish, size: Size
 ) -> Tensor:
-    """Draw planned images, uint8 (B, S, S, 3), RGB.
+    """Draw planned images, uint8 (B, H, W, 3), RGB.
 
     Args:
         config: Ranges; tells which steps can be left out.
         pixels: Those of ``RecentBuffers``.
         views: One or two a sample.
         finish: Their later steps.
-        size: S in px.
+        size: H and W in px.
     """
-    ring = pixels[1:].view(-1, size, size).numpy()  # (R, S, S)
-    images = np.empty((len(finish.blend), size, size, 3), np.uint8)
+    ring = pixels[1:].view(-1, *size).numpy()  # (R, H, W)
+    images = np.empty((len(finish.blend), *size, 3), np.uint8)
     drawn = [_draw(config, ring, view, finish) for view in views]
     gains, weights = finish.gains.numpy(), finish.blend.tolist()
     areas, swapped = finish.area.int().tolist(), finish.swap.tolist()
@@ -49,27 +50,28 @@ def render_on_cpu(
 def _draw(
     config: AugmentationConfig, ring: npt.NDArray[np.int32], view: View, finish: Finish
 ) -> Iterator[Pixels]:
-    """Warped and flipped canvases of a view, uint8 (S, S, 4), with an unused channel, one by one."""
-    size = ring.shape[-1]
+    """Warped and flipped canvases of a view, uint8 (H, W, 4), with an unused channel, one by one."""
+    height_px, width_px = ring.shape[1:]
     warp = cv2.warpPerspective if config.perspective else cv2.warpAffine
     matrices = view.warp.inverse.double().numpy()[:, : 3 if config.perspective else 2].copy()
-    for axis, flips in enumerate((finish.flip_x.numpy(), finish.flip_y.numpy())):
-        matrices[flips, :, 2] += matrices[flips, :, axis] * (size - 1)
+    for axis, (flip, side) in enumerate(((finish.flip_x, width_px), (finish.flip_y, height_px))):
+        flips = flip.numpy()
+        matrices[flips, :, 2] += matrices[flips, :, axis] * (side - 1)
         matrices[flips, :, axis] *= -1
-    rows, centres, shifts, extents, sides = (part.tolist() for part in view.layout)
-    whole = np.empty((2 * size, 2 * size), np.int32)
+    rows, centres, shifts, extents, canvases = (part.tolist() for part in view.layout)
+    whole = np.empty((2 * height_px, 2 * width_px), np.int32)
     for number, matrix in enumerate(matrices):
-        side, (centre_x, centre_y) = sides[number], centres[number]
-        canvas = whole[:side, :side]
+        (columns, lines), (centre_x, centre_y) = canvases[number], centres[number]
+        canvas = whole[:lines, :columns]
         canvas[:] = PAD_VALUE * 0x010101
         for tile, row in enumerate(rows[number]):
             (x, y), (width, height) = shifts[number][tile], extents[number][tile]
             left, top = centre_x - width * (1 - tile % 2), centre_y - height * (1 - tile // 2)
             source = ring[row, top - y : top - y + height, left - x : left - x + width]
             canvas[top : top + height, left : left + width] = source
-        packed = canvas.view(np.uint8).reshape(side, side, 4)
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        yield np.asarray(warp(packed, matrix, (size, size), flags=flags, borderValue=(PAD_VALUE,) * 4))
+        packed = canvas.view(np.uint8).reshape(lines, columns, 4)
+        flags, grey = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, (PAD_VALUE,) * 4
+        yield np.asarray(warp(packed, matrix, (width_px, height_px), flags=flags, borderValue=grey))
 
 
 def _mix(first: Pixels, second: Pixels, weight: float, area: list[int]) -> Pixels:

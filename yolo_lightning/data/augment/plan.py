@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..image_size import Size
 from .config import AugmentationConfig
 from .mosaic import Layout, draw_fates, lay_out
 from .randomness import BETA_DRAWS, VIEW_STREAMS, SampleStream, beta_32_32, between
@@ -41,7 +42,7 @@ def plan(
     rows: Tensor,
     filled: Tensor,
     mosaic: Tensor,
-    size: int,
+    size: Size,
     window: Tensor | None = None,
 ) -> tuple[list[View], Finish]:
     """Decide everything about each sample before a pixel is touched.

@@ -75,7 +75,7 @@ def uniforms(seed: Tensor, epoch: Tensor, index: Tensor, draws: int) -> Tensor:
     return (bits >> 8).float() * 2.0**-24
 
 
-def between(low: float, high: float, uniform: Tensor) -> Tensor:
+def between(low: float | Tensor, high: float | Tensor, uniform: Tensor) -> Tensor:
     """Map uniform numbers from [0, 1) to [low, high)."""
     return low + (high - low) * uniform
 

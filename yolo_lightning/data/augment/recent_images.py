@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...errors import InputError
-from ..batch import Batch, host_labels
+from ..batch import Batch, host_labels, image_size
+from ..image_size import Size, describe
 from ..letterbox import PAD_VALUE
 
 MAX_PIXELS = 2**30  # limit of pixel addresses: int32, half of which ``bilinear`` uses as a marker
@@ -17,11 +19,11 @@ SMALL_RING_PX = 10**8
 
 
 class RecentBuffers(NamedTuple):
-    """R images of S x S px with N label rows each."""
+    """R images of H x W px with N label rows each."""
 
     pixels: Tensor
-    """int32 (1 + R*S*S,), packed pixels (red in the low byte, then green, blue). The first is grey; image r
-    starts at 1 + r*S*S."""
+    """int32 (1 + R*H*W,), packed pixels (red in the low byte, then green, blue). The first is grey; image r
+    starts at 1 + r*H*W."""
     targets: Tensor  # float32 (R, N, 5): class, x1, y1, x2, y2 in letterboxed px
     label_count: Tensor  # int64 (R,), real rows of ``targets``
     content: Tensor  # int32 (R, 4): left, top, width, height in px of the image inside its letterbox
@@ -70,9 +72,9 @@ class RecentImages:
         self.filled = 0
         self.epoch = -1
 
-    def capacity(self, batch_size: int, size: int) -> int:
-        """Images of ``size`` px that it holds for a batch size."""
-        return max(batch_size * self.batches, min(self.images, SMALL_RING_PX // size**2))
+    def capacity(self, batch_size: int, size: Size) -> int:
+        """Images of ``size`` that it holds for a batch size."""
+        return max(batch_size * self.batches, min(self.images, SMALL_RING_PX // math.prod(size)))
 
     def reset(self) -> None:
         """Forget every image."""
@@ -83,7 +85,7 @@ class RecentImages:
 
         A batch of another image size or label capacity starts a new, empty ring.
         """
-        images, size = len(batch.images), batch.images.shape[-1]
+        images, size = len(batch.images), image_size(batch)
         shapes = batch.images.device, batch.images.shape[1:], batch.targets.shape[1:]
         if self.state is None or shapes != self._shapes or self.capacity(images, size) > len(self.counts):
             self.state, self._shapes = self._allocate(batch), shapes
@@ -105,18 +107,18 @@ class RecentImages:
         return Written(state, first, images, self.filled)
 
     def _allocate(self, batch: Batch) -> RecentBuffers:
-        size = batch.images.shape[-1]
+        size = image_size(batch)
         images = self.capacity(len(batch.images), size)
-        if images * size * size >= MAX_PIXELS:
+        if images * math.prod(size) >= MAX_PIXELS:
             raise InputError(
                 f"a mosaic ring of {self.batches} batches of {batch.images.shape[0]} images of "
-                f"{size} px is over 2^30 pixels: lower the batch size."
+                f"{describe(size)} is over 2^30 pixels: lower the batch size."
             )
         device, grey = batch.images.device, PAD_VALUE * 0x010101
         self.next_row = self.filled = 0
         self.counts = torch.zeros(images, dtype=torch.int64)
         return RecentBuffers(
-            pixels=torch.full((1 + images * size * size,), grey, dtype=torch.int32, device=device),
+            pixels=torch.full((1 + images * math.prod(size),), grey, dtype=torch.int32, device=device),
             targets=torch.zeros(images, *batch.targets.shape[1:], device=device),
             label_count=torch.zeros(images, dtype=torch.int64, device=device),
             content=torch.zeros(images, 4, dtype=torch.int32, device=device),
@@ -124,10 +126,10 @@ class RecentImages:
 
 
 def write_packed(pixels: Tensor, rows: slice, images: Tensor) -> None:
-    """Pack uint8 images (n, 3, S, S) into rows of a ring: one int32 per pixel, bytes red, green, blue, 0."""
-    size = images.shape[-1]
-    squares = pixels[1:].view(-1, size, size)[rows]
-    channels = squares.view(torch.uint8).view(-1, size, size, 4)  # little-endian: the low byte first
+    """Pack uint8 images (n, 3, H, W) into rows of a ring: one int32 per pixel, bytes red, green, blue, 0."""
+    height, width = images.shape[2:]
+    packed = pixels[1:].view(-1, height, width)[rows]
+    channels = packed.view(torch.uint8).view(-1, height, width, 4)  # little-endian: the low byte first
     # Channel by channel is twice as fast on a CPU as rows of three bytes.
     for channel in range(3):
         channels[..., channel] = images[:, channel]

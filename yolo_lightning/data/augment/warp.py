@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..image_size import Size
+from ..letterbox import width_and_height
 from .config import AugmentationConfig
 from .randomness import ViewStream, between
 
@@ -28,12 +30,12 @@ class Warp(NamedTuple):
 
 
 def draw_warp(
-    config: AugmentationConfig, uniform: Tensor, canvas: Tensor, size: int, window: Tensor | None = None
+    config: AugmentationConfig, uniform: Tensor, canvas: Tensor, size: Size, window: Tensor | None = None
 ) -> Warp:
     """Draw translation @ shear @ rotation and zoom @ perspective @ centring.
 
-    ``uniform`` is (B, VIEW_STREAMS), ``canvas`` int32 (B,) the side of each canvas in px, ``size`` S in px,
-    ``window`` as in :func:`warp_boxes`, whose sides then take the place of S.
+    ``uniform`` is (B, VIEW_STREAMS), ``canvas`` int32 (B, 2) width and height of each canvas in px, ``size``
+    H and W of the image in px; ``window`` as in :func:`warp_boxes`, whose sides then take the place of these.
     """
 
     def draw(stream: int, low: float, high: float) -> Tensor:
@@ -50,19 +52,21 @@ def draw_warp(
     middle = (0.5 - config.translate, 0.5 + config.translate)
     moves = [draw(ViewStream.TRANSLATE + axis, *middle) for axis in (0, 1)]
     if window is None:
-        move_x, move_y = (move * size for move in moves)
+        move_x, move_y = (move * side for move, side in zip(moves, size[::-1], strict=True))
     else:
-        move_x, move_y = ((size - side) / 2 + move * side for move, side in zip(moves, window, strict=True))
+        shares = zip(moves, size[::-1], window, strict=True)
+        move_x, move_y = ((whole - side) / 2 + move * side for move, whole, side in shares)
     # Shear after rotation: y points down, and a positive angle turns anticlockwise as in cv2.
     cosine, sine = scale * angle.cos(), scale * angle.sin()
     a, b = cosine - shear_x * sine, sine + shear_x * cosine
     d, e = shear_y * cosine - sine, shear_y * sine + cosine
-    # Perspective after centring gives the rows (1, 0, -half), (0, 1, -half), (tilt_x, tilt_y, depth).
-    half = canvas.to(uniform.dtype) / 2
-    depth = 1 - half * (tilt_x + tilt_y)
+    # Perspective after centring gives the rows (1, 0, -half_x), (0, 1, -half_y), (tilt_x, tilt_y, depth).
+    # A canvas has the shape of the image, so that half_x is aspect * half_y.
+    aspect, half_y = size[1] / size[0], canvas[:, 1].to(uniform.dtype) / 2
+    depth = 1 - half_y * (aspect * tilt_x + tilt_y)
     forward = _stack(
-        a + move_x * tilt_x, b + move_x * tilt_y, move_x * depth - half * (a + b),
-        d + move_y * tilt_x, e + move_y * tilt_y, move_y * depth - half * (d + e),
+        a + move_x * tilt_x, b + move_x * tilt_y, move_x * depth - half_y * (aspect * a + b),
+        d + move_y * tilt_x, e + move_y * tilt_y, move_y * depth - half_y * (aspect * d + e),
         tilt_x, tilt_y, depth,
     )  # fmt: skip
     return Warp(forward, _inverse(forward), scale)
@@ -87,11 +91,12 @@ def _inverse(matrix: Tensor) -> Tensor:
 
 
 def warp_boxes(
-    boxes: Tensor, matrix: Tensor, size: int, window: Tensor | None = None
+    boxes: Tensor, matrix: Tensor, size: Size, window: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Warp boxes (B, K, 4), xyxy in px, by (B, 3, 3) and take their upright hulls, clipped to the image.
 
-    ``window`` float32 (2,), width and height in px, clips to the rectangle in the middle of the image.
+    ``size`` is H and W of the image in px. ``window`` float32 (2,), width and height in px, clips to the
+    rectangle in its middle.
 
     Returns:
         (B, K, 4) xyxy in image px, and bool (B, K): False if the perspective puts a corner on or behind
@@ -105,10 +110,9 @@ def warp_boxes(
     depth = depth.clamp_min(1e-6)
     px, py = px / depth, py / depth
     hull = torch.stack((px.amin(-1), py.amin(-1), px.amax(-1), py.amax(-1)), dim=-1)
-    if window is None:
-        return hull.clamp(0, size), in_front
-    sides = window.repeat(2)  # (4,)
-    return hull.clamp((size - sides) / 2, (size + sides) / 2), in_front
+    whole = width_and_height(size, hull)
+    used = whole if window is None else window
+    return hull.clamp(((whole - used) / 2).repeat(2), ((whole + used) / 2).repeat(2)), in_front
 
 
 def is_candidate(before: Tensor, after: Tensor) -> Tensor:

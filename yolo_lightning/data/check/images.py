@@ -29,7 +29,7 @@ from .look_alikes import COLOURS, Pixels, describe_looks
 SECONDS_PER_IMAGE, SECONDS_PER_MEGAPIXEL = 0.001, 0.01
 """Stated cost of decoding on one core, so that equal data on equal machines are examined equally."""
 _CHUNK = 64  # images that a thread looks at in one go
-_DECODED_PX = 64  # longer side that is left of a large JPEG
+_DECODED_PX = 64, 64  # height or width that is left of a large JPEG
 
 _STARTS: tuple[tuple[bytes, int, str, tuple[str, ...]], ...] = (
     (b"\xff\xd8\xff", 0, "JPEG", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")),

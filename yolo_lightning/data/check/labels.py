@@ -8,6 +8,8 @@ import numpy as np
 
 from ..annotations.findings import EVERY_IMAGE, Finding
 from ..annotations.index import DatasetIndex
+from ..image_size import Size, as_option
+from ..letterbox import letterbox_ratios
 
 _LEAST_PX = 2.0  # a smaller box is less than a quarter of a cell of the finest map
 _LEAST_BOXES = 3  # for a statement about a whole split
@@ -15,7 +17,7 @@ _SHARE = 0.99  # of the boxes that such a statement holds for
 _SHARE_OUT = 0.5  # of the boxes that reach out of their images, if corners are read as sizes
 
 
-def check_labels(index: DatasetIndex, image_size: int) -> list[Finding]:
+def check_labels(index: DatasetIndex, image_size: Size) -> list[Finding]:
     """Findings about a split: units and forms of its boxes, small boxes, images without labels."""
     counts = np.diff(index.offsets)
     empty = int((counts == 0).sum())
@@ -54,15 +56,15 @@ def _wrong_form(index: DatasetIndex) -> Iterator[Finding]:
         yield Finding("corners as sizes", source, what, f"write {expected}", EVERY_IMAGE, is_error=True)
 
 
-def _small_boxes(index: DatasetIndex, image_size: int) -> Iterator[Finding]:
+def _small_boxes(index: DatasetIndex, image_size: Size) -> Iterator[Finding]:
     image = np.repeat(np.arange(len(index)), np.diff(index.offsets))
-    scale = image_size / index.sizes.max(axis=1, initial=1)[image]
+    scale = letterbox_ratios(index.sizes, image_size)[image]
     extent = (index.boxes[:, 2:] - index.boxes[:, :2]) * scale[:, None]
     for row in np.flatnonzero(index.trainable & (extent.min(axis=1, initial=np.inf) < _LEAST_PX)).tolist():
         path, (x1, y1, x2, y2) = str(index.path(int(image[row]))), index.boxes[row].tolist()
         width, height = extent[row].tolist()
         what = (
             f"the box of '{index.class_names[index.classes[row]]}' at x {x1:.0f} to {x2:.0f}, y {y1:.0f} to "
-            f"{y2:.0f} is {width:.1f} x {height:.1f} px at image size {image_size}"
+            f"{y2:.0f} is {width:.1f} x {height:.1f} px at image size {as_option(image_size)}"
         )
         yield Finding("tiny box", path, what, "set a larger --data.image_size, or remove the box", path)

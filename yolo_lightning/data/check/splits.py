@@ -9,6 +9,7 @@ import numpy as np
 from ..annotations.findings import Finding
 from ..annotations.index import DatasetIndex
 from ..annotations.source import Split
+from ..image_size import Size
 from .images import ImageFacts, examine_images
 from .labels import check_labels
 from .look_alikes import find_look_alikes
@@ -19,7 +20,7 @@ FIT_SECONDS = 20.0
 
 def check_splits(
     indices: Mapping[Split, DatasetIndex],
-    image_size: int,
+    image_size: Size,
     seconds: float,
     keep: bool = True,
     progress: Callable[[int], None] = lambda count: None,
@@ -28,7 +29,7 @@ def check_splits(
 
     Args:
         indices: The splits, in the order in which an image belongs to the first that has it.
-        image_size: Side of the training images in px.
+        image_size: Height and width of the training images in px.
         seconds: Stated cost above which a sample of a split is decoded.
         keep: Keep facts of the image files in the cache folder.
         progress: Called with the number of further images that were examined.

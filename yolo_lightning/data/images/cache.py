@@ -26,6 +26,7 @@ from ...system.files import remove_leftovers, whole_file
 from ..annotations.index import DatasetIndex
 from ..annotations.reader import stamp
 from ..cache_folder import FileMode, NoRoom, cache_folder, free_bytes, lock_folder
+from ..image_size import Size, as_option, describe
 from .decode import Pixels, draw, read_bytes
 from .faults import FAILED, UNENDED, Faults
 from .truncation import has_end
@@ -35,14 +36,14 @@ _FORMAT = 3  # change it with the meaning of the pixels, or old files would be u
 
 
 class ImageCache:
-    """Image i as uint8 RGB (S, S, 3); the file is mapped on first use in each process.
+    """Image i as uint8 RGB (H, W, 3); the file is mapped on first use in each process.
 
     Behind the pixels, the file has a mark for each image, of ``faults``.
     """
 
-    def __init__(self, path: Path, images: int, image_size: int) -> None:
+    def __init__(self, path: Path, images: int, image_size: Size) -> None:
         self.path = path
-        self.shape = (images, image_size, image_size, 3)
+        self.shape = (images, *image_size, 3)
         self.bytes = int(np.prod(self.shape)) + images
         self._mapped: Pixels | None = None
 
@@ -52,7 +53,7 @@ class ImageCache:
 
     @property
     def pixels(self) -> Pixels:
-        """All images, uint8 (I, S, S, 3), read-only."""
+        """All images, uint8 (I, H, W, 3), read-only."""
         return self._all[: -self.shape[0]].reshape(self.shape)
 
     @property
@@ -73,7 +74,7 @@ class ImageCache:
 
 def open_cache(
     index: DatasetIndex,
-    image_size: int,
+    image_size: Size,
     train: bool,
     mode: FileMode,
     announce: Callable[[str], None] = lambda _: None,
@@ -108,7 +109,7 @@ def open_cache(
                         f"free; make room, reduce --data.image_size, or set --data.cache {other}"
                     )
                 announce(
-                    f"caching {len(index):,} images at {image_size} px in {cache.path}: "
+                    f"caching {len(index):,} images at {describe(image_size)} in {cache.path}: "
                     f"{size / 1e9:.2f} GB of {free / 1e9:.1f} GB free"
                 )
                 faults = Faults(len(index), index.path, index.split, max_skipped, announce=announce)
@@ -128,10 +129,10 @@ def _is_complete(path: Path, size: int) -> bool:
     return (path.stat().st_size, path.stat().st_uid) == (size, os.getuid())
 
 
-def cache_path(index: DatasetIndex, image_size: int, train: bool, mode: FileMode) -> Path:
+def cache_path(index: DatasetIndex, image_size: Size, train: bool, mode: FileMode) -> Path:
     """The cache file: named after paths, sizes and times of the images, and the settings."""
     method = "linear" if train else "area"
-    digest = hashlib.sha256(repr((_FORMAT, image_size, method)).encode())
+    digest = hashlib.sha256(repr((_FORMAT, as_option(image_size), method)).encode())
     for i in range(len(index)):
         path = index.path(i)
         try:
@@ -141,13 +142,15 @@ def cache_path(index: DatasetIndex, image_size: int, train: bool, mode: FileMode
         # Nobody can set st_ctime, so that nobody can name a forged file in advance.
         digest.update(repr((str(path), stamp(status), index.sizes[i].tolist())).encode())
     data_set = hashlib.sha256(str(index.source).encode()).hexdigest()[:8]
-    name = f"{data_set}_{index.split}_{image_size}px_{method}_{digest.hexdigest()[:16]}.uint8"
+    sides = "x".join(map(str, dict.fromkeys(image_size)))  # of a square once
+    name = f"{data_set}_{index.split}_{sides}px_{method}_{digest.hexdigest()[:16]}.uint8"
     return cache_folder(index.root, mode) / name
 
 
 def _build(cache: ImageCache, index: DatasetIndex, train: bool, faults: Faults) -> None:
     """Decode all images into the file of a cache."""
-    images, image_size = cache.shape[:2]
+    images, height_px, width_px, _ = cache.shape
+    image_size = height_px, width_px
     console = Console()
     is_live = sys.stdout.isatty() or console.is_jupyter  # no bar in a log, even if variables ask for colour
     try:

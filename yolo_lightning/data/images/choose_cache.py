@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from ...errors import InputError
 from ..annotations.index import DatasetIndex
 from ..annotations.source import Split
 from ..cache_folder import FileMode, NoRoom, available_memory, disk_folder, free_bytes
+from ..image_size import Size
 from .cache import ImageCache, cache_path, open_cache
 
 CacheMode = Literal["none", "disk", "ram", "device"]
@@ -66,7 +68,7 @@ class CachePlan:
     def __init__(
         self,
         indices: Mapping[Split, DatasetIndex],
-        image_size: int,
+        image_size: Size,
         device: torch.device,
         cores: int,
         cache: CacheOption = "none",
@@ -117,7 +119,7 @@ class CachePlan:
         return fastest_cache(train, sum(map(self._decoded_bytes, self.indices)), room)
 
     def _decoded_bytes(self, split: Split) -> int:
-        return 3 * self.image_size**2 * len(self.indices[split])
+        return 3 * math.prod(self.image_size) * len(self.indices[split])
 
     def cache(self, split: Split) -> ImageCache | None:
         """The decoded images of a split, built on first use; None without a cache.

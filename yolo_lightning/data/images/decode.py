@@ -17,13 +17,12 @@ from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from ...errors import InputError
+from ..image_size import Size
 from ..letterbox import PAD_VALUE, Letterbox, letterbox_geometry
 from .truncation import END, JPEG, has_all_pixels, has_end
 
 Pixels = npt.NDArray[np.uint8]
 Name = str | os.PathLike[str]
-Size = tuple[int, int]
-"""Height and width in px."""
 
 MAX_MEGAPIXELS = 256
 """Largest image that is decoded by default: 16,000 px a side, which take 0.8 GB."""
@@ -189,8 +188,8 @@ def _turn(pixels: Pixels, orientation: int) -> Pixels:
     return turned.astype(np.uint8, copy=False)
 
 
-def decode_scaled(data: bytes, path: Name, size: Size, image_size: int) -> Pixels:
-    """Decode for training: a JPEG at 1/8, 1/4 or 1/2 of its size, if ``image_size`` px remain.
+def decode_scaled(data: bytes, path: Name, size: Size, image_size: Size) -> Pixels:
+    """Decode for training: a JPEG at 1/8, 1/4 or 1/2 of its size, if ``image_size`` px remain of one side.
 
     The decoder then computes only the frequencies of the smaller picture, in at most half the time and
     without the moiré of skipping pixels. ``size`` is as in :func:`read_rgb`.
@@ -203,7 +202,8 @@ def decode_scaled(data: bytes, path: Name, size: Size, image_size: int) -> Pixel
         InputError: As :func:`read_rgb`.
     """
     # The largest divisor that leaves enough px.
-    divisor = next((divisor for divisor in _REDUCTIONS if max(size) >= divisor * image_size), 1)
+    scale = max(side / wanted for side, wanted in zip(size, image_size, strict=True))
+    divisor = next((divisor for divisor in _REDUCTIONS if scale >= divisor), 1)
     return decode_rgb(data, path, size, divisor if data.startswith(JPEG) else 1)
 
 
@@ -258,8 +258,8 @@ def content_slice(place: Letterbox) -> tuple[slice, slice]:
     return slice(place.pad_y, place.pad_y + place.height), slice(place.pad_x, place.pad_x + place.width)
 
 
-def draw(data: bytes, path: Name, size: Size, image_size: int, train: bool, canvas: Pixels) -> None:
-    """Decode a file, scale its longer side to ``image_size`` px and centre it on a canvas.
+def draw(data: bytes, path: Name, size: Size, image_size: Size, train: bool, canvas: Pixels) -> None:
+    """Decode a file, scale it into ``image_size`` px and centre it on a canvas.
 
     Args:
         data: Content of the file ``path``.

@@ -16,12 +16,12 @@ from torch.utils.data import Dataset, default_collate, get_worker_info
 from ...errors import InputError
 from ..annotations.index import DatasetIndex, FloatArray, ids_from_paths
 from ..batch import Batch, label_capacity
+from ..image_size import Size
 from ..images import decode
 from ..images.cache import ImageCache
 from ..images.copy_paste import CopyPaste
 from ..images.decode import (
     Pixels,
-    Size,
     content_slice,
     draw,
     header_size,
@@ -41,7 +41,7 @@ _NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 class Sample(NamedTuple):
     """One image and its labels; the fields of ``Batch``, in the same order, without the first dimension."""
 
-    image: Pixels  # uint8 (H, W, 3), RGB; a square of S px in training
+    image: Pixels  # uint8 (H, W, 3), RGB
     targets: FloatArray  # float32 (N, 5)
     label_count: int
     position: int  # position of the image in its data set
@@ -55,7 +55,7 @@ class Sample(NamedTuple):
 class DetectionDataset(Dataset[Sample]):
     """The images of an index, letterboxed, with labels padded to a fixed number of rows.
 
-    In training, every image is a square. In evaluation, each lies in the smallest rectangle of whole strides
+    In training, all have the same size. In evaluation, each lies in the smallest rectangle of whole strides
     that is half a stride wider than it, as in classic YOLOv5: padding costs time, and a little of the score
     of objects at the edge.
 
@@ -63,11 +63,11 @@ class DetectionDataset(Dataset[Sample]):
     gives depends on which images fail, and not on when. In evaluation its original size is 0 x 0.
 
     Args:
-        image_size: S in px, the longer side of each image.
+        image_size: Height and width in px that each image is scaled into.
         capacity: N, rows for labels.
         train: Interpolate as for training, without ``truth`` (M = 0); else keep the raw annotations, M rows
             for those of the fullest image.
-        cache: Decoded squares, made with the same ``image_size`` and ``train``.
+        cache: Decoded images, made with the same ``image_size`` and ``train``.
         stride: Stride of the rectangles, in px.
         faults: Where failing images are noted; if left out, the first raises its error.
         effects: Changes of the pixels for :meth:`training_sample`.
@@ -80,7 +80,7 @@ class DetectionDataset(Dataset[Sample]):
     def __init__(
         self,
         index: DatasetIndex,
-        image_size: int,
+        image_size: Size,
         capacity: int,
         train: bool,
         cache: ImageCache | None = None,
@@ -194,12 +194,12 @@ class DetectionDataset(Dataset[Sample]):
         if self.cache is not None:
             if self.cache.marks[i] == FAILED:
                 raise InputError(f"{path}: not a readable image; replace or remove it")
-            square = self.cache.pixels[i]
-            if image.shape == square.shape:
-                image[:] = square
+            cached = self.cache.pixels[i]
+            if image.shape == cached.shape:
+                image[:] = cached
                 return 0
             place = letterbox_geometry(height, width, self.image_size, image.shape[:2])
-            content = square[content_slice(letterbox_geometry(height, width, self.image_size))]
+            content = cached[content_slice(letterbox_geometry(height, width, self.image_size))]
             paste(content, place, image)
             return 0
         before = perf_counter_ns()
@@ -220,7 +220,7 @@ class PredictionDataset(Dataset[Sample]):
 
     Args:
         paths: The images; their ids are those of ``index.ids_from_paths``.
-        image_size: S in px, the longer side of each image; None: as large as it is.
+        image_size: Height and width in px that each image is scaled into; None: as large as it is.
         stride: Stride of the rectangles, in px.
         max_mp: Largest image that is decoded, in millions of px.
 
@@ -231,7 +231,7 @@ class PredictionDataset(Dataset[Sample]):
     def __init__(
         self,
         paths: Sequence[Path],
-        image_size: int | None,
+        image_size: Size | None,
         stride: int = 32,
         max_mp: int = decode.MAX_MEGAPIXELS,
     ) -> None:
@@ -258,15 +258,15 @@ class PredictionDataset(Dataset[Sample]):
         return prediction_sample(pixels, self.image_size, self.stride, position, image_id)
 
 
-def prediction_canvas(size: Size, image_size: int | None, stride: int) -> Size:
+def prediction_canvas(size: Size, image_size: Size | None, stride: int) -> Size:
     """Height and width in px of the smallest canvas of whole strides around an image of a size, scaled."""
-    scaled = letterbox_geometry(*size, image_size or max(size), rounding=round)
+    scaled = letterbox_geometry(*size, image_size or size, rounding=round)
     return enclosing_rectangle(scaled.height, scaled.width, stride, 0)
 
 
 def prediction_sample(
     pixels: Pixels,
-    image_size: int | None,
+    image_size: Size | None,
     stride: int,
     position: int,
     image_id: int = 0,
@@ -276,18 +276,17 @@ def prediction_sample(
 
     Args:
         pixels: uint8 RGB (H, W, 3).
-        image_size: Longer side of the scaled image in px; None: as it is.
+        image_size: Height and width in px that the image is scaled into; None: as it is.
         stride: Stride of the rectangle around it, in px.
         position: Number by which the image is known.
         image_id: Id of the image.
         canvas: Height and width in px of a canvas that the image is scaled to, instead.
     """
     height, width = pixels.shape[:2]
-    if canvas:
-        image_size = round(max(height, width) * min(canvas[0] / height, canvas[1] / width))
-    image_size = image_size or max(height, width)
-    filled = np.empty((*(canvas or prediction_canvas((height, width), image_size, stride)), 3), np.uint8)
-    place = letterbox_geometry(height, width, image_size, filled.shape[:2], rounding=round)
+    image_size = canvas or image_size or (height, width)
+    canvas = canvas or prediction_canvas((height, width), image_size, stride)
+    filled = np.empty((*canvas, 3), np.uint8)
+    place = letterbox_geometry(height, width, image_size, canvas, rounding=round)
     paste(resize(pixels, place, linear=True), place, filled)
     return Sample(
         image=filled,

@@ -132,7 +132,7 @@ class OrderedLoader(ABC):
         order = order[: len(order) - len(self.sampler.order(epoch))]
         for begin in range(0, len(order), self.batch_size):
             rows = order[begin : begin + self.batch_size]
-            canvases = np.empty((len(rows), self._dataset.image_size, self._dataset.image_size, 3), np.uint8)
+            canvases = np.empty((len(rows), *self._dataset.image_size, 3), np.uint8)
             samples = [
                 self._dataset.training_sample(i, epoch, canvas)
                 for i, canvas in zip(rows, canvases, strict=True)
@@ -150,7 +150,7 @@ class DeviceLoader(OrderedLoader):
     def __init__(self, dataset: DetectionDataset, sampler: TrainSampler, device: torch.device) -> None:
         assert dataset.cache is not None
         super().__init__(dataset, sampler, device)
-        self.pixels = pixels_on(device, dataset.cache)  # uint8 (I, S, S, 3)
+        self.pixels = pixels_on(device, dataset.cache)  # uint8 (I, H, W, 3)
         images, has_failed = len(dataset), dataset.cache.marks == FAILED
         self._places = torch.arange(images)  # (I,), the image itself or the one in its place
         for i in np.flatnonzero(has_failed).tolist():
@@ -169,7 +169,7 @@ class DeviceLoader(OrderedLoader):
         for begin in range(0, len(order), self.batch_size):
             part = slice(begin, begin + self.batch_size)
             rows = order[part]
-            pixels = self.pixels.index_select(0, rows).permute(0, 3, 1, 2)  # (B, 3, S, S), channels last
+            pixels = self.pixels.index_select(0, rows).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last
             labels = self.labels.map(partial(torch.index_select, dim=0, index=rows))
             self._give()
             on_host = HostLabels(known.index[part], known.count[part])
@@ -177,7 +177,7 @@ class DeviceLoader(OrderedLoader):
 
 
 def pixels_on(device: torch.device, cache: ImageCache) -> Tensor:
-    """All images of a cache on a device, uint8 (I, S, S, 3)."""
+    """All images of a cache on a device, uint8 (I, H, W, 3)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the file is mapped read-only, and nobody writes to the tensor
         mapped = torch.from_numpy(cache.pixels)

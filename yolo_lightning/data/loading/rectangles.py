@@ -8,18 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ..annotations.index import IntArray
+from ..image_size import Size
 from ..letterbox import enclosing_rectangle, letterbox_geometry
 
 MOST_RECTANGLES = 3
 """Shapes besides the square, which takes images of unequal shapes in one batch."""
 
 
-def training_rectangles(sizes: npt.NDArray[np.int32], image_size: int, stride: int) -> IntArray:
+def training_rectangles(sizes: npt.NDArray[np.int32], image_size: Size, stride: int) -> IntArray:
     """Height and width in px of the batch that each image trains in, int64 (I, 2), of at most three shapes.
 
-    Shapes are multiples of ``stride`` whose longer side is ``image_size`` px. Images of neighbouring aspect
-    ratios share a shape that holds them all; of all ways to do so, the one with the smallest area of all
-    images is taken. ``sizes`` (I, 2) are heights and widths.
+    Shapes are multiples of ``stride`` around images scaled into ``image_size`` px. Images of neighbouring
+    aspect ratios share a shape that holds them all; of all ways to do so, the one with the smallest area of
+    all images is taken. ``sizes`` (I, 2) are heights and widths.
     """
     scaled = [letterbox_geometry(height, width, image_size) for height, width in sizes.tolist()]
     own = np.array([enclosing_rectangle(each.height, each.width, stride, 0) for each in scaled], np.int64)

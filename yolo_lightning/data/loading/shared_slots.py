@@ -21,12 +21,13 @@ from torch import Tensor
 from ...errors import InputError
 from ...system.memory import shared_memory
 from ..batch import Batch
+from ..image_size import Size
 
 _PAGE, _CACHE_LINE = 4096, 64
 
 
 class Slots:
-    """Slots, each with room for a training batch of images of ``image_size`` px with ``capacity`` labels.
+    """Slots, each with room for a training batch of images of ``image_size`` with ``capacity`` labels.
 
     A slot is free, being written, or lent: as long as a tensor of its batch exists.
 
@@ -37,11 +38,11 @@ class Slots:
         InputError: There is too little memory.
     """
 
-    def __init__(self, count: int, batch_size: int, image_size: int, capacity: int) -> None:
+    def __init__(self, count: int, batch_size: int, image_size: Size, capacity: int) -> None:
         self.count = count
         self.batch_size = batch_size
         fields: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
-            "images": ((batch_size, image_size, image_size, 3), np.uint8),
+            "images": ((batch_size, *image_size, 3), np.uint8),
             "targets": ((batch_size, capacity, 5), np.float32),
             "count": ((batch_size,), np.int64),
             "index": ((batch_size,), np.int64),
@@ -62,7 +63,7 @@ class Slots:
         self.is_pinned = False
 
     def arrays(self, slot: int) -> dict[str, npt.NDArray[Any]]:
-        """The fields of a training ``Batch`` in a slot, in its order, to be written; images (B, S, S, 3)."""
+        """The fields of a training ``Batch`` in a slot, in its order, to be written; images (B, H, W, 3)."""
         return self._views(self.memory.numpy(), slot)
 
     def _views(self, memory: npt.NDArray[np.uint8], slot: int) -> dict[str, npt.NDArray[Any]]:
@@ -86,7 +87,7 @@ class Slots:
 
     def _batch(self, memory: npt.NDArray[np.uint8], slot: int) -> Batch:
         tensors = {name: torch.from_numpy(view) for name, view in self._views(memory, slot).items()}
-        images = tensors.pop("images").permute(0, 3, 1, 2)  # (B, 3, S, S), channels last
+        images = tensors.pop("images").permute(0, 3, 1, 2)  # (B, 3, H, W), channels last
         nothing = torch.zeros(self.batch_size, 0, 7)
         empty = torch.zeros_like(tensors["count"])
         return Batch(images=images, **tensors, truth=nothing, truth_count=empty, on_host=None)

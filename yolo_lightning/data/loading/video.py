@@ -14,6 +14,7 @@ import torch
 from ...errors import InputError
 from ...system.background import made_ahead
 from ..batch import Batch
+from ..image_size import Size
 from ..images.decode import Pixels
 from .dataset import collate, prediction_sample
 from .sampler import world
@@ -35,9 +36,9 @@ class Frame(NamedTuple):
 class Letterboxing(NamedTuple):
     """How images become batches."""
 
-    image_size: int | None  # longer side of the scaled images in px; None: as large as they are
+    image_size: Size | None  # height and width in px that images are scaled into; None: as large as they are
     stride: int  # stride of the rectangles, in px
-    canvas: tuple[int, int] | None = None  # height and width of every image in px; None: any rectangle
+    canvas: Size | None = None  # height and width of every image in px; None: any rectangle
 
 
 def read_frames(source: str, stream: int = 0, every: int = 1) -> Generator[Frame, None, None]:

@@ -112,7 +112,7 @@ class Requests:
 
 
 class WorkerLoader(OrderedLoader):
-    """Batches of squares made by worker processes; each iteration is the sampler's epoch.
+    """Batches of images of one size, made by worker processes; each iteration is the sampler's epoch.
 
     Workers begin the next epoch while the last batches of one are used, validated and saved. They
     return a slot number; the pixels are in shared memory already, and a batch is a view of them (see

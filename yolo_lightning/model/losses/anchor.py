@@ -7,6 +7,7 @@ waits for the device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -154,7 +155,7 @@ class AnchorLoss(DetectionLoss):
             targets: as in ``DetectionLoss``, like ``mask``.
             divisor: (L,), divisor of the sums over matches, instead of the number of matches in this batch.
         """
-        gains = self.gains(self.image_size_px or maps[0].shape[2] * self.strides[0])
+        gains = self.gains(self.image_size_px or math.sqrt(math.prod(maps[0].shape[2:4])) * self.strides[0])
         targets = torch.where(mask[:, None], targets.float(), 0.0)  # padding may hold NaN
         levels = [self._match(level, raw.shape[2:4], targets, mask) for level, raw in enumerate(maps)]
         if divisor is None:
@@ -173,7 +174,7 @@ class AnchorLoss(DetectionLoss):
             "cls": classes.detach(),
         }
 
-    def gains(self, image_size_px: int) -> Gains:
+    def gains(self, image_size_px: float) -> Gains:
         """Gains in effect, scaled from those given for 3 levels, 80 classes and 640 px.
 
         As in ``train.py`` of classic YOLOv5: all by 3 / levels because the parts are summed over the levels,
@@ -186,13 +187,13 @@ class AnchorLoss(DetectionLoss):
             classes=self.config.class_gain * self.num_classes / 80 * levels,
         )
 
-    def describe_gains(self, image_size_px: int) -> str:
+    def describe_gains(self, image_size_px: float) -> str:
         """A sentence for the log on the gains in effect."""
         given, acting = self.config, self.gains(image_size_px)
         return (
             f"box gain {given.box_gain:g} acts as {acting.box:g}, objectness gain {given.objectness_gain:g} "
             f"as {acting.objectness:g}, class gain {given.class_gain:g} as {acting.classes:g} "
-            f"({len(self.strides)} levels, {self.num_classes} classes, {image_size_px} px)"
+            f"({len(self.strides)} levels, {self.num_classes} classes, {image_size_px:g} px)"
         )
 
     @torch.no_grad()

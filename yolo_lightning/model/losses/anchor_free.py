@@ -152,7 +152,7 @@ class AnchorFreeLoss(DetectionLoss):
         score = torch.stack([parts.pop("score") for parts in found]).sum()
         return divisor * len(found) / self._divisor(score)
 
-    def describe_gains(self, image_size_px: int) -> str:
+    def describe_gains(self, image_size_px: float) -> str:
         """A sentence for the log on the gains in effect."""
         return f"gains as given: box {self.config.box_gain:g}, class {self.config.class_gain:g}"
 

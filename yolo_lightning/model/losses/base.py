@@ -29,8 +29,9 @@ class DetectionLoss(nn.Module):
 
     parts: tuple[str, ...]
     """Names of the terms of the loss."""
-    image_size_px: int | None = None
-    """Side of the training images; None takes it from the maps. Only losses that scale by it need it."""
+    image_size_px: float | None = None
+    """Side of a square with the area of the training images; None takes it from the maps. Only losses that
+    scale by it need it."""
     rank_mean: Callable[[Tensor], Tensor] | None = None
     """Mean of a tensor over the processes. In training, the divisor of the loss passes through it, so that
     the mean of the processes' gradients is the gradient of the joined batch. None for a single process."""
@@ -100,7 +101,7 @@ class DetectionLoss(nn.Module):
         """
         raise InputError("model.anchors is given, but this model has no anchors; leave it out")
 
-    def describe_gains(self, image_size_px: int) -> str:
+    def describe_gains(self, image_size_px: float) -> str:
         """A sentence for the log on the gains in effect."""
         raise NotImplementedError
 

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...data.annotations.index import DatasetIndex
+from ...data.image_size import Size
+from ...data.letterbox import letterbox_ratios
 from .draw_boxes import Pixels
 from .plots import new_figure, printable, to_pixels
 
@@ -43,20 +45,20 @@ class LabelStatistics:
     """Images that have 0, 1, 2, … labels."""
 
 
-def label_statistics(index: DatasetIndex, image_size_px: int | None = None) -> LabelStatistics:
+def label_statistics(index: DatasetIndex, image_size: Size | None = None) -> LabelStatistics:
     """Count the labels of a split that training uses.
 
     Args:
         index: of the split, with C classes and I images.
-        image_size_px: longer side of the scaled images in px, for the sizes of boxes; without it, the
-            sizes are those in the original images.
+        image_size: height and width in px that images are scaled into, for the sizes of boxes; without it,
+            the sizes are those in the original images.
     """
     used, images = index.trainable, len(index.sizes)
     image = np.repeat(np.arange(images), np.diff(index.offsets))[used]
     limit = index.sizes[image][:, [1, 0]].astype(np.float64)  # (T, 2) width, height
     low, high = index.boxes[used, :2].clip(0, limit), index.boxes[used, 2:].clip(0, limit)
-    scale = 1.0 if image_size_px is None else image_size_px / limit.max(axis=1, keepdims=True)
-    most = image_size_px or int(index.sizes.max(initial=1))
+    scale = 1.0 if image_size is None else letterbox_ratios(index.sizes, image_size)[image, None]
+    most = max(image_size) if image_size else int(index.sizes.max(initial=1))
     edges = 2 ** (np.arange(np.ceil(4 * np.log2(max(most, 2))) + 1) / 4)
     side = ((high - low) * scale).clip(edges[0], edges[-1])
     cells = int(np.clip(np.sqrt(len(image) / 8), 10, _MOST_CELLS))  # about 8 labels in each

@@ -138,12 +138,12 @@ def hyper_parameters(trainer: Trainer, pl_module: LightningModule) -> dict[str, 
     """Return the options by which runs are compared, as far as they are known."""
     given: Mapping[str, Any] = pl_module.hparams
     data, module = detection_data(trainer), detection_module(pl_module)
-    weights = module and module.weights
+    weights, size = module and module.weights, data and data.image_size
     found = {
         "architecture": short_name(str(given.get("architecture"))),
         "weights": Path(str(weights)).name if weights else "none",
         "classes": given.get("num_classes"),
-        "image_size": data and data.image_size,
+        "image_size": str(size) if isinstance(size, list) else size,
         "batch_size": data and data.batch_size * trainer.world_size,
         "epochs": trainer.max_epochs,
         "precision": str(trainer.precision),

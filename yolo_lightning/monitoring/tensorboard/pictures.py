@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...data.augment import normalise
 from ...data.batch import Batch
+from ...data.image_size import as_size, describe
 from ...data.letterbox import to_letterbox
 from ...data.loading.ordered import data_that_tells
 from ...system.background import BackgroundQueue, Pace
@@ -129,8 +130,8 @@ class Pictures(_Drawing):
         index, data = _index(trainer, "train"), detection_data(trainer)
         if not index or not data or (logging_step(trainer) > 0 and (self.folder / "labels.png").exists()):
             return
-        image_size = data.image_size
-        title = f"{index.split} split, at {image_size} px"
+        image_size = as_size(data.image_size)
+        title = f"{index.split} split, at {describe(image_size)}"
 
         def draw() -> Pixels:
             return draw_label_statistics(label_statistics(index, image_size), index.class_names, title)

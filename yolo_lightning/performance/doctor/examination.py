@@ -15,6 +15,7 @@ import torch
 from ...data.annotations.index import DatasetIndex
 from ...data.annotations.source import Split
 from ...data.batch import Batch
+from ...data.image_size import describe
 from ...data.images.cache import ImageCache
 from ...data.images.choose_cache import CACHE_MODES, CachePlan
 from ...data.loading.ordered import Loading, OrderedLoader
@@ -90,7 +91,7 @@ class Examination:
         self.notes: list[str] = []
         self.indices: dict[Split, DatasetIndex] = {"train": data.index("train"), "val": data.index("val")}
         self.cores = usable_cores()
-        self.cache_plan = CachePlan(self.indices, data.image_size, device, self.cores, data.cache)
+        self.cache_plan = CachePlan(self.indices, data.canvas, device, self.cores, data.cache)
         compilation = decide_compilation(module.compile_option, device.type, precision)
         compiled = compilation.mode or ("augmentation" if compilation.augmentation else False)
         form = Form(precision, module.channels_last, cast(CompileOption, compiled))
@@ -118,11 +119,11 @@ class Examination:
         fitting = self.cache_plan.fastest_fitting.mode
         fits = None if fitting == "none" else fitting
         loading = Loading(now.cache, now.workers, self.cores, compared.read_fraction, fits)
-        copy_ms = 3 * data.image_size**2 / 1e6 / copy_gb_per_s if copy_gb_per_s else 0.0
+        copy_ms = 3 * math.prod(data.canvas) / 1e6 / copy_gb_per_s if copy_gb_per_s else 0.0
         return Report(
             machine=describe_machine(self.device),
             network=f"{short_name(self.module.architecture)}, "
-            f"batches of {data.batch_size} x {data.image_size} px",
+            f"batches of {data.batch_size} x {describe(data.canvas)}",
             images=-(-len(self.indices["train"]) // data.batch_size) * data.batch_size,
             image_cost=cost,
             steps=times,
@@ -145,7 +146,7 @@ class Examination:
 
     def _draw_sample(self) -> ImageCost:
         """Draw as many images as can be decoded in a few seconds, and measure the cost of one."""
-        train, size = self.indices["train"], self.data.image_size
+        train, size = self.indices["train"], self.data.canvas
         most_labels = max(index.most_labels for index in self.indices.values())
         cost = measure_images(TrainingSample(train, size, most_labels, MOST_IMAGES), 3.0 * self.scale)
         image_s = (cost.read_ms + cost.decode_ms) / 1000 / self.cores

@@ -19,6 +19,7 @@ import torch
 from ...data.annotations.index import DatasetIndex, IntArray
 from ...data.batch import Batch, label_capacity
 from ...data.cache_folder import available_memory
+from ...data.image_size import Size
 from ...data.images.cache import ImageCache
 from ...data.images.decode import Pixels
 from ...data.loading.dataset import DetectionDataset, Sample
@@ -57,12 +58,12 @@ class TrainingSample:
 
     Args:
         index: the split.
-        image_size: S in px.
+        image_size: height and width in px.
         most_labels: most labels of an image in the whole stage.
         images: most images to draw.
     """
 
-    def __init__(self, index: DatasetIndex, image_size: int, most_labels: int, images: int) -> None:
+    def __init__(self, index: DatasetIndex, image_size: Size, most_labels: int, images: int) -> None:
         count = min(images, len(index))
         drawn = np.random.default_rng(0).choice(len(index), count, replace=False)
         self.index = part_of(index, np.sort(drawn))
@@ -140,7 +141,7 @@ def part_of(index: DatasetIndex, positions: IntArray) -> DatasetIndex:
 def measure_images(sample: TrainingSample, budget_s: float) -> ImageCost:
     """Read and decode images of a sample, at least four, one by one with the data set of the training."""
     dataset = DetectionDataset(sample.index, sample.image_size, sample.capacity, train=True)
-    pixels = np.empty((sample.image_size, sample.image_size, 3), np.uint8)
+    pixels = np.empty((*sample.image_size, 3), np.uint8)
     ns: list[tuple[int, int, int]] = []  # of an image: cold read, read, decoding
     end = time.perf_counter() + budget_s
     for i in range(len(dataset)):

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ...data.augment import Augmentation, AugmentationConfig
 from ...data.augment.augmentation import label_room
+from ...data.image_size import Size, mean_side
 from ...model.losses import LossConfigs
 from ...model.network import DetectionNetwork, build_network
 from ...training.optimizer import OptimizerConfig, batches_per_step, build_optimizer
@@ -37,7 +38,7 @@ class Job:
 
     architecture: str = "yolov5n"
     num_classes: int = 80
-    image_size: int = 640  # px
+    image_size: Size = (640, 640)  # height and width in px
     precision: str = "bf16-mixed"  # one of PRECISIONS
     label_rows: int = 32  # room for labels of an image, before mosaic
     labels_per_image: float = 8.0  # mean
@@ -132,10 +133,10 @@ def library_workspace(operators: list[Operator]) -> int:
 def _ring(job: Job, batch_size: int) -> list[Tensor]:
     """The images that mosaics draw from, packed, and the batches that are copied ahead, uint8."""
     images = Augmentation(AugmentationConfig()).recent.capacity(batch_size, job.image_size)
-    pixels = batch_size * job.image_size**2
-    ring = torch.empty(images * job.image_size**2, dtype=torch.int32)
+    pixels = math.prod(job.image_size)
+    ring = torch.empty(images * pixels, dtype=torch.int32)
     labels = torch.empty(images, job.label_rows, 5)
-    return [ring, labels, *(torch.empty(3 * pixels, dtype=torch.uint8) for _ in range(2))]
+    return [ring, labels, *(torch.empty(3 * batch_size * pixels, dtype=torch.uint8) for _ in range(2))]
 
 
 def planned_room(job: Job, batch_size: int) -> int:
@@ -149,7 +150,7 @@ def planned_room(job: Job, batch_size: int) -> int:
 def _train(network: DetectionNetwork, job: Job, batch_size: int, trace: Trace) -> list[Operator]:
     """Trace two batches; the operators of the second."""
     criterion = network.head.build_loss(LossConfigs())
-    criterion.image_size_px = job.image_size
+    criterion.image_size_px = mean_side(job.image_size)
     is_fused = job.precision != "16-mixed"
     optimizer = build_optimizer(network, job.optimizer, batch_size=batch_size, fused=is_fused)
     waits = batches_per_step(batch_size, job.optimizer.nominal_batch_size) > 1
@@ -159,7 +160,7 @@ def _train(network: DetectionNetwork, job: Job, batch_size: int, trace: Trace) -
     ]
     for _ in range(2):
         with trace.doing("augmentation"):
-            images = torch.zeros(batch_size, 3, job.image_size, job.image_size)
+            images = torch.zeros(batch_size, 3, *job.image_size)
             images = images.contiguous(memory_format=torch.channels_last)
         with trace.doing("labels"):
             room = planned_room(job, batch_size)
@@ -196,11 +197,11 @@ def _enter_block(trace: Trace, number: int, *_: Any) -> None:
 
 @torch.no_grad()
 def _validate(network: DetectionNetwork, job: Job, batch_size: int, trace: Trace) -> None:
-    """Trace a batch of squares half a stride larger, and the candidates of its suppression."""
-    side = job.image_size + network.stride
+    """Trace a batch of images a stride larger, and the candidates of its suppression."""
+    height, width = (side + network.stride for side in job.image_size)
     with trace.doing("validation"):
         live = [value.clone() for value in network.state_dict().values()]  # while the average is in use
-        images = torch.zeros(batch_size, 3, side, side)
+        images = torch.zeros(batch_size, 3, height, width)
         with _autocast(job, images):
             maps = network(images)
         boxes, scores = network.head.decode(maps)
