@@ -41,14 +41,15 @@ def draw_set(root: Path, split: str, count: int, width: int) -> None:
         (root / "labels" / split / f"{number:06d}.txt").write_text("\n".join(lines))
 
 
-def train(size: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
+def train(size: str, seed: int, options: argparse.Namespace, further: list[str]) -> dict[str, float]:
     """The median of images a second over the epochs after the first, and the best mAP."""
-    runs = options.work / "runs" / size / str(seed)
+    runs = (options.work / "runs" / size / str(seed)).absolute()
     command = [
         *(sys.executable, "-m", "yolo_lightning", "fit", f"--data.root={options.work / 'set'}"),
         *(f"--data.image_size={size}", f"--data.batch_size={options.batch}", f"--seed_everything={seed}"),
         *(f"--trainer.max_epochs={options.epochs}", f"--runs_dir={runs}", "--dashboard.pictures=0"),
         *([f"--model.weights={options.weights}"] if options.weights else []),
+        *further,
     ]
     subprocess.run(command, check=True, stdout=sys.stderr)
     rows = read_metrics(runs / "fit/version_0/metrics.csv")
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
+    options, further = parser.parse_known_args()  # further options are those of ``fit``
     draw_set(options.work / "set", "train", options.images, options.width)
     draw_set(options.work / "set", "val", options.images // 2, options.width)
     (options.work / "set/data.yaml").write_text(
@@ -78,7 +79,7 @@ def main() -> None:
     readings: dict[str, list[dict[str, float]]] = {name: [] for name in sizes}
     for seed in range(options.seeds):
         for name, size in sizes.items():
-            readings[name].append(train(size, seed, options))
+            readings[name].append(train(size, seed, options, further))
     speed, reached = (
         {name: [reading[key] for reading in rows] for name, rows in readings.items()}
         for key in ("images_per_second", "map")
@@ -89,6 +90,7 @@ def main() -> None:
         "train_images": options.images,
         "batch_size": options.batch,
         "epochs": options.epochs,
+        "further_options": further,
         "images_per_second": speed,
         "times_as_fast": paired_ratio(speed["rectangle"], speed["square"], higher_is_better=True),
         "map": reached,

@@ -17,7 +17,7 @@ from ..system.lightning_internals import is_validation_due, validates_by_clock
 class Prepared(NamedTuple):
     """A batch as the network is trained on it."""
 
-    images: Tensor  # float32 (B, 3, S, S), 0..1, channels last as the augmentation makes them
+    images: Tensor  # float32 (B, 3, H, W), 0..1, channels last as the augmentation makes them
     targets: Tensor  # float32 (R, 6): image (0 .. B-1), class, x1, y1, x2, y2 in px
     mask: Tensor  # bool (R,), which rows of ``targets`` are labels
 

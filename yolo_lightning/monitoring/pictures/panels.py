@@ -94,7 +94,7 @@ def draw_augmented(images: Pixels, labels: Floats, names: Sequence[str]) -> Pixe
     """Images as the network sees them in training, with their boxes in the colours of their classes.
 
     Args:
-        images: RGB (n, S, S, 3).
+        images: RGB (n, H, W, 3).
         labels: (T, 6) image, class, x1, y1, x2, y2 in px; those of other images are not drawn.
         names: C names of classes.
     """

@@ -161,7 +161,7 @@ class Pictures(_Drawing):
             return
         step, pixels, targets, mask = self._augmented
         self._augmented = None
-        images = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # (n, S, S, 3)
+        images = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # (n, H, W, 3)
         labels = targets.float().cpu()[mask.cpu()].numpy()  # (T, 6)
         names = cast(TrainsDetections, pl_module).label_names
         draw = functools.partial(draw_augmented, images, labels, names)
