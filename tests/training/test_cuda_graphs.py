@@ -79,7 +79,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[DetectionNetw
 
 
 def proved(losses: Callable[..., Any], model: tuple[DetectionNetwork, DetectionLoss]) -> tuple[bool, str]:
-    return prove_gradients(losses, *model, image_size_px=64, is_half=False, autocast=nullcontext)
+    return prove_gradients(losses, *model, image_size=(64, 96), is_half=False, autocast=nullcontext)
 
 
 def test_right_gradients_are_accepted(model: tuple[DetectionNetwork, DetectionLoss]) -> None:

@@ -223,8 +223,9 @@ def _roofline(module: YOLOv5, batch: Batch) -> dict[str, float]:
     count, _, height, width = batch.images.shape
     with suppress(InputError):
         card = find_card(torch.cuda.get_device_name(module.device))
-        if height == width and not module.augmentation_config.multi_scale:
-            job = Job(module.architecture, module.num_classes or 80, width, precision)
+        has_one_shape = not getattr(module.trainer.datamodule, "rect", False)  # type: ignore[attr-defined]
+        if has_one_shape and not module.augmentation_config.multi_scale:
+            job = Job(module.architecture, module.num_classes or 80, (height, width), precision)
             return roofline_seconds(trace_step(job, count), card, PRECISIONS[precision] is not None)
     return {}
 

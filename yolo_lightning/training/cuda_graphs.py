@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.image_size import Size
 from ..model.losses import DetectionLoss
 from ..model.network import DetectionNetwork
 from ..system.text import first_line
@@ -54,7 +55,7 @@ def prove_gradients(
     captured: Losses,
     network: DetectionNetwork,
     criterion: DetectionLoss,
-    image_size_px: int,
+    image_size: Size,
     is_half: bool,
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> tuple[bool, str]:
@@ -67,7 +68,7 @@ def prove_gradients(
         captured: losses of :func:`keep_gradients`.
         network: the network on the device of the training.
         criterion: its loss.
-        image_size_px: side of the images.
+        image_size: height and width of the images in px.
         is_half: whether ``autocast`` computes in 16 bits.
         autocast: context of each forward pass.
 
@@ -77,7 +78,7 @@ def prove_gradients(
     copy, loss = deepcopy((network, criterion))
     copy.train()
     device = next(copy.parameters()).device
-    batches = _batches(image_size_px, device)
+    batches = _batches(image_size, device)
     tolerance = HALF_TOLERANCE if is_half else FULL_TOLERANCE
 
     def gradient(losses: Losses, used: Sequence[Prepared]) -> Tensor:  # (P,)
@@ -104,13 +105,13 @@ def prove_gradients(
     return all(value <= tolerance for value in differences.values()), said
 
 
-def _batches(image_size_px: int, device: torch.device) -> list[Prepared]:
+def _batches(image_size: Size, device: torch.device) -> list[Prepared]:
     """Batches of random images, of which the first has the most labels and the last has none."""
     generator = torch.Generator().manual_seed(0)
     batches = []
     for labels in (_ROWS, 1, 0):
-        images = torch.rand(_IMAGES, 3, image_size_px, image_size_px, generator=generator)
-        corner, size = torch.rand(2, _ROWS, 2, generator=generator) * image_size_px / 2
+        images = torch.rand(_IMAGES, 3, *image_size, generator=generator)
+        corner, size = torch.rand(2, _ROWS, 2, generator=generator) * min(image_size) / 2
         image = torch.arange(_ROWS)[:, None] % _IMAGES
         targets = torch.cat((image, torch.zeros(_ROWS, 1), corner, corner + size), dim=1)  # (R, 6)
         mask = torch.arange(_ROWS) < labels

@@ -254,7 +254,7 @@ class YOLOv5(EvaluationSteps):
         is_right, why = False, "its CUDA graphs are tested for a single process only"
         if trainer.world_size == 1:
             is_right, why = prove_gradients(
-                losses, self.network, self.criterion, self.criterion.image_size_px or 640,
+                losses, self.network, self.criterion, as_size(self._data.image_size if self._data else 640),
                 str(trainer.precision) != "32-true", trainer.precision_plugin.forward_context,
             )  # fmt: skip
         if not is_right:
