@@ -135,7 +135,9 @@ def test_on_a_gpu_a_real_step_confirms_the_plan_or_takes_a_tenth_from_it(
 
     monkeypatch.setattr(module, "step_fits", fits)
     assert chosen(root, architecture, "--model.augmentation.multi_scale", "0.5") == 38
-    assert tried == [(256, True, size, "cuda:0") for size in (48, 43, 38)]  # px, the largest of multi_scale
+    assert tried == [
+        ((256, 256), True, size, "cuda:0") for size in (48, 43, 38)
+    ]  # px, the largest of multi_scale
 
 
 @pytest.mark.usefixtures("known_plan")
