@@ -61,24 +61,6 @@ def test_threads_sleep_while_they_wait_for_cores_and_no_longer(machine: Machine,
     assert found == [False, False, True, True, True, False, False]
 
 
-def test_threads_spin_again_where_sleeping_is_slower_until_the_next_trial(
-    machine: Machine, watch: CoreWatch
-) -> None:
-    def window(batch_s: float, waited: float = 0.5) -> bool:
-        machine.run(batch_s, ran=1, waited=waited, others=1)
-        watch.look()
-        return watch.sleeping.active
-
-    watch.look()
-    assert window(2.0)
-    assert not window(2.1)  # the batch took longer
-    assert [window(2.0) for _ in range(14)] == [False] * 13 + [True]
-    assert [window(2.0) for _ in range(15)] == [True] * 14 + [False]  # to compare again
-    assert window(2.0)
-    assert not window(2.0, waited=0.1)
-    assert window(2.0)  # what begins anew is tried at once
-
-
 def test_a_decision_takes_two_seconds_of_readings(machine: Machine, watch: CoreWatch) -> None:
     machine.run(1.9, ran=1, waited=1, others=1)
     watch.look()

@@ -13,8 +13,6 @@ from ..system.openmp import SleepingThreads
 _WINDOW_S = 2.0  # between two decisions
 _BEGIN, _END = 0.3, 0.2
 """Seconds that threads wait for a core, a second of wall time: from here on they sleep, below they spin."""
-_KEPT = 15
-"""Windows for which it is kept what was faster, sleeping or spinning: that depends on the scheduler."""
 
 
 class BusyCores(NamedTuple):
@@ -30,8 +28,7 @@ class BusyCores(NamedTuple):
 class CoreWatch:
     """Watches how long threads wait for a core; if it is long, those of OpenMP sleep instead of spinning.
 
-    They spin again if the batches of the first window show that sleeping is slower. Nothing that it decides
-    changes a result.
+    Nothing that it decides changes a result.
     """
 
     def __init__(
@@ -41,35 +38,24 @@ class CoreWatch:
     ) -> None:
         self._read_waited, self._read_use = waited, use
         self.sleeping = SleepingThreads()
-        self._spinning_rate = 0.0  # batches a second before the threads slept
-        self._kept = 0  # windows that are left of _KEPT
         self.begin()
 
     def begin(self) -> None:
         """Begin a new reading."""
         self._use = self._read_use()
         self._seconds = self._waited = 0.0
-        self._batches = -1  # of this window, ended; the first look comes before the first batch
         self._mark, self._last = perf_counter(), self._read_waited()
 
     def look(self) -> None:
         """Decide how threads wait, every two seconds; for the start of each batch."""
-        self._batches += 1
         seconds = perf_counter() - self._mark
         if self._last is None or seconds < _WINDOW_S:
             return
-        waited, rate = self._add() / seconds, self._batches / seconds
-        self._batches = 0
-        self._kept -= 1
-        if self.sleeping.active:
-            is_first = self._kept == _KEPT - 1
-            if waited < _END:
-                self._kept = 0
-            if waited < _END or self._kept <= 0 or (is_first and rate < self._spinning_rate):
-                self.sleeping.stop()
-        elif waited >= _BEGIN and self._kept <= 0:
-            self._spinning_rate, self._kept = rate, _KEPT
+        waited = self._add() / seconds
+        if waited >= _BEGIN:
             self.sleeping.start()
+        elif waited < _END:
+            self.sleeping.stop()
 
     def _add(self) -> float:
         """Add the time since the last reading; the part of it that threads waited, in s."""
