@@ -49,7 +49,7 @@ def test_fp16_is_tested_on_the_gpu_of_this_process(said: list[str], monkeypatch:
     options.model.architecture, options.model.num_classes = "yolov5s", 7
     options.data = Namespace(image_size=320)
     settle_step(options, is_training=True)
-    assert tested == [("cuda:3", "yolov5s", 7, 320)]
+    assert tested == [("cuda:3", "yolov5s", 7, (320, 320))]
     assert options.trainer.precision == "bf16-mixed"
     assert said[0] == "fp16 gives values that are not finite on this device; training in bf16-mixed instead"
 
