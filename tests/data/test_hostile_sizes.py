@@ -59,6 +59,8 @@ FILLING: dict[str, tuple[Make, str]] = {
     "braces": (text(JSON, '{"a":' * 100_000), "nested too deeply"),
     "a number of 5,000 digits": (text(JSON, '{"a": ' + "9" * 5000 + "}"), "a number is too long"),
     "lists in a YAML": (text(YAML, "- " * 5000 + "a"), "nested too deeply"),
+    "a number beyond all characters": (text(YAML, 'names: ["\\U00A10000"]'), "broken YAML .* write /"),
+    "a number beyond 32 bits of sign": (text(YAML, 'names: ["\\UFFFFFFFF"]'), "broken YAML .* write /"),
     "aliases as a split": (text(YAML, f"{ALIASES}\ntrain: *a11\nnames: [cat]"), "aliases"),
     "aliases as a number": (text(YAML, f"{ALIASES}\ntrain: images/train\nnames: [cat]\nnc: *a11"), "aliases"),
 }  # fmt: skip

@@ -158,7 +158,7 @@ def _read(path: str, known_by: set[str]) -> dict[str, Any]:
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, OverflowError, yaml.YAMLError) as error:
         raise InputError(f"{path}: cannot be read ({first_line(error)}); give another file") from None
     if not isinstance(content, dict) or not known_by & content.keys():
         raise InputError(

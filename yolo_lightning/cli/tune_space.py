@@ -83,7 +83,7 @@ def _classic(architecture: str) -> dict[Any, Any]:
 def _read(file: str) -> dict[Any, Any]:
     try:
         content = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, OverflowError, yaml.YAMLError) as error:
         raise InputError(f"--space {file}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict) or not content:
         raise InputError(f"--space {file}: has no options; write lines such as {_EXAMPLE}")

@@ -106,7 +106,7 @@ def read_architecture(architecture: str) -> tuple[dict[str, Any], Tensor | int |
         description = json.loads(text) if is_content else yaml.safe_load(text)
         if has_more_values(description, len(text)):
             raise ValueError("its aliases stand for more than a memory holds")
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file"
         ) from error

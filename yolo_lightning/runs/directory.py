@@ -160,7 +160,7 @@ def _options_of_config(path: str) -> dict[str, str]:
     """Run and weights that a configuration names; the parser reports what is wrong with it."""
     try:
         content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, ValueError, OverflowError, yaml.YAMLError):
         return {}
     found = content if isinstance(content, dict) else {}
     if {"lr0", "imgsz"} & found.keys():

@@ -69,7 +69,7 @@ def _read(file: Path) -> dict[Any, Any]:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise ValueError("it has an alias")  # a few of them stand for more than a memory holds
         return dict(yaml.safe_load(text) or {})
-    except (OSError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, TypeError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{file}: is no configuration of a run ({reason}); restore the file") from error
 

@@ -262,6 +262,9 @@ def _load(path: Path) -> Any:
     """The content of a YAML, in which every number and word is the text that it is written as."""
     try:
         text = read_text(path).expandtabs(2)  # YAML itself forbids most tabs
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error}); check the path") from None
+    try:
         content = yaml.load(text, yaml.BaseLoader)
         if has_more_values(content, len(text) + 1):
             raise yaml.MarkedYAMLError(problem="its aliases stand for more than a memory holds")
@@ -274,8 +277,8 @@ def _load(path: Path) -> Any:
         problem = getattr(error, "problem", None) or "it cannot be parsed"
         remedy = "write / for \\" if "escape" in problem else "correct the line"
         raise InputError(f"{path}{line}: broken YAML ({problem}); {remedy}") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error}); check the path") from None
+    except (ValueError, OverflowError) as error:  # "\\UFFFFFFFF" is no character
+        raise InputError(f"{path}: broken YAML ({error}); write / for \\, or correct it") from None
 
 
 def _names(content: dict[str, Any], path: Path) -> dict[int, str]:
