@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import time
+import os
 from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch.nn import functional
 
 from ..data.image_size import Size
 from ..model.network import build_network
@@ -17,9 +15,6 @@ from .divergence import is_finite
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 """Precisions that training supports, as the Trainer names them."""
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-_LEAST_GAIN = 1.1
-"""Speed of bfloat16, measured in fp32's, from which it is chosen on a CPU."""
 
 
 def default_precision(device: str) -> tuple[Precision, str]:
@@ -74,26 +69,18 @@ def has_native_bf16(device: str) -> bool:
     """Tell hardware that computes in bfloat16 from hardware that emulates it or gains nothing from it."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device == "cpu" and torch.backends.mkldnn.is_available() and _cpu_gains_from_bf16()
+
+
+def _cpu_gains_from_bf16() -> bool:
+    """Follow the flags of the CPU, as far as oneDNN may use what they promise.
+
+    An Intel Xeon with ``avx512_bf16`` but without AMX takes longer in bfloat16 than in fp32; the figures are
+    in docs/performance.md.
+    """
     facts = processor_facts()
     flags = facts.get("flags", facts.get("Features", "")).split()
-    has_flag = device == "cpu" and torch.backends.mkldnn.is_available() and not _BF16_FLAGS.isdisjoint(flags)
-    return has_flag and bf16_gain() > _LEAST_GAIN
-
-
-@functools.cache
-def bf16_gain() -> float:
-    """Speed of a convolution in bfloat16 on this CPU, forward and backward, measured in fp32's.
-
-    The flags of a CPU do not tell it: an Intel Xeon with ``avx512_bf16`` but without AMX takes nearly twice
-    as long in bfloat16, and ``ONEDNN_MAX_CPU_ISA`` may forbid what the CPU has.
-    """
-    images = torch.ones(4, 64, 20, 20).contiguous(memory_format=torch.channels_last).requires_grad_()
-    weights = torch.ones(64, 64, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
-    least = {True: float("inf"), False: float("inf")}
-    for _ in range(6):  # the least of several: the first prepares, and other programs may hold one up
-        for half in least:
-            begun = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                functional.conv2d(images, weights, padding=1).sum().backward()
-            least[half] = min(least[half], time.perf_counter() - begun)
-    return least[False] / least[True]
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    if facts.get("vendor_id") == "AuthenticAMD":
+        return "avx512_bf16" in flags and ("512" in limit or limit == "DEFAULT")
+    return "bf16" in flags or ("amx_bf16" in flags and ("AMX" in limit or limit == "DEFAULT"))
