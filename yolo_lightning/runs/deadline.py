@@ -68,6 +68,8 @@ class Deadline(Callback):
         """Time used before this process; None until training starts or a checkpoint is loaded."""
         self._before_s = 0.0
         """Time of the run before it had a deadline, which counts for the schedule alone."""
+        self._start_s: float | None = None
+        """Time until the first batch of the run, which does not count for the schedule."""
         self._reached_s = 0.0
         """Deadline at which training has ended; 0 before."""
         self._batches = 0  # trained by this process
@@ -87,7 +89,12 @@ class Deadline(Callback):
         return self.deadline_s - self._used_s()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"used_s": self._used_s(), "reached_s": self._reached_s, "before_s": self._before_s}
+        return {
+            "used_s": self._used_s(),
+            "reached_s": self._reached_s,
+            "before_s": self._before_s,
+            "start_s": self._start_s,
+        }
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -98,6 +105,7 @@ class Deadline(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._reached_s, self._before_s = state_dict["reached_s"], state_dict.get("before_s", 0.0)
+        self._start_s = state_dict.get("start_s", 0.0)
         if self._earlier_s is None:  # a run that goes back in its process has used the time since as well
             self._earlier_s = state_dict["used_s"]
 
@@ -128,6 +136,7 @@ class Deadline(Callback):
         if batch_idx == 0 or is_last or self._batches >= self._look:
             here = self._used_s(), int(sum(trainer.num_val_batches))  # ranks validate unequal numbers
             used_s, validated = trainer.strategy.broadcast(here)
+            self._start_s = used_s if self._start_s is None else self._start_s
             self._measure(used_s, is_first=batch_idx == 0)
             end_s = self._batch_s * validated if self._end_s is None else self._end_s
             self._plan(trainer, pl_module, used_s + _FINISH_S, end_s, batches - batch_idx)
@@ -150,8 +159,8 @@ class Deadline(Callback):
         """Set progress, epochs and the end; ``batches`` of this epoch are left, this one included."""
         remaining_s = self.deadline_s - end_s - used_s  # time to train
         if module := detection_module(pl_module):
-            whole_s = max(self.deadline_s - end_s, used_s)
-            module.schedule_progress = min(1.0, (self._before_s + used_s) / (self._before_s + whole_s))
+            trained_s = self._before_s + used_s - _FINISH_S - (self._start_s or 0.0)
+            module.schedule_progress = trained_s / (trained_s + remaining_s) if remaining_s > 0 else 1.0
         epoch, batch_s = trainer.current_epoch, self._batch_s
         after_s = remaining_s - batches * batch_s  # time to train after this epoch, if nothing is validated
         epochs = epoch + 1
