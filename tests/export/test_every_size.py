@@ -54,7 +54,7 @@ def source(request: pytest.FixtureRequest) -> ExportSource:
     for convolution in network.model[-1].modules():
         if isinstance(convolution, torch.nn.Conv2d) and convolution.bias is not None:
             convolution.bias.copy_(torch.randn_like(convolution.bias))
-    return ExportSource(network.eval(), ModelFacts(NAMES, None, 640, network.stride), name)
+    return ExportSource(network.eval(), ModelFacts(NAMES, None, (640, 640), network.stride), name)
 
 
 @pytest.mark.long
