@@ -60,7 +60,7 @@ def test_an_image_that_the_check_has_not_decoded_is_left_out(
     for split in ("train", "val"):
         write_yolo(tmp_path / "data", labels, ("cat",), split)
     monkeypatch.setattr(
-        "yolo_lightning.data.module.check_splits", lambda indices, *_, **__: dict.fromkeys(indices, ())
+        "yolo_lightning.data.indices.check_splits", lambda indices, *_, **__: dict.fromkeys(indices, ())
     )
     broken = tmp_path / "data" / "images" / "train" / "image3.png"
     content = broken.read_bytes()

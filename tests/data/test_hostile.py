@@ -378,7 +378,7 @@ def test_a_cache_that_is_not_kept_is_said(place: Place) -> None:
     yolo(place)
     (place.data / FOLDER).symlink_to(place.outside)
     index = place.module(cache="auto").index("train")
-    assert any("nothing is cached here" in problem for problem in index.problems)
+    assert any("nothing is cached here" in str(finding) for finding in index.findings)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs another user")

@@ -120,12 +120,12 @@ def predict_out_of_fold(
         cli = launch(_FoldCLI, arguments)
         data = cli.datamodule
         if fold == 0:
-            whole = join(data.index("train"), data.index("val"))
+            whole = join(data.indices["train"], data.indices["val"])
             if folds > len(whole):
                 raise InputError(f"--folds is {folds}, but there are {len(whole)} images; give fewer")
             of_image = np.random.default_rng(data.seed).permutation(len(whole)) % folds
         held_out = np.flatnonzero(of_image == fold)
-        data.indices = {
+        data.indices |= {
             "train": whole.subset(np.flatnonzero(of_image != fold)),
             "val": whole.subset(held_out),
         }
@@ -157,7 +157,7 @@ def judge(index: DatasetIndex, found: list[Singles]) -> list[dict[str, Any]]:
     table = np.concatenate(found)  # (D, 6)
     image = np.repeat(np.arange(len(index)), [len(rows) for rows in found])
     detections = LabelledBoxes(image, table[:, 5].astype(np.int64), table[:, :4])
-    of_label = np.repeat(np.arange(len(index)), np.diff(index.offsets))
+    of_label = index.image_of_row
     truth = LabelledBoxes(of_label, index.classes, index.boxes)
     suspicions = find_suspicions(detections, table[:, 4], truth, index.crowd)
     paths, names, records = index.paths(), index.class_names, []

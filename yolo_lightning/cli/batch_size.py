@@ -101,7 +101,7 @@ def _job(config: Any, device: torch.device) -> tuple[Job, int]:
     """The training that the options describe, in its largest shape, and the number of its images."""
     model = config.model.as_dict()
     data = DetectionDataModule(**{**config.data.as_dict(), "batch_size": 1})
-    index = data.inspect("train")
+    index = data.indices.inspect("train")
     size, extent = data.canvas, model["augmentation"]["multi_scale"]
     if extent:
         with torch.device("meta"):

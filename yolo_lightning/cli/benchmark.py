@@ -52,7 +52,7 @@ def run_benchmark(argv: list[str]) -> None:
     index = None
     if given.data.root:
         data = DetectionDataModule(**{**given.data.as_dict(), "image_size": option})
-        index = data.inspect("val")
+        index = data.indices.inspect("val")
         for model in models:
             verification.refuse_other_classes(index, len(model.facts.class_names))
     batch = options.example()

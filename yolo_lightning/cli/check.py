@@ -83,7 +83,7 @@ def find_all(data: DetectionDataModule, seconds: float) -> tuple[dict[Split, Dat
     broken: dict[str, Finding] = {}
     for split in SPLITS:
         try:
-            indices[split] = data.inspect(split)
+            indices[split] = data.indices.inspect(split)
         except InputError as error:
             is_absent = f"there is no {split} split" in str(error)
             if not (split == "test" and is_absent):

@@ -14,8 +14,7 @@ from typing import Any, get_args
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from ..data.annotations.selection import Selection
-from ..data.annotations.source import SPLITS, DataSource
+from ..data.annotations.source import DataSource
 from ..data.image_size import as_size
 from ..data.loading.sources import is_stream
 from ..data.module import PATH_OPTIONS, DetectionDataModule
@@ -93,8 +92,10 @@ def resolve_options(config: Any, subcommand: str) -> RunStart:
     _refuse_silent_places(config)
     start = _find_start(config, subcommand)
     weights = _check_sources(config, subcommand)
+    waits = subcommand == "fit" and config.data.batch_size == "auto"  # for cli/batch_size.py
+    data = DetectionDataModule(**config.data.as_dict() | ({"batch_size": 1} if waits else {}))
     if subcommand != "predict":
-        _read_classes(config, subcommand, start.checkpoint)
+        _read_classes(config, data.source, subcommand, start.checkpoint)
     if subcommand == "fit":
         checked_monitor(config.monitor, config.model.class_names, _loss_parts(config))
     if subcommand in ("validate", "test") and weights:
@@ -102,8 +103,6 @@ def resolve_options(config: Any, subcommand: str) -> RunStart:
     for name in _SETTLED.keys() & vars(config).keys():
         config[name] = _SETTLED[name]
     YOLOv5(**config.model.as_dict())  # built for its checks of the values
-    waits = subcommand == "fit" and config.data.batch_size == "auto"  # for cli/batch_size.py
-    DetectionDataModule(**config.data.as_dict() | ({"batch_size": 1} if waits else {}))
     settle_step(config, is_training=subcommand == "fit")
     return start
 
@@ -275,13 +274,9 @@ def _refuse_other_classes(weights: LoadedWeights, config: Any) -> None:
         )
 
 
-def _read_classes(config: Any, subcommand: str, checkpoint: Path | None) -> None:
+def _read_classes(config: Any, source: DataSource, subcommand: str, checkpoint: Path | None) -> None:
     """Take the classes from the data, so that the saved configuration holds them."""
     data, model = config.data, config.model
-    annotations = {split: getattr(data, f"{split}_annotations") for split in SPLITS}
-    given = {split: Path(path) for split, path in annotations.items() if path}
-    selection = Selection(data.classes, data.single_cls)
-    source = DataSource(data.root and Path(data.root), given, format=data.format, selection=selection)
     names = list(source.classes(("test",) if subcommand == "test" else ("val", "train"))[0])
     if model.num_classes not in (None, len(names)):
         raise InputError(

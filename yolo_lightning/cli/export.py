@@ -92,11 +92,11 @@ def _export(argv: list[str]) -> tuple[list[Path], list[str]]:
     with tempfile.TemporaryDirectory() as drawn:
         root = given.data.root or str(make_dataset(Path(drawn) / "shapes", train_images=1, val_images=16))
         data = DetectionDataModule(**{**given.data.as_dict(), "root": root, "image_size": option})
-        index = data.inspect("val")
+        index = data.indices.inspect("val")
         if given.data.root:
             verification.refuse_other_classes(index, len(source.facts.class_names))
         if given.int8:
-            images = _calibration_images(data.inspect("train"), options)
+            images = _calibration_images(data.indices.inspect("train"), options)
             options = ExportOptions(**{**vars(options), "calibration": images})
         paths: list[Path] = []
         table = _Table(source, index, options, has_truth=given.data.root is not None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,21 +15,19 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from ..errors import InputError
 from ..system.cores import usable_cores
-from .annotations.findings import EVERY_IMAGE, Finding, count_images, refuse_errors
-from .annotations.index import DatasetIndex, FloatArray, IntArray, refuse_other_classes
-from .annotations.reader import Classes
+from .annotations.findings import Finding
+from .annotations.index import DatasetIndex, FloatArray, IntArray
 from .annotations.selection import Selection
-from .annotations.source import FORMAT_NAMES, DataSource, Split
-from .annotations.summary import summarise
+from .annotations.source import SPLITS, DataSource, Split
 from .batch import Batch, label_capacity, move
-from .check.splits import FIT_SECONDS, check_splits
 from .image_size import SizeOption, as_option, checked_size
 from .images import waiting
 from .images.choose_cache import CACHE_MODES, CacheOption, CachePlan
 from .images.copy_paste import CopyPaste
-from .images.decode import MAX_MEGAPIXELS, refuse_large
+from .images.decode import MAX_MEGAPIXELS
 from .images.effects import Effects
 from .images.faults import Faults
+from .indices import Indices
 from .letterbox import letterbox_ratios
 from .loading.dataset import DetectionDataset, PredictionDataset, collate
 from .loading.evaluation_loader import EvaluationLoader
@@ -42,10 +39,7 @@ from .loading.sources import Sources, find_sources
 from .loading.video import Letterboxing, PredictionLoader
 from .loading.worker_loader import WorkerLoader, prepare_worker
 
-PATH_OPTIONS = (
-    "root",
-    *(f"{split}_{kind}" for split in ("train", "val", "test") for kind in ("annotations", "images")),
-)
+PATH_OPTIONS = ("root", *(f"{split}_{kind}" for split in SPLITS for kind in ("annotations", "images")))
 """Options of ``data`` that are paths, besides ``predict_source``, which may be a list."""
 
 _SPLITS_OF_STAGE: dict[str, tuple[Split, ...]] = {
@@ -60,6 +54,21 @@ def _paths(train: str | None, val: str | None, test: str | None) -> dict[Split, 
     """The given paths, absolute."""
     given: dict[Split, str | None] = {"train": train, "val": val, "test": test}
     return {split: Path(path).expanduser().absolute() for split, path in given.items() if path is not None}
+
+
+def _refuse_wrong_loading(
+    batch_size: int | str, num_workers: int | Literal["auto"], seed: int, cache: str
+) -> None:
+    if isinstance(batch_size, str):
+        raise InputError(f"data.batch_size {batch_size} is planned by fit alone; give a number")
+    if batch_size < 1:
+        raise InputError(f"data.batch_size {batch_size} is too small; use 1 or more")
+    if num_workers != "auto" and num_workers < 0:
+        raise InputError(f"data.num_workers {num_workers} is negative; use 0 or more, or auto")
+    if seed < 0:
+        raise InputError(f"data.seed {seed} is negative; use 0 or more")
+    if cache not in ("auto", *CACHE_MODES):
+        raise InputError(f"data.cache '{cache}' is unknown; use auto, none, disk, ram or device")
 
 
 class DetectionDataModule(LightningDataModule, TellsLoading):
@@ -160,27 +169,9 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.image_size = as_option(self.canvas)
         if rect and isinstance(self.image_size, list):
             raise InputError("data.rect chooses rectangles by itself; give data.image_size as one number")
-        if batch_size == "auto":
-            raise InputError("data.batch_size auto is planned by fit alone; give a number")
-        if batch_size < 1:
-            raise InputError(f"data.batch_size {batch_size} is too small; use 1 or more")
-        if num_workers != "auto" and num_workers < 0:
-            raise InputError(f"data.num_workers {num_workers} is negative; use 0 or more, or auto")
-        if seed < 0:
-            raise InputError(f"data.seed {seed} is negative; use 0 or more")
-        if cache not in ("auto", *CACHE_MODES):
-            raise InputError(f"data.cache '{cache}' is unknown; use auto, none, disk, ram or device")
-        if not 1 <= max_megapixels <= 1073:
-            raise InputError(f"data.max_megapixels {max_megapixels} is out of range; use 1 to 1073")
-        if format not in ("auto", *FORMAT_NAMES):
-            raise InputError(f"data.format '{format}' is unknown; use auto, {', '.join(FORMAT_NAMES)}")
-        if not 0 <= val_share < 1:
-            raise InputError(f"data.val_share {val_share} is out of range; use 0 to 0.99")
-        if on_error not in ("raise", "skip"):
-            raise InputError(f"data.on_error '{on_error}' is unknown; use raise or skip")
-        for name, share in (("max_skipped", max_skipped), ("copy_paste", copy_paste)):
-            if not 0 <= share <= 1:
-                raise InputError(f"data.{name} {share} is no share; use 0 to 1")
+        _refuse_wrong_loading(batch_size, num_workers, seed, cache)
+        if not 0 <= copy_paste <= 1:
+            raise InputError(f"data.copy_paste {copy_paste} is no share; use 0 to 1")
         self.source = DataSource(
             root=Path(root).expanduser().absolute() if root is not None else None,
             annotations=_paths(train_annotations, val_annotations, test_annotations),
@@ -191,14 +182,22 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
             selection=Selection(classes, single_cls, fraction),
             keep_outlines=copy_paste > 0,
         )
-        self.batch_size = batch_size
+        self.indices = Indices(
+            self.source,
+            self.canvas,
+            keep=cache != "none",
+            max_megapixels=max_megapixels,
+            on_error=on_error,
+            max_skipped=max_skipped,
+            announce=rank_zero_info,
+        )
+        self.batch_size = int(batch_size)  # auto was refused
         self.num_workers = num_workers
         self.cache = cache
         self.predict_source = predict_source
         self.seed = seed
         self.pin_memory = pin_memory
         self.max_megapixels = max_megapixels
-        self.on_error = on_error
         self.max_skipped = max_skipped
         self.rect = rect
         self.effects = Effects(seed) if classic_albumentations else None
@@ -209,7 +208,6 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         self.predict_every = 1  # frames of a video or stream from one that is predicted to the next
         self.predict_stride = 1  # largest of the other models of an ensemble, in px
         self.predict_loader: PredictionLoader
-        self.indices: dict[Split, DatasetIndex] = {}  # the indices read so far
         self._failed: list[Finding] = []  # images that could not be decoded in this run, by this process
         self._cache_plan: CachePlan
         self._prepared_for: tuple[str, torch.device, int] | None = None
@@ -222,50 +220,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         Raises:
             InputError: The split is missing or wrong.
         """
-        if split not in self.indices:
-            self._read([split])
         return self.indices[split]
-
-    def _read(self, splits: Iterable[Split], examine: bool = False) -> None:
-        """Read splits, and ``examine`` their image files; what is wrong in all of them is one report."""
-        indices = {split: self.inspect(split) for split in splits if split not in self.indices}
-        if examine:
-            found = check_splits(indices, self.canvas, FIT_SECONDS, keep=self.cache != "none")
-            indices = {split: index.without(found[split]) for split, index in indices.items()}
-        for split, index in indices.items():
-            rank_zero_info(summarise(index, f"{split} ({index.layout}, {index.source})"))
-        findings = [finding for index in indices.values() for finding in index.findings]
-        # If all labels of a split are wrong, leaving images out does not help.
-        refuse_errors(f for f in findings if self.on_error == "raise" or f.image == EVERY_IMAGE)
-        for split, index in indices.items():
-            self._refuse_many_errors(split, index)
-        self.indices |= indices
-
-    def inspect(self, split: Split) -> DatasetIndex:
-        """The index of a split without the images of its errors, whatever ``on_error`` is."""
-        index = self.source.find_errors(split, keep=self.cache != "none")
-        limit = self.max_megapixels * 1e6
-        large = np.flatnonzero(index.sizes.prod(axis=1, dtype=np.int64) > limit).tolist()
-        errors = []
-        for i in large:
-            try:
-                refuse_large(index.path(i), index.sizes[i].tolist(), self.max_megapixels)
-            except InputError as error:
-                errors.append(Finding.of_image(str(index.path(i)), error))
-        return index.without(errors) if errors else index
-
-    def _refuse_many_errors(self, split: Split, index: DatasetIndex) -> None:
-        errors = [finding for finding in index.findings if finding.is_error]
-        count = count_images(errors)
-        total = len(index) + count
-        if errors and not len(index):
-            raise InputError(f"{index.source}: no image of the {split} split is without errors, {errors[0]}")
-        if count > self.max_skipped * total:
-            raise InputError(
-                f"{index.source}: {count:,} of {total:,} images of the {split} split would be left out, more "
-                f"than data.max_skipped {self.max_skipped}, such as {errors[0]}; correct the data set, or "
-                "set a larger --data.max_skipped"
-            )
 
     @property
     def left_out(self) -> list[Finding]:
@@ -279,50 +234,31 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         Raises:
             InputError: A split is missing or wrong, or the splits have different classes.
         """
-        self._read(_SPLITS_OF_STAGE[stage], examine=stage == "fit")
         if stage == "fit":
-            train, val = self.index("train"), self.index("val")
-            refuse_other_classes(train, val)
-            if not train.trainable.any():
-                raise InputError(
-                    f"{train.source}: the train split has no label to learn from; "
-                    f"add labels, or correct where they are looked for"
-                )
-            if self.copy_paste and not train.has_outlines:
-                raise InputError(
-                    f"{train.source}: no label of the train split has an outline that data.copy_paste could "
-                    "cut out; use COCO with polygons as 'segmentation' or YOLO labels that are polygons, or "
-                    "leave out --data.copy_paste"
-                )
+            self.indices.read_for_training()
+        else:
+            self.indices.read(_SPLITS_OF_STAGE[stage])
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes 0 .. C-1."""
-        return self._classes()[0]
+        return self.indices.classes()[0]
 
     @property
     def category_ids(self) -> IntArray:
         """int64 (C,), COCO id of each class; 1 .. C for YOLO."""
-        return self._classes()[1]
+        return self.indices.classes()[1]
 
     @property
     def class_counts(self) -> list[int]:
         """Labels of each class to train on, C numbers."""
-        index = self.index("train")
-        counts: list[int] = np.bincount(
-            index.classes[index.trainable], minlength=len(index.class_names)
-        ).tolist()
+        counts: list[int] = self.indices["train"].class_counts.tolist()
         return counts
 
     @property
     def labels_per_image(self) -> float:
         """Mean number of labels of a training image."""
-        return self.index("train").labels_per_image
-
-    def _classes(self) -> Classes:
-        for index in self.indices.values():
-            return index.class_names, index.category_ids
-        return self.source.classes()
+        return self.indices["train"].labels_per_image
 
     @cached_property
     def predict_sources(self) -> Sources:
@@ -352,7 +288,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         if self._prepared_for == (stage, device, processes):
             return
         self.build_indices(stage)
-        indices = {split: self.index(split) for split in _SPLITS_OF_STAGE[stage]}
+        indices = {split: self.indices[split] for split in _SPLITS_OF_STAGE[stage]}
         cores = max(1, usable_cores() // processes)
         self._cache_plan = CachePlan(
             indices, self.canvas, device, cores, self.cache, rank_zero_info, self.max_skipped
@@ -432,7 +368,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         # One capacity for all splits of a stage means one shape and one compiled graph.
         most = max(index.most_labels for index in self._cache_plan.indices.values())
         capacity = label_capacity(self.copy_paste.most_labels(most) if self.copy_paste else most)
-        index, cache = self.index(split), self._cache_plan.cache(split)
+        index, cache = self.indices[split], self._cache_plan.cache(split)
         faults = Faults(len(index), index.path, split, self.max_skipped, self._failed, rank_zero_info)
         return DetectionDataset(
             index,
@@ -467,8 +403,8 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
 
     def label_sizes_px(self) -> FloatArray:
         """Width and height of the training labels in the network's input, float32 (T, 2), above 0."""
-        index = self.index("train")
-        limits = np.repeat(index.sizes[:, ::-1], np.diff(index.offsets), axis=0)  # (T, 2), width and height
+        index = self.indices["train"]
+        limits = index.sizes[index.image_of_row][:, ::-1]  # (T, 2), width and height
         sides = np.minimum(index.boxes[:, 2:], limits) - index.boxes[:, :2].clip(0)
         scaled = sides * letterbox_ratios(limits[:, ::-1], self.canvas)[:, None]
         return scaled[index.trainable].astype(np.float32)

@@ -71,7 +71,7 @@ def test_area_defaults_to_that_of_the_box_and_unlabelled_images_stay(tmp_path: P
     index = CocoReader(write_coco(tmp_path, document), "train").read()
     assert index.areas.tolist() == [12.0]
     assert len(index) == 3 and index.offsets.tolist() == [0, 0, 1, 1]
-    assert any("'cat'" in p and "instances_train.json" in p for p in index.problems)
+    assert any("'cat'" in f.what and "instances_train.json" in f.where for f in index.findings)
 
 
 def test_two_annotation_files_of_a_split_need_a_choice(tmp_path: Path) -> None:

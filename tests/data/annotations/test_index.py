@@ -40,7 +40,7 @@ def test_labels_are_clipped_and_truth_is_raw(tmp_path: Path) -> None:
 def test_report_counts_and_names_the_annotation(tmp_path: Path) -> None:
     path = write_coco(tmp_path, coco_document())
     index = CocoReader(path, "train").read()
-    assert [problem.split(": ")[1] for problem in index.problems] == [
+    assert [str(finding).split(": ")[1] for finding in index.findings] == [
         "annotation 104", "annotation 103", "annotation 102"]  # fmt: skip
     assert summarise(index, "train").splitlines()[:4] == [
         "train: 3 images (1 without labels), 6 labels of 2 classes",
@@ -53,7 +53,7 @@ def test_report_counts_and_names_the_annotation(tmp_path: Path) -> None:
 
 def test_long_lists_of_problems_are_cut_on_screen_with_their_total(tmp_path: Path) -> None:
     index = _index(np.tile([[50.0, 5, 70, 20]], (40, 1)))
-    assert len(index.problems) == 40 + 39  # all clipped, all but the first repeated
+    assert len(index.findings) == 40 + 39  # all clipped, all but the first repeated
     lines = summarise(index).splitlines()
     assert lines[-14].strip() == "warning: 40 of 'box out of the image':" and len(lines) == 18
     assert lines[-8].strip() == "... and 35 more" and lines[-1].strip() == "... and 34 more"
@@ -88,7 +88,7 @@ def _index(boxes: np.ndarray) -> DatasetIndex:
 def test_which_boxes_are_trained_on(box: list[float], trainable: bool, clipped: bool) -> None:
     index = _index(np.array([box], np.float64))
     assert bool(index.trainable[0]) == trainable
-    assert any("is clipped" in problem for problem in index.problems) == clipped
+    assert any("is clipped" in str(finding) for finding in index.findings) == clipped
     np.testing.assert_array_equal(index.boxes[0], np.float32(box))
 
 
@@ -116,7 +116,7 @@ def test_duplicates_need_equal_class_and_image(tmp_path: Path) -> None:
             if usable:
                 seen.add(key)
     assert index.trainable.tolist() == expected
-    assert any("repeats" in problem for problem in index.problems)
+    assert any("repeats" in str(finding) for finding in index.findings)
 
 
 def test_images_with_errors_are_left_out_with_their_labels() -> None:
@@ -134,7 +134,7 @@ def test_images_with_errors_are_left_out_with_their_labels() -> None:
     )  # fmt: skip
     assert index.paths() == ["/a", "/c"] and index.image_ids.tolist() == [1, 3]
     assert [index.labels(i)[:, 1].tolist() for i in range(2)] == [[2], [1, 4]]
-    assert index.problems == ("/b: it is broken; mend it",)
+    assert [*map(str, index.findings)] == ["/b: it is broken; mend it"]
 
 
 def test_ids_from_paths() -> None:

@@ -78,7 +78,7 @@ def test_the_file_gives_what_the_reading_gave(make: Callable[[Path], DataSource]
     assert len(kept(tmp_path)) == 1
     assert_equal(first, fresh)
     assert_equal(second, fresh)
-    assert fresh.problems and [i.from_cache for i in (fresh, first, second)] == [0, 0, 1]
+    assert fresh.findings and [i.from_cache for i in (fresh, first, second)] == [0, 0, 1]
     said = [summarise(index, "train").splitlines() for index in (fresh, first, second)]
     assert said[0] == said[1] and said[1][1:] == said[2][1:]
     assert said[2][0] == said[0][0] + "; read from the cache"
@@ -192,7 +192,7 @@ def test_a_list_of_images_and_given_paths_are_part_of_the_name(tmp_path: Path) -
     assert listed.read("train", keep=True).path(0).name == "b.png"
     (tmp_path / "list.txt").write_text("images/train/b.png\nimages/train/b.png\n")
     twice = listed.read("train", keep=True)
-    assert len(twice) == 1 and "twice" in twice.problems[0] and not twice.from_cache
+    assert len(twice) == 1 and "twice" in str(twice.findings[0]) and not twice.from_cache
 
     path = write_coco(tmp_path / "coco", coco_document())
     names = {

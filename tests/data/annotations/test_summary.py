@@ -36,12 +36,12 @@ def test_sizes_have_the_bounds_of_coco() -> None:
 
 def test_unused_classes_are_one_sentence_with_the_first_names() -> None:
     names = tuple("abcdefgh")
-    assert _index(names, [0, 1], [1, 1]).problems[1:] == (
+    assert [*map(str, _index(names, [0, 1], [1, 1]).findings[1:])] == [
         "a.json: no label has the categories 'c', 'd', 'e', 'f', 'g' and 1 more; "
         "remove unused categories, or add labels",
-    )
-    (one,) = _index(names[:2], [1], [1]).problems[1:]
-    assert one.startswith("a.json: no label has the category 'a'; ")
+    ]
+    (one,) = _index(names[:2], [1], [1]).findings[1:]
+    assert str(one).startswith("a.json: no label has the category 'a'; ")
 
 
 def test_summary_of_many_classes_stays_short() -> None:

@@ -71,7 +71,7 @@ def test_slightly_out_is_clipped_for_training_and_reported(tmp_path: Path) -> No
         summarise(index)
     )
     where = str(tmp_path / "labels/train/a.txt")
-    assert [p.split(": ")[0] for p in index.problems if p.startswith(where)] == [
+    assert [str(f).split(": ")[0] for f in index.findings if str(f).startswith(where)] == [
         f"{where}:2", f"{where}:3", f"{where}:1", f"{where}:3"]  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def test_exporters_spellings(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("train: ../train/images\nval: val/images\nnames: [x]\n")
     train, val = (YoloReader(tmp_path / "data.yaml", split).read() for split in ("train", "val"))
     assert (train.path(0).name, val.path(0).name) == ("a.png", "b.png")
-    assert any("label file" in problem for problem in train.problems)
+    assert any("label file" in str(finding) for finding in train.findings)
 
 
 def test_another_name_for_the_yaml_and_two_of_them(tmp_path: Path) -> None:

@@ -44,11 +44,7 @@ _BOX_FINDINGS = (
         "the box has no area inside the image and is not trained on",
         "correct or remove it",
     ),
-    (
-        "repeated label",
-        "the label repeats an earlier one of the image and is not trained on",
-        "remove it",
-    ),
+    ("repeated label", "the label repeats an earlier one of the image and is not trained on", "remove it"),
     (
         "box out of the image",
         "the box reaches out of the image and is clipped to it for training",
@@ -97,9 +93,19 @@ class DatasetIndex:
         """Paths of all images."""
         return [os.fsdecode(self.path_bytes[a:b]) for a, b in pairwise(self.path_offsets.tolist())]
 
+    @property
+    def image_of_row(self) -> IntArray:
+        """Position of the image of each annotation, int64 (T,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
     def rows(self, i: int) -> slice:
         """Rows of image i in ``classes``, ``boxes``, ``areas``, ``crowd`` and ``trainable``."""
         return slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+
+    @property
+    def class_counts(self) -> IntArray:
+        """Labels of each class to train on, int64 (C,)."""
+        return np.bincount(self.classes[self.trainable], minlength=len(self.class_names))
 
     @property
     def labels_per_image(self) -> float:
@@ -180,11 +186,6 @@ class DatasetIndex:
         """Some rows of all fields that have a row for each annotation."""
         columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
         return columns | {"outlines": self.outlines and self.outlines.take(rows)}
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """The findings as sentences."""
-        return tuple(map(str, self.findings))
 
     @property
     def most_labels(self) -> int:
@@ -277,14 +278,13 @@ def build_index(
     places[order] = np.arange(len(order))
     image = places[annotations.image]
     rows = np.argsort(image, kind="stable")[(image < 0).sum() :]
-    image, classes, crowd = image[rows], annotations.classes[rows], annotations.crowd[rows]
-    boxes = annotations.boxes[rows].astype(np.float32)
+    image, annotations = image[rows], annotations.take(rows)
+    classes, crowd, boxes = annotations.classes, annotations.crowd, annotations.boxes.astype(np.float32)
     no_area, clipped = find_cut_boxes(boxes, sizes[image], crowd)
     duplicate = _repeats(image, classes, boxes, candidates=~crowd & ~no_area)
     own = _unused_classes(class_names, classes, source)
-    kinds = zip(_BOX_FINDINGS, (no_area, duplicate, clipped), strict=True)
-    for (kind, what, remedy), flawed in kinds:
-        found = zip(image[flawed].tolist(), annotations.row_id[rows][flawed].tolist(), strict=True)
+    for (kind, what, remedy), flawed in zip(_BOX_FINDINGS, (no_area, duplicate, clipped), strict=True):
+        found = zip(image[flawed].tolist(), annotations.row_id[flawed].tolist(), strict=True)
         own += [Finding(kind, describe(names[i], row_id), what, remedy, names[i]) for i, row_id in found]
     return DatasetIndex(
         root=root,
@@ -299,10 +299,10 @@ def build_index(
         offsets=np.searchsorted(image, np.arange(len(names) + 1)).astype(np.int64),
         classes=classes,
         boxes=boxes,
-        areas=annotations.areas[rows].astype(np.float32),
+        areas=annotations.areas.astype(np.float32),
         crowd=crowd,
         trainable=~(crowd | no_area | duplicate),
-        outlines=annotations.outlines and annotations.outlines.take(rows),
+        outlines=annotations.outlines,
         findings=(*findings, *own),
     )
 

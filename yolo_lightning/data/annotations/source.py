@@ -54,7 +54,11 @@ FORMAT_NAMES = tuple(dict.fromkeys(reader.name for reader in FORMATS))
 
 @dataclass(frozen=True)
 class DataSource:
-    """Paths of a data set: a root, and paths that override those found under it."""
+    """Paths of a data set: a root, and paths that override those found under it.
+
+    Raises:
+        InputError: ``format`` or ``val_share`` is out of range.
+    """
 
     root: Path | None = None  # folder of the data set, or its data.yaml
     annotations: dict[Split, Path] = field(default_factory=dict)  # COCO JSON of a split
@@ -64,6 +68,12 @@ class DataSource:
     val_share: float = 0.0  # share of the images that validates if there is no val split
     selection: Selection = field(default_factory=Selection)  # labels and images that are taken
     keep_outlines: bool = False  # keep the outlines of objects in the indices
+
+    def __post_init__(self) -> None:
+        if self.format not in ("auto", *FORMAT_NAMES):
+            raise InputError(f"data.format '{self.format}' is unknown; use auto, {', '.join(FORMAT_NAMES)}")
+        if not 0 <= self.val_share < 1:
+            raise InputError(f"data.val_share {self.val_share} is out of range; use 0 to 0.99")
 
     def locate(self) -> tuple[type[SplitReader], Path]:
         """The format of the root, and what its ``find`` returned.

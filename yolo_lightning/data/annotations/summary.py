@@ -30,7 +30,7 @@ def summarise(index: DatasetIndex, title: str = "") -> str:
         f"  box sizes: {small:,} small, {len(index.areas) - small - large:,} medium, {large:,} large; "
         f"side {sides.min():.0f} to {sides.max():.0f} px, median {np.median(sides):.0f} px",
     ]
-    no_area, clipped = find_cut_boxes(index.boxes, np.repeat(index.sizes, labels, axis=0), index.crowd)
+    no_area, clipped = find_cut_boxes(index.boxes, index.sizes[index.image_of_row], index.crowd)
     odd = {
         "clipped to the image": clipped,
         "without area, not trained on": no_area,

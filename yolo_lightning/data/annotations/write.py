@@ -48,7 +48,7 @@ def write_yolo(indices: Mapping[str, DatasetIndex], output: Path, copies: bool) 
     for split, index in indices.items():
         names = _without_twins(_names(index))
         paths = _put_images(index, names, output / "images" / split, copies)
-        sizes = np.repeat(index.sizes, np.diff(index.offsets), axis=0)
+        sizes = index.sizes[index.image_of_row]
         no_area, clipped = find_cut_boxes(index.boxes, sizes, index.crowd)
         counts = {
             "crowds, left out": int(index.crowd.sum()),
@@ -75,7 +75,7 @@ def write_yolo(indices: Mapping[str, DatasetIndex], output: Path, copies: bool) 
 
 def _document(index: DatasetIndex, names: list[str]) -> dict[str, Any]:
     images = zip(index.image_ids.tolist(), names, index.sizes.tolist(), strict=True)
-    owners = np.repeat(index.image_ids, np.diff(index.offsets)).tolist()
+    owners = index.image_ids[index.image_of_row].tolist()
     category = index.category_ids[index.classes].tolist()
     columns = zip(owners, category, index.boxes, index.areas, index.crowd.tolist(), strict=True)
     annotations = []

@@ -45,17 +45,6 @@ def write_fixed(indices: Mapping[Split, DatasetIndex], output: Path, broken: Seq
 
 def _clean(index: DatasetIndex) -> DatasetIndex:
     """The rows that are trained on, clipped to their images, and crowds."""
-    counts = np.diff(index.offsets)
-    kept = index.trainable | index.crowd
-    image = np.repeat(np.arange(len(index)), counts)
-    limits = index.sizes[image][:, [1, 0, 1, 0]].astype(np.float32)
-    boxes = np.where(index.crowd[:, None], index.boxes, index.boxes.clip(0, limits))
-    return replace(
-        index,
-        offsets=np.concatenate(([0], np.bincount(image[kept], minlength=len(index)).cumsum())),
-        classes=index.classes[kept],
-        boxes=boxes[kept],
-        areas=index.areas[kept],
-        crowd=index.crowd[kept],
-        trainable=index.trainable[kept],
-    )
+    kept = index.with_labels(index.trainable | index.crowd)
+    limits = kept.sizes[kept.image_of_row][:, [1, 0, 1, 0]].astype(np.float32)
+    return replace(kept, boxes=np.where(kept.crowd[:, None], kept.boxes, kept.boxes.clip(0, limits)))

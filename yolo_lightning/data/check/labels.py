@@ -33,7 +33,7 @@ def _wrong_form(index: DatasetIndex) -> Iterator[Finding]:
     """At most one error: coordinates of another unit, or two corners where a size belongs."""
     if not len(index.boxes):
         return
-    sizes = np.repeat(index.sizes, np.diff(index.offsets), axis=0)[:, ::-1]  # (T, 2), width and height
+    sizes = index.sizes[index.image_of_row][:, ::-1]  # (T, 2), width and height
     corner, far = index.boxes[:, :2], index.boxes[:, 2:]
     source, extent = str(index.source), far - corner
     is_yolo = index.layout.startswith(("YOLO", "Darknet"))
@@ -57,7 +57,7 @@ def _wrong_form(index: DatasetIndex) -> Iterator[Finding]:
 
 
 def _small_boxes(index: DatasetIndex, image_size: Size) -> Iterator[Finding]:
-    image = np.repeat(np.arange(len(index)), np.diff(index.offsets))
+    image = index.image_of_row
     scale = letterbox_ratios(index.sizes, image_size)[image]
     extent = (index.boxes[:, 2:] - index.boxes[:, :2]) * scale[:, None]
     for row in np.flatnonzero(index.trainable & (extent.min(axis=1, initial=np.inf) < _LEAST_PX)).tolist():

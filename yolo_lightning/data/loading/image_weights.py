@@ -32,15 +32,13 @@ class ImageWeights:
 
     def of_epoch(self, epoch: int, index: DatasetIndex) -> npt.NDArray[np.float64]:
         """Weight of each image in an epoch, (I,); before the first validation all precisions are 0."""
-        classes = len(index.class_names)
         known = [np.array(ap) for first, ap in self.class_ap if first <= epoch]
-        precision = known[-1] if known else np.zeros(classes)
+        precision = known[-1] if known else np.zeros(len(index.class_names))
         judged = precision[~np.isnan(precision)]
         precision = np.where(np.isnan(precision), judged.mean() if len(judged) else 0, precision)
         used = index.trainable
-        counts = np.bincount(index.classes[used], minlength=classes)
-        class_weights = (1 - precision.clip(0, _BEST)) ** 2 / np.maximum(counts, 1)
-        image = np.repeat(np.arange(len(index)), np.diff(index.offsets))[used]
+        class_weights = (1 - precision.clip(0, _BEST)) ** 2 / np.maximum(index.class_counts, 1)
+        image = index.image_of_row[used]
         weights: npt.NDArray[np.float64] = np.zeros(len(index))
         np.add.at(weights, image, class_weights[index.classes[used]])
         return weights
