@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from ..annotations.reader import stamp
 from ..cache_folder import NoRoom, disk_folder, lock_folder
 from ..images.decode import decode_scaled, read_bytes
 from ..signed_arrays import read_arrays, write_arrays
-from .look_alikes import COLOURS, Pixels, describe_looks
+from .look_alikes import COLOURS, describe_looks
 
 SECONDS_PER_IMAGE, SECONDS_PER_MEGAPIXEL = 0.001, 0.01
 """Stated cost of decoding on one core, so that equal data on equal machines are examined equally."""
@@ -43,20 +42,18 @@ _STARTS: tuple[tuple[bytes, int, str, tuple[str, ...]], ...] = (
 """First bytes of formats, where they are, the name, and the suffixes."""
 
 
-@dataclass(frozen=True, eq=False)
-class ImageFacts:
-    """Facts of the I images of a split, in the order of its index."""
-
-    seen: npt.NDArray[np.bool_]  # (I,), False for images that were not decoded
-    content: npt.NDArray[np.uint64]  # (I,), hash of the file; 0 if it is broken
-    bits: npt.NDArray[np.uint64]  # (I,), see ``look_alikes.Looks``
-    trimmed: npt.NDArray[np.uint64]  # (I,)
-    colours: Pixels  # (I, COLOURS, COLOURS, 3)
-    findings: tuple[Finding, ...]
-
-
-_Row = tuple[int, int, int, Pixels, list[Finding]]
-_BLANK = np.zeros((COLOURS, COLOURS, 3), np.uint8)
+FACTS = np.dtype(
+    [
+        ("seen", np.bool_),  # False for an image that was not decoded
+        ("content", np.uint64),  # hash of the file; 0 if it is broken
+        ("bits", np.uint64),  # this and the following: ``look_alikes.Looks``
+        ("trimmed", np.uint64),
+        ("colours", np.uint8, (COLOURS, COLOURS, 3)),
+    ]
+)
+"""Facts of an image."""
+Facts = npt.NDArray[np.void]
+"""Facts of the I images of a split, in the order of its index: ``FACTS`` (I,)."""
 
 
 def estimate_seconds(sizes: npt.NDArray[np.int32]) -> float:
@@ -70,7 +67,7 @@ def examine_images(
     seconds: float,
     keep: bool = True,
     progress: Callable[[int], None] = lambda count: None,
-) -> ImageFacts:
+) -> tuple[Facts, list[Finding]]:
     """Decode the images of a split, all of them or an evenly spread sample, and find the broken ones.
 
     What is known of unchanged files from earlier is taken from a file in the cache folder.
@@ -80,6 +77,9 @@ def examine_images(
         seconds: Stated cost, see :func:`estimate_seconds`, above which only a sample is decoded.
         keep: Use the file, and write it; one process at a time does.
         progress: Called with the number of further images that were examined.
+
+    Returns:
+        The facts of the images, and what is wrong with them.
     """
     try:
         path = _facts_path(index)
@@ -89,7 +89,7 @@ def examine_images(
     with lock:
         paths = index.paths()
         keys = _keys(paths, index.sizes)
-        facts, problems = _load(path, keys) if keep else (_empty(len(keys)), {})
+        facts, problems = _load(path, keys) if keep else (np.zeros(len(keys), FACTS), {})
         rest = np.flatnonzero(~facts["seen"])
         step = max(1, int(np.ceil(estimate_seconds(index.sizes[rest]) / seconds)))
         todo = rest[::step].tolist()
@@ -98,11 +98,8 @@ def examine_images(
         progress(len(paths) - len(todo))
         with ThreadPoolExecutor(2 * usable_cores()) as pool:
             for rows in pool.map(lambda chunk: [(i, *_look(paths[i], sizes[i])) for i in chunk], chunks):
-                for i, content, bits, trimmed, colours, found in rows:
-                    facts["seen"][i] = True
-                    facts["content"][i], facts["bits"][i], facts["trimmed"][i] = content, bits, trimmed
-                    facts["colours"][i] = colours
-                    problems[i] = found
+                for i, fact, found in rows:
+                    facts[i], problems[i] = fact, found
                 progress(len(rows))
         if keep and todo:
             _save(path, keys, facts, problems)
@@ -111,11 +108,11 @@ def examine_images(
         what = f"{missing:,} of {len(paths):,} images were not decoded, as that would take too long"
         remedy = "yolo-lightning check decodes all with --seconds inf"
         findings.append(Finding("not decoded", str(index.source), what, remedy, is_note=True))
-    return ImageFacts(**facts, findings=tuple(findings))
+    return facts, findings
 
 
-def _look(path: str, size: list[int]) -> _Row:
-    """Decode one image."""
+def _look(path: str, size: list[int]) -> tuple[tuple[Any, ...], list[Finding]]:
+    """Decode one image; returns its ``FACTS`` and what is wrong with it."""
     found: list[Finding] = []
     try:
         data = read_bytes(path)
@@ -123,8 +120,8 @@ def _look(path: str, size: list[int]) -> _Row:
         found = list(_wrong_suffix(path, data))
         pixels = decode_scaled(data, path, (size[0], size[1]), _DECODED_PX)
     except InputError as error:
-        return 0, 0, 0, _BLANK, [*found, Finding.of_image(path, error)]
-    return content, *describe_looks(pixels), found
+        return (True, 0, 0, 0, 0), [*found, Finding.of_image(path, error)]
+    return (True, content, *describe_looks(pixels)), found
 
 
 def _wrong_suffix(path: str, data: bytes) -> Iterator[Finding]:
@@ -161,44 +158,30 @@ def _keys(paths: Sequence[str], sizes: npt.NDArray[np.int32]) -> npt.NDArray[np.
     return np.frombuffer(bytes(keys), np.uint64)
 
 
-def _empty(count: int) -> dict[str, npt.NDArray[Any]]:
-    facts: dict[str, npt.NDArray[Any]] = {"seen": np.zeros(count, np.bool_)}
-    facts |= {name: np.zeros(count, np.uint64) for name in ("content", "bits", "trimmed")}
-    return facts | {"colours": np.zeros((count, *_BLANK.shape), np.uint8)}
-
-
-def _load(
-    path: Path, keys: npt.NDArray[np.uint64]
-) -> tuple[dict[str, npt.NDArray[Any]], dict[int, list[Finding]]]:
+def _load(path: Path, keys: npt.NDArray[np.uint64]) -> tuple[Facts, dict[int, list[Finding]]]:
     """Facts and findings of images, looked up in the file by their keys."""
-    facts, problems = _empty(len(keys)), {}
+    facts, problems = np.zeros(len(keys), FACTS), {}
     try:
         known = read_arrays(path)
-        texts = json.loads(known.pop("texts").tobytes())
+        texts = json.loads(known["texts"].tobytes())
         order = np.argsort(known["keys"])
         places = order[np.searchsorted(known["keys"], keys, sorter=order).clip(max=len(order) - 1)]
-        same = known.pop("keys")[places] == keys
-        for name, values in known.items():
-            facts[name][same] = values[places[same]]
+        same = known["keys"][places] == keys
+        facts[same] = known["facts"][places[same]]
         for i, place in zip(np.flatnonzero(same).tolist(), places[same].tolist(), strict=True):
             if found := texts.get(str(place)):
                 problems[i] = [Finding(*values) for values in found]
     except Exception:  # a damaged archive raises errors of nearly every kind
-        return _empty(len(keys)), {}
+        return np.zeros(len(keys), FACTS), {}
     return facts, problems
 
 
-def _save(
-    path: Path,
-    keys: npt.NDArray[np.uint64],
-    facts: dict[str, npt.NDArray[Any]],
-    problems: dict[int, list[Finding]],
-) -> None:
+def _save(path: Path, keys: npt.NDArray[np.uint64], facts: Facts, problems: dict[int, list[Finding]]) -> None:
     seen = facts["seen"]
     places = dict(zip(np.flatnonzero(seen).tolist(), range(len(keys)), strict=False))
     texts = json.dumps({places[i]: found for i, found in problems.items() if found}).encode()
-    arrays = {name: values[seen] for name, values in facts.items()}
+    arrays = {"facts": facts[seen], "keys": keys[seen], "texts": np.frombuffer(texts, np.uint8)}
     try:
-        write_arrays(path, {**arrays, "keys": keys[seen], "texts": np.frombuffer(texts, np.uint8)})
+        write_arrays(path, arrays)
     except (OSError, NoRoom):
         return  # without room or permission, the next check decodes again

@@ -10,7 +10,7 @@ from ..annotations.findings import Finding
 from ..annotations.index import DatasetIndex
 from ..annotations.source import Split
 from ..image_size import Size
-from .images import ImageFacts, examine_images
+from .images import Facts, examine_images
 from .labels import check_labels
 from .look_alikes import find_look_alikes
 
@@ -34,31 +34,28 @@ def check_splits(
         keep: Keep facts of the image files in the cache folder.
         progress: Called with the number of further images that were examined.
     """
-    facts = {split: examine_images(index, seconds, keep, progress) for split, index in indices.items()}
-    found = {
-        split: [*facts[split].findings, *check_labels(index, image_size)] for split, index in indices.items()
-    }
-    for split, finding in _repeated_images(indices, facts):
+    if not indices:
+        return {}
+    facts, found = [], {}
+    for split, index in indices.items():
+        known, findings = examine_images(index, seconds, keep, progress)
+        facts.append(known)
+        found[split] = [*findings, *check_labels(index, image_size)]
+    for split, finding in _repeated_images(indices, np.concatenate(facts)):
         found[split].append(finding)
     return found
 
 
-def _repeated_images(
-    indices: Mapping[Split, DatasetIndex], facts: Mapping[Split, ImageFacts]
-) -> list[tuple[Split, Finding]]:
-    """A warning about each image that shows what an earlier one does."""
-    if not indices:
-        return []
+def _repeated_images(indices: Mapping[Split, DatasetIndex], facts: Facts) -> list[tuple[Split, Finding]]:
+    """A warning about each image of all splits that shows what an earlier one does."""
     splits = [split for split, index in indices.items() for _ in range(len(index))]
     paths = [path for index in indices.values() for path in index.paths()]
-    content = np.concatenate([fact.content for fact in facts.values()])
-    seen = np.concatenate([fact.seen for fact in facts.values()]) & (content > 0)
-    _, first, groups = np.unique(content, return_index=True, return_inverse=True)
+    seen = facts["seen"] & (facts["content"] > 0)
+    _, first, groups = np.unique(facts["content"], return_index=True, return_inverse=True)
     same = np.where(seen, first[groups.ravel()], np.arange(len(paths)))
     is_copy = same != np.arange(len(paths))
-    looks = [np.concatenate([getattr(fact, name) for fact in facts.values()]) for name in ("bits", "trimmed")]
-    bits = np.where(is_copy, 0, looks[0]).astype(np.uint64)
-    alike = find_look_alikes(bits, looks[1], np.concatenate([fact.colours for fact in facts.values()]))
+    bits = np.where(is_copy, 0, facts["bits"]).astype(np.uint64)
+    alike = find_look_alikes(bits, facts["trimmed"], facts["colours"])
     findings = []
     for i in np.flatnonzero(is_copy | (alike >= 0)).tolist():
         other = int(same[i] if is_copy[i] else alike[i])
