@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -100,7 +101,29 @@ def training_callbacks(
     monitor = checked_monitor(monitor)
     run = Path(run_directory)
     run.mkdir(parents=True, exist_ok=True)
-    folder = run / CHECKPOINTS
+    last = run / CHECKPOINTS / LAST if keep_checkpoints else None
+    queue = BackgroundQueue()
+    shown = list(_dashboard_callbacks(run, dashboard, queue, monitor))
+    report = [RunReport(run, queue)] if dashboard.report else []
+    return [
+        *shown,
+        StallMonitor(),
+        Divergence(run, last),
+        MidEpochResumption(),
+        LeftOutList(run),
+        *([Deadline(read_duration(deadline), PROGRAM_BEGAN_S)] if deadline is not None else []),
+        *([Patience(patience, monitor)] if patience else []),
+        TimeBudget(run, queue, [*shown, *report], PROGRAM_BEGAN_S),
+        RunRecorder(run, monitor),
+        *(_checkpoint_callbacks(last.parent, monitor, save_period, save_top_k) if last else []),
+        *report,
+        Interruption(last, checkpoint_minutes),
+    ]
+
+
+def _checkpoint_callbacks(
+    folder: Path, monitor: str, save_period: int, save_top_k: int
+) -> Iterator[Callback]:
     checkpoint = partial(
         EpochCheckpoint,
         dirpath=folder,
@@ -109,46 +132,26 @@ def training_callbacks(
         auto_insert_metric_name=False,
     )
     by_monitor = partial(checkpoint, monitor=monitor, mode=mode_of(monitor))
-    queue = BackgroundQueue()
-    shown = _dashboard_callbacks(run, dashboard, queue, monitor)
-    report = [RunReport(run, queue)] if dashboard.report else []
-    callbacks = [
-        *shown,
-        StallMonitor(),
-        Divergence(run, folder / LAST if keep_checkpoints else None),
-        MidEpochResumption(),
-        LeftOutList(run),
-        *([Deadline(read_duration(deadline), PROGRAM_BEGAN_S)] if deadline is not None else []),
-        *([Patience(patience, monitor)] if patience else []),
-        TimeBudget(run, queue, [*shown, *report], PROGRAM_BEGAN_S),
-        RunRecorder(run, monitor),
-    ]
-    if keep_checkpoints:
-        callbacks.append(by_monitor(filename="best"))
-        if save_top_k:
-            callbacks.append(by_monitor(filename="top_{epoch}", save_top_k=save_top_k))
-        if save_period:
-            callbacks.append(checkpoint(filename="epoch_{epoch}", every_n_epochs=save_period, save_top_k=-1))
-        callbacks.append(checkpoint(filename=Path(LAST).stem))
-    callbacks += report
-    callbacks.append(Interruption(folder / LAST if keep_checkpoints else None, checkpoint_minutes))
-    return callbacks
+    yield by_monitor(filename="best")
+    if save_top_k:
+        yield by_monitor(filename="top_{epoch}", save_top_k=save_top_k)
+    if save_period:
+        yield checkpoint(filename="epoch_{epoch}", every_n_epochs=save_period, save_top_k=-1)
+    yield checkpoint(filename=Path(LAST).stem)
 
 
 def _dashboard_callbacks(
     run: Path, config: DashboardConfig, queue: BackgroundQueue, monitor: str
-) -> list[Callback]:
-    callbacks: list[Callback] = []
+) -> Iterator[Callback]:
     if config.gpu_health:
-        callbacks.append(GpuHealth(run))
+        yield GpuHealth(run)
     if config.pictures:
-        callbacks.append(Pictures(run, config.pictures, config.pictures_every, queue))
+        yield Pictures(run, config.pictures, config.pictures_every, queue)
     if config.curves:
-        callbacks.append(EvaluationCurves(run, queue, monitor))
+        yield EvaluationCurves(run, queue, monitor)
     if config.feature_maps_every:
-        callbacks.append(FeatureMapPictures(config.feature_maps_every, queue))
-    callbacks.append(Dashboard(run, config.graph))
-    return callbacks
+        yield FeatureMapPictures(config.feature_maps_every, queue)
+    yield Dashboard(run, config.graph)
 
 
 def with_checkpoint_io(plugins: Any, strategy: Any) -> list[Any]:
