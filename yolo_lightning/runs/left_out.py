@@ -12,6 +12,7 @@ from torch import distributed
 
 from ..data.annotations.findings import Finding
 from ..system.files import write_whole
+from .record import plain_cell
 
 LEFT_OUT = "left_out.csv"
 
@@ -56,10 +57,9 @@ def _left_out(trainer: Trainer) -> list[Finding]:
 
 
 def as_csv(findings: Iterable[Finding]) -> str:
-    """A table; an apostrophe keeps a spreadsheet from computing a cell that begins like a formula."""
+    """A table of findings."""
     table = io.StringIO()
-    rows = [(f.where, f.what, f.remedy, f.image) for f in findings]
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("where", "what", "remedy", "image"))
-    writer.writerows([f"'{cell}" if cell[:1] in set("=+-@\t\r\n") else cell for cell in row] for row in rows)
+    writer.writerows(map(plain_cell, (f.where, f.what, f.remedy, f.image)) for f in findings)
     return table.getvalue()

@@ -359,7 +359,7 @@ def _locate_images(
         tries.append((missing, paths))
     missing, paths = min(tries, key=lambda item: len(item[0]))
     notes: list[Finding] = []
-    if respelled := find_respelled(folders, names, annotations, notes, may_miss=True):
+    if respelled := find_respelled(folders, names, annotations, notes):
         still_missing = missing_files(respelled)
         if len(still_missing) < len(missing):
             missing, paths = still_missing, respelled

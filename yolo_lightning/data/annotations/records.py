@@ -22,11 +22,10 @@ from .findings import Finding
 from .image_files import ImageFiles, split_in
 from .index import Annotations, DatasetIndex, build_index, ids_from_paths
 from .outlines import Box, ShapeError
-from .reader import Classes, SplitReader, refuse_outside, stamp
+from .reader import Classes, SplitReader, look_in_threads, refuse_outside, stamp
 from .spelling import path_parts
 from .yolo import images_below
 
-_CHUNK_FILES = 500  # files that one thread looks at in one go
 _MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 """What reading of content raises that is not as its format says."""
 
@@ -155,14 +154,12 @@ class RecordReader(SplitReader):
     def facts(self) -> Iterator[object]:
         files = self.annotation_files(self.source)
         files += images_below(self.images or self.folder, self.roots())
-        chunks = [files[n : n + _CHUNK_FILES] for n in range(0, len(files), _CHUNK_FILES)]
-        with ThreadPoolExecutor(16) as pool:  # on a network file system each look is a wait
-            yield from pool.map(lambda chunk: [(path, stamp(os.stat(path))) for path in chunk], chunks)
+        yield from look_in_threads(_stamps, files)
 
     @classmethod
     def _parsed(cls, place: Path) -> _Parsed:
         files = cls.annotation_files(place)
-        return _parse(cls, place, tuple((path, stamp(os.stat(path))) for path in files))
+        return _parse(cls, place, tuple(_stamps(files)))
 
     def read(self) -> DatasetIndex:
         parsed, roots = self._parsed(self.source), self.roots()
@@ -233,6 +230,10 @@ class RecordReader(SplitReader):
             return f"{what}; put its files into a folder {self.split}"
         first = next((str(finding) for finding in findings if finding.is_error), "add some")
         return f"{self.source}: the {self.split} split has no usable images, {first}"
+
+
+def _stamps(paths: Sequence[str]) -> list[tuple[str, object]]:
+    return [(path, stamp(os.stat(path))) for path in paths]
 
 
 @lru_cache(maxsize=1)  # the classes and both splits come from it

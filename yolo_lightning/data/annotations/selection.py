@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...errors import InputError
-from .findings import EVERY_IMAGE, Finding
 from .index import DatasetIndex
 from .reader import Classes
-from .val_share import path_hash
+from .val_share import path_hash, take_images
 
 SINGLE_CLASS = "item"
 """Name of the class if all labels have one class, as in the classic code."""
@@ -85,13 +84,5 @@ def take_fraction(index: DatasetIndex, fraction: float) -> DatasetIndex:
     hashes = np.array([path_hash(path, index.root, "fraction") for path in index.paths()])
     count = max(1, round(fraction * len(index)))
     limit = np.sort(hashes)[count - 1]
-
-    def is_kept(finding: Finding) -> bool:
-        image = finding.image
-        return image in ("", EVERY_IMAGE) or path_hash(image, index.root, "fraction") <= limit
-
-    return replace(
-        index.subset(np.flatnonzero(hashes <= limit)),
-        findings=tuple(filter(is_kept, index.findings)),
-        layout=f"{index.layout}, {fraction:.4g} of the images (--data.fraction)",
-    )
+    taken = take_images(index, hashes <= limit, lambda path: path_hash(path, index.root, "fraction") <= limit)
+    return replace(taken, layout=f"{index.layout}, {fraction:.4g} of the images (--data.fraction)")

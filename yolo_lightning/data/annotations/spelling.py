@@ -50,18 +50,14 @@ def with_slashes(name: str) -> str:
 
 
 def find_respelled(
-    folders: Sequence[Path],
-    names: Sequence[str],
-    source: Path,
-    findings: list[Finding],
-    may_miss: bool = False,
+    folders: Sequence[Path], names: Sequence[str], source: Path, findings: list[Finding]
 ) -> list[str] | None:
     r"""Absolute paths of images that are not under their names, all in or below one of some folders.
 
     A name may have \ for /, be a URL, begin with folders of another machine, and differ in upper case. The
-    longest end of it counts that is a file. None if one is not found, or if two names give one file. With
-    ``may_miss``, some need not be found: they keep their names, in the folder that has the most.
-    ``findings`` gets one about the file ``source`` that has the names.
+    longest end of it counts that is a file. Names that are not found are kept, in the folder that has the
+    most. None if none is found, or if two names give one file. ``findings`` gets one about the file
+    ``source`` that has the names.
     """
     listings: dict[str, tuple[set[str], dict[str, str]]] = {}  # names, and those unique in lower case
 
@@ -83,7 +79,7 @@ def find_respelled(
         for name in names:
             paths.append(next(filter(None, (look(folder, end) for end in _ends(name))), None))
             missed += paths[-1] is None
-            if missed > (_MANY + len(paths) / 2 if may_miss else 0):
+            if missed > _MANY + len(paths) / 2:
                 break
         else:
             found = {path for path in paths if path}

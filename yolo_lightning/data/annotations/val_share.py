@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ...errors import InputError
-from .findings import EVERY_IMAGE, Finding, refuse_errors
-from .index import DatasetIndex
+from .findings import EVERY_IMAGE, refuse_errors
+from .index import BoolArray, DatasetIndex
 
 
 def take_share(index: DatasetIndex, split: str, share: float) -> DatasetIndex:
@@ -26,21 +27,20 @@ def take_share(index: DatasetIndex, split: str, share: float) -> DatasetIndex:
     if len(index) < 2:
         refuse_errors(index.findings)
         raise InputError(f"{index.source}: has no val split and fewer than two images; add images")
-    paths = index.paths()
-    hashes = np.array([path_hash(path, index.root) for path in paths])
+    hashes = np.array([path_hash(path, index.root) for path in index.paths()])
     limit = min(max(share, np.nextafter(hashes.min(), 1)), hashes.max())  # at least one of each
-    kept = (hashes < limit) == (split == "val")
-
-    def is_kept(finding: Finding) -> bool:
-        image = finding.image
-        return image in ("", EVERY_IMAGE) or (path_hash(image, index.root) < limit) == (split == "val")
-
-    return replace(
-        index.subset(np.flatnonzero(kept)),
-        split=split,
-        findings=tuple(filter(is_kept, index.findings)),
-        layout=f"{index.layout}, no val split: {share:.0%} of the images validate (--data.val_share)",
+    is_val = split == "val"
+    taken = take_images(
+        index, (hashes < limit) == is_val, lambda path: (path_hash(path, index.root) < limit) == is_val
     )
+    layout = f"{index.layout}, no val split: {share:.0%} of the images validate (--data.val_share)"
+    return replace(taken, split=split, layout=layout)
+
+
+def take_images(index: DatasetIndex, kept: BoolArray, is_kept: Callable[[str], bool]) -> DatasetIndex:
+    """The images of a mask (I,), and the findings about paths that are kept or about no single image."""
+    findings = [f for f in index.findings if f.image in ("", EVERY_IMAGE) or is_kept(f.image)]
+    return replace(index.subset(np.flatnonzero(kept)), findings=tuple(findings))
 
 
 def path_hash(path: str, root: Path, purpose: str = "") -> float:

@@ -26,7 +26,7 @@ from .index import (
     missing_files,
 )
 from .outlines import Outlines, Points
-from .reader import Classes, SplitReader, is_inside, refuse_outside, stamp
+from .reader import Classes, SplitReader, is_inside, look_in_threads, refuse_outside, stamp
 from .spelling import find_respelled, read_text, with_slashes
 from .yolo_labels import (
     Rows,
@@ -38,7 +38,6 @@ from .yolo_labels import (
     read_labels,
 )
 
-_CHUNK_IMAGES = 500  # images that one thread looks at in one go
 _LOOKED_AT = 100  # label files that tell poses from polygons
 _SUFFIXES = {".yaml", ".yml"}
 _NULLS = ("", "~", "null", "Null", "NULL", None)
@@ -138,9 +137,7 @@ class YoloReader(SplitReader):
         findings: list[Finding] = []
         listed = self._listed(description, findings)
         yield findings
-        chunks = [listed[n : n + _CHUNK_IMAGES] for n in range(0, len(listed), _CHUNK_IMAGES)]
-        with ThreadPoolExecutor(16) as pool:  # on a network file system each look is a wait
-            yield from pool.map(_image_stamps, chunks)
+        yield from look_in_threads(_image_stamps, listed)
 
     def read(self) -> DatasetIndex:
         path, split = self.source, self.split
@@ -351,7 +348,7 @@ def _list_images(
     tries = [[os.path.abspath(folder / name) for name in names] for folder in folders]
     notes: list[Finding] = []
     if all(missing_files(paths) for paths in tries):
-        respelled = find_respelled(folders, names, source, notes, may_miss=True)
+        respelled = find_respelled(folders, names, source, notes)
         tries += [respelled] if respelled else []
     paths = min(tries, key=lambda paths: len(missing_files(paths)))
     findings += notes if len(tries) > len(folders) and paths is tries[-1] else []
