@@ -61,11 +61,6 @@ def diagnose(
     return Examination(module, datamodule, precision, torch.device(device), ema, announce, seconds).run()
 
 
-def show(report: Report, as_json: bool = False) -> None:
-    """Print a report: a table, or for machines one JSON object."""
-    print(json.dumps(report.as_json(), indent=1) if as_json else report)
-
-
 def run_doctor(argv: list[str]) -> None:
     """:func:`diagnose` with the arguments of a command line.
 
@@ -90,4 +85,4 @@ def run_doctor(argv: list[str]) -> None:
     precision = cast(Precision, cli.trainer.precision)
     ema = cli.config_init["fit"].ema
     report = diagnose(cli.model, cli.datamodule, precision, device, float(options.seconds), ema=ema)
-    show(report, as_json=options.json)
+    print(json.dumps(report.as_json(), indent=1) if options.json else report)

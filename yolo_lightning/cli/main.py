@@ -50,23 +50,8 @@ runs
   compare    put runs side by side
   visualize  draw what the layers of a network see
   replay     run the batch again at which a training diverged"""
-COMMANDS = {
-    "synth": "synth",
-    "audit": "audit",
-    "check": "check",
-    "convert": "convert",
-    "doctor": "doctor",
-    "plan": "plan",
-    "export": "export",
-    "benchmark": "benchmark",
-    "tune": "tune",
-    "submit": "submit",
-    "migrate": "migrate",
-    "replay": "replay",
-    "report": "report",
-    "compare": "report",
-    "visualize": "visualize",
-}
+_FILES = "synth audit check convert doctor plan export benchmark tune submit migrate replay report visualize"
+COMMANDS = {name: name for name in _FILES.split()} | {"compare": "report"}
 """File of each of our own commands, whose ``run_COMMAND`` is given the arguments."""
 
 

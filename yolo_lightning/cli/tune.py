@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,25 +157,15 @@ def open_study(folder: Path, of_fit: list[str], epochs: int, space: dict[str, Va
     return study
 
 
+@dataclass
 class Trials:
-    """Runs a trial: its ``fit`` in a process of its own, watched through the metrics that it writes.
+    """Runs a trial: its ``fit`` in a process of its own, watched through the metrics that it writes."""
 
-    Args:
-        folder: folder of the study.
-        of_fit: options of ``fit``.
-        epochs: epochs of a trial.
-        space: what varies.
-        monitor: metric whose best value is that of a trial.
-    """
-
-    def __init__(
-        self, folder: Path, of_fit: list[str], epochs: int, space: dict[str, Values], monitor: str = MONITOR
-    ) -> None:
-        self.folder = folder
-        self.of_fit = of_fit
-        self.epochs = epochs
-        self.space = space
-        self.monitor = monitor
+    folder: Path  # of the study
+    of_fit: list[str]  # options of ``fit``
+    epochs: int  # of a trial
+    space: dict[str, Values]  # what varies
+    monitor: str = MONITOR  # metric whose best value is that of a trial
 
     def __call__(self, trial: Trial) -> float:
         """Train; the best value of the monitor.

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.support.tiny_data import write_image
-from yolo_lightning.data.images.decode import draw, header_size, read_bytes, read_image, read_rgb
+from yolo_lightning.data.images.decode import draw, header_size, read_bytes, read_rgb
 from yolo_lightning.errors import InputError
 
 
@@ -179,11 +179,6 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 def test_header_size(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", 31, 47)
     assert header_size(tmp_path / "a.png") == (31, 47)
-
-
-def test_opencv_gets_its_own_order_of_channels(tmp_path: Path) -> None:
-    write_image(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), cv2.imread(str(tmp_path / "a.png")))
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

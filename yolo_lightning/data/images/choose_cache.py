@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -48,42 +49,25 @@ class CacheChoice(NamedTuple):
 NO_CACHE = CacheChoice("none", None)
 
 
+@dataclass(eq=False)
 class CachePlan:
     """The cache of a stage: chosen once, built on first use.
-
-    Args:
-        indices: The splits of the stage; ``train`` is among them if the stage trains.
-        cores: CPU cores that this process may use.
-        cache: The requested mode; ``auto`` chooses by free space.
-        announce: Called with each decision, as one line of text.
-        max_skipped: Share of the images of a split that may fail.
-
-    Attributes:
-        choice: Where decoded images are kept.
 
     Raises:
         InputError: ``device`` was requested and has no room.
     """
 
-    def __init__(
-        self,
-        indices: Mapping[Split, DatasetIndex],
-        image_size: Size,
-        device: torch.device,
-        cores: int,
-        cache: CacheOption = "none",
-        announce: Callable[[str], None] = lambda _: None,
-        max_skipped: float = 0.0,
-    ) -> None:
-        self.indices = dict(indices)
-        self.image_size = image_size
-        self.device = device
-        self.cores = cores
-        self.announce = announce
-        self.max_skipped = max_skipped
-        self.requested = cache
+    indices: Mapping[Split, DatasetIndex]  # splits of the stage; ``train`` is among them if the stage trains
+    image_size: Size
+    device: torch.device
+    cores: int  # CPU cores that this process may use
+    requested: CacheOption = "none"  # ``auto`` chooses by free space
+    announce: Callable[[str], None] = lambda _: None  # gets each decision, as one line of text
+    max_skipped: float = 0.0  # share of the images of a split that may fail
+
+    def __post_init__(self) -> None:
         self._caches: dict[Split, ImageCache] = {}
-        self.choice = self._choose()
+        self.choice = self._choose()  # where decoded images are kept
 
     def _choose(self) -> CacheChoice:
         requested, trains = self.requested, "train" in self.indices

@@ -227,11 +227,6 @@ def _wrong_size(path: Name, found: Size, annotated: Size) -> InputError:
     )
 
 
-def read_image(path: Name) -> Pixels:
-    """Decode a file of any size as ``read_rgb`` does, in BGR, the order in which OpenCV draws and writes."""
-    return cv2.cvtColor(read_rgb(path, header_size(path)), cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
-
-
 def resize(image: Pixels, place: Letterbox, linear: bool) -> Pixels:
     """Scale an image uint8 (H, W, 3) to its size in a letterbox.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
@@ -131,35 +132,20 @@ def stream_batches(
                     yield item
 
 
+@dataclass(eq=False)
 class PredictionLoader:
-    """Batches of images, then of the frames of streams; each process reads its share of the streams.
+    """Batches of images, then of the frames of streams; each process reads its share of the streams."""
 
-    Args:
-        images: The batches of images.
-        streams: All streams.
-        how: How frames become batches.
-        batch_size: Frames of a batch of a video.
-        every: Frames from one that is predicted to the next.
-
-    Attributes:
-        under_way: Frames whose batches were yielded, by their position in ``Batch.index``; whoever has
-            finished with a frame removes it.
-        unreadable: Sentences about videos and streams that were left out, by the position of a first frame.
-    """
-
-    def __init__(
-        self,
-        images: Iterable[Batch],
-        streams: Sequence[str],
-        how: Letterboxing,
-        batch_size: int,
-        every: int,
-    ) -> None:
-        self.images = images
-        self.streams = streams
-        self.how, self.batch_size, self.every = how, batch_size, every
-        self.under_way: dict[int, Frame] = {}
-        self.unreadable: dict[int, str] = {}
+    images: Iterable[Batch]  # the batches of images
+    streams: Sequence[str]  # all streams
+    how: Letterboxing
+    batch_size: int  # frames of a batch of a video
+    every: int  # frames from one that is predicted to the next
+    under_way: dict[int, Frame] = field(default_factory=dict)
+    """Frames whose batches were yielded, by their position in ``Batch.index``; whoever has finished with a
+    frame removes it."""
+    unreadable: dict[int, str] = field(default_factory=dict)
+    """Sentences about videos and streams that were left out, by the position of a first frame."""
 
     def __iter__(self) -> Iterator[Batch]:
         yield from self.images
