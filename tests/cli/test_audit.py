@@ -12,12 +12,13 @@ import pytest
 
 from tests.support.html_page import HtmlPage
 from tests.support.tiny_data import write_yolo
-from yolo_lightning.cli.audit import as_csv, judge, most_accurate, run_audit
+from yolo_lightning.cli.audit import judge, most_accurate, run_audit
 from yolo_lightning.data.annotations.index import DatasetIndex
 from yolo_lightning.data.annotations.source import DataSource
 from yolo_lightning.errors import InputError
 from yolo_lightning.evaluation.suspicions import Suspicions
 from yolo_lightning.monitoring.report.audit import audit_page
+from yolo_lightning.runs.record import as_csv
 
 NASTY = "=<img src=x onerror=alert(1)>"
 
@@ -132,5 +133,5 @@ def test_names_are_no_markup_and_no_formulas(tmp_path: Path) -> None:
     assert not any("onerror" in attributes for _, attributes in page.elements)
     pictures = [attributes["src"] for name, attributes in page.elements if name == "img"]
     assert len(pictures) == 1 and str(pictures[0]).startswith("data:image/jpeg;base64,")
-    (row,) = csv.DictReader(as_csv(records).splitlines())
+    (row,) = csv.DictReader(as_csv([*records[0]], records).splitlines())
     assert row["found"] == f"'{NASTY}" and row["label"] == "dog" and row["confidence"] == "0.9"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import os
 import re
@@ -34,7 +32,7 @@ from ..monitoring.report.audit import audit_page, words
 from ..monitoring.screen.progress import EpochProgress
 from ..performance.stalls import StallMonitor
 from ..runs.directory import claim_run_directory
-from ..runs.record import plain_cell
+from ..runs.record import as_csv
 from ..system.files import write_whole
 from ..system.text import printable
 from ..training.module import YOLOv5
@@ -231,7 +229,7 @@ def run_audit(argv: list[str]) -> None:
     headline = f"out-of-fold mAP 50-95 {value.value:.3f}, 95 % interval {value.low:.3f} to {value.high:.3f}"
     summary = {"map": value._asdict(), "images": len(index), "folds": int(options.folds), "labels": records}
     write_whole(output / "audit.json", json.dumps(summary, indent=1, ensure_ascii=False))
-    write_whole(output / "audit.csv", as_csv(records))
+    write_whole(output / "audit.csv", as_csv([*records[0]] if records else ["rank"], records))
     write_whole(output / "audit.html", audit_page(index, records, headline))
     if options.json:
         print(json.dumps(summary, ensure_ascii=False))
@@ -257,14 +255,3 @@ def _claim(output: str | None) -> Path:
     except OSError as error:
         raise InputError(f"--output {output}: cannot be made ({error.strerror}); give another") from None
     return path
-
-
-def as_csv(records: list[dict[str, Any]]) -> str:
-    """Records of :func:`judge` as a table."""
-    buffer = io.StringIO()
-    names = [*records[0]] if records else ["rank"]
-    writer = csv.DictWriter(buffer, names, lineterminator="\n")
-    writer.writeheader()
-    for record in records:
-        writer.writerow({n: plain_cell(v) if isinstance(v, str) else v for n, v in record.items()})
-    return buffer.getvalue()

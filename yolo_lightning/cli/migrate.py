@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 
 from ..errors import InputError
 from ..model.architecture import is_name
@@ -73,16 +74,13 @@ class Migration:
 
     def text(self, sources: list[str]) -> str:
         """The configuration as YAML, with comments."""
-        tree: dict[str, Any] = {}
+        tree = Namespace()  # nests names by their dots
         for key, (value, theirs) in self.settings.items():
-            *groups, name = key.split(".")
-            node = tree
-            for group in groups:
-                node = node.setdefault(group, {})
+            name = key.rpartition(".")[2]
             written = yaml.safe_dump([value], default_flow_style=True, width=10_000).strip()[1:-1]
-            node[name] = written if name == theirs else f"{written}  # {theirs}"
+            tree[key] = written if name == theirs else f"{written}  # {theirs}"
         head = [f"Made by yolo-lightning migrate from {' and '.join(sources)}.", *self.remarks]
-        return "\n".join([*(f"# {line}" for line in head), *_nested(tree), ""])
+        return "\n".join([*(f"# {line}" for line in head), *_nested(tree.as_dict()), ""])
 
 
 def _nested(tree: Mapping[str, Any], indent: str = "") -> Iterator[str]:

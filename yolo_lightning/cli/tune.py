@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from jsonargparse import Namespace
 
 from ..errors import InputError
 from ..runs.best_epoch import MONITOR, checked_monitor, is_judged, mode_of
@@ -279,15 +280,11 @@ def _write_best(study: Study, trials: Trials) -> None:
     if not _complete(study):
         return
     best = study.best_trial
-    nested: dict[str, Any] = {}
+    options = Namespace()  # nests names by their dots
     for name, value in best.params.items():
-        *groups, key = name.split(".")
-        group = nested
-        for each in groups:
-            group = group.setdefault(each, {})
-        group[key] = value
+        options[name] = value
     comment = f"# {trials.monitor} {best.value:.4f} in trial {best.number} of {trials.folder}\n"
-    write_whole(trials.folder / _BEST, comment + yaml.safe_dump(nested, sort_keys=False))
+    write_whole(trials.folder / _BEST, comment + yaml.safe_dump(options.as_dict(), sort_keys=False))
 
 
 def _print_results(study: Study, folder: Path, of_fit: list[str], monitor: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from torch import distributed
 
 from ..data.annotations.findings import Finding
 from ..system.files import write_whole
-from .record import plain_cell
+from .record import as_csv
 
 LEFT_OUT = "left_out.csv"
 
@@ -48,18 +46,10 @@ class LeftOutList(Callback):
         new = {finding for findings in found for finding in findings} - self._findings
         if new and trainer.is_global_zero:
             self._findings |= new
-            write_whole(self.path, as_csv(sorted(self._findings)))
+            rows = [finding._asdict() for finding in sorted(self._findings)]
+            write_whole(self.path, as_csv(("where", "what", "remedy", "image"), rows))
 
 
 def _left_out(trainer: Trainer) -> list[Finding]:
     data = trainer.datamodule  # type: ignore[attr-defined]
     return list(getattr(data, "left_out", ()))
-
-
-def as_csv(findings: Iterable[Finding]) -> str:
-    """A table of findings."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("where", "what", "remedy", "image"))
-    writer.writerows(map(plain_cell, (f.where, f.what, f.remedy, f.image)) for f in findings)
-    return table.getvalue()

@@ -10,6 +10,7 @@ import platform
 import re
 import sys
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,14 +190,19 @@ def plain_cell(text: str) -> str:
     return f"'{text}" if text[:1] in set("=+-@\t\r\n") else text
 
 
+def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A table of some columns of the rows; empty where a row has none."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, extrasaction="ignore", lineterminator="\n")
+    for row in ({name: name for name in columns}, *rows):
+        writer.writerow({name: plain_cell(v) if isinstance(v, str) else v for name, v in row.items()})
+    return table.getvalue()
+
+
 def metrics_as_csv(rows: list[dict[str, float]]) -> str:
-    """All rows under the union of their columns, in order of first appearance; empty where a row has none."""
+    """All rows under the union of their columns, in order of first appearance."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writerow({name: plain_cell(name) for name in columns})
-    writer.writerows(_whole_numbers(row) for row in rows)
-    return buffer.getvalue()
+    return as_csv(columns, map(_whole_numbers, rows))
 
 
 def describe_environment(trainer: Trainer) -> dict[str, Any]:

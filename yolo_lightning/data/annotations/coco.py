@@ -22,9 +22,9 @@ from ...errors import InputError
 from ..images.decode import refuse_other_size
 from .coco_document import Columns, Row, key_of, load_document
 from .findings import Finding
-from .index import Annotations, DatasetIndex, IntArray, build_index, ids_from_paths, missing_files
+from .index import Annotations, DatasetIndex, IntArray, build_index, ids_from_paths
 from .reader import Classes, SplitReader, refuse_outside, stamp
-from .spelling import find_respelled
+from .spelling import locate_images
 
 _LAYOUTS = (
     ("COCO", "annotations/instances_{split}*.json"),
@@ -349,21 +349,8 @@ def _check_sizes(images: Sequence[tuple[int, str]], sizes: npt.NDArray[np.int32]
 def _locate_images(
     folders: Sequence[Path], names: Sequence[str], annotations: Path, split: str, findings: list[Finding]
 ) -> list[str]:
-    """The absolute paths of all images, in the first of the folders that have most of them."""
-    tries = []
-    for folder in folders:
-        paths = [os.path.abspath(folder / name) for name in names]
-        missing = missing_files(paths)
-        if not missing:
-            return paths
-        tries.append((missing, paths))
-    missing, paths = min(tries, key=lambda item: len(item[0]))
-    notes: list[Finding] = []
-    if respelled := find_respelled(folders, names, annotations, notes):
-        still_missing = missing_files(respelled)
-        if len(still_missing) < len(missing):
-            missing, paths = still_missing, respelled
-            findings += notes
+    """The absolute paths of all images; see :func:`locate_images`."""
+    paths, missing = locate_images(folders, names, annotations, findings)
     if len(missing) == len(names):
         tried = ", ".join(str(folder) for folder in folders)
         raise InputError(

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from ...errors import InputError
 from .findings import Finding
+from .index import missing_files
 
 _MANY = 100  # names that are not found until a folder is given up
 _MOST_BYTES = 2**28
@@ -47,6 +48,28 @@ def with_slashes(name: str) -> str:
     for letter, code in zip("abtnvfr", "\a\b\t\n\v\f\r", strict=True):
         name = name.replace(code, f"/{letter}")
     return name.replace("\\", "/")
+
+
+def locate_images(
+    folders: Sequence[Path], names: Sequence[str], source: Path, findings: list[Finding]
+) -> tuple[list[str], list[str]]:
+    """Absolute paths of images in the first of the folders that have most of them, and the missing ones.
+
+    If no folder has all, other spellings of the names are tried; see :func:`find_respelled`.
+    """
+    tries = []
+    for folder in folders:
+        paths = [os.path.abspath(folder / name) for name in names]
+        missing = missing_files(paths)
+        if not missing:
+            return paths, []
+        tries.append((paths, missing))
+    notes: list[Finding] = []
+    if respelled := find_respelled(folders, names, source, notes):
+        tries.append((respelled, missing_files(respelled)))
+    best = min(tries, key=lambda item: len(item[1]))
+    findings += notes if best[0] is respelled else []
+    return best
 
 
 def find_respelled(

@@ -23,11 +23,10 @@ from .index import (
     DatasetIndex,
     build_index,
     ids_from_paths,
-    missing_files,
 )
 from .outlines import Outlines, Points
 from .reader import Classes, SplitReader, is_inside, look_in_threads, refuse_outside, stamp
-from .spelling import find_respelled, read_text, with_slashes
+from .spelling import locate_images, read_text, with_slashes
 from .yolo_labels import (
     Rows,
     are_poses,
@@ -345,14 +344,8 @@ def _list_images(
     entries = [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
     folders = list(dict.fromkeys((source.parent, *description.folders)))
     names = [entry for _, entry in entries]
-    tries = [[os.path.abspath(folder / name) for name in names] for folder in folders]
-    notes: list[Finding] = []
-    if all(missing_files(paths) for paths in tries):
-        respelled = find_respelled(folders, names, source, notes)
-        tries += [respelled] if respelled else []
-    paths = min(tries, key=lambda paths: len(missing_files(paths)))
-    findings += notes if len(tries) > len(folders) and paths is tries[-1] else []
-    missing = set(missing_files(paths))
+    paths, lost = locate_images(folders, names, source, findings)
+    missing = set(lost)
     remedy = "correct or remove the line"
     findings += (
         wrong := [
