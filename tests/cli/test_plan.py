@@ -18,7 +18,7 @@ def test_a_plan_of_a_data_set_for_a_card(tmp_path: Path, capsys: pytest.CaptureF
     assert memory["peak"] == pytest.approx(sum(memory[part] for part in PARTS), abs=1e-3)
     assert plan["precision"] == "16-mixed"  # this card has no bfloat16
     assert memory["peak"] * 1e9 <= room(plan["card_memory_gb"])
-    assert plan["suggested_batch_size"] == plan["batch_size"] == 64
+    assert plan["suggested_batch_size"] == plan["batch_size"] == 12  # all images
     assert plan["largest_batch_size"] > 64
     assert 0 < plan["images_per_second"]["low"] <= plan["images_per_second"]["high"]
     assert plan["epoch_seconds"]["low"] <= plan["epoch_seconds"]["high"]
@@ -38,13 +38,33 @@ def test_a_training_that_does_not_fit_has_no_speed(capsys: pytest.CaptureFixture
     assert "images/s" not in shown
 
 
+def test_a_size_may_be_given_with_a_comma(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "--data.image_size", "64,128", "--data.batch_size", "1", "--json"])
+    assert json.loads(capsys.readouterr().out)["image_size"] == [64, 128]
+
+
+def test_the_options_are_those_of_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("data: {image_size: [64, 128], batch_size: 4}\nmodel: {optimizer: {name: adamw}}\n")
+    main(["plan", "--config", str(config), "--trainer.precision", "32", "--json"])
+    adam = json.loads(capsys.readouterr().out)
+    assert (adam["image_size"], adam["batch_size"], adam["precision"]) == ([64, 128], 4, "32-true")
+    main(["plan", "--config", str(config), "--model.optimizer.name", "sgd", "--json"])
+    sgd = json.loads(capsys.readouterr().out)
+    assert adam["memory_gb"]["optimizer"] == pytest.approx(2 * sgd["memory_gb"]["optimizer"], rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--data.image_size", "100"], "is not a multiple of 32; use 96"),
         (["--model.architecture", "yolov5n6", "--data.image_size", "672"], "not a multiple of 64; use 640"),
-        (["--data.batch_size", "0"], "give 1 or more"),
-        (["--model.num_classes", "0"], "--model.num_classes is 0; give 1 or more"),
+        (["--data.image_size", "384x640"], "'384x640' is no size; give 640 or, of height and width, 384,640"),
+        (["--data.batch_size", "0"], "data.batch_size 0 is too small; use 1 or more"),
+        (["--data.batch_size", "1000000000000"], "images of 640 px are more than any memory holds"),
+        (["--model.num_classes", "0"], "model.num_classes is 0; give 1 or more"),
+        (["--trainer.precision", "64"], "trainer.precision 64 is not supported; use 32-true, bf16-mixed"),
+        (["--data.batch_sise", "8"], "did you mean --data.batch_size?"),
         (["--gpu", "RTX 9999"], "is not in the table of cards"),
         (["--model.architecture", "yolov9"], "yolov9' is not known"),
     ],
