@@ -1,9 +1,11 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from yolo_lightning.__main__ import main
+from yolo_lightning.cli import plan
 from yolo_lightning.data.synthetic import make_dataset
 from yolo_lightning.performance.planner.batch import room
 from yolo_lightning.performance.planner.step import PARTS
@@ -12,16 +14,16 @@ from yolo_lightning.performance.planner.step import PARTS
 def test_a_plan_of_a_data_set_for_a_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make_dataset(tmp_path / "set", train_images=12, val_images=4, image_size=64)
     main(["plan", "--data.root", str(root), "--data.image_size", "64", "--gpu", "GTX 1660 Ti", "--json"])
-    plan = json.loads(capsys.readouterr().out)
-    memory = plan["memory_gb"]
+    found = json.loads(capsys.readouterr().out)
+    memory = found["memory_gb"]
     assert set(memory) == {*PARTS, "peak"}
     assert memory["peak"] == pytest.approx(sum(memory[part] for part in PARTS), abs=1e-3)
-    assert plan["precision"] == "16-mixed"  # this card has no bfloat16
-    assert memory["peak"] * 1e9 <= room(plan["card_memory_gb"])
-    assert plan["suggested_batch_size"] == plan["batch_size"] == 12  # all images
-    assert plan["largest_batch_size"] > 64
-    assert 0 < plan["images_per_second"]["low"] <= plan["images_per_second"]["high"]
-    assert plan["epoch_seconds"]["low"] <= plan["epoch_seconds"]["high"]
+    assert found["precision"] == "16-mixed"  # this card has no bfloat16
+    assert memory["peak"] * 1e9 <= room(found["card_memory_gb"])
+    assert found["suggested_batch_size"] == found["batch_size"] == 12  # all images
+    assert found["largest_batch_size"] > 64
+    assert 0 < found["images_per_second"]["low"] <= found["images_per_second"]["high"]
+    assert found["epoch_seconds"]["low"] <= found["epoch_seconds"]["high"]
 
 
 def test_a_plan_without_a_card_or_data_is_of_the_memory_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,6 +38,17 @@ def test_a_training_that_does_not_fit_has_no_speed(capsys: pytest.CaptureFixture
     shown = capsys.readouterr().out
     assert "does not fit in 6.4 GB with a margin of 8%; largest batch: none" in shown
     assert "images/s" not in shown
+
+
+def test_a_checkpoint_without_its_run_gives_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tmp_path / "moved.ckpt"
+    checkpoint.touch()
+    known = {"architecture": "yolov5s", "num_classes": 3}
+    monkeypatch.setattr(plan, "read_resumption", lambda _: SimpleNamespace(hyper_parameters=known))
+    main(["plan", "--ckpt_path", str(checkpoint), "--data.image_size", "64", "--data.batch_size", "1"])
+    assert "yolov5s, 64 px, bf16-mixed, batch 1" in capsys.readouterr().out
 
 
 def test_a_size_may_be_given_with_a_comma(capsys: pytest.CaptureFixture[str]) -> None:
