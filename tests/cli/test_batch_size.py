@@ -141,6 +141,17 @@ def test_on_a_gpu_a_real_step_confirms_the_plan_or_takes_a_tenth_from_it(
 
 
 @pytest.mark.usefixtures("known_plan")
+def test_images_that_a_cache_keeps_on_the_gpu_take_their_room(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    architecture = write_small_yaml(tmp_path, True)
+    as_on_a_gpu(monkeypatch, 1_200_000_000)  # 552 MB for the step of 100 MB and 10 MB an image
+    monkeypatch.setattr(module, "step_fits", lambda *_: True)
+    assert chosen(root, architecture, "--data.cache", "disk") == 45
+    assert chosen(root, architecture) == 44  # 48 images of 160 px are 3.7 MB
+
+
+@pytest.mark.usefixtures("known_plan")
 def test_a_batch_that_cannot_fit_on_the_card_is_refused_before_training(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

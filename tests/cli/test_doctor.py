@@ -269,12 +269,3 @@ def test_few_images_are_trained_on_where_steps_are_slow(
     assert {time.batch_size for time in report_of(root, cache="none").steps} == {2}
     monkeypatch.setitem(STEP_MS, "bf16-mixed", 12.0)
     assert {time.batch_size for time in report_of(root, cache="none").steps} == {4}
-
-
-def test_waiting_for_a_core_is_seen(tmp_path: Path) -> None:
-    for task, waited_ns in (("1", 5_000_000), ("2", 7_000_000)):
-        (tmp_path / task).mkdir()
-        (tmp_path / task / "schedstat").write_text(f"100 {waited_ns} 3\n")
-    assert examination._waited_for_cores_s(tmp_path) == 0.012
-    assert math.isnan(examination._waited_for_cores_s(tmp_path / "nowhere"))
-    assert examination._waited_for_cores_s() >= 0

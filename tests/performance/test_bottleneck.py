@@ -20,7 +20,7 @@ from yolo_lightning.performance.bottleneck import (
 )
 from yolo_lightning.performance.busy_cores import BusyCores
 
-EPOCH = Measurements(idle_fraction=0.0, loader_fraction=0.0, seconds=100.0, step_ms=50.0)
+EPOCH = Measurements(idle_fraction=0.0, loader_fraction=0.0, seconds=100.0)
 DECODING = Loading(cache="none", workers=2, cores=8, read_fraction=0.1, fitting_cache="disk")
 AGAIN = Recompilation("training_losses", "0/0: tensor 'images' size mismatch", 30.0)
 
@@ -194,32 +194,6 @@ def test_a_loader_without_facts_gets_general_advice() -> None:
     found = explain_epoch(waiting(0.5))
     assert found is not None and found[0] == "loader"
     assert options(found[1]) == {}  # another data module has other options
-
-
-@pytest.mark.parametrize(
-    ("bound", "compiled", "told"),
-    [
-        (0.97, False, True),
-        (0.97, True, False),
-        (0.97, None, False),
-        (0.4, False, False),
-    ],
-)
-def test_a_host_that_launches_too_slowly(bound: float, compiled: bool | None, told: bool) -> None:
-    found = explain_epoch(
-        EPOCH._replace(idle_fraction=0.01, launch_bound_fraction=bound, is_compiled=compiled)
-    )
-    assert (found is not None) == told
-    if found is not None:
-        assert found[0] == "launches"
-        assert "97 % of the steps" in found[1] and "50.0 ms" in found[1]
-        assert options(found[1]) == {"model.compile": "default"}
-
-
-def test_a_lack_of_images_is_told_before_slow_launches() -> None:
-    epoch = waiting(0.3, 0.3, loading=DECODING)
-    found = explain_epoch(epoch._replace(launch_bound_fraction=1.0, is_compiled=False))
-    assert found is not None and found[0] == "decoding"
 
 
 def test_recompilations_are_named() -> None:

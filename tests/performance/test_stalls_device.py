@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from tests.support.stall_run import DeviceRun, Logged
-from yolo_lightning.performance import stalls
 from yolo_lightning.performance.stalls import StallMonitor
-from yolo_lightning.training.compilation import Compilation
 
 
 def test_a_wait_that_the_device_has_work_for_is_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,22 +65,6 @@ def test_an_unread_device_gives_no_number(monkeypatch: pytest.MonkeyPatch) -> No
     assert run.module.printed == []
 
 
-@pytest.mark.parametrize(("device_s", "told"), [(8.0, True), (30.0, False)])
-def test_a_host_that_launches_too_slowly(
-    device_s: float, told: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = DeviceRun(monkeypatch)
-    detector = SimpleNamespace(compilation=Compilation(None, False, ""), waiting=())
-    monkeypatch.setattr(stalls, "detection_module", lambda _: detector)
-    run.epoch()
-    for _ in range(5):
-        run.launch(wait_s=0, host_s=10, device_s=device_s)
-    run.validate(500)
-    run.end()
-    run.epoch()
-    assert [("--model.compile default" in line) for line in run.module.printed] == [True] * told
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_device_tells_its_idle_time_and_is_never_waited_for() -> None:
@@ -102,7 +84,6 @@ def test_a_cuda_device_tells_its_idle_time_and_is_never_waited_for() -> None:
             time.sleep(0.02)
             monitor.on_train_batch_start(trainer, module, batch, step)  # type: ignore[arg-type]
             matrix @ matrix
-            monitor.on_after_backward(trainer, module)  # type: ignore[arg-type]
             monitor.on_train_batch_end(trainer, module, None, batch, step)  # type: ignore[arg-type]
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -143,9 +143,7 @@ class DeviceRun(Run):
         self.clock.now += wait_s
         self.monitor.on_train_batch_start(self.trainer, self.module, batch, 0)
         self.device.launch(device_s)
-        self.clock.now += host_s * 0.9
-        self.monitor.on_after_backward(self.trainer, self.module)
-        self.clock.now += host_s * 0.1
+        self.clock.now += host_s
         self.monitor.on_train_batch_end(self.trainer, self.module, None, batch, 0)
 
     def validate(self, seconds: float) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
+from ..data.annotations.index import DatasetIndex
 from ..data.augment.multi_scale import training_sizes
 from ..data.batch import label_capacity
 from ..data.cache_folder import available_memory
+from ..data.image_size import as_size, checked_size
+from ..data.images.choose_cache import DEVICE_SHARE
 from ..data.module import DetectionDataModule
 from ..distributed.ddp import count_devices, is_on_gpu, listed_gpus, processes_here
 from ..errors import InputError
@@ -58,12 +63,15 @@ def settle_batch_size(config: Any) -> int:
     if given != "auto" and not is_on_gpu(config.trainer.accelerator):
         return int(given)  # a CPU swaps, or ends the run with one sentence
     memory = find_memory(config.trainer)
-    job, images = _job(config, memory.device)
+    data = DetectionDataModule(**{**config.data.as_dict(), "batch_size": 1})
+    index = data.indices.inspect("train")
+    job = job_of(config, index, on_gpu=memory.device.type == "cuda")
     planner = Planner(job)
     if given != "auto":
         _refuse_large_batch(planner, memory, int(given))
         return int(given)
-    most = planner.largest_batch(memory.room, min(job.optimizer.nominal_batch_size, images))
+    room_bytes = memory.room - _cached_bytes(config.data, index, memory)
+    most = planner.largest_batch(room_bytes, min(job.optimizer.nominal_batch_size, len(index)))
     if memory.device.type == "cuda":
         while most and not step_fits(job, most, memory.device):
             most = most * 9 // 10
@@ -82,6 +90,13 @@ def settle_batch_size(config: Any) -> int:
     return most
 
 
+def _cached_bytes(data: Any, index: DatasetIndex, memory: Memory) -> int:
+    """Bytes of the decoded training images, if they may be kept on the GPU beside the steps."""
+    size = 3 * math.prod(as_size(data.image_size)) * len(index)
+    may = data.cache == "device" or (data.cache == "auto" and size <= DEVICE_SHARE * memory.bytes)
+    return size if may and memory.device.type == "cuda" else 0
+
+
 def _refuse_large_batch(planner: Planner, memory: Memory, batch_size: int) -> None:
     """Refuse a batch whose tensors alone, without margin and workspace, are more than the memory."""
     step = planner.plan(batch_size).tensors
@@ -97,25 +112,43 @@ def _refuse_large_batch(planner: Planner, memory: Memory, batch_size: int) -> No
     )
 
 
-def _job(config: Any, device: torch.device) -> tuple[Job, int]:
-    """The training that the options describe, in its largest shape, and the number of its images."""
+def job_of(config: Any, index: DatasetIndex | None, on_gpu: bool) -> Job:
+    """The training that the options of ``fit`` describe, in its largest shape.
+
+    Args:
+        config: the options; a precision and a number of classes may be missing.
+        index: the training split; None plans with pictures of a few labels.
+        on_gpu: plan for CUDA.
+
+    Raises:
+        InputError: the image size does not suit the network, or the precision is not supported.
+    """
     model = config.model.as_dict()
-    data = DetectionDataModule(**{**config.data.as_dict(), "batch_size": 1})
-    index = data.indices.inspect("train")
-    size, extent = data.canvas, model["augmentation"]["multi_scale"]
-    if extent:
-        with torch.device("meta"):
-            stride = build_network(model["architecture"], 1).stride
+    with torch.device("meta"):
+        stride = build_network(model["architecture"], 1).stride
+    size = checked_size(config.data.image_size, stride, "data.image_size")
+    if extent := model["augmentation"]["multi_scale"]:
         size = training_sizes(size, extent, stride)[-1]
-    precision = next(name for name in PRECISIONS if name.startswith(str(config.trainer.precision)))
+    given = str(config.trainer.precision or "bf16-mixed")
+    precision = next((name for name in PRECISIONS if name.startswith(given)), None)
+    if precision is None:
+        raise InputError(f"trainer.precision {given} is not supported; use {', '.join(PRECISIONS)}")
+    classes = 80 if model["num_classes"] is None else model["num_classes"]
+    if classes < 1:
+        raise InputError(f"model.num_classes is {classes}; give 1 or more")
     job = Job(
         architecture=model["architecture"],
-        num_classes=model["num_classes"],
+        num_classes=classes,
         image_size=size,
         precision=precision,
+        optimizer=OptimizerConfig(**model["optimizer"]),
+        on_gpu=on_gpu,
+    )
+    if index is None:
+        return job
+    return replace(
+        job,
+        num_classes=len(index.class_names),
         label_rows=label_capacity(index.most_labels),
         labels_per_image=index.labels_per_image,
-        optimizer=OptimizerConfig(**model["optimizer"]),
-        on_gpu=device.type == "cuda",
     )
-    return job, len(index)

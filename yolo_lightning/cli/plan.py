@@ -4,35 +4,50 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import torch
+from lightning.pytorch.cli import LightningArgumentParser
 
 from ..data.annotations.index import DatasetIndex
-from ..data.annotations.source import DataSource
-from ..data.batch import label_capacity
-from ..data.image_size import Size, as_option, as_size, checked_size, describe, read_size
-from ..errors import InputError
+from ..data.image_size import Size, as_option, as_size, describe, read_size
+from ..data.module import DetectionDataModule
 from ..model.architecture import short_name
-from ..model.network import build_network
 from ..performance.doctor.images import TrainingSample, measure_images
 from ..performance.planner.batch import MARGIN, Planner, room, suggested_batch
 from ..performance.planner.cards import Card, find_card
 from ..performance.planner.speed import bound_speed
-from ..performance.planner.step import PARTS, PRECISIONS, Job
+from ..performance.planner.step import PARTS, PRECISIONS
+from ..runs.checkpoint_format import read_resumption
+from ..runs.directory import DEFAULT_NAME, find_checkpoint, with_run_config
 from ..system.cores import usable_cores
 from ..system.text import duration
+from ..training.hyper_parameters import architecture_of
+from .batch_size import job_of
 from .command_parser import CommandParser
+from .launcher import DryCLI, launch
 
 _DESCRIPTION = """Says what a training would take on a GPU that is not here: the memory by part, the largest
 batch that fits, a bracket of the images a second, and whether the loader of this machine could keep up. It
 traces the real training step without computing it; nothing is trained, and no GPU is needed.
 
   yolo-lightning plan --model.architecture yolov5s --gpu "RTX 3090" --gpu A100-40GB --data.root DIR"""
+_EPILOG = """The other options are those of fit, with --config FILE, and --ckpt_path of a run. Without
+--data.batch_size the suggested batch is planned, and without data 80 classes."""
 _SAMPLE = 64  # images whose decoding is timed
 _SAMPLE_SECONDS = 5.0
 _BATCH_SIZE = 16  # where neither a card nor a batch is given
+
+
+class _OptionsOfFit(DryCLI):
+    """Parses the options of ``fit`` and builds nothing."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.set_defaults({"data.batch_size": "auto"})
+
+    def before_instantiate_classes(self) -> None: ...
+
+    def instantiate_classes(self) -> None: ...
 
 
 def run_plan(argv: list[str]) -> None:
@@ -42,30 +57,35 @@ def run_plan(argv: list[str]) -> None:
         InputError: an option or the data set is wrong.
         SystemExit: ``--help``.
     """
-    options = _parser().parse_args(argv)
+    parser = CommandParser("plan", "[--gpu NAME ...] [options of fit]", _DESCRIPTION, _EPILOG)
+    parser.add_argument("--gpu", action="append", default=[], metavar="NAME", help="a card; repeatable")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument(
+        "--data.image_size", dest="size", type=read_size, metavar="PX", help="side, or height,width"
+    )
+    options, of_fit = parser.parse_known_args(argv)
+    if options.size is not None:
+        of_fit.append(f"--data.image_size={options.size}")
     cards: list[Card | None] = [find_card(name) for name in options.gpu]
-    batch_size = options.batch_size
-    for name, value in (("data.batch_size", batch_size), ("model.num_classes", options.num_classes)):
-        if value is not None and value < 1:
-            raise InputError(f"--{name} is {value}; give 1 or more")
-    with torch.device("meta"):
-        stride = max(build_network(options.architecture, options.num_classes).strides)
-    canvas = checked_size(options.image_size, stride, "--data.image_size")
-    index, job = None, Job(options.architecture, options.num_classes, canvas)
-    if options.root:
-        index = DataSource(Path(options.root).expanduser().absolute(), val_share=0.2).read("train", keep=True)
-        rows = label_capacity(index.most_labels)
-        job = replace(
-            job,
-            num_classes=len(index.class_names),
-            label_rows=rows,
-            labels_per_image=index.labels_per_image,
-        )
-    rate = _loader_rate(index, canvas) if index else None
+    config = launch(_OptionsOfFit, with_run_config(["fit", *of_fit])).config["fit"]
+    if config.ckpt_path and (
+        checkpoint := find_checkpoint(config.ckpt_path, config.runs_dir, config.run_name or DEFAULT_NAME)
+    ):  # one that was moved out of its run has no configuration beside it
+        known = read_resumption(checkpoint).hyper_parameters
+        config.model.architecture = architecture_of(known, config.model.architecture, checkpoint)
+        config.model.num_classes = known.get("num_classes")
+    batch_size = None if config.data.batch_size == "auto" else config.data.batch_size
+    data = DetectionDataModule(
+        **config.data.as_dict() | {"batch_size": 1 if batch_size is None else batch_size}
+    )
+    index = data.indices.inspect("train") if config.data.root or config.data.train_annotations else None
+    job = job_of(config, index, on_gpu=True)
+    rate = _loader_rate(index, data.canvas) if index else None
     planners: dict[str, Planner] = {}
     plans = []
     for card in cards or [None]:
-        precision = options.precision or ("16-mixed" if card and not card.has_bf16 else "bf16-mixed")
+        lacks_bf16 = card and not card.has_bf16 and config.trainer.precision is None
+        precision = "16-mixed" if lacks_bf16 else job.precision
         planner = planners.setdefault(precision, Planner(replace(job, precision=precision)))
         plans.append(_plan(planner, card, batch_size, len(index) if index else None, rate))
     if options.json:
@@ -79,7 +99,8 @@ def _plan(
 ) -> dict[str, Any]:
     """The plan for a card as plain values; ``rate`` is of the loader, images a second."""
     largest = planner.largest_batch(room(card.memory_gb)) if card else None
-    suggested = suggested_batch(largest, planner.job.optimizer.nominal_batch_size) if largest else largest
+    nominal = planner.job.optimizer.nominal_batch_size
+    suggested = suggested_batch(largest, min(nominal, images or nominal)) if largest else largest
     used = batch_size or suggested or (1 if card else _BATCH_SIZE)
     plan = planner.plan(used)
     memory = {name: round(size / 1e9, 4) for name, size in (*plan.parts.items(), ("peak", plan.peak))}
@@ -141,30 +162,3 @@ def _text(plan: dict[str, Any]) -> str:
     if rate := plan["loader_images_per_second"]:
         lines.append(f"  loader of this machine, without a cache: {rate:.0f} images/s")
     return "\n".join(lines)
-
-
-def _parser() -> CommandParser:
-    parser = CommandParser("plan", "[--gpu NAME ...] [--data.root DIR] [options]", _DESCRIPTION)
-    parser.add_argument("--gpu", action="append", default=[], metavar="NAME", help="a card; repeatable")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--data.root", dest="root", metavar="DIR", help="its classes and labels")
-    parser.add_argument(
-        "--data.image_size", dest="image_size", type=read_size, default=640, metavar="PX",
-        help="side, or height,width (default: 640)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--data.batch_size", dest="batch_size", type=int, metavar="N", help="default: the suggested one"
-    )
-    parser.add_argument(
-        "--model.architecture", dest="architecture", default="yolov5n", metavar="NAME",
-        help="as for fit (default: yolov5n)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--model.num_classes", dest="num_classes", type=int, default=80, metavar="N",
-        help="classes, without a data set (default: 80)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--trainer.precision", dest="precision", choices=PRECISIONS,
-        help="default: bf16-mixed if the card computes in it, otherwise 16-mixed",
-    )  # fmt: skip
-    return parser

@@ -21,7 +21,7 @@ _ONE_PROGRAM = 0.25  # part of one core, 0..1, below which other programs are no
 _SLOW_READING = 0.5  # part of the loader's time, 0..1, from which reading is the cause and not decoding
 _DOCTOR = "'yolo-lightning doctor' measures it"
 
-Cause = Literal["reading", "decoding", "copy", "host", "step", "launches", "recompilation", "loader", "cores"]
+Cause = Literal["reading", "decoding", "copy", "host", "step", "recompilation", "loader", "cores"]
 
 
 class Recompilation(NamedTuple):
@@ -42,9 +42,6 @@ class Measurements(NamedTuple):
     step_form: str = ""  # form of the present step
     seconds: float = math.nan  # duration of all steps and all waits
     recompilations: Sequence[Recompilation] = ()
-    launch_bound_fraction: float = 0.0  # steps that the device finished as fast as the host launched them
-    is_compiled: bool | None = None  # whether the network is compiled; None if that is unknown
-    step_ms: float = math.nan  # mean time of the host in a step
     loading: Loading | None = None
     busy_cores: BusyCores | None = None  # what other programs took; None: not measured
 
@@ -87,11 +84,6 @@ def find_bottleneck(measured: Measurements, period: str) -> Advice | None:
     if idle >= LOSS_THRESHOLD:
         why = "neither loading nor copying takes that long"
         return lost(idle, "between two steps", advise_host(measured.loading, why))
-    if measured.launch_bound_fraction > 0.5 and measured.is_compiled is False:
-        part = f"{100 * measured.launch_bound_fraction:.0f} %"
-        why = f"launching a step takes the host {measured.step_ms:.1f} ms"
-        loss = f"in {part} of the steps of {period} the device was done as soon as the host"
-        return Advice("launches", why, _set(["--model.compile default"]), loss)
     return None
 
 

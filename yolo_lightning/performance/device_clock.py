@@ -16,20 +16,12 @@ class DeviceTimes:
 
     idle_ms: float = 0.0  # time between two steps
     busy_ms: float = 0.0  # time from the start of a step to its end
-    steps: int = 0  # steps that were checked for being launch-bound
-    launch_bound_steps: int = 0
-    """Steps whose backward pass was done when the host had launched the rest of the step."""
 
     @property
     def idle_fraction(self) -> float | None:
         """Part of the time, 0..1, in which the device idled between two steps; None if nothing is known."""
         total = self.idle_ms + self.busy_ms
         return self.idle_ms / total if total > 0 else None
-
-    @property
-    def launch_bound_fraction(self) -> float | None:
-        """Part of the steps, 0..1, in which the device kept up with the host; None without a step."""
-        return self.launch_bound_steps / self.steps if self.steps else None
 
 
 def device_clock(device: torch.device) -> DeviceClock | None:
@@ -41,17 +33,16 @@ class DeviceClock:
     """Marks the starts and ends of steps on the device and adds up the time between marks later.
 
     A mark is an event, read after the device has passed it, so that the host never waits. Events are reused;
-    a step takes up to three. If the host is so far ahead that no event is free, it omits marks, and the time
+    a step takes two. If the host is so far ahead that no event is free, it omits marks, and the time
     around them does not count.
     """
 
-    def __init__(self, make_event: Callable[[], torch.cuda.Event], capacity: int = 96) -> None:
+    def __init__(self, make_event: Callable[[], torch.cuda.Event], capacity: int = 64) -> None:
         self._make_event = make_event
         self._capacity = capacity
         self._free: list[torch.cuda.Event] = []
         self._marks: deque[tuple[torch.cuda.Event, Literal["idle", "busy", None]]] = deque()
         """Events, each with the kind of time since the mark before; None if that does not count."""
-        self._backward: torch.cuda.Event | None = None  # mark behind the backward pass of the present step
         self._is_joined = False
         self._times = DeviceTimes()
 
@@ -68,16 +59,8 @@ class DeviceClock:
         """Count the time since the last mark as idle."""
         self._mark("idle")
 
-    def backward_launched(self) -> None:
-        """Mark the end of the backward pass, which the host has launched."""
-        self._backward = self._mark("busy")
-
     def step_ended(self) -> None:
         """Count the time since the last mark as busy."""
-        if self._backward is not None:
-            self._times.steps += 1
-            self._times.launch_bound_steps += self._backward.query()
-            self._backward = None
         self._mark("busy")
 
     def take(self) -> DeviceTimes:
@@ -86,16 +69,14 @@ class DeviceClock:
         times, self._times = self._times, DeviceTimes()
         return times
 
-    def _mark(self, ends: Literal["idle", "busy"]) -> torch.cuda.Event | None:
+    def _mark(self, ends: Literal["idle", "busy"]) -> None:
         self._collect()
         if not self._free and len(self._marks) == self._capacity:
-            self.interrupt()
-            return None
+            return self.interrupt()
         event = self._free.pop() if self._free else self._make_event()
         event.record()
         self._marks.append((event, ends if self._is_joined else None))
         self._is_joined = True
-        return event
 
     def _collect(self) -> None:
         """Add up the intervals that the device has passed, in their order."""

@@ -133,10 +133,6 @@ class StallMonitor(Callback):
         if self._device_clock and self._is_warm:
             self._device_clock.step_started()
 
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._device_clock and self._is_warm:
-            self._device_clock.backward_launched()
-
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
@@ -169,10 +165,8 @@ class StallMonitor(Callback):
             "perf/step_ms": self.step_ms,
         }
         idle = self.data_wait_fraction  # of a CPU, which is busy whenever the host is
-        bound = None
         if self._device_clock:
-            times = self._device_clock.take()
-            known, bound = times.idle_fraction, times.launch_bound_fraction
+            known = self._device_clock.take().idle_fraction
             # All processes must log the same names, or they hang.
             values["perf/device_idle_fraction"] = math.nan if known is None else known
             idle = known or 0.0  # without a reading from the device nothing is known to be lost
@@ -182,16 +176,13 @@ class StallMonitor(Callback):
             "perf/recompiles": float(len(recompilations)),
         }
         pl_module.log_dict(most, sync_dist=True, reduce_fx="max")
-        module, data = detection_module(pl_module), data_that_tells(trainer)
+        data = data_that_tells(trainer)
         found = explain_epoch(
             Measurements(
                 idle_fraction=idle,
                 loader_fraction=self.data_wait_fraction,
                 seconds=self._totals.seconds,
                 recompilations=recompilations,
-                launch_bound_fraction=bound or 0.0,
-                is_compiled=module.compilation.mode is not None if module else None,
-                step_ms=self.step_ms,
                 # Finding out which cache would fit takes a moment.
                 loading=data.loading if data and idle >= LOSS_THRESHOLD else None,
                 busy_cores=self._cores.take(),

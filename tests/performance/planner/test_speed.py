@@ -7,14 +7,48 @@ from yolo_lightning.performance.planner.step import StepPlan
 from yolo_lightning.performance.planner.trace import Operator
 
 
-def test_names_of_cards_are_found_in_any_spelling() -> None:
-    assert find_card("nvidia geforce rtx3090").memory_gb == pytest.approx(25.77, abs=0.01)
-    assert find_card("A100-40GB").bandwidth == 1555
-    with pytest.raises(InputError, match="A100: is not in the table of cards; use A100-40GB, A100-80GB"):
-        find_card("A100")
-    with pytest.raises(InputError, match="RTX 3090"):
-        find_card("RTX 3091")
-    assert len({card.name for card in CARDS}) == len(CARDS)
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("nvidia geforce rtx3090", "RTX 3090"),
+        ("4090", "RTX 4090"),
+        ("3060ti", "RTX 3060 Ti"),
+        ("A6000", "RTX A6000"),
+        ("RTX 3090 24GB", "RTX 3090"),
+        ("T4-16G", "T4"),
+        ("RTX 3080 12GB", "RTX 3080-12GB"),
+        # As torch.cuda.get_device_name has them.
+        ("Tesla V100-SXM2-16GB", "V100-16GB"),
+        ("Tesla P100-PCIE-16GB", "P100"),
+        ("NVIDIA A100-SXM4-40GB", "A100-40GB"),
+        ("NVIDIA A100 80GB PCIe", "A100-80GB"),
+        ("NVIDIA H100 80GB HBM3", "H100-SXM"),
+        ("NVIDIA H100 PCIe", "H100-PCIe"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
+    ],
+)
+def test_names_of_cards_are_found_in_any_spelling(name: str, card: str) -> None:
+    assert find_card(name).name == card
+
+
+def test_each_card_of_the_table_is_found_by_its_name() -> None:
+    assert [find_card(card.name) for card in CARDS] == list(CARDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("A100", "use A100-40GB, A100-80GB"),
+        ("H100", "use H100-PCIe, H100-SXM"),
+        ("RTX 3091", "RTX 3090"),
+        ("RTX 3060 8GB", "RTX 3060"),  # has 12
+        ("RTX 4090 Laptop GPU", "RTX 4090"),  # another card
+        ("", "use GTX 1070"),
+    ],
+)
+def test_other_names_get_the_nearest_ones(name: str, near: str) -> None:
+    with pytest.raises(InputError, match=f"is not in the table of cards; use .*{near.removeprefix('use ')}"):
+        find_card(name)
 
 
 def test_the_bracket_is_a_share_of_arithmetic_and_traffic_worked_by_hand() -> None:

@@ -6,8 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing, suppress
-from pathlib import Path
+from contextlib import ExitStack, closing
 from typing import NamedTuple, cast
 
 import torch
@@ -21,6 +20,7 @@ from ...data.images.choose_cache import CACHE_MODES, CachePlan
 from ...data.loading.ordered import Loading, OrderedLoader
 from ...data.module import DetectionDataModule
 from ...model.architecture import short_name
+from ...system.core_time import waited_s
 from ...system.cores import usable_cores
 from ...system.environment import processor_facts
 from ...training.compilation import CompileOption, compiler_obstacle, decide_compilation
@@ -102,7 +102,7 @@ class Examination:
     def run(self) -> Report:
         """Measure everything; nothing of the user's is changed or built."""
         data, now, copy_gb_per_s = self.data, self.now, measure_copy(self.device)
-        waited_s, began_s = _waited_for_cores_s(), time.perf_counter()
+        waited, began_s = waited_s(), time.perf_counter()
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng([]))  # starting workers draws a number
             self.announce("reading and decoding images of the training set")
@@ -113,7 +113,7 @@ class Examination:
             if {now.cache, better.cache} != {"none"}:
                 self.cache = stack.enter_context(self.sample.memory_cache())
             compared = self._compare(better, times)
-        if _waited_for_cores_s() - waited_s > _BUSY * (time.perf_counter() - began_s):
+        if (waited_s() or 0.0) - (waited or 0.0) > _BUSY * (time.perf_counter() - began_s):
             self.notes.append("other programs used the cores meanwhile: the figures are rough")
         self._note_cost(cost, compared.now_timing, compared.better)
         fitting = self.cache_plan.fastest_fitting.mode
@@ -283,15 +283,3 @@ def describe_machine(device: torch.device) -> str:
         return f"{torch.cuda.get_device_name(device)} | torch {torch.__version__}"
     count = f"{usable_cores()} cores, {torch.get_num_threads()} threads"
     return f"{processor_facts().get('model name', 'CPU')} | {count} | torch {torch.__version__}"
-
-
-def _waited_for_cores_s(tasks: Path = Path("/proc/self/task")) -> float:
-    """Sum the time that this process's threads have waited for a core; NaN without Linux."""
-    waited_ns = 0
-    try:
-        for task in tasks.iterdir():
-            with suppress(FileNotFoundError):  # the thread has ended
-                waited_ns += int((task / "schedstat").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return math.nan
-    return waited_ns / 1e9

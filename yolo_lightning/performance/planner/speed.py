@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from .cards import Card
 from .step import StepPlan
+from .trace import Operator
 
 _LAUNCH_S = 6e-6
 """Time in which the host launches an operator; compiled, a step has a tenth of the operators."""
@@ -29,12 +30,9 @@ def bound_speed(plan: StepPlan, card: Card, is_half: bool) -> Speed:
     At the roofline each convolution takes its arithmetic or its traffic, whichever is longer, and everything
     else its traffic.
     """
-    flops = (card.half_tflops if is_half else card.single_tflops) * 1e12
-    bandwidth = card.bandwidth * 1e9
-    matrix = [(op.flops / flops, op.bytes / bandwidth) for op in plan.operators if op.flops]
-    arithmetic = sum(flop for flop, move in matrix if flop > move)
-    traffic = sum(move for flop, move in matrix if flop <= move)
-    traffic += sum(op.bytes for op in plan.operators if not op.flops) / bandwidth
+    times = [_times(op, card, is_half) for op in plan.operators]
+    arithmetic = sum(compute for compute, move in times if compute > move)
+    traffic = sum(move for compute, move in times if compute <= move)
     launches = len(plan.operators) * _LAUNCH_S
     ideal = arithmetic + traffic
     bounds = {"arithmetic": arithmetic, "memory bandwidth": traffic, "launches": launches * _BEST_SHARE}
@@ -47,8 +45,13 @@ def bound_speed(plan: StepPlan, card: Card, is_half: bool) -> Speed:
 
 def roofline_seconds(plan: StepPlan, card: Card, is_half: bool) -> dict[str, float]:
     """Seconds of a batch in all operators of a name at the roofline, such as ``convolution_backward``."""
-    flops = (card.half_tflops if is_half else card.single_tflops) * 1e12
     found: defaultdict[str, float] = defaultdict(float)
     for op in plan.operators:
-        found[op.name] += max(op.flops / flops, op.bytes / (card.bandwidth * 1e9))
+        found[op.name] += max(_times(op, card, is_half))
     return dict(found)
+
+
+def _times(op: Operator, card: Card, is_half: bool) -> tuple[float, float]:
+    """Seconds of the arithmetic and of the traffic of an operator."""
+    flops = (card.half_tflops if is_half else card.single_tflops) * 1e12
+    return op.flops / flops, op.bytes / (card.bandwidth * 1e9)

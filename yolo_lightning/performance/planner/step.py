@@ -28,8 +28,9 @@ PARTS = (
 """Parts of the memory, in the order in which they are shown."""
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Type of the activations of each precision, as the Trainer names it; None is float32 throughout."""
-_LIBRARIES = 48 * MIB
-"""Workspace of cuDNN and cuBLAS for any batch, from readings of YOLOv5s on an A100 (yolov5#5092)."""
+_LIBRARIES = 32 * MIB
+"""Workspace of cuDNN and cuBLAS for any batch, at most. :func:`library_workspace` is fitted to readings of
+YOLOv5s on an A100 (yolov5#5092), and of YOLOv5n and m on an RTX 3070 (yolov5#9287)."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _follow(network: DetectionNetwork, job: Job, batch_size: int) -> StepPlan:
     parts["activations"] += sum(stages.values())
     if job.on_gpu:
         parts["validation"] = trace.reserved - reserved
-        parts["workspace"] = reserved - peak.total() + library_workspace(operators)
+        parts["workspace"] = reserved - peak.total() + library_workspace(operators, parts["weights"])
     else:
         parts["validation"] = trace.peak.total() - peak.total()
     return StepPlan(batch_size, parts, dict(sorted(stages.items())), operators)
@@ -124,10 +125,11 @@ def build_fake(job: Job, mode: FakeTensorMode) -> DetectionNetwork:
     return network
 
 
-def library_workspace(operators: list[Operator]) -> int:
-    """Bytes that cuDNN and cuBLAS take beside the tensors of a step."""
+def library_workspace(operators: list[Operator], weights: int) -> int:
+    """Bytes that cuDNN and cuBLAS take beside the tensors of a step; ``weights`` are the network's bytes."""
     # For tensor cores cuDNN copies the maps of a convolution, in forward and in backward.
-    return _LIBRARIES + 2 * max((op.bytes for op in operators if op.name == "convolution"), default=0)
+    maps = max((op.bytes for op in operators if op.name == "convolution"), default=0)
+    return 2 * maps + min(_LIBRARIES, weights * 5 // 4)
 
 
 def _ring(job: Job, batch_size: int) -> list[Tensor]:
