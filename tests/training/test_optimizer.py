@@ -184,7 +184,7 @@ def test_adam_has_the_momentum_as_beta1(name: Any, kind: type[torch.optim.Optimi
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"learning_rate": 0}, {"momentum": 1.5}, {"weight_decay": -1}, {"nominal_batch_size": 0}]
+    "wrong", [{"learning_rate": 0}, {"momentum": 1}, {"weight_decay": -1}, {"nominal_batch_size": 0}]
 )
 def test_values_out_of_range_are_named(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=f"model.optimizer.{next(iter(wrong))}"):
@@ -207,3 +207,16 @@ def test_the_state_of_an_optimizer_of_another_name_is_refused(own: Name, saved: 
     else:
         with pytest.raises(InputError, match=f"name is {own}, but {saved} in the run to resume"):
             after.load_state_dict(before.state_dict())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_momentum(name: Name) -> None:
+    """The first step of sgd is that of the gradient alone."""
+    network = nn.Conv2d(1, 1, 1, bias=False)
+    config = OptimizerConfig(name=name, momentum=0.0, weight_decay=0.0)
+    optimizer = build_optimizer(network, config, batch_size=64, fused=False)
+    before = network.weight.detach().clone()
+    for _ in range(2):
+        network.weight.grad = torch.ones_like(network.weight)
+        optimizer.step()
+    torch.testing.assert_close(network.weight.detach(), before - 0.02)

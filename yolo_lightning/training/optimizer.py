@@ -31,7 +31,7 @@ class OptimizerConfig:
     schedule_epochs: int | None = None
     """Epochs of the decay, by default trainer.max_epochs. To train in several runs, set it to the total."""
     momentum: float = 0.937
-    """Momentum of sgd, or beta1 of adam and adamw, 0..1."""
+    """Momentum of sgd, or beta1 of adam and adamw, 0 to below 1."""
     weight_decay: float = 0.0005
     """L2 penalty of convolution weights at the nominal batch size, >= 0."""
     nominal_batch_size: int = 64
@@ -55,6 +55,8 @@ class OptimizerConfig:
         for key in ("final_learning_rate_fraction", "momentum", "warmup_momentum"):
             if not 0 <= getattr(self, key) <= 1:
                 raise InputError(f"model.optimizer.{key} is {getattr(self, key)}; give a number from 0 to 1")
+        if self.momentum == 1:
+            raise InputError("model.optimizer.momentum is 1; give a number from 0 to below 1")
         for key in ("weight_decay", "warmup_epochs", "warmup_bias_learning_rate", "gradient_clip_norm"):
             if getattr(self, key) < 0:
                 raise InputError(f"model.optimizer.{key} is {getattr(self, key)}; give 0 or more")
@@ -178,7 +180,8 @@ def build_optimizer(
     rate, momentum = config.learning_rate, config.momentum
     optimizer: torch.optim.Optimizer
     if config.name == "sgd":
-        optimizer = torch.optim.SGD(settings, lr=rate, momentum=momentum, nesterov=True, **kernel)
+        nesterov = momentum > 0  # torch refuses it otherwise
+        optimizer = torch.optim.SGD(settings, lr=rate, momentum=momentum, nesterov=nesterov, **kernel)
     else:
         kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
         optimizer = kind(settings, lr=rate, betas=(momentum, 0.999), **kernel)
