@@ -58,9 +58,11 @@ def test_the_search_is_the_same_each_time_and_takes_many_labels() -> None:
     assert best_possible_recall(many, found, 4.0) > 0.99
 
 
-def test_as_many_labels_as_anchors() -> None:
+@pytest.mark.parametrize("count", [3, 9])
+def test_no_more_labels_than_anchors(count: int) -> None:
     sizes = np.array([[5, 50], [5, 50], [200, 10]], np.float32)
-    assert best_possible_recall(sizes, find_anchors(sizes, 3, 2.0), 2.0) == 1
+    found = find_anchors(sizes, count, 2.0)
+    assert found.shape == (count, 2) and best_possible_recall(sizes, found, 2.0) == 1
 
 
 def test_recall_by_hand() -> None:

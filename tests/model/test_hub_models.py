@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,6 +15,7 @@ from yolo_lightning.errors import InputError
 from yolo_lightning.model.architecture import self_contained
 from yolo_lightning.model.losses import LossConfigs
 from yolo_lightning.model.network import build_network
+from yolo_lightning.training.auto_anchor import look_for_anchors
 from yolo_lightning.training.module import YOLOv5
 from yolo_lightning.training.step import training_losses
 
@@ -68,6 +70,16 @@ def fpn() -> dict[str, Any]:
     return {**model(), "head": [*head, [[18, 14, 10], 1, "Detect", ["nc", "anchors"]]]}
 
 
+def bottlenecks() -> dict[str, Any]:
+    """The layers of the hub's yolov3 and of the first releases: bottlenecks by themselves, and their CSP."""
+    backbone = [[-1, 1, "Focus", [64, 3]], [-1, 1, "Conv", [128, 3, 2]], [-1, 4, "Bottleneck", [128]]]
+    backbone += [[-1, 1, "Conv", [256, 3, 2]], [-1, 9, "BottleneckCSP", [256]]]
+    backbone += [[-1, 1, "Conv", [512, 3, 2]], [-1, 1, "SPP", [512, [5, 9, 13]]]]
+    head = [[-1, 1, "Bottleneck", [512, False, 2]], [-1, 1, "Conv", [1024, 3, 2]]]
+    head += [[-1, 3, "BottleneckCSP", [1024, False]], [[4, 7, 9], 1, "Detect", ["nc", "anchors"]]]
+    return {**model(), "backbone": backbone, "head": head}
+
+
 # Parameters at 3 classes, depth 0.33 and width 0.25, counted in the package yolov5 7.0.14. With the weights
 # of that package the maps of all these are equal to its maps, to the bit.
 HUB: dict[str, tuple[dict[str, Any], int, tuple[int, ...]]] = {
@@ -80,6 +92,7 @@ HUB: dict[str, tuple[dict[str, Any], int, tuple[int, ...]]] = {
     "panet": (model(), 1_767_976, (8, 16, 32)),
     "LeakyReLU": ({**model(), "activation": "nn.LeakyReLU(0.1)"}, 1_767_976, (8, 16, 32)),
     "ghost": (model(conv="GhostConv", c3="C3Ghost", last="C3Ghost"), 945_036, (8, 16, 32)),
+    "bottlenecks": (bottlenecks(), 850_952, (8, 16, 32)),
     "transformer": (model(last="C3TR"), 1_768_104, (8, 16, 32)),
 }
 
@@ -185,6 +198,22 @@ def test_a_number_of_anchors_gives_squares_that_the_data_replace(tmp_path: Path)
     expected = torch.tensor([4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3)])  # in strides
     torch.testing.assert_close(head.anchors, expected[:, None].expand(2, 3, 2))
     assert not build_network("yolov5n", 3).head.needs_anchors  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("reads", [[17, 20, 23], [23, 20, 17]])
+@pytest.mark.parametrize("anchors", [P5, P5[::-1], 3])
+def test_anchors_grow_with_the_strides_in_any_order(reads: list[int], anchors: Any, tmp_path: Path) -> None:
+    """As in the classic code, which calls this ``check_anchor_order``."""
+    description = {**model(), "anchors": anchors}
+    description["head"][-1][0] = reads
+    head: Any = build_network(write(tmp_path, description), 3).head
+    area = (head.anchors * torch.tensor(head.strides)[:, None, None]).prod(-1).mean(-1)  # (L,)
+    assert area.argsort().tolist() == torch.tensor(head.strides).argsort().tolist()
+    before_px = head.build_loss(LossConfigs()).anchors_px()
+    sizes = np.geomspace([20, 1], [300, 15], 90).astype(np.float32)
+    found, _ = look_for_anchors(before_px, sizes, 4.0, always=True)
+    assert found is not None
+    assert found.prod(-1).mean(-1).argsort().tolist() == area.argsort().tolist()
 
 
 @pytest.mark.parametrize("anchors", [0, -3, True, "3", 2.5])

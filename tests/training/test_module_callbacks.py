@@ -78,3 +78,24 @@ def test_a_model_checkpoint_of_ones_own_saves_beside_ours(shapes: Path, tmp_path
     assert len(list(Path("mine").glob("epoch=*.ckpt"))) == 2
     own = torch.load(next(Path("mine").glob("*.ckpt")), weights_only=True)
     assert own["state_dict"].keys() == contents(RUN)["state_dict"].keys()
+
+
+@pytest.mark.parametrize(
+    ("callback", "remedy"),
+    [
+        ("StochasticWeightAveraging --trainer.callbacks.swa_lrs=0.01", "--ema.decay"),
+        ("EMAWeightAveraging", "--ema.decay"),
+        ('GradientAccumulationScheduler --trainer.callbacks.scheduling={"0":2}', "nominal_batch_size"),
+        ("BatchSizeFinder", "--data.batch_size auto"),
+        ("LearningRateFinder", "learning_rate"),
+        ("ModelPruning --trainer.callbacks.pruning_fn=l1_unstructured", "no pruned network"),
+    ],
+)
+def test_callbacks_that_would_have_no_effect_are_refused(
+    tmp_path: Path, shapes: Path, callback: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    architecture = f"--model.architecture={write_small_yaml(tmp_path, True)}"
+    with pytest.raises(SystemExit):
+        main(["fit", *options(shapes, architecture, *f"--trainer.callbacks={callback}".split())])
+    message = capsys.readouterr().err
+    assert callback.split()[0] in message and remedy in message

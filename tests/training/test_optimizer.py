@@ -21,6 +21,9 @@ from yolo_lightning.training.optimizer import (
     step_settings,
 )
 
+Name = Literal["sgd", "adam", "adamw"]
+NAMES: tuple[Name, ...] = ("sgd", "adam", "adamw")
+
 
 def settings(batch: int, **changes: object) -> StepSettings:
     """Settings of the ``batch``-th batch of a run of 10 epochs of 50 batches of 16 images."""
@@ -181,8 +184,39 @@ def test_adam_has_the_momentum_as_beta1(name: Any, kind: type[torch.optim.Optimi
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"learning_rate": 0}, {"momentum": 1.5}, {"weight_decay": -1}, {"nominal_batch_size": 0}]
+    "wrong", [{"learning_rate": 0}, {"momentum": 1}, {"weight_decay": -1}, {"nominal_batch_size": 0}]
 )
 def test_values_out_of_range_are_named(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=f"model.optimizer.{next(iter(wrong))}"):
         OptimizerConfig(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("saved", NAMES)
+@pytest.mark.parametrize("own", NAMES)
+def test_the_state_of_an_optimizer_of_another_name_is_refused(own: Name, saved: Name) -> None:
+    """AdamW would take that of Adam, and train as Adam."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    before, after = (
+        build_optimizer(network, OptimizerConfig(name=name), batch_size=64, fused=False)
+        for name in (saved, own)
+    )
+    network(torch.rand(2, 3, 4, 4)).sum().backward()
+    before.step()
+    if own == saved:
+        after.load_state_dict(before.state_dict())
+    else:
+        with pytest.raises(InputError, match=f"name is {own}, but {saved} in the run to resume"):
+            after.load_state_dict(before.state_dict())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_momentum(name: Name) -> None:
+    """The first step of sgd is that of the gradient alone."""
+    network = nn.Conv2d(1, 1, 1, bias=False)
+    config = OptimizerConfig(name=name, momentum=0.0, weight_decay=0.0)
+    optimizer = build_optimizer(network, config, batch_size=64, fused=False)
+    before = network.weight.detach().clone()
+    for _ in range(2):
+        network.weight.grad = torch.ones_like(network.weight)
+        optimizer.step()
+    torch.testing.assert_close(network.weight.detach(), before - 0.02)

@@ -32,8 +32,8 @@ def find_anchors(sizes_px: Floats, count: int, threshold: float, seed: int = 0) 
     """Find anchors for labels.
 
     Args:
-        sizes_px: (T, 2) width and height of the labels in the network's input, above 0.
-        count: number of anchors K, at most T.
+        sizes_px: (T, 2) width and height of the labels in the network's input, above 0, T at least 1.
+        count: number of anchors K.
         threshold: ratio of two sides from which on they do not match, above 1.
         seed: seed of the search.
 
@@ -59,7 +59,7 @@ def _k_means(points: Floats, count: int, random: np.random.Generator) -> Floats:
     """Centres (K, 2) of the clusters of points (T, 2) with the least squared distance, of several starts."""
     best, least = points[:count], np.inf
     for _ in range(_KMEANS_STARTS):
-        centres = random.choice(points, count, replace=False)
+        centres = random.choice(points, count, replace=len(points) < count)
         for _ in range(_KMEANS_ROUNDS):
             squares = ((points[:, None] - centres[None]) ** 2).sum(axis=2)  # (T, K)
             nearest = squares.argmin(axis=1)

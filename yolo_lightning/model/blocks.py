@@ -28,7 +28,7 @@ _originals = [(module, name, getattr(module, name)) for module, name in _replace
 
 import ultralytics  # noqa: E402
 from ultralytics.nn import modules, tasks  # noqa: E402
-from ultralytics.nn.modules import SPPF, Conv, Detect  # noqa: E402
+from ultralytics.nn.modules import SPPF, Conv, Detect, block  # noqa: E402
 
 if _threads is None:
     os.environ.pop("OMP_NUM_THREADS", None)  # or every child process would run on one thread
@@ -42,6 +42,15 @@ PARSER_VARIABLES = {*tasks.parse_model.__code__.co_varnames, *tasks.parse_model.
 """Names that ultralytics' parser replaces among the arguments of a layer by variables of its own."""
 
 __all__ = ["MODEL_FILES", "PARSER_VARIABLES", "SPPF", "Detect", "build_layers", "build_model", "is_block"]
+
+
+class Bottleneck(block.Bottleneck):
+    """The bottleneck of classic YOLOv5: its first convolution is 1x1, ultralytics' 3x3."""
+
+    def __init__(
+        self, c1: int, c2: int, shortcut: bool = True, g: int = 1, e: float = 0.5, k: Any = (1, 3)
+    ) -> None:
+        super().__init__(c1, c2, shortcut, g, k, e)
 
 
 def is_block(name: str) -> bool:
@@ -78,13 +87,21 @@ def build_model(description: dict[str, Any], activation: nn.Module | None, num_c
 
 @contextmanager
 def _parser_settings(description: dict[str, Any], activation: nn.Module | None) -> Iterator[None]:
-    """Set the activation, and the classic code's ``channel_multiple``, which the parser does not know."""
-    multiple = description.get("channel_multiple")
-    default, make_divisible = Conv.default_act, tasks.make_divisible
+    """Set the activation, and what the parser does not know of the classic code.
+
+    That is ``channel_multiple``, and the bottleneck of a YAML with anchors: by itself, and in BottleneckCSP.
+    """
+    multiple, is_classic = description.get("channel_multiple"), description.get("anchors") is not None
+    default, make_divisible, bottleneck = Conv.default_act, tasks.make_divisible, block.Bottleneck
     Conv.default_act = activation or default  # type: ignore[assignment]
     if multiple:
         tasks.make_divisible = lambda x, divisor: make_divisible(x, multiple)
+    namespaces: tuple[Any, ...] = (tasks, block)
+    for namespace in namespaces if is_classic else ():
+        namespace.Bottleneck = Bottleneck
     try:
         yield
     finally:
         Conv.default_act, tasks.make_divisible = default, make_divisible
+        for namespace in namespaces:
+            namespace.Bottleneck = bottleneck

@@ -90,7 +90,8 @@ class AnchorHead(nn.Module):
         self.num_classes = num_classes
         self.strides = tuple(strides)
         self.needs_anchors = not isinstance(anchors, Tensor)
-        anchors_px = anchors if isinstance(anchors, Tensor) else _square_anchors_px(anchors, strides)
+        given = anchors if isinstance(anchors, Tensor) else _square_anchors_px(anchors, strides)
+        anchors_px = _in_order_of(strides, given)
         levels = torch.tensor(strides, dtype=torch.float32, device=anchors_px.device)
         self.register_buffer("anchors", anchors_px / levels[:, None, None])
         self.anchors_per_cell = anchors_px.shape[1]
@@ -197,6 +198,16 @@ class AnchorFreeHead(Detect):
         """Columns (B, 4+C, K), see :meth:`Head.export_rows`."""
         boxes, scores = self.decode(maps)
         return torch.cat((xyxy_to_xywh(boxes), scores), dim=-1).transpose(1, 2)
+
+
+def _in_order_of(strides: Sequence[int], anchors_px: Tensor) -> Tensor:
+    """Anchors (L, A, 2) that grow as the strides do: those of a YAML may begin with the coarsest level.
+
+    From ``check_anchor_order`` of ultralytics/yolov5 v7.0 (``utils/autoanchor.py``).
+    """
+    area = anchors_px.prod(dim=-1).mean(dim=-1)  # (L,); on meta no values to branch on
+    is_reversed = (area[-1] - area[0]) * (strides[-1] - strides[0]) < 0
+    return torch.where(is_reversed, anchors_px.flip(0), anchors_px)
 
 
 def _square_anchors_px(number: int, strides: Sequence[int]) -> Tensor:

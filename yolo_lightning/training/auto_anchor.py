@@ -35,7 +35,7 @@ def look_for_anchors(
     """Find anchors for labels of which too few match the present ones.
 
     Args:
-        anchors_px: (L, A, 2), the present anchors, the finest level first.
+        anchors_px: (L, A, 2), the present anchors; the new ones begin with the level of the smallest, too.
         sizes_px: (T, 2) width and height of the training labels in the network's input, above 0.
         threshold: ratio of two sides from which on label and anchor do not match.
         always: take others also if enough labels match.
@@ -44,8 +44,8 @@ def look_for_anchors(
         The new anchors (L, A, 2), rounded to 0.01 px, or None; and a sentence for the log.
     """
     before = anchors_px.flatten(0, 1).numpy()  # (L * A, 2)
-    if len(sizes_px) < len(before):
-        return None, f"anchors: kept, because {len(sizes_px)} labels are too few to find {len(before)}"
+    if not len(sizes_px):
+        return None, "anchors: kept, because there are no labels to find others"
     recall = best_possible_recall(sizes_px, before, threshold)
     if recall > GOOD_RECALL and not always:
         return None, f"anchors: kept, best possible recall {recall:.4f}"
@@ -55,4 +55,6 @@ def look_for_anchors(
         return None, f"anchors: kept, best possible recall {recall:.4f}, others reach {reached:.4f}"
     shown = ", ".join(f"{width:g}x{height:g}" for width, height in found.tolist())
     change = f"best possible recall {reached:.4f} instead of {recall:.4f}"
-    return torch.from_numpy(found).view_as(anchors_px), f"anchors: new ones, {change}: {shown} px"
+    new = torch.from_numpy(found).view_as(anchors_px)
+    area = anchors_px.prod(dim=-1).mean(dim=-1)  # (L,)
+    return new.flip(0) if area[0] > area[-1] else new, f"anchors: new ones, {change}: {shown} px"

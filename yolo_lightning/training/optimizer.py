@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -31,7 +31,7 @@ class OptimizerConfig:
     schedule_epochs: int | None = None
     """Epochs of the decay, by default trainer.max_epochs. To train in several runs, set it to the total."""
     momentum: float = 0.937
-    """Momentum of sgd, or beta1 of adam and adamw, 0..1."""
+    """Momentum of sgd, or beta1 of adam and adamw, 0 to below 1."""
     weight_decay: float = 0.0005
     """L2 penalty of convolution weights at the nominal batch size, >= 0."""
     nominal_batch_size: int = 64
@@ -55,6 +55,8 @@ class OptimizerConfig:
         for key in ("final_learning_rate_fraction", "momentum", "warmup_momentum"):
             if not 0 <= getattr(self, key) <= 1:
                 raise InputError(f"model.optimizer.{key} is {getattr(self, key)}; give a number from 0 to 1")
+        if self.momentum == 1:
+            raise InputError("model.optimizer.momentum is 1; give a number from 0 to below 1")
         for key in ("weight_decay", "warmup_epochs", "warmup_bias_learning_rate", "gradient_clip_norm"):
             if getattr(self, key) < 0:
                 raise InputError(f"model.optimizer.{key} is {getattr(self, key)}; give 0 or more")
@@ -161,6 +163,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Optimizer over three groups: biases, decaying weights, norms.
 
+    It refuses the state of an optimizer of another name with an InputError.
+
     Args:
         network: network to train.
         config: the recipe.
@@ -173,12 +177,30 @@ def build_optimizer(
         for kind, parameters in parameter_groups(network).items()
     ]
     kernel = {"fused": True} if fused else {"foreach": True}
-    if config.name != "sgd":
+    rate, momentum = config.learning_rate, config.momentum
+    optimizer: torch.optim.Optimizer
+    if config.name == "sgd":
+        nesterov = momentum > 0  # torch refuses it otherwise
+        optimizer = torch.optim.SGD(settings, lr=rate, momentum=momentum, nesterov=nesterov, **kernel)
+    else:
         kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
-        return kind(settings, lr=config.learning_rate, betas=(config.momentum, 0.999), **kernel)
-    return torch.optim.SGD(
-        settings, lr=config.learning_rate, momentum=config.momentum, nesterov=True, **kernel
-    )
+        optimizer = kind(settings, lr=rate, betas=(momentum, 0.999), **kernel)
+    optimizer.register_load_state_dict_pre_hook(_refuse_other_name)
+    return optimizer
+
+
+def _refuse_other_name(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    own, saved = _name_of(optimizer.param_groups[0]), _name_of(state["param_groups"][0])
+    if own != saved:
+        raise InputError(
+            f"model.optimizer.name is {own}, but {saved} in the run to resume, whose averages of gradients "
+            "have another meaning; leave it out, or start from the weights with --model.weights"
+        )
+
+
+def _name_of(group: dict[str, Any]) -> str:
+    """``OptimizerConfig.name`` of a parameter group; AdamW is torch's Adam with another decay."""
+    return "sgd" if "momentum" in group else "adamw" if group["decoupled_weight_decay"] else "adam"
 
 
 def apply_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> None:
