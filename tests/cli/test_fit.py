@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
 
 import yolo_lightning
 from yolo_lightning import Detections, InputError
 from yolo_lightning.data.synthetic import CLASS_NAMES
 from yolo_lightning.runs.directory import read_metrics
+from yolo_lightning.system.start_time import program_began_s
+
+
+class NeedsLibrary(CSVLogger):
+    def __init__(self) -> None:
+        raise ModuleNotFoundError("Requirement 'nothing' not met")
 
 
 def test_one_call_trains_and_gives_the_model(
@@ -41,8 +49,16 @@ def test_an_option_is_given_once(shapes: Path) -> None:
 
 
 def test_data_that_is_missing_is_one_sentence(tmp_path: Path) -> None:
+    called_s = time.monotonic()
     with pytest.raises(InputError, match=f"{tmp_path}/none"):
         yolo_lightning.fit(tmp_path / "none", runs_dir=tmp_path)
+    assert program_began_s() >= called_s  # a deadline counts from the call, not from the import
+
+
+def test_a_library_that_is_missing_is_one_sentence(shapes: Path, tmp_path: Path) -> None:
+    logger = {"trainer.logger": "tests.cli.test_fit.NeedsLibrary"}
+    with pytest.raises(InputError, match="^Requirement 'nothing' not met$"):
+        yolo_lightning.fit(shapes, runs_dir=tmp_path, **logger)
 
 
 def test_an_object_is_no_option(shapes: Path) -> None:

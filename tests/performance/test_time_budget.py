@@ -79,7 +79,7 @@ def test_what_a_counter_had_when_the_clock_began_counts_only_from_the_same_start
 def test_the_wall_time_begins_with_the_program_and_not_with_the_script_that_starts_it() -> None:
     code = (
         "import time; before = time.monotonic()\n"
-        "from yolo_lightning.system.start_time import PROGRAM_BEGAN_S; print(before, PROGRAM_BEGAN_S)"
+        "from yolo_lightning.system.start_time import program_began_s; print(before, program_began_s())"
     )
     script = f"sleep 0.3; exec '{sys.executable}' -c '{code}'"
     began = time.monotonic()

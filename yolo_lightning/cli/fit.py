@@ -11,6 +11,7 @@ from ..inference.detector import Detector
 from ..monitoring.report.read import Row, read_run
 from ..runs.directory import with_run_config
 from ..system.signals import watching
+from ..system.start_time import begin_anew
 from .main import as_call, as_text
 
 
@@ -68,6 +69,7 @@ def fit(
     if twice := [name for name in named if given.get(name) is not None]:
         raise InputError(f"{twice[0]} is given twice; give it once")
     arguments = {name: value for name, value in given.items() if value is not None} | named
+    begin_anew()
     with as_call("fit"), watching():
         command = ["fit", *(f"--{name}={as_text(name, value)}" for name, value in arguments.items())]
         directory = launch(YoloCLI, with_run_config(command)).run_directory

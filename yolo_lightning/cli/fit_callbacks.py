@@ -34,7 +34,7 @@ from ..runs.record import RunRecorder
 from ..runs.resumption import MidEpochResumption
 from ..system.background import BackgroundQueue
 from ..system.lightning_internals import has_checkpoint_io
-from ..system.start_time import PROGRAM_BEGAN_S
+from ..system.start_time import program_began_s
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ def training_callbacks(
         Divergence(run, last),
         MidEpochResumption(),
         LeftOutList(run),
-        *([Deadline(read_duration(deadline), PROGRAM_BEGAN_S)] if deadline is not None else []),
+        *([Deadline(read_duration(deadline), program_began_s())] if deadline is not None else []),
         *([Patience(patience, monitor)] if patience else []),
-        TimeBudget(run, queue, [*shown, *report], PROGRAM_BEGAN_S),
+        TimeBudget(run, queue, [*shown, *report], program_began_s()),
         RunRecorder(run, monitor),
         *(_checkpoint_callbacks(last.parent, monitor, save_period, save_top_k) if last else []),
         *report,

@@ -130,13 +130,24 @@ class YoloCLI(CommandHooks, LightningCLI):
                 facts = facts_of_run(config, self.run_directory, stage == "fit", self.start.step)
                 for warning in meeting.compare(facts):
                     rank_zero_warn(warning)
-            meeting.share("building the run", super().instantiate_classes)
+            meeting.share("building the run", self._build)
             data, trainer = self.datamodule, self.trainer
             meeting.share("reading the data", lambda: read_data(data, stage, trainer))
             if meeting.world_size > 1 and stage != "predict":
                 meeting.compare(index_facts(data.indices), "comparing the data")
             device, local = trainer.strategy.root_device, trainer.num_devices
             meeting.share("caching the images", lambda: data.prepare(stage, device, local))
+
+    def _build(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # jsonargparse's, around what a logger or a callback raises
+            cause: BaseException | None = error
+            while cause and not isinstance(cause, ModuleNotFoundError | InputError):
+                cause = cause.__cause__ or cause.__context__
+            if isinstance(cause, ModuleNotFoundError):
+                raise InputError(str(cause)) from error
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with our callbacks, and with TensorBoard unless another logger was given."""

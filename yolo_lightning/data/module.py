@@ -112,7 +112,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         single_cls: Give all labels one class, "item".
         fraction: Share of the training images to train on, above 0 to 1, chosen by a hash of the path.
         rect: Train on rectangles of at most four shapes: images of like aspect ratios come together, with
-            less padding, and without mosaics.
+            less padding, and without mosaics, mixup and cutmix.
         image_weights: Draw images with classes that are rare or found badly more often, by the average
             precisions of the last validation. An epoch then has some images several times, others not at all.
         classic_albumentations: Blur, grey and equalise (CLAHE) one image of a hundred each, as classic YOLOv5
@@ -314,7 +314,7 @@ class DetectionDataModule(LightningDataModule, TellsLoading):
         if canvases is not None:
             shapes, counts = np.unique(canvases, axis=0, return_counts=True)
             found = [f"{w} x {h} px ({n:,} images)" for (h, w), n in zip(shapes, counts, strict=True)]
-            rank_zero_info(f"rect: trains on {', '.join(found)}, without mosaics")
+            rank_zero_info(f"rect: trains on {', '.join(found)}, without mosaics, mixup and cutmix")
         if self.trainer is not None:
             # Workers begin to fetch before Lightning sets the sampler's epoch in a resumed run.
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]

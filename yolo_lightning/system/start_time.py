@@ -8,5 +8,15 @@ from __future__ import annotations
 
 import time
 
-PROGRAM_BEGAN_S = time.monotonic()
-"""First import of the package, on ``time.monotonic``'s clock."""
+_began_s = time.monotonic()
+
+
+def program_began_s() -> float:
+    """First import of the package, or the last call of ``begin_anew``, on ``time.monotonic``'s clock."""
+    return _began_s
+
+
+def begin_anew() -> None:
+    """Count from now on: the run is one of several in its program, which may have begun hours ago."""
+    global _began_s
+    _began_s = time.monotonic()
