@@ -56,9 +56,8 @@ def test_data_that_is_missing_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_library_that_is_missing_is_one_sentence(shapes: Path, tmp_path: Path) -> None:
-    logger = {"trainer.logger": "tests.cli.test_fit.NeedsLibrary"}
-    with pytest.raises(InputError, match="^Requirement 'nothing' not met$"):
-        yolo_lightning.fit(shapes, runs_dir=tmp_path, **logger)
+    with pytest.raises(InputError, match=r"^Requirement 'nothing' not met$"):
+        yolo_lightning.fit(shapes, runs_dir=tmp_path, trainer__logger="tests.cli.test_fit.NeedsLibrary")
 
 
 def test_an_object_is_no_option(shapes: Path) -> None:
