@@ -18,6 +18,7 @@ from ultralytics.nn.tasks import load_checkpoint
 
 from tests.model.test_hub_models import HUB
 from tests.support.small_network import write_small_yaml
+from yolo_lightning.__main__ import main
 from yolo_lightning.data.image_size import Size
 from yolo_lightning.errors import InputError
 from yolo_lightning.export.formats import ExportOptions, ExportSource, find_format, metadata
@@ -132,12 +133,32 @@ def test_predict_takes_the_image_size_of_weights(size: Size, option: str, tmp_pa
     source = replace(source, facts=replace(source.facts, image_size=size))
     path = export(source, "yolov5", tmp_path)
     command = ["predict", f"--model.weights={path}", "--data.image_size=64"]  # the last size counts
-    assert with_run_config(command) == ["predict", f"--data.image_size={option}", *command[1:]]
+    known = ["--model.architecture=yolov5n", f"--data.image_size={option}"]
+    assert with_run_config(command) == ["predict", *known, *command[1:]]
+    assert with_run_config(["validate", *command[1:]]) == ["validate", known[0], *command[1:]]
+    by_name = ["predict", "--model.weights=yolov5n"]
+    assert with_run_config(by_name, lambda _: path) == ["predict", *known, by_name[1]]
     config = tmp_path / "mine.yaml"
     config.write_text(f"model: {{weights: {path}}}")
     command = ["predict", "--config", str(config)]
-    assert with_run_config(command) == ["predict", f"--data.image_size={option}", *command[1:]]
+    assert with_run_config(command) == ["predict", *known, *command[1:]]
     assert with_run_config(["fit", *command[1:]]) == ["fit", *command[1:]]
+
+
+def test_predict_takes_the_architecture_of_weights(
+    tmp_path: Path, shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = export(trained("yolov5nu"), "safetensors", tmp_path)
+    command = [
+        "predict", f"--model.weights={path}", f"--data.predict_source={shapes / 'images' / 'val'}",
+        f"--runs_dir={tmp_path}", "--data.image_size=64", "--trainer.accelerator=cpu", "--trainer.devices=1",
+    ]  # fmt: skip
+    main(command)
+    assert (tmp_path / "predict/version_0/predictions.json").is_file()
+    capsys.readouterr()
+    with pytest.raises(SystemExit):  # its backbone fits, its head does not
+        main([*command, "--model.architecture=yolov5n"])
+    assert "leave --model.architecture out, or give that of the weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["yolov5n", "ghost", "LeakyReLU", "p34"])

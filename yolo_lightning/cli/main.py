@@ -131,9 +131,10 @@ def run(argv: list[str]) -> None:
         # Only this command's file is imported: all of them together take a second and a half.
         getattr(import_module(f".{COMMANDS[command]}", __package__), f"run_{command}")(argv[1:])
     elif command in SUBCOMMANDS or command.startswith("-"):
+        from ..inference.official_weights import weights_file
         from .launcher import YoloCLI, launch
 
-        launch(YoloCLI, with_run_config(argv))
+        launch(YoloCLI, with_run_config(argv, weights_file))
     else:
         near = difflib.get_close_matches(command, [*SUBCOMMANDS, *COMMANDS], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -16,6 +16,7 @@ from rich.progress import DownloadColumn, Progress
 
 from ..data.cache_folder import disk_folder, lock_folder
 from ..errors import InputError
+from ..model.architecture import is_name
 from ..model.network import build_network
 from ..model.weights import identify_architecture, load_weights
 
@@ -26,6 +27,15 @@ ADDRESSES = {
 """Folder of the files by kind of model, as the current releases of yolov5 and ultralytics name it."""
 _SILENCE_S = 30.0
 """Longest wait for the next bytes of a server, in s."""
+
+
+def weights_file(weights: str | Path) -> Path:
+    """The file that is meant by a path, or by the name of official weights, which are fetched.
+
+    Raises:
+        InputError: see :func:`fetch_official_weights`.
+    """
+    return fetch_official_weights(str(weights)) if is_name(str(weights)) else Path(weights).expanduser()
 
 
 def fetch_official_weights(name: str) -> Path:
@@ -52,7 +62,7 @@ def fetch_official_weights(name: str) -> Path:
                 _download(address, part, path)
                 _refuse_another_file(name, address, part)
                 os.replace(part, path)
-    rank_zero_info(f"{name}: official weights of {address}, kept as {path}")
+                rank_zero_info(f"{name}: official weights of {address}, kept as {path}")
     return path
 
 

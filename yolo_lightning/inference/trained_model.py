@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..data.image_size import Size, as_size
 from ..errors import InputError
-from ..model.architecture import is_name
 from ..model.network import DetectionNetwork, build_network
 from ..model.weights import identify_architecture, load_weights, transfer_weights
 from ..runs.checkpoint_format import read_resumption
@@ -19,7 +18,7 @@ from ..runs.directory import run_directory_of
 from ..runs.run_config import CONFIG
 from ..runs.run_files import read_content
 from ..training.hyper_parameters import architecture_of
-from .official_weights import fetch_official_weights
+from .official_weights import weights_file
 
 IMAGE_SIZE_PX = 640
 """Side of the training images of a model that does not say it."""
@@ -86,7 +85,7 @@ def load_network(
     Raises:
         InputError: The file cannot be read, or its architecture is unknown.
     """
-    path = fetch_official_weights(str(path)) if is_name(str(path)) else Path(path)
+    path = weights_file(path)
     weights = load_weights(path)
     size, category_ids = weights.image_size or IMAGE_SIZE_PX, weights.category_ids
     thresholds = weights.score_thresholds

@@ -7,7 +7,7 @@ import io
 import os
 import re
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import yaml
 
 from ..data.image_size import SizeOption
 from ..errors import InputError
-from ..model.weights import load_weights
+from ..model.weights import identify_architecture, load_weights
 from ..system.text import one_line
 from .checkpoint_files import previous_path
 from .checkpoint_format import read_resumption
@@ -100,18 +100,31 @@ def run_directory_of(checkpoint: Path) -> Path | None:
     return run if checkpoint.parent.name == CHECKPOINTS and (run / CONFIG).is_file() else None
 
 
-def _with_image_size(argv: list[str], size: SizeOption | None) -> list[str]:
-    """A command whose own options still count, after the image size of a model, if it is known."""
-    return [argv[0], f"--data.image_size={size}", *argv[1:]] if size else argv
+def _with_options(argv: list[str], **known: SizeOption | str | None) -> list[str]:
+    """A command whose own options still count, after what is known of a model (``data__image_size``)."""
+    own = [f"--{name.replace('__', '.')}={value}" for name, value in known.items() if value]
+    return [argv[0], *own, *argv[1:]]
 
 
-def with_run_config(argv: list[str]) -> list[str]:
+def _with_facts_of_weights(argv: list[str], path: Path) -> list[str]:
+    """A command that trains nothing, with the architecture of weights, and for ``predict`` their size."""
+    found = load_weights(path)
+    architecture = found.architecture or identify_architecture(found.state_dict)
+    size = found.image_size if argv[0] == "predict" else None
+    return _with_options(argv, model__architecture=architecture, data__image_size=size)
+
+
+def with_run_config(argv: list[str], find_weights: Callable[[str], Path] = Path) -> list[str]:
     """Put the configuration of the checkpoint's run between the subcommand and the options given.
 
     So ``fit --ckpt_path last`` and ``validate --ckpt_path RUN/checkpoints/best.ckpt`` need no other
     option, and each option that is given still counts. Of a checkpoint that was moved out of its run, and of
-    weights for ``predict``, the image size is taken. Without ``--trust_config`` that configuration is
-    data, see :func:`run_options`.
+    weights for ``predict``, the image size is taken, and of weights that are not trained the architecture.
+    Without ``--trust_config`` that configuration is data, see :func:`run_options`.
+
+    Args:
+        argv: a subcommand and its options.
+        find_weights: the file that ``--model.weights`` means.
 
     Raises:
         InputError: there is no such checkpoint, or its run's configuration is refused.
@@ -121,16 +134,17 @@ def with_run_config(argv: list[str]) -> list[str]:
     for name, value in options:
         given |= _options_of_config(value) if name in {"config", "c"} else {name: value}
     if "ckpt_path" not in given:
-        weights = Path(given.get("model.weights", "")).expanduser()
-        size = load_weights(weights).image_size if argv[0] == "predict" and weights.is_file() else None
-        return _with_image_size(argv, size)
+        if argv[0] not in ("validate", "test", "predict") or "model.weights" not in given:
+            return argv
+        return _with_facts_of_weights(argv, find_weights(given["model.weights"]).expanduser())
     name = given.get("run_name", DEFAULT_NAME)
     checkpoint = find_checkpoint(given["ckpt_path"], given.get("runs_dir", "runs"), name)
     run = run_directory_of(checkpoint) if checkpoint else None
     if run is None:
         if argv[0] == "fit" or checkpoint is None:
             return argv
-        return _with_image_size(argv, read_resumption(checkpoint).hyper_parameters.get("image_size"))
+        known = read_resumption(checkpoint).hyper_parameters
+        return _with_options(argv, data__image_size=known.get("image_size"))
     own: list[str] = []
     if argv[0] == "predict":
         own.append("--trainer.precision=null")  # that of this machine, not of the one that has trained
@@ -170,7 +184,7 @@ def _options_of_config(path: str) -> dict[str, str]:
             f"{path}', and give --config config.yaml"
         )
     model = found.get("model")
-    named = {key: found.get(key) for key in ("run_name", "runs_dir")}
+    named = {key: found.get(key) for key in ("ckpt_path", "run_name", "runs_dir")}
     named["model.weights"] = model.get("weights") if isinstance(model, dict) else None
     return {key: str(value) for key, value in named.items() if value}
 

@@ -23,7 +23,7 @@ from ..evaluation.mean_average_precision import CocoMeanAveragePrecision
 from ..model.architecture import is_name, read_architecture, self_contained, short_name
 from ..model.losses import AnchorFreeLossConfig, AnchorLossConfig, LossConfigs
 from ..model.network import build_network
-from ..model.weights import load_weights, transfer_weights
+from ..model.weights import LoadedWeights, load_weights, transfer_weights
 from ..system.lightning_internals import attached_trainer
 from ..system.streams import run_beside
 from .auto_anchor import look_for_anchors, read_anchors
@@ -190,8 +190,7 @@ class YOLOv5(EvaluationSteps):
             self.class_names = list(weights.class_names or ()) or None
         self.network = build_network(self.architecture, self.num_classes)
         if weights:
-            keep_anchors = not is_name(self.architecture)  # those of a YAML hold, as in the classic code
-            rank_zero_info(str(transfer_weights(self.network, weights, keep_anchors)))
+            self._take(weights)
         if self.freeze_option:
             self.frozen_norms = freeze_layers(self.network, self.freeze_option)
             rank_zero_info(describe_frozen(self.network, self.frozen_norms))
@@ -210,6 +209,15 @@ class YOLOv5(EvaluationSteps):
             self.hparams["batch_size"] = getattr(data, "batch_size", None)  # for a resumption with auto
         self._set_anchors()
         self._compile()
+
+    def _take(self, weights: LoadedWeights) -> None:
+        trainer = attached_trainer(self)
+        is_fit = trainer is None or trainer.state.fn == TrainerFn.FITTING
+        # In a training the anchors of a YAML hold, as in the classic code.
+        report = transfer_weights(self.network, weights, is_fit and not is_name(self.architecture))
+        if not is_fit and len(report.loaded) < report.total:
+            raise InputError(f"{report}; leave --model.architecture out, or give that of the weights")
+        rank_zero_info(str(report))
 
     def _set_anchors(self) -> None:
         """Set the anchors given, and let auto-anchor look for better ones before a training.
