@@ -11,6 +11,7 @@ from yolo_lightning.distributed import failure
 from yolo_lightning.distributed.failure import (
     FailedElsewhere,
     describe_failures,
+    is_failing,
     name_ranks,
     say_on_host,
 )
@@ -53,6 +54,21 @@ def test_who_is_quiet_ends_after_the_one_that_speaks(monkeypatch: pytest.MonkeyP
     assert isinstance(say_on_host("the sentence", subject), FailedElsewhere)
     [quiet] = slept
     assert quiet > failure.SIBLINGS_S
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_process_that_fails_for_all_knows_it_before_it_ends(
+    is_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failure, "_TO_PRINT_S", -failure.SIBLINGS_S)
+    monkeypatch.setattr(failure, "_failing", threading.Event())
+    known: list[bool] = []
+    monkeypatch.setattr(failure, "_is_first_on_host", lambda _: known.append(is_failing()) or is_first)
+    say_on_host("the sentence", "test")
+    assert known == [True]
+    monkeypatch.setattr(failure, "_failing", threading.Event())
+    FailedElsewhere("the sentence")
+    assert is_failing()
 
 
 ENDS_LATE = """

@@ -30,11 +30,24 @@ LEAVE_S = 10.0
 
 _held: list[socket.socket] = []
 """Names of what this process said, taken until it ends."""
+_failing = threading.Event()
 _must_leave = threading.Event()
 
 
 class FailedElsewhere(InputError):
     """Another process says what is wrong: this one ends with status 2 and prints nothing."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        _failing.set()
+
+
+def is_failing() -> bool:
+    """True once this process knows that the run ends because something is wrong.
+
+    SIGTERM from its launcher is then no request to save a healthy run.
+    """
+    return _failing.is_set()
 
 
 def say_on_host(sentence: str, subject: str) -> InputError:
@@ -43,6 +56,7 @@ def say_on_host(sentence: str, subject: str) -> InputError:
     The quiet ones get it after the loud one has printed the sentence, because a launcher that sees any
     process end ends the others. All processes of the host that would say the same give the same subject.
     """
+    _failing.set()
     if _is_first_on_host(subject):
         return InputError(sentence)
     time.sleep(SIBLINGS_S + _TO_PRINT_S)
@@ -68,6 +82,7 @@ def _is_first_on_host(subject: str) -> bool:
 
 def end_soon(seconds: float = LEAVE_S) -> None:
     """Let this process end with status 2: first by itself, at last by force, as NCCL or gloo may hold it."""
+    _failing.set()
     _must_leave.set()
     timer = threading.Timer(seconds, _leave)
     timer.daemon = True
