@@ -135,8 +135,12 @@ def test_own_checkpoints_are_read(where: str, tmp_path: Path) -> None:
     (content if where == "top" else content["hyper_parameters"])["class_names"] = ["cat", "dog"]
     torch.save(content, tmp_path / "best.ckpt")
     weights = load_weights(tmp_path / "best.ckpt")
-    assert (weights.class_names, weights.image_size) == (("cat", "dog"), 320)
+    assert (weights.class_names, weights.image_size, weights.architecture) == (("cat", "dog"), 320, "yolov5n")
     assert equal(weights.state_dict, dict(state))
+    for architecture, known in (('{"backbone": []}', '{"backbone": []}'), ("/tmp/model.yaml", None)):
+        content["hyper_parameters"]["architecture"] = architecture
+        torch.save(content, tmp_path / "best.ckpt")
+        assert load_weights(tmp_path / "best.ckpt").architecture == known  # a path is not opened
 
 
 def test_names_that_do_not_fit_the_head_are_not_believed(classic_package: Any, tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ def test_the_name_of_the_run_can_stand_in_a_config(tmp_path: Path) -> None:
     assert with_run_config(["fit", *given]) == ["fit", "--config", run_options(run, []), *given]
     mine.write_text(f"run_name: mine\nruns_dir: {tmp_path}\nckpt_path: last\n")
     assert with_run_config(["fit", *given[:2]]) == ["fit", "--config", run_options(run, []), *given[:2]]
+    anew = ["fit", *given[:2], "--ckpt_path", "null"]
+    assert with_run_config(anew) == anew
 
 
 def test_no_file_has_no_rows(tmp_path: Path) -> None:

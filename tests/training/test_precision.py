@@ -43,6 +43,8 @@ def test_the_rule_follows_the_device(
         ("vendor_id\t: GenuineIntel\nflags\t\t: fpu avx512f avx512_bf16", None, False),
         ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512f avx512_bf16", None, True),
         ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512f avx512_bf16", "AVX2", False),
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512f avx512_bf16", "AVX512_CORE_VNNI", False),
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx512f avx512_bf16", "AVX512_CORE_BF16", True),
         ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2", None, False),
         ("Features\t: fp asimd bf16", None, True),
     ],

@@ -93,7 +93,7 @@ def settle_batch_size(config: Any) -> int:
 def _cached_bytes(data: Any, index: DatasetIndex, memory: Memory) -> int:
     """Bytes of the decoded training images, if they may be kept on the GPU beside the steps."""
     size = 3 * math.prod(as_size(data.image_size)) * len(index)
-    may = data.cache == "device" or (data.cache == "auto" and size <= DEVICE_SHARE * memory.bytes)
+    may = data.cache in ("auto", "device") and size <= DEVICE_SHARE * memory.bytes  # more is never kept there
     return size if may and memory.device.type == "cuda" else 0
 
 

@@ -145,7 +145,7 @@ class YoloCLI(CommandHooks, LightningCLI):
             cause: BaseException | None = error
             while cause and not isinstance(cause, ModuleNotFoundError | InputError):
                 cause = cause.__cause__ or cause.__context__
-            if isinstance(cause, ModuleNotFoundError):
+            if cause:
                 raise InputError(str(cause)) from error
             raise
 

@@ -18,7 +18,7 @@ from ..performance.planner.cards import Card, find_card
 from ..performance.planner.speed import bound_speed
 from ..performance.planner.step import PARTS, PRECISIONS
 from ..runs.checkpoint_format import read_resumption
-from ..runs.directory import DEFAULT_NAME, find_checkpoint, with_run_config
+from ..runs.directory import DEFAULT_NAME, find_checkpoint, run_directory_of, with_run_config
 from ..system.cores import usable_cores
 from ..system.text import duration
 from ..training.hyper_parameters import architecture_of
@@ -68,9 +68,10 @@ def run_plan(argv: list[str]) -> None:
         of_fit.append(f"--data.image_size={options.size}")
     cards: list[Card | None] = [find_card(name) for name in options.gpu]
     config = launch(_OptionsOfFit, with_run_config(["fit", *of_fit])).config["fit"]
-    if config.ckpt_path and (
-        checkpoint := find_checkpoint(config.ckpt_path, config.runs_dir, config.run_name or DEFAULT_NAME)
-    ):  # one that was moved out of its run has no configuration beside it
+    name, checkpoint = config.run_name or DEFAULT_NAME, None
+    if config.ckpt_path:
+        checkpoint = find_checkpoint(config.ckpt_path, config.runs_dir, name)
+    if checkpoint and not run_directory_of(checkpoint):  # there is no configuration beside it
         known = read_resumption(checkpoint).hyper_parameters
         config.model.architecture = architecture_of(known, config.model.architecture, checkpoint)
         config.model.num_classes = known.get("num_classes")
@@ -100,7 +101,7 @@ def _plan(
     """The plan for a card as plain values; ``rate`` is of the loader, images a second."""
     largest = planner.largest_batch(room(card.memory_gb)) if card else None
     nominal = planner.job.optimizer.nominal_batch_size
-    suggested = suggested_batch(largest, min(nominal, images or nominal)) if largest else largest
+    suggested = suggested_batch(min(largest, images or largest), nominal) if largest else largest
     used = batch_size or suggested or (1 if card else _BATCH_SIZE)
     plan = planner.plan(used)
     memory = {name: round(size / 1e9, 4) for name, size in (*plan.parts.items(), ("peak", plan.peak))}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .architecture import name_or_content
+from .architecture import is_self_contained, name_or_content
 from .unpickle import Inert, is_stored, module_tensors, read_without_executing
 
 _WRAPPER_PREFIX = re.compile(r"^(?:(?:module|_orig_mod)\.)+")  # DataParallel, torch.compile
@@ -179,6 +179,9 @@ def _interpret(path: Path, content: Any) -> LoadedWeights:
         settings = content.get("hyper_parameters")
         known = (settings if isinstance(settings, dict) else {}) | content
         facts = {"names": known.get("class_names"), "image_size": known.get("image_size")}
+        architecture = known.get("architecture")
+        if isinstance(architecture, str) and is_self_contained(architecture):  # a path is not opened
+            facts["architecture"] = architecture
         return _describe(path, content["state_dict"], facts)
     holder, settings = content, None
     if isinstance(content, dict):

@@ -133,6 +133,7 @@ def with_run_config(argv: list[str], find_weights: Callable[[str], Path] = Path)
     options = [*_option_values(argv[1:])]
     for name, value in options:
         given |= _options_of_config(value) if name in {"config", "c"} else {name: value}
+    given = {name: value for name, value in given.items() if value != "null"}
     if "ckpt_path" not in given:
         if argv[0] not in ("validate", "test", "predict") or "model.weights" not in given:
             return argv

@@ -216,7 +216,10 @@ class YOLOv5(EvaluationSteps):
         # In a training the anchors of a YAML hold, as in the classic code.
         report = transfer_weights(self.network, weights, is_fit and not is_name(self.architecture))
         if not is_fit and len(report.loaded) < report.total:
-            raise InputError(f"{report}; leave --model.architecture out, or give that of the weights")
+            remedy = "leave --model.architecture out, or give that of the weights"
+            if report.partial:
+                remedy = "the weights have other classes; leave --model.num_classes out"
+            raise InputError(f"{report}; {remedy}")
         rank_zero_info(str(report))
 
     def _set_anchors(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ..errors import InputError
 
-_AVERAGED = "the weights are averaged already, by --ema.decay and --ema.ramp_updates"
+_AVERAGED = "use --ema.decay and --ema.ramp_updates"
 _REMEDIES = {
     "StochasticWeightAveraging": _AVERAGED,
     "WeightAveraging": _AVERAGED,

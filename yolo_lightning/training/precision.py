@@ -82,5 +82,6 @@ def _cpu_gains_from_bf16() -> bool:
     flags = facts.get("flags", facts.get("Features", "")).split()
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
     if facts.get("vendor_id") == "AuthenticAMD":
-        return "avx512_bf16" in flags and ("512" in limit or limit == "DEFAULT")
+        below = ("AVX512_CORE", "AVX512_CORE_VNNI")
+        return "avx512_bf16" in flags and (limit == "DEFAULT" or ("512" in limit and limit not in below))
     return "bf16" in flags or ("amx_bf16" in flags and ("AMX" in limit or limit == "DEFAULT"))

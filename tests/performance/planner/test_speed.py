@@ -24,6 +24,7 @@ from yolo_lightning.performance.planner.trace import Operator
         ("NVIDIA A100 80GB PCIe", "A100-80GB"),
         ("NVIDIA H100 80GB HBM3", "H100-SXM"),
         ("NVIDIA H100 PCIe", "H100-PCIe"),
+        ("h100sxm", "H100-SXM"),
         ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
     ],
 )

@@ -112,4 +112,4 @@ def find_card(name: str) -> Card:
 
 def _plain(name: str) -> str:
     words = re.sub(r"nvidia|geforce|tesla|graphics|generation|(?<=sxm)\d", "", name.lower())
-    return re.sub(r"(?<!h100.)(sxm|pcie)|[^a-z0-9]", "", words)
+    return re.sub(r"(?<!h100)(?<!h100[^a-z0-9])(sxm|pcie)|[^a-z0-9]", "", words)
