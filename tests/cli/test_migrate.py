@@ -153,6 +153,7 @@ def flat(tree: dict[str, Any], group: str = "") -> dict[str, Any]:
         ({"amp": False}, {"trainer.precision": "32-true"}),
         ({"amp": "bf16"}, {"trainer.precision": "bf16-mixed"}),
         ({"fraction": 0.1}, {"data.fraction": 0.1}),
+        ({"classes": [0, 2]}, {"data.classes": [0, 2]}),
         ({"freeze": 10}, {"model.freeze": 10}),
         ({"multi_scale": 0.25}, {"model.augmentation.multi_scale": 0.25}),
         ({"compile": True}, {"model.compile": True}),

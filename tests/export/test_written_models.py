@@ -172,7 +172,6 @@ def test_a_file_with_a_program_is_opened_only_with_trust(name: str, tmp_path: Pa
 
 
 def test_a_folder_without_a_graph_and_a_damaged_file_are_refused(tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
     pytest.importorskip("onnxruntime")
     with pytest.raises(InputError, match=r"has 0 \.xml files"):
         open_model(tmp_path)

@@ -111,7 +111,7 @@ def test_a_video_is_an_iterator_over_its_frames(detector: Detector, place: Path)
     found = detector(place / "clip.mp4", video_stride=5)
     assert isinstance(found, Iterator)
     frames = list(found)
-    assert [one.frame for one in frames] == [0, 5, 10] and frames[0].path == str(place / "clip.mp4")
+    assert [one.frame for one in frames] == [4, 9] and frames[0].path == str(place / "clip.mp4")
     for one in frames:
         np.testing.assert_allclose(one.table, detector(one.image).table, atol=0.02)  # type: ignore[union-attr]
     mixed = list(detector([place / "in" / "0.png", place / "clip.mp4"]))
@@ -133,7 +133,7 @@ def test_memory_is_flat_over_a_long_video(detector: Detector, monkeypatch: pytes
             yield Frame(stream, number, pixels, 25.0)
 
     monkeypatch.setattr(video, "read_frames", frames)
-    alive = [Counted.alive for one in detector("http://host/long.mp4") if one is not None]  # type: ignore[union-attr]
+    alive = [Counted.alive for one in detector("rtsp://host/long.mp4") if one is not None]  # type: ignore[union-attr]
     assert len(alive) == 200 and max(alive) <= 6 * 16
 
 
@@ -321,6 +321,7 @@ def test_a_wrong_option_is_one_sentence(place: Path, options: dict[str, Any], se
         (Image.new("F", (4, 4)), "a PIL image has pixels of 32 bits"),
         (Path("0"), "/0: no such image or folder"),  # a str would be a camera
         (3.5, "a source is a <class 'float'>; give a path"),
+        (np.zeros((3, 4, 2), np.uint8), "a source is a uint8 array of shape (3, 4, 2); give"),
     ],
 )
 def test_a_wrong_source_is_one_sentence(detector: Detector, source: Any, sentence: str) -> None:
@@ -347,6 +348,21 @@ def test_grey_of_16_bits_is_seen_as_in_a_file(detector: Detector, place: Path, t
     assert len(found[2]) > 2
     for table in found:
         np.testing.assert_array_equal(table, found[2])
+
+
+def test_arrays_of_one_and_four_channels_are_seen_as_in_a_file(detector: Detector, place: Path) -> None:
+    bgr = cv2.imread(str(place / "in" / "0.png"))
+    bgra, grey = cv2.cvtColor(bgr, cv2.COLOR_BGR2BGRA), bgr[..., :1]
+    wanted, of_grey, *found = tables(
+        detector([bgr, np.repeat(grey, 3, 2), bgra, grey, grey[..., 0]], bgr=True)
+    )
+    assert len(wanted) > 2 and np.array_equal(found[0], wanted)
+    assert all(np.array_equal(table, of_grey) for table in found[1:])
+
+
+def test_a_threshold_of_numpy_is_a_number(place: Path) -> None:
+    detector = Detector(place / "a.pt", **OPTIONS | {"score_threshold": np.float32(0.5)})
+    assert len(tables(detector([place / "in" / "0.png"]))[0])
 
 
 def test_a_single_class_needs_no_list(place: Path) -> None:
@@ -403,7 +419,8 @@ def test_an_exported_model_finds_what_its_source_does(place: Path, tmp_path: Pat
         paths[-1].parent.mkdir()
         form.write(source, paths[-1], options)
     free = Detector(paths[0], trust=True, **OPTIONS | {"image_size": 96})
-    fixed = Detector(paths[1], trust=True, device="cpu", score_threshold=0.6)
+    threshold: dict[str, Any] = {"device": "cpu", "score_threshold": 0.6}
+    fixed = Detector(paths[1], trust=True, **threshold)
     wanted = Detector(place / "a.pt", **OPTIONS | {"image_size": 96})
     images = [cv2.imread(str(path))[..., ::-1] for path in sorted((place / "in").iterdir())]
     images.append(cv2.resize(images[0], (96, 64)))
@@ -417,6 +434,7 @@ def test_an_exported_model_finds_what_its_source_does(place: Path, tmp_path: Pat
     by_hand[:, :4] = ((by_hand[:, :4] - [16, 0, 16, 0]) * 1.5).clip(0, 96)
     assert_same(found[1], by_hand)
     assert len(list(fixed(place / "clip.mp4"))) == 12  # type: ignore[arg-type]
+    assert_same(tables(Detector(paths[1], image_size=[64, 96], trust=True, **threshold)(images))[1], found[1])
     with pytest.raises(InputError, match=r"takes images of 96 x 64 px alone; leave image_size"):
         Detector(paths[1], image_size=640, trust=True)
 

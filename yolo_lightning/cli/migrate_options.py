@@ -183,6 +183,7 @@ ULTRALYTICS: Table = {
         _one_of({False: "32-true", "fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}),
     ),
     "fraction": "data.fraction",
+    "classes": ("data.classes", _if_set),
     "freeze": ("model.freeze", _if_set),
     "multi_scale": ("model.augmentation.multi_scale", _if_set),
     "compile": ("model.compile", _if_set),

@@ -101,7 +101,7 @@ def _plan(
     """The plan for a card as plain values; ``rate`` is of the loader, images a second."""
     largest = planner.largest_batch(room(card.memory_gb)) if card else None
     nominal = planner.job.optimizer.nominal_batch_size
-    suggested = suggested_batch(min(largest, images or largest), nominal) if largest else largest
+    suggested = suggested_batch(largest, min(nominal, images or nominal)) if largest else largest
     used = batch_size or suggested or (1 if card else _BATCH_SIZE)
     plan = planner.plan(used)
     memory = {name: round(size / 1e9, 4) for name, size in (*plan.parts.items(), ("peak", plan.peak))}

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..data.batch import Batch, move
-from ..data.image_size import SizeOption, as_option, checked_size
+from ..data.image_size import SizeOption, as_option, as_size, checked_size
 from ..data.images.decode import Pixels, read_rgb
 from ..data.loading.dataset import prediction_canvas
 from ..data.loading.sources import find_sources, is_stream
@@ -86,7 +86,7 @@ class Detector:
     ) -> None:
         options = FindOptions(max_detections, classes, class_agnostic, augment, tile_size, tile_overlap)
         for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
-            is_share = isinstance(value, int | float) and 0 <= value <= 1
+            is_share = isinstance(value, int | float | np.floating) and 0 <= value <= 1
             if not is_share and (name, value) != ("score_threshold", "auto"):
                 raise InputError(f"{name} is {value}; give a number from 0 to 1")
         if batch_size < 1:
@@ -243,7 +243,8 @@ def _letterboxing(
     """
     stride = max(model.facts.stride for model in models)
     fixed = {model.facts.input_size for model in models if model.facts.input_size}
-    if fixed and (len(fixed) > 1 or options.augment or options.tile_size or image_size):
+    others = fixed - {as_size(image_size)} if image_size else set()
+    if fixed and (len(fixed) > 1 or options.augment or options.tile_size or others):
         sizes = " and ".join(f"{width} x {height} px" for height, width in fixed)
         raise InputError(
             f"a model takes images of {sizes} alone; leave image_size, augment and tile_size out, and join "
@@ -310,10 +311,10 @@ def _as_arrays(image: Any, bgr: bool) -> list[Pixels]:
             "of uint8 or of floats 0..1"
         )
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
-        if image.ndim == 2:
-            return [np.repeat(image[..., None], 3, axis=2)]
-        if image.ndim in (3, 4) and image.shape[-1] == 3:
-            image = np.ascontiguousarray(image[..., ::-1]) if bgr else image
+        image = image[..., None] if image.ndim == 2 else image
+        if image.ndim in (3, 4) and image.shape[-1] in (1, 3, 4):
+            image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
+            image = np.ascontiguousarray(image[..., ::-1] if bgr else image)
             return [image] if image.ndim == 3 else list(image)
     shape = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image)
     raise InputError(f"a source is a {shape}; give a path, a PIL image, or an array uint8 (H, W, 3)")

@@ -137,11 +137,14 @@ def _open_onnx(path: Path, device: torch.device) -> tuple[Run, Mapping[str, Any]
 
 
 def _open_openvino(path: Path, _device: torch.device) -> tuple[Run, Mapping[str, Any]]:
-    import openvino
-
     graphs = list(path.glob("*.xml"))
     if len(graphs) != 1:
-        raise InputError(f"{path}: has {len(graphs)} .xml files; give a folder with one exported model")
+        raise InputError(
+            f"{path}: has {len(graphs)} .xml files; give a folder with one exported model, or the checkpoint "
+            "itself, such as checkpoints/best.ckpt in a run"
+        )
+    import openvino
+
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     model = openvino.Core().compile_model(graphs[0], "CPU", settings)
     with (path / "metadata.yaml").open(encoding="utf-8") as file:

@@ -103,7 +103,8 @@ def load_weights(path: str | Path) -> LoadedWeights:
     except Exception as error:  # a damaged or hostile file can fail in any way
         raise InputError(
             f"{path}: cannot be read as a checkpoint ({type(error).__name__}): it is damaged or of another "
-            "format; fetch it again, or save its state dict with a recent torch.save or as .safetensors"
+            "format; fetch it again, save its state dict with a recent torch.save or as .safetensors, or "
+            "open it with Detector if it is an exported model"
         ) from error
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.video import make_video
 from yolo_lightning.data.loading.sources import Sources, find_sources, is_live, list_images
+from yolo_lightning.data.loading.video import read_frames
 from yolo_lightning.data.module import DetectionDataModule
 from yolo_lightning.errors import InputError
 
@@ -62,7 +64,7 @@ def test_a_list_has_a_path_in_each_line(folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_cameras_and_addresses_are_streams() -> None:
-    streams = ["0", "rtsp://host/live", "https://host/clip.mp4"]
+    streams = ["0", "rtsp://host/live", "rtsp://host/clip.mp4"]
     assert find_sources(streams).streams == streams
     assert [is_live(stream) for stream in streams] == [True, True, False]
 
@@ -87,6 +89,13 @@ def test_an_image_is_fetched(folder: Path, server: str) -> None:
     assert path.name == "a.jpg" and path.read_bytes() == b"pixels" and not path.is_relative_to(folder)
     with pytest.raises(InputError, match=r"none\.jpg: cannot be fetched .*404"):
         find_sources(f"{server}/none.jpg")
+
+
+def test_a_video_is_fetched_whole(folder: Path, server: str) -> None:
+    """This server does not let a decoder jump, as OpenCV must to read an .mp4."""
+    make_video(folder / "clip.mp4", 3)
+    (source,) = find_sources(f"{server}/clip.mp4").streams
+    assert len(list(read_frames(source))) == 3
 
 
 def test_a_video_is_no_image(folder: Path) -> None:

@@ -37,7 +37,7 @@ def test_frames_come_in_order_in_rgb(tmp_path: Path) -> None:
     frames = list(read_frames(make_video(tmp_path / "a.mp4", 9)))
     assert [frame.number for frame in frames] == [*range(9)] and gray(frames) == [*range(9)]
     assert frames[0].pixels.shape == (48, 96, 3) and frames[0].per_second == pytest.approx(25)
-    assert [f.number for f in read_frames(make_video(tmp_path / "b.mp4", 9), every=4)] == [0, 4, 8]
+    assert [f.number for f in read_frames(make_video(tmp_path / "b.mp4", 9), every=4)] == [3, 7]
     writer = cv2.VideoWriter(str(tmp_path / "red.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (64, 64))
     writer.write(np.full((64, 64, 3), (0, 0, 250), np.uint8))  # BGR
     writer.release()

@@ -49,12 +49,12 @@ def find_sources(source: str | Sequence[str], allow_outside: bool = False) -> So
     Args:
         source: Paths of images and videos, folders (with all images and videos in and below them, sorted),
             patterns such as ``a/**/*.jpg``, text files with a path in each line, addresses, and numbers of
-            cameras. The image of an address that begins with http is fetched into a temporary folder.
+            cameras. An image or video whose address begins with http is fetched into a temporary folder.
         allow_outside: Follow links that lead out of a folder.
 
     Raises:
         InputError: A path does not exist, a folder has no images, a link in it leads out of it and
-            ``allow_outside`` is false, or an image cannot be fetched.
+            ``allow_outside`` is false, or a file cannot be fetched.
     """
     images: dict[str, None] = {}
     streams: dict[str, None] = {}
@@ -82,8 +82,11 @@ def list_images(source: str | Sequence[str], allow_outside: bool = False) -> lis
 def _expand(name: str, allow_outside: bool) -> list[str]:
     """Files and streams that one source stands for."""
     if is_stream(name):
-        is_image = name.startswith(("http://", "https://")) and _suffix(name) in IMAGE_SUFFIXES
-        return [fetch_image(name)] if is_image else [name]
+        # A server may not let a decoder read a video from the middle, as many files need.
+        is_file = (
+            name.startswith(("http://", "https://")) and _suffix(name) in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+        )
+        return [fetch(name)] if is_file else [name]
     path = Path(name).absolute()
     if path.is_dir():
         roots = None if allow_outside else [os.path.realpath(path)]
@@ -111,8 +114,8 @@ def _listed(path: Path) -> list[str]:
     return files
 
 
-def fetch_image(address: str) -> str:
-    """Fetch an image into a folder that is removed when the program ends; returns its path.
+def fetch(address: str) -> str:
+    """Fetch a file into a folder that is removed when the program ends; returns its path.
 
     Raises:
         InputError: It cannot be fetched.

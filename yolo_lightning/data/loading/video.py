@@ -48,7 +48,7 @@ def read_frames(source: str, stream: int = 0, every: int = 1) -> Generator[Frame
     Args:
         source: Path, address, or number of a camera.
         stream: Position of the stream among the streams.
-        every: Frames from one that is yielded to the next.
+        every: Frames from one that is yielded to the next; 5 yields the frames 4, 9, 14 and so on.
 
     Raises:
         InputError: It cannot be opened.
@@ -62,7 +62,7 @@ def read_frames(source: str, stream: int = 0, every: int = 1) -> Generator[Frame
             per_second = 30.0  # some cameras and streams say nothing, or nonsense
         number = 0
         while capture.grab():
-            if number % every == 0:
+            if number % every == every - 1:  # the last of each group, as in yolov5 and ultralytics
                 is_whole, picture = capture.retrieve()
                 if is_whole:  # a damaged frame is passed over, as in a player
                     pixels = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)

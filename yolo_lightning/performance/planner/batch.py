@@ -63,5 +63,5 @@ class Planner:
 
 
 def suggested_batch(largest: int, nominal: int) -> int:
-    """A multiple of 8 up to the images of an optimizer step, where larger batches gain little; 0 for 0."""
+    """A multiple of 8, or ``nominal``: more than the images of an optimizer step gains little; 0 for 0."""
     return min(largest - largest % 8 or largest, nominal)
