@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from yolo_lightning.__main__ import main
-from yolo_lightning.cli import plan
+from yolo_lightning.cli import check_options
 from yolo_lightning.data.synthetic import make_dataset
 from yolo_lightning.performance.planner.batch import room
 from yolo_lightning.performance.planner.step import PARTS
@@ -46,9 +46,15 @@ def test_a_checkpoint_without_its_run_gives_the_model(
     checkpoint = tmp_path / "moved.ckpt"
     checkpoint.touch()
     known = {"architecture": "yolov5s", "num_classes": 3}
-    monkeypatch.setattr(plan, "read_resumption", lambda _: SimpleNamespace(hyper_parameters=known))
-    main(["plan", "--ckpt_path", str(checkpoint), "--data.image_size", "64", "--data.batch_size", "1"])
+    monkeypatch.setattr(check_options, "newest_whole", lambda path, _: path)
+    resumed = SimpleNamespace(hyper_parameters=known, step=1)
+    monkeypatch.setattr(check_options, "read_resumption", lambda _: resumed)
+    command = ["plan", "--ckpt_path", str(checkpoint), "--data.image_size", "64", "--data.batch_size", "1"]
+    main(command)
     assert "yolov5s, 64 px, bf16-mixed, batch 1" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*command, "--model.architecture", "yolov5x"])
+    assert "holds a yolov5s, not a yolov5x" in capsys.readouterr().err
 
 
 def test_a_size_may_be_given_with_a_comma(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,13 +6,15 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import BackboneFinetuning
+from lightning.pytorch.callbacks import BackboneFinetuning, BatchSizeFinder
+from torch.utils.data import DataLoader
 
 from tests.support.run_comparison import contents
 from tests.support.small_network import write_small_yaml
 from tests.support.stopped_runs import in_an_empty_folder, options
 from yolo_lightning import YOLOv5
 from yolo_lightning.__main__ import main
+from yolo_lightning.errors import InputError
 
 __all__ = ["in_an_empty_folder"]
 RUN = Path("runs/fit/version_0")
@@ -99,3 +101,9 @@ def test_callbacks_that_would_have_no_effect_are_refused(
         main(["fit", *options(shapes, architecture, *f"--trainer.callbacks={callback}".split())])
     message = capsys.readouterr().err
     assert callback.split()[0] in message and remedy in message
+
+
+def test_they_are_refused_without_the_command_line() -> None:
+    trainer = Trainer(logger=False, enable_checkpointing=False, callbacks=[BatchSizeFinder()])
+    with pytest.raises(InputError, match=r"BatchSizeFinder.*--data\.batch_size auto"):
+        trainer.fit(YOLOv5(), DataLoader([0]))

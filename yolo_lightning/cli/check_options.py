@@ -90,7 +90,7 @@ def resolve_options(config: Any, subcommand: str) -> RunStart:
     config.monitor = checked_monitor(config.monitor)
     _make_paths_absolute(config)
     _refuse_silent_places(config)
-    start = _find_start(config, subcommand)
+    start = find_start(config, subcommand)
     weights = _check_sources(config, subcommand)
     waits = subcommand == "fit" and config.data.batch_size == "auto"  # for cli/batch_size.py
     data = DetectionDataModule(**config.data.as_dict() | ({"batch_size": 1} if waits else {}))
@@ -181,8 +181,12 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def _find_start(config: Any, subcommand: str) -> RunStart:
-    """Find the checkpoint of ``--ckpt_path``, and take the options of the network from it."""
+def find_start(config: Any, subcommand: str) -> RunStart:
+    """Find the checkpoint of ``--ckpt_path``, and take the options of the network from it.
+
+    Raises:
+        InputError: there is none, it has another network than the options, or ``fit`` cannot resume it.
+    """
     if not config.ckpt_path:
         return RunStart()
     name = config.run_name or DEFAULT_NAME

@@ -38,6 +38,7 @@ from ..runs.record import SaveConfig
 from ..system.lightning_internals import CommandHooks
 from ..training.ema import ExponentialMovingAverage
 from ..training.module import YOLOv5
+from ..training.other_callbacks import refuse_conflicting
 from .batch_size import settle_batch_size
 from .check_options import RunStart, read_data, refuse_absent_nodes, resolve_options
 from .command_parser import SUBCOMMANDS, FitParser
@@ -155,7 +156,10 @@ class YoloCLI(CommandHooks, LightningCLI):
         trainer = options.trainer
         strategy = build_strategy(trainer, options.ddp)
         given = trainer.callbacks or []
-        trainer.callbacks = [*(given if isinstance(given, list) else [given]), *self._callbacks(options)]
+        given = given if isinstance(given, list) else [given]
+        if self.subcommand == "fit":
+            refuse_conflicting(given)  # before the data is read
+        trainer.callbacks = [*given, *self._callbacks(options)]
         saves = any(isinstance(callback, Checkpoint) for callback in trainer.callbacks)
         kwargs["enable_checkpointing"] = None if saves else False  # False: Lightning adds none of its own
         if trainer.logger in (None, True):

@@ -17,12 +17,11 @@ from ..performance.planner.batch import MARGIN, Planner, room, suggested_batch
 from ..performance.planner.cards import Card, find_card
 from ..performance.planner.speed import bound_speed
 from ..performance.planner.step import PARTS, PRECISIONS
-from ..runs.checkpoint_format import read_resumption
-from ..runs.directory import DEFAULT_NAME, find_checkpoint, run_directory_of, with_run_config
+from ..runs.directory import with_run_config
 from ..system.cores import usable_cores
 from ..system.text import duration
-from ..training.hyper_parameters import architecture_of
 from .batch_size import job_of
+from .check_options import find_start
 from .command_parser import CommandParser
 from .launcher import DryCLI, launch
 
@@ -68,13 +67,7 @@ def run_plan(argv: list[str]) -> None:
         of_fit.append(f"--data.image_size={options.size}")
     cards: list[Card | None] = [find_card(name) for name in options.gpu]
     config = launch(_OptionsOfFit, with_run_config(["fit", *of_fit])).config["fit"]
-    name, checkpoint = config.run_name or DEFAULT_NAME, None
-    if config.ckpt_path:
-        checkpoint = find_checkpoint(config.ckpt_path, config.runs_dir, name)
-    if checkpoint and not run_directory_of(checkpoint):  # there is no configuration beside it
-        known = read_resumption(checkpoint).hyper_parameters
-        config.model.architecture = architecture_of(known, config.model.architecture, checkpoint)
-        config.model.num_classes = known.get("num_classes")
+    find_start(config, "validate")  # the network of a checkpoint, which may have been trained to its end
     batch_size = None if config.data.batch_size == "auto" else config.data.batch_size
     data = DetectionDataModule(
         **config.data.as_dict() | {"batch_size": 1 if batch_size is None else batch_size}

@@ -60,7 +60,7 @@ def _refuse_wrong_loading(
     batch_size: int | str, num_workers: int | Literal["auto"], seed: int, cache: str
 ) -> None:
     if isinstance(batch_size, str):
-        raise InputError(f"data.batch_size {batch_size} is planned by fit alone; give a number")
+        raise InputError(f"data.batch_size is '{batch_size}'; give a number (fit alone plans auto)")
     if batch_size < 1:
         raise InputError(f"data.batch_size {batch_size} is too small; use 1 or more")
     if num_workers != "auto" and num_workers < 0:

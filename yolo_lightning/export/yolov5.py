@@ -28,7 +28,7 @@ _COMMON = (
     *("Bottleneck", "BottleneckCSP", "GhostBottleneck", "C3", "C3TR", "C3Ghost", "C3x"),
     *("TransformerLayer", "TransformerBlock"),
 )
-"""Blocks that hold the same in the classic ``models.common`` as in ultralytics."""
+"""Blocks that hold the same in the classic ``models.common`` as in ``model/blocks.py``."""
 _CLASSES = {name: type(name, (nn.Module,), {"__module__": "models.common"}) for name in _COMMON} | {
     name: type(name, (nn.Module,), {"__module__": "models.yolo"}) for name in ("Detect", "DetectionModel")
 }

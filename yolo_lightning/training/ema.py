@@ -11,7 +11,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from ..errors import InputError
-from .other_callbacks import refuse_conflicting
 
 
 def ema_decay(updates: int, decay: float = 0.9999, ramp_updates: float = 2000.0) -> float:
@@ -46,10 +45,6 @@ class ExponentialMovingAverage(Callback):
         self._set_aside: dict[str, Tensor] = {}
         """Live weights while the network holds the average."""
         self._seen_step = 0
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            refuse_conflicting(trainer.callbacks)  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.decay > 0:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ from .hyper_parameters import architecture_of, checked_hyper_parameters
 from .micro_batches import join, split, with_more_parts
 from .module_evaluation import EvaluationSteps
 from .optimizer import OptimizerConfig, apply_settings, build_optimizer, describe_scaling, step_settings
+from .other_callbacks import refuse_conflicting
 from .step import (
     GradientAccumulator,
     Prepared,
@@ -61,8 +63,9 @@ class YOLOv5(EvaluationSteps):
             list of numbers of layers and of beginnings of names of parameters, such as "[0, 1, model.24.m]".
         auto_anchor: look for anchors that fit the training labels, if the best possible recall of the model's
             is 0.98 or less; auto does so without weights, and with a model YAML.
-        anchors: widths and heights in px, one list a level from the finest on, instead of those of weights or
-            model; the config.yaml of a run has those that auto-anchor found.
+        anchors: widths and heights in px, one list a level in the order of the head (from the finest on,
+            unless a YAML says otherwise), instead of those of weights or model; the config.yaml of a run has
+            those that auto-anchor found.
         compile: auto (network, loss and augmentation on a GPU, nothing on a CPU), augmentation, false, true,
             or a mode of torch.compile.
         channels_last: keep activations channels last; auto does.
@@ -163,6 +166,12 @@ class YOLOv5(EvaluationSteps):
         known = checked_hyper_parameters(contents["hyper_parameters"], checkpoint_path)
         kwargs["architecture"] = architecture_of(known, kwargs.get("architecture"), checkpoint_path)
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add none; refuse those that change what this module sets itself."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            refuse_conflicting(self.trainer.callbacks)  # type: ignore[attr-defined]
+        return []
 
     def setup(self, stage: str) -> None:
         """Take the classes from the data."""

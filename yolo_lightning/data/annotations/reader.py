@@ -15,7 +15,7 @@ from .index import DatasetIndex, IntArray
 
 Classes = tuple[tuple[str, ...], IntArray]
 """Names of the classes 0 .. C-1, and the COCO id of each, int64 (C,)."""
-_CHUNK = 500  # files that one thread looks at in one go
+_CHUNK = 500  # paths of a look
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class SplitReader(ABC):
 
 
 def look_in_threads(look: Callable[[Sequence[str]], object], paths: Sequence[str]) -> Iterator[object]:
-    """What ``look`` returns for some paths at a time, in order; on a network file system it is a wait."""
+    """Results of ``look`` for 500 paths each, in order. On a network file system the looks wait together."""
     chunks = [paths[n : n + _CHUNK] for n in range(0, len(paths), _CHUNK)]
     with ThreadPoolExecutor(16) as pool:
         yield from pool.map(look, chunks)
